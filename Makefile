@@ -1,0 +1,44 @@
+# `make serve` and `make test` work from nothing: each makes the virtual environment it needs.
+PYTHON ?= python3
+SERVE := .venv/serve
+DEV := .venv/dev
+PIP := -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+
+.PHONY: serve test test-all lint format demo clean
+
+serve: $(SERVE)/ready  ## serve the demonstration bundle, or another: make serve BUNDLE=… PORT=…
+	$(SERVE)/bin/swin-serve run $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(PORT),--port $(PORT))
+
+test: $(DEV)/ready  ## everything this machine can run in minutes
+	$(DEV)/bin/python -m pytest -m "not slow" $(ARGS)
+
+test-all: $(DEV)/ready  ## what takes longer, too
+	$(DEV)/bin/python -m pytest $(ARGS)
+
+lint: $(DEV)/ready  ## style, format and types
+	$(DEV)/bin/ruff check
+	$(DEV)/bin/ruff format --check
+	$(DEV)/bin/mypy
+
+format: $(DEV)/ready
+	$(DEV)/bin/ruff check --fix
+	$(DEV)/bin/ruff format
+
+demo: $(DEV)/ready  ## train the demonstration classifier again and export it
+	$(DEV)/bin/python -m model_export.demo
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+
+# No torch: what serves needs none.
+$(SERVE)/ready: pyproject.toml constraints.txt
+	@echo "making $(SERVE) (about a minute) …"
+	$(PYTHON) -m venv $(SERVE)
+	$(SERVE)/bin/python $(PIP) --editable '.[cpu]'
+	@touch $@
+
+$(DEV)/ready: pyproject.toml constraints.txt
+	@echo "making $(DEV) (torch included: a few minutes) …"
+	$(PYTHON) -m venv $(DEV)
+	$(DEV)/bin/python $(PIP) --editable '.[cpu,export,demo,test,lint]'
+	@touch $@

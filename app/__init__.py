@@ -1,0 +1,1 @@
+"""The service: images in, the best classes out. Knows no torch."""

@@ -1,0 +1,120 @@
+"""`swin-serve`: read the settings, open the service, run uvicorn until a signal ends it."""
+
+import argparse
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+from pydantic import ValidationError
+from pydantic_settings import CliSettingsSource
+
+from app import logs
+from app.errors import StartError
+from app.main import create_app
+from app.settings import Settings
+
+log = logging.getLogger("swin.start")
+
+DONE, REFUSED = 0, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand; without one, `run`. Returns the exit code: 0 done, 2 the request was wrong."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
+        arguments.insert(0, "run")
+    parser = argparse.ArgumentParser(
+        prog="swin-serve", description="Serve a Swin Transformer image classifier over HTTP."
+    )
+    commands = parser.add_subparsers(title="commands", required=True)
+    run = commands.add_parser(
+        "run",
+        help="serve a bundle (the default command)",
+        description="Serve a bundle over HTTP. Every option can also be set as the environment variable SWIN_<NAME>.",
+    )
+    options = CliSettingsSource[argparse.ArgumentParser](
+        Settings, root_parser=run, cli_kebab_case=True, cli_hide_none_type=True
+    )
+    try:
+        settings = Settings(_cli_settings_source=options(parsed_args=parser.parse_args(arguments)))
+        return _run(settings)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        return _refuse(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+    except StartError as error:
+        return _refuse(str(error))
+
+
+def _refuse(reason: str) -> int:
+    print(f"swin-serve: {reason}", file=sys.stderr)
+    return REFUSED
+
+
+def _run(settings: Settings) -> int:
+    logs.configure(settings.log_format, settings.log_level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings))
+    return DONE
+
+
+async def _serve(settings: Settings) -> None:
+    app = create_app(settings)
+    with _listener(settings) as listener:
+        # The lifespan is entered here and not by uvicorn, so that a StartError leaves as it is and ends the process.
+        async with app.router.lifespan_context(app):
+            config = uvicorn.Config(
+                app,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=round(settings.drain_timeout),
+            )
+            host, port = listener.getsockname()[:2]
+            log.info("listening", extra={"url": f"http://{host}:{port}"})
+            await Server(config, app, settings.drain_delay).serve(sockets=[listener])
+
+
+def _listener(settings: Settings) -> socket.socket:
+    """Bound, not yet listening: a port in use is told at once, and nobody is let in before the service is ready."""
+    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise StartError(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}") from error
+    return listener
+
+
+class Server(uvicorn.Server):
+    """uvicorn with a drain: the first signal turns readiness off and waits, the second leaves now."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, drain_delay: float) -> None:
+        super().__init__(config)
+        self._app, self._drain_delay = app, drain_delay
+        self._loop = asyncio.get_running_loop()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  uvicorn calls it as signal handlers are called
+        """Not passed on to uvicorn, which would end the process by the signal: a drain that worked exits with 0."""
+        service = self._app.state.service
+        if service.is_draining:
+            self.should_exit = self.force_exit = True
+            return
+        log.info("draining", extra={"signal": signal.Signals(sig).name})
+        service.is_draining = True
+        self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_delay, self._stop)
+
+    def _stop(self) -> None:
+        self.should_exit = True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+"""The bundle: the folder the export writes and the service reads, and the only contract between the two.
+
+    bundle/
+      model.onnx      input  `pixels`  uint8    (batch, height, width, 3), RGB
+                      output `logits`  float32  (batch, classes)
+      labels.json     [{"name": …, "wnid": …}, …] in the order of the classes
+      manifest.json   everything else: see `Manifest`
+      golden/         images, and the logits the network must give for them
+
+An unknown key is an error, and so is a missing one: there are no defaults on the reading side.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from app.errors import BundleError
+
+SCHEMA_VERSION: Literal[1] = 1
+MODEL, LABELS, MANIFEST, GOLDEN_LOGITS = "model.onnx", "labels.json", "manifest.json", "golden/logits.npy"
+
+Size = Annotated[int, Field(gt=0)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+
+
+class Contract(BaseModel):
+    """A part of the manifest: strictly typed, complete, and fixed once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Source(Contract):
+    """Where the weights came from."""
+
+    kind: Literal["huggingface"]
+    id: str
+    revision: str | None
+    weights_sha256: Sha256
+
+
+class Architecture(Contract):
+    """The network, in the words of the paper."""
+
+    family: Literal["swin"]
+    patch_size: Size
+    embed_dim: Size
+    depths: tuple[Size, ...]
+    num_heads: tuple[Size, ...]
+    window_size: Size
+    mlp_ratio: float
+    qkv_bias: bool
+    patch_norm: bool
+    absolute_position_embedding: bool
+    norm_eps: float
+    parameters: Size
+
+
+class Squash(Contract):
+    """Resize to exactly this size, whatever the shape of the image."""
+
+    mode: Literal["squash"]
+    height: Size
+    width: Size
+
+
+class ShorterSide(Contract):
+    """Resize so that the shorter side has this length; the longer one is rounded down, as the sources do."""
+
+    mode: Literal["shorter_side"]
+    size: Size
+
+
+class CenterCrop(Contract):
+    """Cut the middle out. Half of an odd margin is rounded: down by Hugging Face, half to even by torchvision."""
+
+    height: Size
+    width: Size
+    rounding: Literal["down", "half_even"]
+
+
+class Preprocessing(Contract):
+    """RGB image → pixels as the checkpoint was trained; then (scale · byte - mean) / std, inside the network."""
+
+    resize: Annotated[Squash | ShorterSide, Field(discriminator="mode")]
+    crop: CenterCrop | None
+    interpolation: Interpolation
+    scale: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Self:
+        """The sources would pad with black here; nobody trains so, and it is more likely a mistake."""
+        if self.crop is None:
+            return self
+        sides = (self.resize.height, self.resize.width) if isinstance(self.resize, Squash) else (self.resize.size,) * 2
+        if self.crop.height > sides[0] or self.crop.width > sides[1]:
+            raise ValueError(f"a crop of {self.crop.height}×{self.crop.width} is larger than the resized image")
+        return self
+
+
+class Stage(Contract):
+    """One stage of the proof: what was compared with what, and the largest difference seen."""
+
+    name: str
+    against: str
+    unit: str
+    difference: float
+    tolerance: float
+
+
+class Verified(Contract):
+    """The proof the export passed before it wrote the bundle."""
+
+    stages: tuple[Stage, ...]
+    images: Size
+    batch_sizes: tuple[Size, ...]
+    max_logit_difference: float
+    logit_range: float
+    top1_agreement: float
+    versions: dict[str, str]
+
+
+class GoldenSample(Contract):
+    """An image and the digest of the pixels it must become. Row i of the golden logits belongs to sample i."""
+
+    file: str
+    pixels_sha256: Sha256
+
+
+class Golden(Contract):
+    """What the service must reproduce on its own device before it is ready. The tolerance is in logits."""
+
+    samples: tuple[GoldenSample, ...]
+    tolerance: float
+
+
+class Evaluation(Contract):
+    """Accuracy measured on images the network has not seen."""
+
+    dataset: str
+    images: Size
+    top1: float
+
+
+class Manifest(Contract):
+    """`manifest.json`."""
+
+    schema_version: Literal[1]
+    name: str
+    source: Source
+    architecture: Architecture
+    opset: Size
+    input_height: Size
+    input_width: Size
+    classes: Size
+    activation: Literal["softmax", "sigmoid"]
+    preprocessing: Preprocessing
+    precision: Literal["fp32"]
+    golden: Golden
+    verified: Verified
+    evaluation: Evaluation | None
+    files: dict[str, Sha256]
+
+
+class Label(Contract):
+    """The name of a class, and its WordNet id where one is known."""
+
+    name: str
+    wnid: str | None
+
+
+LABEL_LIST = TypeAdapter(tuple[Label, ...])
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was read and whose files are what the manifest says."""
+
+    folder: Path
+    manifest: Manifest
+    labels: tuple[Label, ...]
+    golden_logits: NDArray[np.float32]  # samples, classes
+
+    @property
+    def model(self) -> Path:
+        """The ONNX file."""
+        return self.folder / MODEL
+
+
+def load(folder: Path) -> Bundle:
+    """Read a bundle and check every file against the manifest.
+
+    Raises:
+        BundleError: in one sentence, what is missing, damaged or contradictory.
+    """
+    manifest = _read_manifest(folder)
+    _check_files(folder, manifest)
+    try:
+        labels = LABEL_LIST.validate_json((folder / LABELS).read_bytes())
+        golden_logits = np.load(folder / GOLDEN_LOGITS, allow_pickle=False)
+    except (ValidationError, ValueError) as error:
+        raise BundleError(f"bundle {folder}: {_first_line(error)}") from error
+    if len(labels) != manifest.classes:
+        raise BundleError(f"bundle {folder}: {len(labels)} labels for {manifest.classes} classes")
+    expected = (len(manifest.golden.samples), manifest.classes)
+    if golden_logits.shape != expected or golden_logits.dtype != np.float32:
+        raise BundleError(f"bundle {folder}: {GOLDEN_LOGITS} is {golden_logits.shape}, expected {expected}")
+    return Bundle(folder, manifest, labels, golden_logits)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    try:
+        return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    except OSError as error:
+        raise BundleError(f"no bundle at {folder}: cannot read {MANIFEST} ({error.strerror})") from error
+    except ValidationError as error:
+        raise BundleError(f"bundle {folder}: {MANIFEST}: {_first_line(error)}") from error
+
+
+def _check_files(folder: Path, manifest: Manifest) -> None:
+    wanted = {MODEL, LABELS, GOLDEN_LOGITS, *(sample.file for sample in manifest.golden.samples)}
+    if missing := wanted - manifest.files.keys():
+        raise BundleError(f"bundle {folder}: {MANIFEST} lists no digest for {', '.join(sorted(missing))}")
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise BundleError(f"bundle {folder}: {name} is outside the bundle")
+        if not path.is_file():
+            raise BundleError(f"bundle {folder}: {name} is missing")
+        if digest(path) != expected:
+            raise BundleError(f"bundle {folder}: {name} is not the file the manifest describes (its SHA-256 differs)")
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}"
+    return str(error).splitlines()[0]

@@ -1,0 +1,103 @@
+"""The story of one request: decode → preprocess → submit → rank. Knows nothing of HTTP.
+
+Everything that can be wrong with one image is settled before `submit`: a bad row in a batch would fail its neighbours.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from app.batcher import Batcher
+from app.bundle import Label, Preprocessing
+from app.errors import Overloaded
+from app.image import Limits, open_image, to_rgb
+from app.preprocess import preprocess
+from app.ranking import Activation, top_k
+
+SMALL_PIXELS, SMALL_BYTES = 128 * 128, 64 * 1024
+"""Up to both, an image is decoded in place: there the hop to the pool costs more than the work."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One of the best classes."""
+
+    index: int
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The best classes, best first, and the seconds each stage took."""
+
+    predictions: list[Prediction]
+    seconds: dict[str, float]
+
+
+class Classifier:
+    """One network behind its batcher, with the preprocessing and the labels that belong to it."""
+
+    def __init__(
+        self,
+        batcher: Batcher,
+        *,
+        preprocessing: Preprocessing,
+        labels: Sequence[Label],
+        activation: Activation,
+        limits: Limits,
+        decode_threads: int,
+        decode_queue: int,
+    ) -> None:
+        self._batcher, self._preprocessing = batcher, preprocessing
+        self._labels, self._activation, self._limits = labels, activation, limits
+        self._pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+        self._decode_queue = decode_queue
+        self.decoding = 0  # images in the pool or waiting for it
+
+    async def classify(self, data: bytes, k: int) -> Classification:
+        """Encoded image → its k best classes.
+
+        Raises:
+            ServiceError: any of the leaves drawn in `errors.py`.
+        """
+        pixels, seconds = await self._pixels(data)
+        answer = await self._batcher.submit(pixels)
+        started = time.perf_counter()
+        ranked = top_k(answer.output, k, self._activation)
+        predictions = [Prediction(index, self._labels[index].name, score) for index, score in ranked]
+        seconds |= {
+            "queue": answer.queue_seconds,
+            "infer": answer.run_seconds,
+            "rank": time.perf_counter() - started,
+        }
+        return Classification(predictions, seconds)
+
+    def close(self) -> None:
+        """Stop the decode threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _pixels(self, data: bytes) -> tuple[NDArray[np.uint8], dict[str, float]]:
+        image = open_image(data, self._limits)
+        if image.width * image.height <= SMALL_PIXELS and len(data) <= SMALL_BYTES:
+            return self._decode(image)
+        if self.decoding >= self._decode_queue:
+            raise Overloaded(retry_after=1)
+        self.decoding += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._decode, image)
+        finally:
+            self.decoding -= 1
+
+    def _decode(self, image: Image.Image) -> tuple[NDArray[np.uint8], dict[str, float]]:
+        started = time.perf_counter()
+        rgb = to_rgb(image)
+        decoded = time.perf_counter()
+        pixels = preprocess(rgb, self._preprocessing)
+        return pixels, {"decode": decoded - started, "preprocess": time.perf_counter() - decoded}

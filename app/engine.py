@@ -1,0 +1,147 @@
+"""The only door to ONNX Runtime: a batch of pixels in, logits out, on a device that was proved.
+
+ONNX Runtime's Python session falls back to the CPU in silence: when a provider's library does not load, when the
+constructor fails, and during `run`. So a device is believed only after the session says it runs there, every node of
+the network says so too, and the fallback is switched off. What a build *lists* as available proves nothing.
+"""
+
+import time
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from app.errors import DeviceError
+
+Device = Literal["auto", "cpu", "cuda"]
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDER_OPTIONS: Mapping[str, Mapping[str, str]] = {
+    "cpu": {},
+    # TF32 keeps 10 bits of every product: float32 would no longer be what was proved.
+    "cuda": {"use_tf32": "0"},
+}
+INPUT, OUTPUT = "pixels", "logits"
+
+Pixels = NDArray[np.uint8]  # batch, height, width, 3
+Logits = NDArray[np.float32]  # batch, classes
+
+
+@dataclass(frozen=True)
+class DeviceTruth:
+    """Where the network runs, as the session itself reports it."""
+
+    device: str
+    provider: str
+    nodes: Mapping[str, int]  # per provider
+    threads: int  # for one batch on the CPU
+    runtime: str
+    why: str
+
+
+class Engine:
+    """One session on one device; runs one batch at a time, padded up to a bucket it is warm for."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, truth: DeviceTruth, buckets: Sequence[int]) -> None:
+        self.truth = truth
+        self.buckets = tuple(sorted(buckets))
+        self.bucket_seconds: dict[int, float] = {}  # measured by warm_up
+        self.image_shape = tuple(session.get_inputs()[0].shape[1:])  # height, width, 3
+        self.classes: int = session.get_outputs()[0].shape[1]
+        self._session = session
+
+    def run(self, pixels: Pixels) -> Logits:
+        """(n, height, width, 3) → (n, classes), for n up to the largest bucket."""
+        padding = self.bucket(len(pixels)) - len(pixels)
+        if padding:
+            pixels = np.concatenate([pixels, np.zeros((padding, *self.image_shape), np.uint8)])
+        (logits,) = self._session.run([OUTPUT], {INPUT: pixels})
+        answer: Logits = logits[: len(logits) - padding]
+        return answer
+
+    def bucket(self, size: int) -> int:
+        """The batch size a batch of this size is padded to."""
+        return next(bucket for bucket in self.buckets if bucket >= size)
+
+    def warm_up(self) -> None:
+        """Run every bucket twice: the first pays for allocation and kernel choice, the second is the time to expect."""
+        for bucket in self.buckets:
+            pixels = np.zeros((bucket, *self.image_shape), np.uint8)
+            self.run(pixels)
+            started = time.perf_counter()
+            self.run(pixels)
+            self.bucket_seconds[bucket] = time.perf_counter() - started
+
+    def self_test(self, pixels: Pixels, expected: Logits, tolerance: float) -> None:
+        """Check known answers on this device, row by row.
+
+        Raises:
+            DeviceError: a logit differs by more than `tolerance`.
+        """
+        for row, (image, wanted) in enumerate(zip(pixels, expected, strict=True)):
+            difference = float(np.abs(self.run(image[None])[0] - wanted).max())
+            if not difference <= tolerance:  # also catches NaN
+                raise DeviceError(
+                    f"golden sample {row} differs by {difference:.3g} on {self.truth.device} ({tolerance:.3g} allowed)"
+                )
+
+
+def open_engine(model: Path, device: Device, threads: int, buckets: Sequence[int]) -> Engine:
+    """Open the model on the device, or on the best one that proves itself for `auto`. Not warm yet.
+
+    Raises:
+        DeviceError: the device is not there, or the network would not run on it.
+    """
+    if device != "auto":
+        return _open(model, device, threads, buckets, why="as configured")
+    try:
+        return _open(model, "cuda", threads, buckets, why="auto: CUDA proved itself")
+    except DeviceError as error:
+        return _open(model, "cpu", threads, buckets, why=f"auto: no CUDA, because {error}")
+
+
+def _open(model: Path, device: str, threads: int, buckets: Sequence[int], why: str) -> Engine:
+    provider = PROVIDERS[device]
+    if provider not in onnxruntime.get_available_providers():
+        raise DeviceError(f"this ONNX Runtime is built without {provider}; install swin-serve[gpu] for CUDA")
+    session = _session(model, provider, PROVIDER_OPTIONS[device], threads)
+    nodes = Counter[str]()
+    for part in session.get_provider_graph_assignment_info():
+        nodes[part.ep_name] += len(part.get_nodes())
+    truth = DeviceTruth(device, session.get_providers()[0], dict(nodes), threads, onnxruntime.__version__, why)
+    if truth.provider != provider:
+        raise DeviceError(f"the session was opened for {provider} but runs on {truth.provider}")
+    if strangers := {name: count for name, count in nodes.items() if name != provider}:
+        raise DeviceError(f"parts of the network would not run on {provider}: {strangers}")
+    return Engine(session, truth, buckets)
+
+
+def _session(model: Path, provider: str, options: Mapping[str, str], threads: int) -> onnxruntime.InferenceSession:
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = threads
+    settings.log_severity_level = 3  # errors; what the warnings warn of is checked below
+    # Idle threads that spin steal the cores the decoders need.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if provider != PROVIDERS["cpu"]:
+        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a provider that cannot be had is only a warning to ONNX Runtime
+            session = onnxruntime.InferenceSession(
+                model, settings, providers=[(provider, dict(options))], enable_fallback=0
+            )
+    except Exception as error:  # ONNX Runtime raises bare Exception subclasses of its C++ layer
+        raise DeviceError(f"ONNX Runtime cannot open the model with {provider}: {_sentence(error)}") from error
+    session.disable_fallback()
+    return session
+
+
+def _sentence(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,113 @@
+"""The only wiring: opens what a service consists of in order, and closes it in reverse."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from app import bundle as bundles
+from app.batcher import Batcher, BatchReport
+from app.classifier import Classifier
+from app.cpus import available_cpus
+from app.engine import Engine, open_engine
+from app.golden import check_golden
+from app.image import Limits
+from app.metrics import Metrics
+from app.routes import classify, health, model
+from app.routes.access import AccessLog
+from app.routes.problems import add_problem_handlers
+from app.service import Service
+from app.settings import Settings
+
+log = logging.getLogger("swin.start")
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The ASGI application. Nothing is opened before its lifespan begins; `app.state.service` is there from then on."""
+    settings = settings or Settings()
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_service(settings, metrics) as service:
+            app.state.service = service
+            yield
+
+    app = FastAPI(
+        title="swin-serve",
+        summary="A Swin Transformer image classifier behind HTTP.",
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    for routes in (classify, health, model):
+        app.include_router(routes.router)
+    add_problem_handlers(app, metrics)
+    app.add_middleware(AccessLog, metrics=metrics)  # the outermost of ours: it sees every answer
+    return app
+
+
+@asynccontextmanager
+async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Service]:
+    """Bundle → engine → golden samples → warm-up → batcher → classifier; ready when it yields, drained when it returns.
+
+    Raises:
+        StartError: in one sentence, why this service cannot start.
+    """
+    bundle = bundles.load(settings.bundle)
+    cpus = available_cpus()
+    engine = open_engine(bundle.model, settings.device, settings.threads or cpus, _buckets(settings.max_batch))
+    check_golden(bundle, engine)
+    engine.warm_up()
+    batcher = _open_batcher(settings, engine, metrics)
+    classifier = Classifier(
+        batcher,
+        preprocessing=bundle.manifest.preprocessing,
+        labels=bundle.labels,
+        activation=bundle.manifest.activation,
+        limits=Limits(pixels=round(settings.max_megapixels * 1e6)),
+        decode_threads=settings.decode_threads or cpus,
+        decode_queue=settings.decode_queue,
+    )
+    service = Service(settings, bundle, engine, batcher, classifier, metrics)
+    _watch(service)
+    batcher.start()
+    log.info("ready", extra={"model": bundle.manifest.name, "device": engine.truth.device, "why": engine.truth.why})
+    try:
+        yield service
+    finally:
+        service.is_draining = True
+        await batcher.drain()
+        classifier.close()
+
+
+def _open_batcher(settings: Settings, engine: Engine, metrics: Metrics) -> Batcher:
+    def on_batch(report: BatchReport) -> None:
+        metrics.batch_size.observe(report.size)
+        metrics.batch_padding.inc(engine.bucket(report.size) - report.size)
+        metrics.batches_failed.inc(report.failed)
+        metrics.engine_busy_seconds.inc(report.seconds)
+
+    return Batcher(
+        [engine.run],
+        max_batch=settings.max_batch,
+        capacity=settings.queue_images,
+        linger=settings.linger_ms / 1e3,
+        on_batch=on_batch,
+        on_leave=lambda stage: metrics.abandoned.labels(stage).inc(),
+    )
+
+
+def _buckets(max_batch: int) -> list[int]:
+    """Powers of two, and the largest batch itself."""
+    return [*(1 << power for power in range((max_batch - 1).bit_length())), max_batch]
+
+
+def _watch(service: Service) -> None:
+    """Gauges that are read when somebody asks, and what never changes."""
+    metrics, manifest, truth = service.metrics, service.bundle.manifest, service.engine.truth
+    metrics.ready.set_function(lambda: service.is_ready)
+    metrics.queue_depth.set_function(lambda: service.batcher.waiting)
+    metrics.decode_depth.set_function(lambda: service.classifier.decoding)
+    metrics.engine.info({"device": truth.device, "provider": truth.provider, "precision": manifest.precision})
+    metrics.model.info({"name": manifest.name, "source": manifest.source.id, "sha256": manifest.files[bundles.MODEL]})

@@ -1,0 +1,85 @@
+"""Around every request: its id, its time, a line in the log, a count in the metrics, an answer come what may."""
+
+import contextlib
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from starlette.requests import ClientDisconnect
+
+from app.errors import InternalError
+from app.logs import request_id
+from app.metrics import Metrics
+from app.routes.problems import problem_response
+
+log = logging.getLogger("swin.request")
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+ID_HEADER = b"x-request-id"
+USABLE_ID = re.compile(r"[\w.:+/=@-]{1,128}", re.ASCII)
+"""An id from outside is repeated in the log and in the answer: nothing that could forge a line or a header."""
+
+ABANDONED = 499
+"""Not sent to anybody: the code in log and metrics of a request whose caller left (nginx's convention)."""
+
+
+class AccessLog:
+    """Wraps an ASGI application."""
+
+    def __init__(self, app: App, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        code = None
+        identity = _identity(scope)
+        token = request_id.set(identity)
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal code
+            if message["type"] == "http.response.start":
+                code = message["status"]
+                message["headers"] = [*message["headers"], (ID_HEADER, identity.encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            code = ABANDONED
+        except Exception:
+            log.exception("unexpected error")
+            if code is None:
+                await problem_response(InternalError())(scope, receive, send_with_id)
+        finally:
+            self._note(scope, code or ABANDONED, time.perf_counter() - started)
+            request_id.reset(token)
+
+    def _note(self, scope: Scope, code: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unknown")  # the pattern: a path from outside would be a label each
+        self._metrics.requests.labels(route, code).inc()
+        self._metrics.request_seconds.labels(route).observe(seconds)
+        if log.isEnabledFor(logging.INFO):
+            fields = {"method": scope["method"], "path": scope["path"], "code": code, "ms": round(seconds * 1e3, 2)}
+            log.info("request", extra=fields)
+
+
+def _identity(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == ID_HEADER:
+            with contextlib.suppress(UnicodeDecodeError):
+                given: str = value.decode("ascii")
+                if USABLE_ID.fullmatch(given):
+                    return given
+    return uuid.uuid4().hex

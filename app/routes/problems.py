@@ -1,0 +1,62 @@
+"""Errors → RFC 9457 problem documents. One handler for the whole tree of `app.errors`."""
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from app.errors import BadOption, Overloaded, ServiceError
+from app.metrics import Metrics
+from app.schemas import Problem
+
+MEDIA_TYPE = "application/problem+json"
+
+
+def problem(error: ServiceError) -> Problem:
+    """The document for an error of ours."""
+    return Problem(type="about:blank", title=error.title, status=error.status, detail=error.detail, code=error.code)
+
+
+def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
+    """What a route declares in OpenAPI for the errors it may answer with."""
+    by_status: dict[int | str, dict[str, Any]] = {}
+    for error in errors:
+        entry = by_status.setdefault(error.status, {"description": "", "content": {}})
+        entry["description"] = f"{entry['description']} `{error.code}`: {error.title}.".strip()
+        entry["content"] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return by_status
+
+
+def add_problem_handlers(app: FastAPI, metrics: Metrics) -> None:
+    """Make every error leave as a problem document, and count the refusals."""
+
+    async def on_service_error(_: Request, error: ServiceError) -> JSONResponse:
+        metrics.rejected.labels(error.code).inc()
+        return problem_response(error)
+
+    async def on_bad_option(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        return await on_service_error(request, BadOption(f"{'.'.join(map(str, first['loc']))}: {first['msg']}"))
+
+    async def on_http_error(_: Request, error: HTTPException) -> JSONResponse:  # no such route, no such method
+        code = str(error.detail).lower().replace(" ", "_")
+        document = Problem(
+            type="about:blank", title=str(error.detail), status=error.status_code, detail=str(error.detail), code=code
+        )
+        return _response(document, dict(error.headers or {}))
+
+    app.exception_handler(ServiceError)(on_service_error)
+    app.exception_handler(RequestValidationError)(on_bad_option)
+    app.exception_handler(HTTPException)(on_http_error)
+
+
+def problem_response(error: ServiceError) -> JSONResponse:
+    """The answer to a request that ended in this error."""
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Overloaded) else None
+    return _response(problem(error), headers)
+
+
+def _response(document: Problem, headers: dict[str, str] | None) -> JSONResponse:
+    return JSONResponse(document.model_dump(), document.status, headers, media_type=MEDIA_TYPE)

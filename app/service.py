@@ -1,0 +1,28 @@
+"""What one running service consists of, as the routes see it."""
+
+from dataclasses import dataclass
+
+from app.batcher import Batcher
+from app.bundle import Bundle
+from app.classifier import Classifier
+from app.engine import Engine
+from app.metrics import Metrics
+from app.settings import Settings
+
+
+@dataclass
+class Service:
+    """Opened by `main.open_service`; hung on the application for the routes."""
+
+    settings: Settings
+    bundle: Bundle
+    engine: Engine
+    batcher: Batcher
+    classifier: Classifier
+    metrics: Metrics
+    is_draining: bool = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a load balancer should send requests here."""
+        return self.batcher.alive and not self.is_draining

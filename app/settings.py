@@ -1,0 +1,86 @@
+"""Every knob, once: its type, default and bounds, and a sentence on what it trades for what.
+
+Each is an option of `swin-serve run` and an environment variable `SWIN_<NAME>`; the option wins.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DEMO_BUNDLE = Path(__file__).parent / "demo_bundle"
+
+Count = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class Settings(BaseSettings):
+    """What an operator decides."""
+
+    model_config = SettingsConfigDict(env_prefix="SWIN_", frozen=True, extra="forbid")
+
+    bundle: Path = Field(
+        DEMO_BUNDLE,
+        description="Folder that `swin-export build` wrote. The default is the bundle that ships: handwritten digits.",
+    )
+    host: str = Field(
+        "127.0.0.1",
+        description="Address to listen on. The default is reached from this machine only; 0.0.0.0 from everywhere.",
+    )
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and logs it.")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto",
+        description="Where the network runs. `cuda` means CUDA or no start; `auto` takes the best that proves itself.",
+    )
+    threads: Count | None = Field(
+        None,
+        description="CPU threads for one batch. Unset: the CPUs this process may use. Fewer leave more to decoding.",
+    )
+    max_batch: Count = Field(
+        8,
+        le=1024,
+        description="Most images in one batch. More raises a GPU's throughput and the wait; a CPU gains little over 8.",
+    )
+    linger_ms: Seconds = Field(
+        0,
+        description="Milliseconds a free engine waits for a fuller batch. Under load batches form anyway.",
+    )
+    queue_images: Count = Field(
+        256,
+        description="Images that may wait for the engine. Low refuses early (429), high lets callers wait.",
+    )
+    decode_threads: Count | None = Field(
+        None, description="Threads that decode and resize. Unset: the CPUs this process may use."
+    )
+    decode_queue: Count = Field(
+        256, description="Images that may wait for decoding. Each holds its whole encoded body in memory."
+    )
+    max_body_mib: Count = Field(
+        32,
+        description="Largest request body, in MiB. Bounds the memory one caller takes before anything is checked.",
+    )
+    max_megapixels: float = Field(
+        64,
+        gt=0,
+        le=89,
+        description="Largest image, in megapixels, told from its header. Decoding takes about 3 to 6 bytes per pixel.",
+    )
+    max_images: Count = Field(
+        64, description="Most images in one `POST /classify/batch`. Callers with more send several requests."
+    )
+    top_k: Count = Field(5, description="Classes in an answer when the request does not say.")
+    drain_delay: Seconds = Field(
+        0,
+        description="Seconds to keep serving after SIGTERM with readiness off, while load balancers look elsewhere.",
+    )
+    drain_timeout: Seconds = Field(
+        30,
+        description="Seconds that requests in flight get to finish after that; then the process leaves without them.",
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="One line per event: `text` for people, `json` for log collectors."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least important event to log. `info` has a line for every request."
+    )

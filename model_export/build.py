@@ -1,0 +1,141 @@
+"""The recipe, readable top to bottom: read → bake → export → open → prove → write."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from app.bundle import MODEL, SCHEMA_VERSION, Architecture, Evaluation, Golden, Manifest, Verified
+from app.cpus import available_cpus
+from app.engine import Engine, open_engine
+from model_export import checkpoints, golden
+from model_export.checkpoints.checkpoint import Checkpoint
+from model_export.golden import Images
+from model_export.progress import Progress
+from model_export.static import StaticSwin
+from model_export.to_onnx import OPSET, to_onnx
+from model_export.verify import BATCH_SIZES, LOGITS, Proof
+from model_export.write import bundle_folder, write_golden, write_labels, write_manifest
+
+
+def build(
+    checkpoint: str,
+    output: Path,
+    *,
+    revision: str | None = None,
+    images: Images | None = None,
+    name: str | None = None,
+    evaluation: Evaluation | None = None,
+    replace: bool = False,
+    progress: Progress,
+) -> None:
+    """Checkpoint → bundle.
+
+    Args:
+        checkpoint: a `save_pretrained` folder, or the id of a repository on the Hugging Face hub.
+        revision: of that repository; its main branch where none is given.
+        output: the bundle's folder; it appears only after the proof has passed.
+        images: become the golden samples; generated pictures where none are given.
+        name: what the bundle calls itself; the checkpoint's own name where none is given.
+        evaluation: an accuracy the caller measured, for the manifest.
+        replace: allow to replace an existing bundle.
+        progress: told of every step.
+
+    Raises:
+        ExportError: in one sentence, what went wrong, and at which step. `output` is untouched.
+    """
+    with bundle_folder(output, replace=replace) as folder:
+        with progress.step("read the checkpoint") as notes:
+            source = checkpoints.read(checkpoint, revision)
+            notes.append(f"{_parameters(source) / 1e6:.1f} M parameters, {len(source.labels)} classes")
+        with progress.step("bake the constants"):
+            recipe = source.preprocessing
+            static = StaticSwin(source.network, recipe.scale, recipe.mean, recipe.std).eval()
+        with progress.step("export to ONNX") as notes:
+            to_onnx(static, source.network.config.input_size, folder / MODEL)
+            notes.append(f"{len(onnx.load(folder / MODEL).graph.node)} nodes")
+        with progress.step("open with ONNX Runtime") as notes:
+            engine = open_engine(folder / MODEL, "cpu", available_cpus(), BATCH_SIZES)
+            notes.append(engine.truth.provider)
+        proof, verified = _prove(source, static, engine, images or golden.generated(), progress)
+        with progress.step("write the bundle") as notes:
+            _write(
+                folder,
+                source=source,
+                name=name,
+                proof=proof,
+                verified=verified,
+                engine=engine,
+                evaluation=evaluation,
+            )
+            notes.append(f"{sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) / 1e6:.1f} MB")
+
+
+def _prove(
+    source: Checkpoint, static: StaticSwin, engine: Engine, images: Images, progress: Progress
+) -> tuple[Proof, Verified]:
+    with progress.step(f"prove it equals {source.reference.name}") as notes:
+        proof = Proof(source, static, engine, images)
+        stages = []
+        for stage in proof.stages():
+            progress.detail(f"{stage.name:<24} {stage.difference:9.2g} {stage.unit}, {stage.tolerance:g} allowed")
+            stages.append(stage)
+        verified = proof.verified(stages)
+        notes.append(f"top-1 agreement {verified.top1_agreement:.0%} on {verified.images} images")
+    return proof, verified
+
+
+def _write(
+    folder: Path,
+    *,
+    source: Checkpoint,
+    name: str | None,
+    proof: Proof,
+    verified: Verified,
+    engine: Engine,
+    evaluation: Evaluation | None,
+) -> None:
+    logits = np.concatenate([engine.run(row[None]) for row in proof.pixels])
+    samples = write_golden(folder, proof.images, proof.pixels, logits)
+    write_labels(folder, source.labels)
+    config = source.network.config
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=name or source.source.id.rsplit("/", 1)[-1],
+        source=source.source,
+        architecture=_architecture(source),
+        opset=OPSET,
+        input_height=config.input_size[0],
+        input_width=config.input_size[1],
+        classes=config.num_classes,
+        activation=source.activation,
+        preprocessing=source.preprocessing,
+        precision="fp32",
+        golden=Golden(samples=tuple(samples), tolerance=LOGITS * proof.logit_range),
+        verified=verified,
+        evaluation=evaluation,
+        files={},
+    )
+    write_manifest(folder, manifest)
+
+
+def _architecture(source: Checkpoint) -> Architecture:
+    config = source.network.config
+    return Architecture(
+        family="swin",
+        patch_size=config.patch_size,
+        embed_dim=config.embed_dim,
+        depths=config.depths,
+        num_heads=config.num_heads,
+        window_size=config.window_size,
+        mlp_ratio=float(config.mlp_ratio),
+        qkv_bias=config.qkv_bias,
+        patch_norm=config.patch_norm,
+        absolute_position_embedding=config.ape,
+        norm_eps=config.norm_eps,
+        parameters=_parameters(source),
+    )
+
+
+def _parameters(source: Checkpoint) -> int:
+    return sum(parameter.numel() for parameter in source.network.parameters())

@@ -1,0 +1,42 @@
+"""What the build step says while it works: a line per step, with what it found and how long it took."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.markup import escape
+
+from model_export.errors import ExportError
+
+
+class Progress:
+    """Writes to standard error; on a terminal, the step in progress has a spinner."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=quiet, highlight=False)
+
+    def detail(self, text: str) -> None:
+        """A line inside a step."""
+        self._console.print(f"    {escape(text)}")
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[list[str]]:
+        """Run a block under a name. What the block appends to the list is shown when it is done.
+
+        Raises:
+            ExportError: as it was raised inside, or naming the step for anything else that was.
+        """
+        notes: list[str] = []
+        started = time.perf_counter()
+        try:
+            with self._console.status(escape(name)):
+                yield notes
+        except ExportError:
+            self._console.print(f"[red]✗[/red] {escape(name)}")
+            raise
+        except Exception as error:
+            self._console.print(f"[red]✗[/red] {escape(name)}")
+            raise ExportError(f"{name}: {type(error).__name__}: {error}") from error
+        seconds = time.perf_counter() - started
+        self._console.print(f"[green]✓[/green] {escape(name):<28} {seconds:6.1f} s  {escape(', '.join(notes))}")

@@ -1,0 +1,210 @@
+"""The same network with everything that does not depend on pixels baked into constants.
+
+What `swin.py` computes for every image, this file computes once:
+
+- shift mask + relative position bias → one constant per block, (windows or 1, heads, area, area);
+- roll and window partition → one gather. The residual stream stays in *window order*: norm and MLP work position by
+  position and do not care, so the way from one block's windows to the next block's is a single index vector;
+- patch merging's 2×2 neighbourhood → a gather from the last block's window order;
+- query scale → the qkv weights; normalisation → the patch projection, so the input is the bytes themselves.
+
+A *position* is a place on the feature map, counted in raster order. A *slot* is a place in the residual stream. An
+*order* is the vector that says which position each slot holds; slots that only fill a window up hold `PADDING`.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model_export.swin import Block, PatchMerging, Stage, Swin, SwinConfig, pad_to_windows, shift_mask, window_partition
+
+PADDING = -1
+
+
+class StaticSwin(nn.Module):
+    """Pixels, uint8 RGB (batch, height, width, 3) → logits, float32 (batch, classes)."""
+
+    def __init__(self, network: Swin, scale: float, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Bake `network`, whose images were normalised as (scale · byte - mean) / std, per channel."""
+        super().__init__()
+        order = block_order(network.config, 0, 0)
+        self.embed = StaticPatchEmbed(network, scale, mean, std, order)
+        self.steps = nn.ModuleList(bake_steps(network, order))
+        self.norm = network.norm
+        self.head = network.head
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.embed(pixels)  # batch, slots, channels
+        for step in self.steps:
+            x = step(x)
+        x = self.norm(x).mean(dim=1)  # batch, channels
+        return self.head(x)
+
+
+def bake_steps(network: Swin, order: Tensor) -> Iterator[nn.Module]:
+    """Blocks, mergings and the gathers between them, from the first block's order to the last one's positions."""
+    config = network.config
+    for stage, layer in enumerate(cast("Iterable[Stage]", network.layers)):
+        for number, block in enumerate(cast("Iterable[Block]", layer.blocks)):
+            wanted = block_order(config, stage, number)
+            yield from reorder(order, wanted)
+            yield StaticBlock(block, config.stage_grid(stage), wanted)
+            order = wanted
+        if layer.downsample is not None:
+            wanted = block_order(config, stage + 1, 0)
+            yield StaticPatchMerging(layer.downsample, config.stage_grid(stage), order, wanted)
+            order = wanted
+    yield from reorder(order, order[order != PADDING])
+
+
+class StaticPatchEmbed(nn.Module):
+    """The convolution as a matrix product over patches of bytes, with the normalisation folded into its weights."""
+
+    position_embedding: Tensor | None
+    order: Tensor
+
+    def __init__(self, network: Swin, scale: float, mean: Sequence[float], std: Sequence[float], order: Tensor) -> None:
+        super().__init__()
+        self.patch = network.config.patch_size
+        convolution = network.patch_embed.proj
+        # Folded in float64: bytes are 255 times larger than what they stand for, and the offset cancels most of it.
+        weight = convolution.weight.detach().double()  # channels, 3, patch, patch
+        per_channel = (3, 1, 1)
+        offset = (weight * (torch.tensor(mean).double() / torch.tensor(std).double()).view(per_channel)).sum(
+            dim=(1, 2, 3)
+        )
+        weight = weight * (scale / torch.tensor(std).double()).view(per_channel)
+        self.proj = linear(weight.permute(0, 2, 3, 1).flatten(1), _bias(convolution).double() - offset)
+        self.norm = network.patch_embed.norm
+        self.register_buffer("order", order.clamp(min=0))
+        embedding = network.absolute_pos_embed.detach()[:, self.order] if network.config.ape else None
+        self.register_buffer("position_embedding", embedding)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = pixels.unflatten(2, (-1, self.patch)).unflatten(
+            1, (-1, self.patch)
+        )  # batch, rows, patch, columns, patch, 3
+        x = x.transpose(2, 3).flatten(3).flatten(1, 2)  # batch, positions, patch²·3
+        x = x.index_select(1, self.order).float()  # gathered as bytes: a quarter of the traffic
+        x = self.norm(self.proj(x))  # batch, slots, channels
+        return x if self.position_embedding is None else x + self.position_embedding
+
+
+class StaticBlock(nn.Module):
+    """One block on a residual stream that is already in its window order."""
+
+    bias: Tensor
+    is_real: Tensor | None
+
+    def __init__(self, block: Block, grid: tuple[int, int], order: Tensor) -> None:
+        super().__init__()
+        attention = block.attn
+        self.heads, self.area = attention.heads, attention.window**2
+        self.norm1, self.norm2 = block.norm1, block.norm2
+        self.fc1, self.fc2, self.proj = block.mlp.fc1, block.mlp.fc2, attention.proj
+        self.qkv = scale_queries(attention.qkv, attention.scale)
+        height, width = (-(-side // attention.window) * attention.window for side in grid)  # padded to whole windows
+        mask = shift_mask(height, width, attention.window, attention.shift)
+        self.register_buffer(
+            "bias", (attention.position_bias() + mask[:, None]).detach()
+        )  # windows or 1, heads, area, area
+        is_real = (order != PADDING).float()[:, None]  # slots, 1
+        self.register_buffer("is_real", None if is_real.all() else is_real)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attend(self.norm1(x))
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+    def attend(self, x: Tensor) -> Tensor:
+        if self.is_real is not None:
+            x = x * self.is_real  # padding is zero after the norm, as published
+        qkv = self.qkv(x).unflatten(1, (-1, self.area)).unflatten(3, (3, self.heads, -1))
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # each batch, windows, heads, area, dim
+        weights = (q @ k.mT + self.bias).softmax(dim=-1)  # batch, windows, heads, area, area
+        x = (weights @ v).transpose(2, 3).flatten(3).flatten(1, 2)  # batch, slots, channels
+        return self.proj(x)
+
+
+class StaticPatchMerging(nn.Module):
+    """Gathers each 2×2 neighbourhood from the old window order, straight into the new one."""
+
+    neighbours: Tensor
+    is_real: Tensor | None
+
+    def __init__(self, merging: PatchMerging, grid: tuple[int, int], order: Tensor, wanted: Tensor) -> None:
+        super().__init__()
+        self.norm, self.reduction = merging.norm, merging.reduction
+        positions = window_partition(pad_to_windows(raster(*grid), 2), 2)[0, :, :, 0] + PADDING  # merged positions, 4
+        positions = positions[:, [0, 2, 1, 3]]  # the published order goes down the columns first
+        positions = positions[wanted.clamp(min=0)]  # slots, 4
+        self.register_buffer("neighbours", slots_of(positions.flatten(), order))
+        is_real = (positions != PADDING).float()[:, :, None]  # slots, 4, 1
+        self.register_buffer("is_real", None if is_real.all() else is_real)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.index_select(1, self.neighbours).unflatten(1, (-1, 4))  # batch, slots, 4, channels
+        if self.is_real is not None:
+            x = x * self.is_real
+        return self.reduction(self.norm(x.flatten(2)))  # batch, slots, 2·channels
+
+
+class Gather(nn.Module):
+    """Moves slots: (batch, slots, channels) → (batch, other slots, channels)."""
+
+    index: Tensor
+
+    def __init__(self, index: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("index", index)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.index_select(1, self.index)
+
+
+def reorder(order: Tensor, wanted: Tensor) -> Iterator[Gather]:
+    """The gather from one order to another; none where nothing moves."""
+    if not torch.equal(order, wanted):
+        yield Gather(slots_of(wanted, order))
+
+
+def slots_of(positions: Tensor, order: Tensor) -> Tensor:
+    """The slot that holds each position. For padding any slot will do: whoever reads it masks it."""
+    slot = torch.zeros(int(order.max()) + 1, dtype=torch.int64)
+    is_real = order != PADDING
+    slot[order[is_real]] = torch.arange(len(order))[is_real]
+    return slot[positions.clamp(min=0)]
+
+
+def block_order(config: SwinConfig, stage: int, block: int) -> Tensor:
+    """The order a block works in: its windows one after the other, rolled by its shift."""
+    window, shift = config.window(stage), config.shift(stage, block)
+    rolled = torch.roll(pad_to_windows(raster(*config.stage_grid(stage)), window), (-shift, -shift), dims=(1, 2))
+    return window_partition(rolled, window).flatten() + PADDING
+
+
+def raster(height: int, width: int) -> Tensor:
+    """A feature map (1, height, width, 1) of positions + 1: what padding fills with zeros is then PADDING + 1."""
+    return torch.arange(1, height * width + 1).view(1, height, width, 1)
+
+
+def scale_queries(qkv: nn.Linear, scale: float) -> nn.Linear:
+    """The query third of the projection multiplied by the attention scale."""
+    factor = torch.ones(3, qkv.out_features // 3, dtype=torch.float64)
+    factor[0] = scale
+    factor = factor.flatten()
+    return linear(qkv.weight.detach().double() * factor[:, None], _bias(qkv).double() * factor)
+
+
+def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    """A float32 layer with these weights."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer.weight = nn.Parameter(weight.float())
+    layer.bias = nn.Parameter(bias.float())
+    return layer
+
+
+def _bias(layer: nn.Linear | nn.Conv2d) -> Tensor:
+    return torch.zeros(layer.weight.shape[0]) if layer.bias is None else layer.bias.detach()

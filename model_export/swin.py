@@ -1,0 +1,249 @@
+"""The Swin Transformer classifier as published, for reading and as the reference that `static.py` is held to.
+
+Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", 2021, section 3.
+
+- Parameter names are those of the original code (`layers.0.blocks.0.attn.qkv.weight`); the readers in `checkpoints/`
+  map the names of every other source to them.
+- Feature maps are (batch, height, width, channels) throughout; sizes come from the tensor.
+- Inference only: no dropout, no stochastic depth, no initialisation scheme.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model_export.errors import UnsupportedModel
+
+MASKED = -100.0
+"""Added to the scores of positions that are neighbours only because of the roll; -inf is not what was trained."""
+
+
+@dataclass(frozen=True)
+class SwinConfig:
+    """Everything that decides the shape of the network. Sizes are (height, width) in pixels.
+
+    Raises:
+        UnsupportedModel: the numbers contradict each other, or the original would not run them.
+    """
+
+    input_size: tuple[int, int]
+    num_classes: int
+    patch_size: int = 4
+    embed_dim: int = 96
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    num_heads: tuple[int, ...] = (3, 6, 12, 24)
+    window_size: int = 7
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    patch_norm: bool = True
+    ape: bool = False  # absolute position embedding
+    norm_eps: float = 1e-5  # of the blocks and the last norm; patch embedding and merging always use 1e-5
+
+    def __post_init__(self) -> None:
+        if len(self.depths) != len(self.num_heads):
+            raise UnsupportedModel(f"{len(self.depths)} depths but {len(self.num_heads)} head counts")
+        if min(*self.depths, self.num_classes, self.window_size, self.patch_size, *self.num_heads) < 1:
+            raise UnsupportedModel("depths, heads, classes, window and patch size must all be at least 1")
+        for stage, heads in enumerate(self.num_heads):
+            if self.stage_dim(stage) % heads:
+                raise UnsupportedModel(
+                    f"stage {stage}: {self.stage_dim(stage)} channels do not divide by {heads} heads"
+                )
+        if any(side % self.patch_size for side in self.input_size):
+            raise UnsupportedModel(f"input {self.input_size} is not a multiple of the patch size {self.patch_size}")
+
+    def stage_dim(self, stage: int) -> int:
+        """Channels of a stage; they double with every merging."""
+        return self.embed_dim << stage
+
+    def stage_grid(self, stage: int) -> tuple[int, int]:
+        """Feature map (height, width) of a stage; merging rounds odd sides up."""
+        height, width = (side // self.patch_size for side in self.input_size)
+        for _ in range(stage):
+            height, width = -(-height // 2), -(-width // 2)
+        return height, width
+
+    def window(self, stage: int) -> int:
+        """Side of the windows of a stage: no larger than its feature map."""
+        return min(self.window_size, *self.stage_grid(stage))
+
+    def shift(self, stage: int, block: int) -> int:
+        """Every second block shifts its windows by half; a window that fills the map has nowhere to go."""
+        fills_the_map = min(self.stage_grid(stage)) <= self.window_size
+        return 0 if fills_the_map or block % 2 == 0 else self.window_size // 2
+
+
+class Swin(nn.Module):
+    """Normalised images (batch, 3, height, width) → logits (batch, classes)."""
+
+    def __init__(self, config: SwinConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = PatchEmbed(config)
+        if config.ape:
+            height, width = config.stage_grid(0)
+            self.absolute_pos_embed = nn.Parameter(torch.zeros(1, height * width, config.embed_dim))
+        self.layers = nn.ModuleList(Stage(config, stage) for stage in range(len(config.depths)))
+        last_dim = config.stage_dim(len(config.depths) - 1)
+        self.norm = nn.LayerNorm(last_dim, eps=config.norm_eps)
+        self.head = nn.Linear(last_dim, config.num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.patch_embed(images)  # batch, height/4, width/4, channels
+        if self.config.ape:
+            x = x + self.absolute_pos_embed.view(1, *x.shape[1:])
+        for stage in self.layers:
+            x = stage(x)  # batch, height/2, width/2, 2·channels
+        x = self.norm(x).mean(dim=(1, 2))  # batch, channels
+        return self.head(x)
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping patches, each projected to `embed_dim` channels."""
+
+    def __init__(self, config: SwinConfig) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, config.embed_dim, config.patch_size, stride=config.patch_size)
+        self.norm = nn.LayerNorm(config.embed_dim) if config.patch_norm else nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.norm(self.proj(images).permute(0, 2, 3, 1))
+
+
+class Stage(nn.Module):
+    """Blocks at one resolution, then the merging to the next."""
+
+    def __init__(self, config: SwinConfig, stage: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(config, stage, block) for block in range(config.depths[stage]))
+        is_last = stage == len(config.depths) - 1
+        self.downsample = None if is_last else PatchMerging(config.stage_dim(stage))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x if self.downsample is None else self.downsample(x)
+
+
+class Block(nn.Module):
+    """Window attention and MLP, each with a norm before and a residual around it (equation 3)."""
+
+    def __init__(self, config: SwinConfig, stage: int, block: int) -> None:
+        super().__init__()
+        dim = config.stage_dim(stage)
+        self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.attn = WindowAttention(
+            dim, config.num_heads[stage], config.window(stage), config.shift(stage, block), qkv_bias=config.qkv_bias
+        )
+        self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class Mlp(nn.Module):
+    """Two layers with a GELU (the exact one, with erf) between them."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention inside windows of a map that may be shifted (W-MSA, SW-MSA; equation 4)."""
+
+    def __init__(self, dim: int, heads: int, window: int, shift: int, *, qkv_bias: bool) -> None:
+        super().__init__()
+        self.heads, self.window, self.shift = heads, window, shift
+        self.scale = (dim // heads) ** -0.5
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+
+    def position_bias(self) -> Tensor:
+        """What relative position adds to the scores: (heads, window², window²)."""
+        return self.relative_position_bias_table[relative_position_index(self.window)].permute(2, 0, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, height, width, _ = x.shape
+        x = pad_to_windows(x, self.window)  # after the norm: padding holds zeros, not normalised zeros
+        _, padded_height, padded_width, _ = x.shape
+        x = torch.roll(x, (-self.shift, -self.shift), dims=(1, 2))
+        x = window_partition(x, self.window)  # batch, windows, area, channels
+        x = self.attend(x, shift_mask(padded_height, padded_width, self.window, self.shift).to(x.device))
+        x = window_reverse(x, self.window, padded_height, padded_width)  # batch, height, width, channels
+        x = torch.roll(x, (self.shift, self.shift), dims=(1, 2))
+        return x[:, :height, :width]
+
+    def attend(self, x: Tensor, mask: Tensor) -> Tensor:
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # batch, windows, area, 3, heads, dim
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # each batch, windows, heads, area, dim
+        scores = (q * self.scale) @ k.mT + self.position_bias() + mask[:, None]  # batch, windows, heads, area, area
+        x = (scores.softmax(dim=-1) @ v).transpose(2, 3).flatten(3)  # batch, windows, area, channels
+        return self.proj(x)
+
+
+class PatchMerging(nn.Module):
+    """Joins 2×2 neighbours, down the columns first: half the sides, twice the channels. Odd sides are padded."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = pad_to_windows(x, 2)
+        neighbours = (x[:, row::2, column::2] for column in (0, 1) for row in (0, 1))
+        x = torch.cat(list(neighbours), dim=-1)  # batch, height/2, width/2, 4·channels
+        return self.reduction(self.norm(x))
+
+
+def pad_to_windows(x: Tensor, window: int) -> Tensor:
+    """Zeros below and to the right until both sides are multiples of the window: (batch, height, width, channels)."""
+    _, height, width, _ = x.shape
+    return F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
+
+
+def window_partition(x: Tensor, window: int) -> Tensor:
+    """(batch, height, width, channels) → (batch, windows, window², channels), windows in raster order."""
+    x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))  # batch, rows, window, columns, window, channels
+    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def window_reverse(windows: Tensor, window: int, height: int, width: int) -> Tensor:
+    """(batch, windows, window², channels) → (batch, height, width, channels): the inverse of `window_partition`."""
+    x = windows.unflatten(2, (window, window)).unflatten(1, (height // window, width // window))
+    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def relative_position_index(window: int) -> Tensor:
+    """Row of the bias table for each pair of positions in a window: (window², window²)."""
+    rows, columns = (axis.flatten() for axis in torch.meshgrid(*[torch.arange(window)] * 2, indexing="ij"))
+    row_offsets = rows[:, None] - rows[None, :] + window - 1
+    column_offsets = columns[:, None] - columns[None, :] + window - 1
+    return row_offsets * (2 * window - 1) + column_offsets
+
+
+def shift_mask(height: int, width: int, window: int, shift: int) -> Tensor:
+    """MASKED for pairs that share a window only because the map was rolled (figure 4).
+
+    Returns (windows, window², window²), or (1, …) where nothing was rolled.
+    """
+    if shift == 0:
+        return torch.zeros(1, window**2, window**2)
+
+    def regions(side: int) -> Tensor:  # 0: untouched windows, 1 and 2: the two parts of the last, wrapped one
+        position = torch.arange(side)
+        return (position >= side - window).int() + (position >= side - shift).int()
+
+    region = regions(height)[:, None] * 3 + regions(width)[None, :]
+    region = window_partition(region[None, :, :, None], window)[0, :, :, 0]  # windows, area
+    return torch.where(region[:, :, None] == region[:, None, :], 0.0, MASKED)

@@ -1,0 +1,123 @@
+"""The proof, stage by stage, so that a failure names its place.
+
+    preprocessing   ours                    against the source library's own
+    network         swin.py                 against the source library's own
+    static          static.py               against swin.py
+    onnx            the graph, as it serves against static.py, at every batch size
+    end to end      bytes → logits          against the source library, images → logits
+
+Logits are compared in units of their range over the images, so that one tolerance fits every head.
+"""
+
+import importlib.metadata
+import io
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from app.bundle import Preprocessing, Stage, Verified
+from app.engine import Engine
+from app.image import MOST_PIXELS, Limits, open_image, to_rgb
+from app.preprocess import preprocess
+from model_export.checkpoints.checkpoint import Checkpoint
+from model_export.errors import ProofFailed
+from model_export.golden import Images
+from model_export.static import StaticSwin
+
+BATCH_SIZES = (1, 2, 3, 8)
+LOGITS = 1e-4  # of the logit range, in float32
+MEAN_LEVEL, ANY_LEVEL = 0.1, 12.0  # of 255: resizing only what the crop keeps rounds differently here and there
+LOGITS_AFTER_CROP = 2e-2  # of the logit range, where the pixels themselves may differ by those levels
+VERSIONS = ("torch", "onnx", "onnxruntime", "pillow", "numpy")
+
+
+class Proof:
+    """Compares one exported network with its source on some images."""
+
+    def __init__(self, checkpoint: Checkpoint, static: StaticSwin, engine: Engine, images: Images) -> None:
+        self.images = images
+        self.pixels = np.stack([preprocess(image, checkpoint.preprocessing) for image in images.values()])
+        self._checkpoint, self._static, self._engine = checkpoint, static, engine
+        self._source_images = torch.cat([checkpoint.reference.images(image) for image in images.values()])
+        self._source_logits = checkpoint.reference.logits(self._source_images).numpy()
+        self.logit_range = float(np.ptp(self._source_logits))
+        if not self.logit_range > 0:
+            raise ProofFailed("network", "the source's logits are all the same: there is nothing to compare")
+
+    def stages(self) -> Iterator[Stage]:
+        """Run the proof; each stage is yielded once it has passed.
+
+        Raises:
+            ProofFailed: at the first stage that does not.
+        """
+        for stage in self._stages():
+            if not stage.difference <= stage.tolerance:  # also catches NaN
+                raise ProofFailed(
+                    stage.name, f"differs by {stage.difference:.3g} {stage.unit}, {stage.tolerance:.3g} allowed"
+                )
+            yield stage
+
+    def verified(self, stages: Sequence[Stage]) -> Verified:
+        """What the manifest says of it."""
+        logits = self._end_to_end()
+        agreement = np.mean(logits.argmax(axis=1) == self._source_logits.argmax(axis=1))
+        return Verified(
+            stages=tuple(stages),
+            images=len(self.images),
+            batch_sizes=BATCH_SIZES,
+            max_logit_difference=float(np.abs(logits - self._source_logits).max()),
+            logit_range=self.logit_range,
+            top1_agreement=float(agreement),
+            versions={name: importlib.metadata.version(name) for name in VERSIONS},
+        )
+
+    def _stages(self) -> Iterator[Stage]:
+        source, recipe = self._checkpoint.reference.name, self._checkpoint.preprocessing
+        ours = normalise(torch.from_numpy(self.pixels), recipe)
+        std = torch.tensor(recipe.std).view(3, 1, 1)
+        levels = ((ours - self._source_images) * std / recipe.scale).abs()
+        yield _stage("preprocessing, mean", source, "levels of 255", levels.mean(), MEAN_LEVEL)
+        yield _stage("preprocessing, largest", source, "levels of 255", levels.max(), ANY_LEVEL)
+        with torch.inference_mode():
+            network = self._checkpoint.network(self._source_images).numpy()
+            yield self._logits("network", source, network, self._source_logits)
+            expected = self._checkpoint.network(ours).numpy()
+            static = self._static(torch.from_numpy(self.pixels)).numpy()
+            yield self._logits("static", "the network", static, expected)
+        for size in BATCH_SIZES:
+            batch = np.resize(self.pixels, (size, *self.pixels.shape[1:]))  # repeats the images to fill it
+            expected = np.resize(static, (size, static.shape[1]))
+            yield self._logits(f"onnx, batch of {size}", "the static network", self._engine.run(batch), expected)
+        tolerance = LOGITS if recipe.crop is None else LOGITS_AFTER_CROP
+        yield self._logits("end to end", source, self._end_to_end(), self._source_logits, tolerance)
+
+    def _logits(
+        self, name: str, against: str, ours: NDArray[np.float32], theirs: NDArray[np.float32], tolerance: float = LOGITS
+    ) -> Stage:
+        return _stage(name, against, "of the logit range", np.abs(ours - theirs).max() / self.logit_range, tolerance)
+
+    def _end_to_end(self) -> NDArray[np.float32]:
+        recipe = self._checkpoint.preprocessing
+        decoded = (to_rgb(open_image(png(image), Limits(MOST_PIXELS))) for image in self.images.values())
+        return np.concatenate([self._engine.run(preprocess(image, recipe)[None]) for image in decoded])
+
+
+def normalise(pixels: Tensor, recipe: Preprocessing) -> Tensor:
+    """Pixels (batch, height, width, 3) → what the published network takes, float32 (batch, 3, height, width)."""
+    images = (pixels.float() * recipe.scale - torch.tensor(recipe.mean)) / torch.tensor(recipe.std)
+    return images.permute(0, 3, 1, 2)
+
+
+def png(image: Image.Image) -> bytes:
+    """The image as a PNG file."""
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def _stage(name: str, against: str, unit: str, difference: Tensor | np.floating, tolerance: float) -> Stage:
+    return Stage(name=name, against=against, unit=unit, difference=float(difference), tolerance=tolerance)

@@ -1,0 +1,83 @@
+"""A bundle appears whole or not at all: written beside its place, hashed, read back, renamed."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app import bundle as bundles
+from app.bundle import GOLDEN_LOGITS, LABELS, MANIFEST, GoldenSample, Label, Manifest
+from app.golden import pixels_digest
+from model_export.errors import RequestError
+from model_export.golden import Images
+from model_export.verify import png
+
+
+@contextlib.contextmanager
+def bundle_folder(output: Path, *, replace: bool) -> Iterator[Path]:
+    """A temporary folder that becomes `output` if the block ends without an error, and vanishes otherwise.
+
+    Raises:
+        RequestError: `output` exists and may not be replaced, or is not a bundle.
+    """
+    check_place(output, replace=replace)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
+        folder = Path(scratch) / "bundle"
+        folder.mkdir()
+        yield folder
+        bundles.load(folder)  # what is put in place is what the service will accept
+        if output.exists():
+            output.rename(Path(scratch) / "old")
+        folder.rename(output)
+
+
+def check_place(output: Path, *, replace: bool) -> None:
+    """Tell before hours of work, not after, that the result would have nowhere to go.
+
+    Raises:
+        RequestError: as above.
+    """
+    if not output.parent.is_dir():
+        raise RequestError(f"there is no folder {output.parent} to write {output.name} into")
+    if not os.access(output.parent, os.W_OK):
+        raise RequestError(f"{output.parent} cannot be written to")
+    if output.exists() and not replace:
+        raise RequestError(f"{output} exists; --force replaces it")
+    if output.exists() and not (output / MANIFEST).is_file() and (not output.is_dir() or any(output.iterdir())):
+        raise RequestError(f"{output} is not a bundle; it is left alone")
+
+
+def write_golden(
+    folder: Path, images: Images, pixels: NDArray[np.uint8], logits: NDArray[np.float32]
+) -> list[GoldenSample]:
+    """Write images and logits; pixels (samples, height, width, 3), logits (samples, classes)."""
+    (folder / "golden").mkdir()
+    np.save(folder / GOLDEN_LOGITS, logits)
+    samples = []
+    for (name, image), row in zip(images.items(), pixels, strict=True):
+        file = f"golden/{name}.png"
+        (folder / file).write_bytes(png(image))
+        samples.append(GoldenSample(file=file, pixels_sha256=pixels_digest(row)))
+    return samples
+
+
+def write_labels(folder: Path, labels: Sequence[Label]) -> None:
+    """Write the names of the classes in their order."""
+    rows = ",\n".join(json.dumps(label.model_dump(), ensure_ascii=False) for label in labels)
+    (folder / LABELS).write_text(f"[\n{rows}\n]\n", encoding="utf-8")
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest with the digest of every other file."""
+    files = {
+        path.relative_to(folder).as_posix(): bundles.digest(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    manifest = manifest.model_copy(update={"files": files})
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
