@@ -77,8 +77,6 @@ async def _serve(settings: Settings) -> None:
                 server_header=False,
                 timeout_graceful_shutdown=round(settings.drain_timeout),
             )
-            host, port = listener.getsockname()[:2]
-            log.info("listening", extra={"url": f"http://{host}:{port}"})
             await Server(config, app, settings.drain_delay).serve(sockets=[listener])
 
 
@@ -101,6 +99,13 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._app, self._drain_delay = app, drain_delay
         self._loop = asyncio.get_running_loop()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say where, once callers are let in."""
+        await super().startup(sockets)
+        for listener in sockets or []:
+            host, port = listener.getsockname()[:2]
+            log.info("listening", extra={"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"})
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  uvicorn calls it as signal handlers are called
         """Not passed on to uvicorn, which would end the process by the signal: a drain that worked exits with 0."""

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from app.batcher import Batcher
 from app.bundle import Label, Preprocessing
 from app.errors import Overloaded
-from app.image import Limits, open_image, to_rgb
+from app.image import Limits, Picture, open_image, to_rgb
 from app.preprocess import preprocess
 from app.ranking import Activation, top_k
 
@@ -95,7 +94,7 @@ class Classifier:
         finally:
             self.decoding -= 1
 
-    def _decode(self, image: Image.Image) -> tuple[NDArray[np.uint8], dict[str, float]]:
+    def _decode(self, image: Picture) -> tuple[NDArray[np.uint8], dict[str, float]]:
         started = time.perf_counter()
         rgb = to_rgb(image)
         decoded = time.perf_counter()

@@ -14,6 +14,9 @@ from app.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """Pillow's names of the formats read; each has a decoder that holds out against hostile input."""
 
+Picture = Image.Image
+"""What an image is called by modules that do not know Pillow."""
+
 EXIF_ORIENTATION = 0x0112
 
 MOST_PIXELS = 89_478_485

@@ -16,6 +16,7 @@ def configure(style: str, level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLine() if style == "json" else TextLine())
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    logging.captureWarnings(capture=True)
     for name in ("uvicorn.error", "asyncio"):  # theirs are many lines per event; ours say the same in one
         logging.getLogger(name).setLevel(logging.WARNING)
 

@@ -1,0 +1,1 @@
+"""Tests mirror the packages: `test_batcher.py` is about `app/batcher.py`."""

@@ -1,0 +1,45 @@
+"""What many tests share."""
+
+from pathlib import Path
+
+import pytest
+
+from app import bundle as bundles
+from app.bundle import Bundle
+from app.settings import DEMO_BUNDLE
+from model_export.build import build
+from model_export.progress import Progress
+from tests.fakes import save_checkpoint
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Async tests run on asyncio, as the service does."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def demo() -> Bundle:
+    """The bundle that ships."""
+    return bundles.load(DEMO_BUNDLE)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small `save_pretrained` folder with random weights; it rescales 20 classes of pictures to 64×64."""
+    return save_checkpoint(
+        tmp_path_factory.mktemp("checkpoints") / "tiny",
+        image_size=64,
+        depths=[2, 2, 1],
+        num_heads=[2, 4, 4],
+        num_labels=20,
+        id2label={index: f"class {index}" for index in range(20)},
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `swin-export build` makes of it."""
+    output = tmp_path_factory.mktemp("bundles") / "tiny"
+    build(str(tiny_checkpoint), output, progress=Progress(quiet=True))
+    return output

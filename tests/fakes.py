@@ -1,0 +1,115 @@
+"""Stand-ins: engines that can be held, images that are made, networks with every weight random."""
+
+import io
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+from transformers import SwinConfig, SwinForImageClassification
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+
+class Gate:
+    """An engine that runs a batch only when let through, and adds one to every row."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self._entered, self._opened = threading.Semaphore(0), threading.Semaphore(0)
+
+    def __call__(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """Run a batch."""
+        self.batches.append(len(pixels))
+        self._entered.release()
+        assert self._opened.acquire(timeout=10), "nobody opened the gate"
+        return pixels + 1
+
+    def wait_until_entered(self) -> None:
+        """Until a batch stands before the gate."""
+        assert self._entered.acquire(timeout=10), "no batch came"
+
+    def open(self, times: int = 1) -> None:
+        """Let so many batches through."""
+        self._opened.release(times)
+
+
+class HeldSession:
+    """A session of ONNX Runtime whose every run has to pass a gate first."""
+
+    def __init__(self, session: Any, gate: Gate) -> None:
+        self._session, self._gate = session, gate
+
+    def run(self, outputs: list[str], inputs: dict[str, NDArray[Any]]) -> Any:
+        """Wait, then run."""
+        self._gate(np.zeros(1))
+        return self._session.run(outputs, inputs)
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """The image as a file."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    """A picture with smooth parts and edges, another for each seed."""
+    random = np.random.default_rng(seed)
+    x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
+    waves = random.uniform(2, 40, (3, 2))
+    levels = np.stack([np.sin(across * x + down * y) for across, down in waves], axis=-1)
+    levels[: height // 3, : width // 2] = random.uniform(-1, 1, 3)
+    return Image.fromarray((127.5 + 127.5 * levels).astype(np.uint8))
+
+
+def randomise(module: nn.Module, seed: int = 0) -> None:
+    """Fill every parameter, so that attention, masks and position biases all matter to the result."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if name.endswith("bias_table"):
+                parameter.copy_(2 * noise)
+            elif "norm" in name and name.endswith("weight"):
+                parameter.copy_(1 + 0.2 * noise)
+            elif parameter.ndim > 1:
+                parameter.copy_(noise * (2 / parameter[0].numel()) ** 0.5)
+            else:
+                parameter.copy_(0.2 * noise)
+
+
+def transformers_swin(seed: int = 0, **config: Any) -> SwinForImageClassification:
+    """The transformers library's network, small unless told otherwise, with random weights."""
+    small: dict[str, Any] = {
+        "image_size": 32,
+        "patch_size": 4,
+        "embed_dim": 24,
+        "depths": [2, 2],
+        "num_heads": [2, 4],
+        "window_size": 4,
+        "num_labels": 10,
+    }
+    network = SwinForImageClassification(SwinConfig(**(small | config)))
+    randomise(network, seed)
+    network.eval()
+    return network
+
+
+def save_checkpoint(folder: Path, *, size: dict[str, int] | None = None, processor: Any = None, **config: Any) -> Path:
+    """What a user has after a fine-tune: network, configuration and preprocessor."""
+    network = transformers_swin(**config)
+    network.save_pretrained(folder)
+    side = config.get("image_size", 32)
+    options: dict[str, Any] = {"size": size or {"height": side, "width": side}, "resample": 3, **(processor or {})}
+    ViTImageProcessorPil(**options).save_pretrained(folder)
+    return folder
+
+
+def rows(values: Iterable[float]) -> list[NDArray[np.float32]]:
+    """One row for each value."""
+    return [np.array([value], np.float32) for value in values]

@@ -1,0 +1,130 @@
+"""The house as drawn: who imports whom, what things are called, and what the service never loads."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+APP = {path.stem: path for path in (ROOT / "app").glob("*.py")}
+ROUTES = {f"routes.{path.stem}": path for path in (ROOT / "app/routes").glob("*.py")}
+EXPORT = sorted((ROOT / "model_export").rglob("*.py"))
+
+VALUES = {"errors", "settings", "bundle", "cpus"}
+ALLOWED = {  # module of app → modules of app it may import
+    "errors": set(),
+    "settings": set(),
+    "cpus": set(),
+    "bundle": {"errors"},
+    "image": VALUES,
+    "preprocess": VALUES,
+    "ranking": VALUES,
+    "engine": VALUES,
+    "metrics": VALUES,
+    "logs": set(),
+    "schemas": set(),
+    "batcher": {"errors"},
+    "classifier": VALUES | {"image", "preprocess", "batcher", "ranking"},
+    "golden": VALUES | {"image", "preprocess", "engine"},
+    "service": VALUES | {"batcher", "classifier", "engine", "metrics"},
+    "main": None,  # everything: it is the wiring
+    "__main__": None,
+    "__init__": set(),
+}
+ROUTES_MAY = VALUES | {"classifier", "schemas", "service", "metrics", "logs", "routes"}
+DOORS = {  # third-party library → modules of app that may import it
+    "onnxruntime": {"engine"},
+    "PIL": {"image", "preprocess"},
+    "prometheus_client": {"metrics"},
+    "fastapi": {"main", "__main__", "routes"},
+    "starlette": {"routes"},
+    "uvicorn": {"__main__"},
+    "uvloop": {"__main__"},
+}
+NAMES_NOT_USED = {"utils", "util", "common", "core", "helpers", "manager", "handler", "handlers", "base", "misc"}
+EXPORT_MAY = {"bundle", "image", "preprocess", "engine", "errors", "golden", "ranking", "cpus"}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module a file imports, in full; `from app import x` is `app.x`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module, f"{path} imports relatively"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from names if node.module in {"app", "app.routes", "model_export"} else [node.module]
+
+
+def of_app(path: Path) -> set[str]:
+    return {name.split(".")[1] for name in imports(path) if name.startswith("app.")}
+
+
+@pytest.mark.parametrize("module", sorted(APP))
+def test_modules_import_only_what_they_may(module: str) -> None:
+    """Each module of the service keeps to the table; a new one has to be entered there."""
+    allowed = ALLOWED[module]
+
+    assert allowed is None or of_app(APP[module]) <= allowed
+
+
+@pytest.mark.parametrize("module", sorted(ROUTES))
+def test_routes_know_no_engine(module: str) -> None:
+    """Routes are HTTP in, HTTP out: below them is the classifier."""
+    assert of_app(ROUTES[module]) <= ROUTES_MAY
+
+
+@pytest.mark.parametrize(("library", "doors"), DOORS.items())
+def test_each_library_has_its_door(library: str, doors: set[str]) -> None:
+    """A third-party library is imported where the design says, and nowhere else."""
+    users = {name.split(".")[0] for name, path in (APP | ROUTES).items() if library in roots(path)}
+
+    assert users <= doors
+
+
+@pytest.mark.parametrize("path", [*APP.values(), *ROUTES.values()], ids=lambda path: path.stem)
+def test_the_service_knows_no_torch(path: Path) -> None:
+    """Neither the build step nor anything it needs is imported by the service."""
+    assert not roots(path) & {"torch", "timm", "transformers", "model_export", "onnx", "safetensors", "huggingface_hub"}
+
+
+def roots(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imports(path)}
+
+
+@pytest.mark.parametrize("module", ["image", "preprocess", "ranking", "engine", "metrics"])
+def test_leaves_know_no_event_loop(module: str) -> None:
+    """A leaf blocks or computes; it is the batcher and the classifier that wait."""
+    assert not roots(APP[module]) & {"asyncio", "fastapi", "starlette"}
+
+
+def test_the_build_step_uses_the_service_s_own_pieces_and_no_more() -> None:
+    """What is verified is what will serve: contract, decoding, preprocessing, engine. Not its HTTP side."""
+    used = set[str]().union(*(of_app(path) for path in EXPORT))
+
+    assert used <= EXPORT_MAY
+
+
+def test_no_name_explains_nothing() -> None:
+    """If a function has no home, a concept is missing a file; not a drawer for the rest."""
+    stems = {path.stem for path in [*APP.values(), *ROUTES.values(), *EXPORT]}
+
+    assert not stems & NAMES_NOT_USED
+
+
+def test_the_service_imports_without_torch() -> None:
+    """`import app.main` works where the build step's libraries cannot be imported."""
+    blocked = "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'onnx', 'model_export')))"
+
+    done = subprocess.run(  # noqa: S603  our own interpreter
+        [sys.executable, "-c", f"{blocked}; import app.main, app.__main__"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,223 @@
+"""`app/batcher.py`, rule by rule."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from app.batcher import Answer, Batcher, BatchReport
+from app.errors import Draining, EngineFailed, NotReady, Overloaded
+from tests.fakes import Gate, rows
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def batcher_of(*engines: Callable[[NDArray[Any]], NDArray[Any]], **options: Any) -> AsyncIterator[Batcher]:
+    batcher = Batcher(engines, **({"max_batch": 4, "capacity": 16} | options))
+    batcher.start()
+    try:
+        yield batcher
+    finally:
+        await batcher.drain()
+
+
+def submit_all(batcher: Batcher, values: range) -> list[asyncio.Task[Answer]]:
+    return [asyncio.create_task(batcher.submit(row)) for row in rows(values)]
+
+
+async def entered(gate: Gate) -> None:
+    await asyncio.to_thread(gate.wait_until_entered)
+
+
+async def test_each_caller_gets_its_own_answer() -> None:
+    """Answers come back to the rows they belong to."""
+    async with batcher_of(lambda pixels: pixels * 10) as batcher:
+        answers = await asyncio.gather(*submit_all(batcher, range(50)), return_exceptions=True)
+
+    outputs = [answer.output.item() for answer in answers if isinstance(answer, Answer)]
+    assert [value * 10.0 for value in range(len(outputs))] == outputs
+    assert len(outputs) == 16  # the capacity: the others were refused
+
+
+async def test_a_batch_forms_while_the_engine_is_busy() -> None:
+    """Whoever waits when the engine becomes free goes with the next batch, up to `max_batch`."""
+    gate = Gate()
+    async with batcher_of(gate) as batcher:
+        first = submit_all(batcher, range(1))
+        await entered(gate)
+        others = submit_all(batcher, range(1, 7))
+        gate.open(times=3)
+        await asyncio.gather(*first, *others)
+
+    assert gate.batches == [1, 4, 2]
+
+
+async def test_a_lone_request_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No clock takes part in forming a batch: a request that comes alone is run though no timer can ever fire."""
+    loop = asyncio.get_running_loop()
+    async with batcher_of(lambda pixels: pixels + 1) as batcher:
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "call_later", None)
+            patch.setattr(loop, "call_at", None)
+            answer = await batcher.submit(np.zeros(1, np.float32))
+
+    assert answer.output.item() == 1
+
+
+async def test_linger_waits_for_a_fuller_batch() -> None:
+    """With `linger` a free engine waits, and goes as soon as the batch is full."""
+    gate = Gate()
+    gate.open()
+    async with batcher_of(gate, linger=60.0, max_batch=3) as batcher:
+        await asyncio.gather(*submit_all(batcher, range(3)))
+
+    assert gate.batches == [3]
+
+
+async def test_a_full_queue_refuses_at_once() -> None:
+    """One row more than the capacity is refused with the seconds to wait; those that wait are answered."""
+    gate = Gate()
+    async with batcher_of(gate, capacity=2) as batcher:
+        running = submit_all(batcher, range(1))
+        await entered(gate)
+        waiting = submit_all(batcher, range(1, 3))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded) as refusal:
+            await batcher.submit(np.zeros(1, np.float32))
+        gate.open(times=2)
+        await asyncio.gather(*running, *waiting)
+
+    assert refusal.value.retry_after >= 1
+
+
+async def test_a_cancelled_caller_does_not_affect_its_batch_mates() -> None:
+    """A caller that leaves while its batch runs is skipped when the answers are handed out; the others get theirs."""
+    gate, left = Gate(), list[str]()
+    async with batcher_of(gate, on_leave=left.append) as batcher:
+        first = submit_all(batcher, range(1))
+        await entered(gate)
+        mates = submit_all(batcher, range(1, 5))
+        gate.open()
+        await entered(gate)
+        mates[1].cancel()
+        gate.open()
+        answers = await asyncio.gather(*first, *mates, return_exceptions=True)
+
+    assert isinstance(answers[2], asyncio.CancelledError)
+    assert [answer.output.item() for answer in answers if isinstance(answer, Answer)] == [1, 2, 4, 5]
+    assert left == ["infer"]
+
+
+async def test_a_caller_that_left_the_queue_is_not_run() -> None:
+    """Its row is skipped before the run, and its place in the queue is free again at once."""
+    gate, left = Gate(), list[str]()
+    async with batcher_of(gate, capacity=3, on_leave=left.append) as batcher:
+        first = submit_all(batcher, range(1))
+        await entered(gate)
+        waiting = submit_all(batcher, range(1, 4))
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        await asyncio.sleep(0)
+        late = submit_all(batcher, range(4, 5))
+        gate.open(times=2)
+        await asyncio.gather(*first, *waiting[1:], *late)
+
+    assert gate.batches == [1, 3]
+    assert left == ["queue"]
+
+
+async def test_a_failing_engine_reaches_its_batch_and_nobody_else() -> None:
+    """Every row of the batch gets the error, the next batch is run."""
+
+    def engine(pixels: NDArray[Any]) -> NDArray[Any]:
+        if 13 in pixels:
+            raise RuntimeError("the engine broke")
+        return pixels
+
+    reports = list[BatchReport]()
+    async with batcher_of(engine, max_batch=8, on_batch=reports.append) as batcher:
+        answers = await asyncio.gather(*submit_all(batcher, range(12, 15)), return_exceptions=True)
+        after = await batcher.submit(np.zeros(1, np.float32))
+
+    assert [EngineFailed] * 3 == [type(answer) for answer in answers]
+    assert after.output.item() == 0
+    assert [report.failed for report in reports] == [True, False]
+
+
+async def test_a_wrong_number_of_answers_is_an_engine_failure() -> None:
+    """Nobody is answered when the engine returns fewer rows than it was given: they could be anybody's."""
+    async with batcher_of(lambda pixels: pixels[1:]) as batcher:
+        with pytest.raises(EngineFailed):
+            await batcher.submit(np.zeros(1, np.float32))
+
+
+async def test_drain_finishes_what_is_queued_and_refuses_what_is_new() -> None:
+    """Stopping loses nobody who was accepted."""
+    gate = Gate()
+    batcher = Batcher([gate], max_batch=4, capacity=16)
+    batcher.start()
+    accepted = submit_all(batcher, range(6))
+    await entered(gate)
+    drained = asyncio.create_task(batcher.drain())
+    await asyncio.sleep(0)
+    with pytest.raises(Draining):
+        await batcher.submit(np.zeros(1, np.float32))
+    gate.open(times=2)
+    answers = await asyncio.gather(*accepted)
+    await drained
+
+    assert [value + 1.0 for value in range(6)] == [answer.output.item() for answer in answers]
+    assert not batcher.alive
+
+
+async def test_a_dead_loop_tells_every_waiter() -> None:
+    """If the loop itself dies, running and waiting rows get an error and `alive` turns false."""
+
+    def broken(_: BatchReport) -> None:
+        raise RuntimeError("a defect of the loop's own")
+
+    gate = Gate()
+    batcher = Batcher([gate], max_batch=1, capacity=16, on_batch=broken)
+    batcher.start()
+    callers = submit_all(batcher, range(3))
+    await entered(gate)
+    gate.open()
+    answers = await asyncio.gather(*callers, return_exceptions=True)
+    with pytest.raises(NotReady):
+        await batcher.submit(np.zeros(1, np.float32))
+    await batcher.drain()
+
+    assert [Answer, NotReady, NotReady] == [type(answer) for answer in answers]
+    assert not batcher.alive
+
+
+async def test_several_engines_share_the_queue() -> None:
+    """While one engine is busy, another takes the next rows."""
+    busy, free = Gate(), Gate()
+    async with batcher_of(busy, free, max_batch=1) as batcher:
+        callers = submit_all(batcher, range(2))
+        await entered(busy)
+        await entered(free)
+        busy.open()
+        free.open()
+        await asyncio.gather(*callers)
+
+    assert [1] == busy.batches == free.batches
+
+
+async def test_an_answer_carries_its_times() -> None:
+    """Seconds in the queue and seconds in the engine come with the answer."""
+    gate = Gate()
+    async with batcher_of(gate) as batcher:
+        callers = submit_all(batcher, range(1))
+        await entered(gate)
+        gate.open()
+        (answer,) = await asyncio.gather(*callers)
+
+    assert answer.queue_seconds >= 0
+    assert answer.run_seconds > 0

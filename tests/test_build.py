@@ -1,0 +1,191 @@
+"""`swin-export build`, from a checkpoint to a bundle that answers like its source."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from starlette.testclient import TestClient
+from transformers import pipeline
+
+from app import bundle as bundles
+from app.engine import open_engine
+from app.golden import check_golden
+from app.main import create_app
+from app.settings import Settings
+from model_export.__main__ import main
+from model_export.build import build
+from model_export.errors import ProofFailed, RequestError
+from model_export.progress import Progress
+from model_export.static import StaticBlock
+from tests.fakes import encode, picture, save_checkpoint
+
+QUIET = Progress(quiet=True)
+SIZES = [(120, 90), (90, 120), (300, 40), (64, 64), (17, 23)]
+
+
+def test_the_service_answers_like_the_pipeline(tiny_checkpoint: Path, tiny_bundle: Path) -> None:
+    """Top-5 labels in the same order, scores within 1e-4 of the transformers pipeline, on images of many shapes."""
+    classify = pipeline("image-classification", model=str(tiny_checkpoint))
+    images = [picture(*size, seed) for seed, size in enumerate(SIZES)]
+    with TestClient(create_app(Settings(bundle=tiny_bundle, device="cpu"))) as client:
+        for image in images:
+            expected = classify(image, top_k=5)
+            answer = client.post("/classify", content=encode(image)).json()["predictions"]
+
+            assert [row["label"] for row in expected] == [row["label"] for row in answer]
+            assert np.allclose([row["score"] for row in expected], [row["score"] for row in answer], atol=1e-4)
+
+
+def test_the_images_are_told_apart(tiny_bundle: Path) -> None:
+    """The random network gives different images different answers: parity on them means something."""
+    logits = bundles.load(tiny_bundle).golden_logits
+
+    assert len(set(logits.argmax(axis=1))) > 1 or np.ptp(logits, axis=0).max() > 0.1 * np.ptp(logits)
+
+
+def test_the_batch_axis_is_symbolic(tiny_bundle: Path) -> None:
+    """Input and output are what the contract says, with a batch of any size."""
+    graph = onnx.load(tiny_bundle / "model.onnx").graph
+
+    def shape(value: onnx.ValueInfoProto) -> list[str | int]:
+        return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+
+    assert [(value.name, shape(value)) for value in graph.input] == [("pixels", ["batch", 64, 64, 3])]
+    assert [(value.name, shape(value)) for value in graph.output] == [("logits", ["batch", 20])]
+    assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+
+
+def test_nothing_is_computed_that_could_be_a_constant(tiny_bundle: Path) -> None:
+    """No roll, no mask and no index arithmetic is left in the graph; the bytes are the only input of the network."""
+    operators = {node.op_type for node in onnx.load(tiny_bundle / "model.onnx").graph.node}
+
+    assert not operators & {
+        "ScatterND",
+        "ScatterElements",
+        "Where",
+        "Range",
+        "Shape",
+        "Concat",
+        "Div",
+        "Sqrt",
+        "Expand",
+    }
+
+
+def test_no_trace_of_the_machine_is_left(tiny_bundle: Path) -> None:
+    """Neither graph nor manifest names a folder of the machine that exported."""
+    for name in ("model.onnx", "manifest.json", "labels.json"):
+        assert not re.search(rb"(\.py\b|/(home|root|tmp|usr|work)/)", (tiny_bundle / name).read_bytes())
+
+
+def test_the_manifest_holds_the_proof(tiny_bundle: Path) -> None:
+    """Every stage of the proof is there with its difference, and all batch sizes were run."""
+    verified = bundles.load(tiny_bundle).manifest.verified
+
+    names = [stage.name for stage in verified.stages]
+    assert names[:4] == ["preprocessing, mean", "preprocessing, largest", "network", "static"]
+    assert names[4:] == ["onnx, batch of 1", "onnx, batch of 2", "onnx, batch of 3", "onnx, batch of 8", "end to end"]
+    assert all(stage.difference <= stage.tolerance for stage in verified.stages)
+    assert verified.top1_agreement == 1
+
+
+def test_the_golden_samples_pass_on_this_device(tiny_bundle: Path) -> None:
+    """What the export wrote, the service's own check accepts."""
+    bundle = bundles.load(tiny_bundle)
+
+    check_golden(bundle, open_engine(bundle.model, "cpu", threads=1, buckets=[1]))
+
+
+def test_ones_own_images_become_golden_samples(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """`--images` takes the images of a folder, and the bundle keeps them as PNG."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for seed in range(2):
+        (photos / f"photo-{seed}.jpg").write_bytes(encode(picture(700, 500, seed), "JPEG"))
+
+    assert main(["build", str(tiny_checkpoint), str(tmp_path / "out"), "--images", str(photos), "--quiet"]) == 0
+
+    golden = bundles.load(tmp_path / "out").manifest.golden
+    assert [sample.file for sample in golden.samples] == ["golden/photo-0.png", "golden/photo-1.png"]
+
+
+@pytest.mark.parametrize("stage", ["network", "static", "onnx, batch of 1"])
+def test_a_difference_is_found_at_its_stage(
+    stage: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A defect put into one stage fails the proof there, by name, and leaves nothing behind."""
+    match stage:
+        case "network":
+            monkeypatch.setattr("model_export.swin.MASKED", 0.0)
+        case "static":
+            monkeypatch.setattr(StaticBlock, "attend", lambda _, x: torch.zeros_like(x))
+        case _:
+            honest = open_engine
+
+            def dishonest(*arguments: Any) -> Any:
+                engine = honest(*arguments)
+                run = engine.run
+                engine.run = lambda pixels: run(pixels) + 1  # type: ignore[method-assign]  # the defect
+                return engine
+
+            monkeypatch.setattr("model_export.build.open_engine", dishonest)
+
+    with pytest.raises(ProofFailed) as failure:
+        build(str(tiny_checkpoint), tmp_path / "out", progress=QUIET)
+
+    assert stage == failure.value.stage
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_bundle_is_kept_unless_told(tiny_checkpoint: Path, tiny_bundle: Path) -> None:
+    """Without --force an existing output is refused before any work, with exit code 2."""
+    before = (tiny_bundle / "manifest.json").read_bytes()
+
+    assert main(["build", str(tiny_checkpoint), str(tiny_bundle)]) == 2
+    assert before == (tiny_bundle / "manifest.json").read_bytes()
+
+
+def test_force_replaces_a_bundle_and_nothing_else(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """--force replaces a bundle whole, and still leaves alone a folder that is none."""
+    output, other = tmp_path / "out", tmp_path / "other"
+    build(str(tiny_checkpoint), output, name="old", progress=QUIET)
+    other.mkdir()
+    (other / "thesis.tex").write_text("years of work")
+
+    build(str(tiny_checkpoint), output, name="new", replace=True, progress=QUIET)
+    with pytest.raises(RequestError, match="not a bundle"):
+        build(str(tiny_checkpoint), other, replace=True, progress=QUIET)
+
+    assert bundles.load(output).manifest.name == "new"
+    assert {output, other} == set(tmp_path.iterdir())
+
+
+def test_a_failure_is_one_line_and_names_its_cause(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A checkpoint that contradicts itself ends with exit code 2, one sentence, and no bundle."""
+    folder = save_checkpoint(tmp_path / "checkpoint")
+    config = json.loads((folder / "config.json").read_text()) | {"window_size": 2}
+    (folder / "config.json").write_text(json.dumps(config))
+
+    code = main(["build", str(folder), str(tmp_path / "out")])
+
+    lines = capsys.readouterr().err.splitlines()
+    assert code == 2
+    assert lines[-2] == "✗ read the checkpoint"
+    assert "relative_position_bias_table" in lines[-1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_help_is_a_manual_page(capsys: pytest.CaptureFixture[str]) -> None:
+    """`swin-export build --help` describes every option, gives examples and lists the exit codes."""
+    with pytest.raises(SystemExit) as exit_:
+        main(["build", "--help"])
+
+    text = capsys.readouterr().out
+    assert exit_.value.code == 0
+    for part in ("CHECKPOINT", "OUTPUT", "--revision", "--images", "--force", "examples:", "exit codes:"):
+        assert part in text

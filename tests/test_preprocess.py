@@ -1,0 +1,62 @@
+"""`app/preprocess.py`: pixels as the checkpoint was trained."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from app.bundle import Preprocessing
+from app.preprocess import preprocess
+from model_export.preprocessing import from_huggingface
+from tests.fakes import picture
+
+SIZES = [(500, 375), (375, 500), (1200, 90), (61, 640), (20, 20), (224, 224), (3, 5)]
+SQUASH: dict[str, Any] = {"size": {"height": 48, "width": 64}}
+CROP: dict[str, Any] = {
+    "size": {"shortest_edge": 73},
+    "do_center_crop": True,
+    "crop_size": {"height": 64, "width": 64},
+}
+
+
+def both(image: Image.Image, settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of the source's own processor, and ours."""
+    processor = ViTImageProcessorPil(**settings, do_rescale=False, do_normalize=False)
+    theirs = processor(images=image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+    recipe, _ = from_huggingface(settings)
+    return theirs.astype(int), preprocess(image, recipe).astype(int)
+
+
+@pytest.mark.parametrize("resample", range(6))
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_squash_is_the_source_s_own(size: tuple[int, int], resample: int) -> None:
+    """Resizing to a fixed size gives every pixel of the transformers library's processor, in every interpolation."""
+    theirs, ours = both(picture(*size), SQUASH | {"resample": resample})
+
+    assert np.array_equal(theirs, ours)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_resizing_only_what_the_crop_keeps_is_the_source_s_own(size: tuple[int, int]) -> None:
+    """Shorter side and crop in one step differ from one after the other by rounding: 0.1 levels in the mean."""
+    theirs, ours = both(picture(*size), CROP | {"resample": 3})
+    difference = np.abs(theirs - ours)
+
+    assert difference.mean() <= 0.1
+    assert difference.max() <= 12
+
+
+@pytest.mark.parametrize(("rounding", "left"), [("down", 1), ("half_even", 2)])
+def test_the_rounding_of_an_odd_margin_is_the_source_s(rounding: str, left: int) -> None:
+    """A margin of 3 pixels is cut 1 + 2 by Hugging Face and 2 + 1 by torchvision."""
+    columns = np.tile(np.arange(11, dtype=np.uint8), (8, 1))
+    image = Image.fromarray(np.stack([columns] * 3, axis=-1))
+    recipe = Preprocessing.model_validate_json(
+        f'{{"resize": {{"mode": "shorter_side", "size": 8}}, "interpolation": "nearest",'
+        f' "crop": {{"height": 8, "width": 8, "rounding": "{rounding}"}},'
+        ' "scale": 1, "mean": [0, 0, 0], "std": [1, 1, 1]}'
+    )
+
+    assert list(range(left, left + 8)) == preprocess(image, recipe)[0, :, 0].tolist()

@@ -1,0 +1,194 @@
+"""`swin-serve` as a process: signals, sockets, exit codes."""
+
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.bundle import Bundle
+from tests.fakes import encode
+
+START_SECONDS = 60
+
+
+class Served:
+    """A real `swin-serve`; its log is read line by line."""
+
+    def __init__(self, *options: str) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "app",
+            "run",
+            "--device",
+            "cpu",
+            "--log-format",
+            "json",
+            "--port",
+            "0",
+            *options,
+        ]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)  # noqa: S603  our own interpreter
+        self.log: queue.Queue[dict[str, object]] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.url = str(self.wait_for("listening")["url"])
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.put(json.loads(line))
+
+    def wait_for(self, message: str) -> dict[str, object]:
+        """The next event of this name."""
+        while True:
+            event = self.log.get(timeout=START_SECONDS)
+            if event["message"] == message:
+                return event
+
+    def stop(self) -> int:
+        """End it if it still runs; its exit code."""
+        if self.process.poll() is None:
+            self.process.kill()
+        code = self.process.wait(timeout=START_SECONDS)
+        self._reader.join()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        return code
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    """The demonstration bundle, served by a process of its own."""
+    served = Served()
+    try:
+        yield served
+    finally:
+        served.stop()
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`swin-serve`, expected to end by itself."""
+    command = [sys.executable, "-m", "app", *arguments]
+    return subprocess.run(  # noqa: S603  our own interpreter
+        command, capture_output=True, text=True, timeout=START_SECONDS, env=os.environ | environment, check=False
+    )
+
+
+def test_callers_on_real_sockets_get_their_own_answers(served: Served) -> None:
+    """Sixty-four clients at once over HTTP: distinct images, distinct answers, each the one it gets alone."""
+    random = np.random.default_rng(1)
+    images = [encode(Image.fromarray(random.integers(0, 256, (32, 32), np.uint8))) for _ in range(64)]
+    limits = httpx.Limits(max_connections=64)
+    with httpx.Client(base_url=served.url, limits=limits, timeout=30) as client, ThreadPoolExecutor(64) as callers:
+
+        def ask(image: bytes) -> str:
+            rows = client.post("/classify?top_k=10", content=image).json()["predictions"]
+            return str([(row["index"], round(row["score"], 4)) for row in rows])
+
+        alone = [ask(image) for image in images]
+        together = list(callers.map(ask, images))
+
+    assert len(set(alone)) == 64
+    assert alone == together
+
+
+def test_sigterm_drains_and_exits_with_0(served: Served, demo: Bundle) -> None:
+    """A request that is in flight when the signal comes is answered; then the process ends, with 0."""
+    image = (demo.folder / "golden/seven.png").read_bytes()
+    host, port = served.url.removeprefix("http://").split(":")
+    head = f"POST /classify HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(image)}\r\n\r\n".encode()
+    with socket.create_connection((host, int(port)), timeout=START_SECONDS) as connection:
+        connection.sendall(head + image[:10])
+        httpx.get(f"{served.url}/health/live")  # a later request was served: the head of ours has been read
+        served.process.send_signal(signal.SIGTERM)
+        served.wait_for("draining")
+        connection.sendall(image[10:])
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b'"seven"' in answer
+    assert served.process.wait(timeout=START_SECONDS) == 0
+
+
+def test_readiness_goes_off_before_the_port_closes() -> None:
+    """During `drain_delay` the service still classifies, and tells load balancers to look elsewhere."""
+    served = Served("--drain-delay", "60")
+    try:
+        before = httpx.get(f"{served.url}/health/ready").status_code
+        served.process.send_signal(signal.SIGTERM)
+        served.wait_for("draining")
+        ready = httpx.get(f"{served.url}/health/ready")
+        live = httpx.get(f"{served.url}/health/live").status_code
+        image = encode(Image.new("L", (8, 8)))
+        classified = httpx.post(f"{served.url}/classify", content=image).status_code
+        served.process.send_signal(signal.SIGTERM)  # the second one does not wait for the delay
+        code = served.process.wait(timeout=START_SECONDS)
+    finally:
+        served.stop()
+
+    assert (before, ready.status_code, ready.json()["status"], live, classified) == (200, 503, "draining", 200, 200)
+    assert code == 0
+
+
+def test_cuda_without_cuda_is_one_sentence_and_exit_code_2() -> None:
+    """`device=cuda` on a machine without it never becomes a session on the CPU."""
+    ended = run("run", "--device", "cuda", "--port", "0")
+
+    assert ended.returncode == 2
+    assert "swin-serve: this ONNX Runtime is built without CUDAExecutionProvider" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_port_in_use_is_one_sentence_and_exit_code_2(served: Served) -> None:
+    """A second service on the same port says so."""
+    ended = run("--port", served.url.rsplit(":", 1)[1])
+
+    assert ended.returncode == 2
+    assert "Address already in use" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_missing_bundle_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
+    """So is a bundle that is not there."""
+    ended = run("--bundle", str(tmp_path), "--port", "0")
+
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [
+        (["--port", "99999"], {}),
+        (["--device", "gpu"], {}),
+        (["--nonsense"], {}),
+        ([], {"SWIN_MAX_BATCH": "0"}),
+        (["serve"], {}),
+    ],
+)
+def test_bad_options_end_with_exit_code_2(arguments: list[str], environment: dict[str, str]) -> None:
+    """A value out of bounds, an unknown option or command, on the command line or in the environment."""
+    ended = run(*arguments, **environment)
+
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+
+
+def test_an_option_wins_over_the_environment() -> None:
+    """`--port` beats SWIN_PORT."""
+    ended = run("--port", "99999", SWIN_PORT="0")
+
+    assert ended.returncode == 2

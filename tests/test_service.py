@@ -1,0 +1,307 @@
+"""The service over HTTP, in process: routes, errors, metrics."""
+
+import asyncio
+import logging
+from collections.abc import Iterator, MutableMapping
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from fastapi import FastAPI
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
+
+from app import errors
+from app.bundle import Bundle
+from app.main import create_app
+from app.settings import Settings
+from tests.fakes import Gate, HeldSession, encode, picture
+from tests.test_image import header_of_png
+
+SETTINGS = Settings(device="cpu", threads=1)
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[TestClient]:
+    """The demonstration bundle, served."""
+    with TestClient(create_app(SETTINGS)) as client:
+        yield client
+
+
+def digit(demo: Bundle, name: str) -> bytes:
+    return (demo.folder / f"golden/{name}.png").read_bytes()
+
+
+def value(client: TestClient, name: str, **labels: str) -> float:
+    """One sample of the metrics."""
+    for family in text_string_to_metric_families(client.get("/metrics").text):
+        for sample in family.samples:
+            if sample.name == name and labels.items() <= sample.labels.items():
+                return sample.value
+    return 0.0
+
+
+@pytest.mark.parametrize("name", ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
+def test_a_digit_is_named(client: TestClient, demo: Bundle, name: str) -> None:
+    """The body is the image; the answer begins with its class."""
+    answer = client.post("/classify", content=digit(demo, name)).json()["predictions"]
+
+    assert name == answer[0]["label"]
+    assert len(answer) == 5
+
+
+def test_a_form_is_the_same_request(client: TestClient, demo: Bundle) -> None:
+    """Raw body and multipart field `file` get the same answer."""
+    data = digit(demo, "seven")
+
+    raw = client.post("/classify", content=data)
+    form = client.post("/classify", files={"file": ("seven.png", data, "image/png")})
+
+    assert raw.json() == form.json()
+
+
+@pytest.mark.parametrize(("query", "count"), [("", 5), ("?top_k=1", 1), ("?top_k=10", 10), ("?top_k=99", 10)])
+def test_top_k(client: TestClient, demo: Bundle, query: str, count: int) -> None:
+    """As many classes as asked for, best first; never more than there are."""
+    scores = [
+        row["score"] for row in client.post(f"/classify{query}", content=digit(demo, "two")).json()["predictions"]
+    ]
+
+    assert count == len(scores)
+    assert sorted(scores, reverse=True) == scores
+
+
+def test_stage_times_are_in_the_answer(client: TestClient, demo: Bundle) -> None:
+    """Server-Timing names every stage of the request."""
+    header = client.post("/classify", content=digit(demo, "two")).headers["server-timing"]
+
+    stages = {part.split(";dur=")[0] for part in header.split(", ")}
+    assert {"read", "decode", "preprocess", "queue", "infer", "rank"} == stages
+
+
+def test_a_batch_has_a_result_or_an_error_per_image_in_order(client: TestClient, demo: Bundle) -> None:
+    """One bad image of a batch fails alone."""
+    files = [("files", digit(demo, "three")), ("files", b"no image"), ("files", digit(demo, "four"))]
+
+    results = client.post("/classify/batch", files=files).json()["results"]
+
+    assert results[0]["predictions"][0]["label"] == "three"
+    assert results[1]["error"]["code"] == "unsupported_image"
+    assert results[2]["predictions"][0]["label"] == "four"
+
+
+def test_a_large_image_takes_the_pool(client: TestClient) -> None:
+    """An image above the in-place size is decoded and answered too."""
+    assert client.post("/classify", content=encode(picture(900, 700), "JPEG")).status_code == 200
+
+
+BIG = 20_000
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "code"),
+    [
+        (encode(picture(300, 200), "JPEG")[:3000], 422, "unreadable_image"),
+        (b"", 422, "unreadable_image"),
+        (b"I am a text file, not an image.\n", 415, "unsupported_image"),
+        (header_of_png(BIG, BIG), 413, "image_too_large"),
+        (encode(Image.new("1", (BIG, BIG))), 413, "image_too_large"),
+    ],
+    ids=["truncated JPEG", "empty body", "text file", "header of a bomb", "20000×20000 PNG"],
+)
+def test_bad_images_get_their_problem_document(client: TestClient, data: bytes, status: int, code: str) -> None:
+    """What is wrong with an image is said in RFC 9457's form, with the status of its error."""
+    answer = client.post("/classify", content=data)
+
+    assert (status, "application/problem+json") == (answer.status_code, answer.headers["content-type"])
+    assert {"type", "title", "status", "detail", "code"} == answer.json().keys()
+    assert (status, code) == (answer.json()["status"], answer.json()["code"])
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "status", "code"),
+    [
+        ("/classify?top_k=0", {"content": b"x"}, 422, "bad_option"),
+        ("/classify?top_k=many", {"content": b"x"}, 422, "bad_option"),
+        ("/classify", {"files": {"wrong": b"x"}}, 422, "bad_option"),
+        ("/classify", {"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 422, "bad_option"),
+        ("/classify", {"files": [("file", b"x"), ("file", b"y")]}, 422, "bad_option"),
+        ("/classify/batch", {"content": b"x"}, 422, "bad_option"),
+        ("/classify/batch", {"files": [("files", b"x")] * 65}, 422, "bad_option"),
+        ("/nowhere", {"content": b"x"}, 404, "not_found"),
+        ("/health/live", {"content": b"x"}, 405, "method_not_allowed"),
+    ],
+)
+def test_bad_requests_get_a_problem_document(
+    client: TestClient, path: str, options: dict[str, Any], status: int, code: str
+) -> None:
+    """Wrong options, forms, routes and methods are told in the same form."""
+    answer = client.post(path, **options)
+
+    assert (status, code) == (answer.status_code, answer.json()["code"])
+
+
+def test_a_body_over_the_limit_is_refused() -> None:
+    """By its announced length, and by what arrives when nothing is announced."""
+    with TestClient(create_app(Settings(device="cpu", threads=1, max_body_mib=1))) as client:
+        announced = client.post("/classify", content=b"x" * (2**20 + 1))
+        streamed = client.post("/classify", content=iter([b"x" * 2**20, b"x"]))
+
+    assert [announced.status_code, streamed.status_code] == [413, 413]
+
+
+def test_the_request_id_is_kept_or_made(client: TestClient) -> None:
+    """A sane X-Request-ID comes back; one that could forge a log line is replaced."""
+    kept = client.get("/health/live", headers={"x-request-id": "abc-123"}).headers["x-request-id"]
+    replaced = client.get("/health/live", headers={"x-request-id": "a b\tc"}).headers["x-request-id"]
+
+    assert kept == "abc-123"
+    assert len(replaced) == 32
+
+
+def test_health_and_model(client: TestClient, demo: Bundle) -> None:
+    """Liveness, readiness, and the truth about model and device."""
+    assert client.get("/health/live").json() == {"status": "alive"}
+    assert client.get("/health/ready").json() == {"status": "ready"}
+
+    model = client.get("/model").json()
+    assert demo.manifest.model_dump(mode="json") == model["manifest"]
+    assert model["device"]["provider"] == "CPUExecutionProvider"
+    assert [bucket["batch"] for bucket in model["buckets"]] == [1, 2, 4, 8]
+
+
+def test_metrics_count(client: TestClient, demo: Bundle) -> None:
+    """A request moves its counters: by route and code, by stage, by reason of refusal."""
+    before = value(client, "swin_requests_total", route="/classify", code="200")
+    refused = value(client, "swin_rejected_total", reason="unsupported_image")
+    ranked = value(client, "swin_stage_seconds_count", stage="rank")
+    client.post("/classify", content=digit(demo, "two"))
+    client.post("/classify", content=b"no image")
+
+    assert before + 1 == value(client, "swin_requests_total", route="/classify", code="200")
+    assert refused + 1 == value(client, "swin_rejected_total", reason="unsupported_image")
+    assert ranked + 1 == value(client, "swin_stage_seconds_count", stage="rank")
+    assert value(client, "swin_ready") == 1
+
+
+def test_a_defect_is_answered_and_logged_once(
+    client: TestClient, demo: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What nobody thought of is a 500 without details for the caller, and one stack trace in the log."""
+    monkeypatch.setattr("app.classifier.top_k", None)
+    with caplog.at_level(logging.ERROR):
+        answer = client.post("/classify", content=digit(demo, "two"))
+
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    assert "TypeError" not in answer.text
+    assert len(caplog.records) == 1
+    assert "x-request-id" in answer.headers
+
+
+def test_an_engine_failure_is_a_500_and_the_next_request_works(
+    client: TestClient, demo: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller hears that the model failed; the service lives on."""
+    with monkeypatch.context() as patch:
+        patch.setattr("app.batcher.np.stack", None)
+        failed = client.post("/classify", content=digit(demo, "two"))
+
+    assert (failed.status_code, failed.json()["code"]) == (500, "engine_failed")
+    assert client.post("/classify", content=digit(demo, "two")).status_code == 200
+
+
+@pytest.mark.anyio
+async def test_sixty_four_callers_get_their_own_answers() -> None:
+    """Sixty-four images at once: each gets what it gets alone, all are different, and batches of several form."""
+    random = np.random.default_rng(0)
+    images = [encode(Image.fromarray(random.integers(0, 256, (32, 32), np.uint8))) for _ in range(64)]
+    app = create_app(SETTINGS)
+    async with app.router.lifespan_context(app), caller_of(app) as caller:
+        sample = app.state.service.metrics.registry.get_sample_value
+        alone = [scores(await caller.post("/classify?top_k=10", content=image)) for image in images]
+        batches_alone = sample("swin_batch_size_count")
+        together = await asyncio.gather(*(caller.post("/classify?top_k=10", content=image) for image in images))
+        batches_together = sample("swin_batch_size_count") - batches_alone
+
+    assert len({tuple(np.round(row, 4)) for row in alone}) == 64
+    assert np.allclose(alone, [scores(answer) for answer in together], atol=1e-5)
+    assert batches_alone == 64
+    assert 8 <= batches_together < 64
+
+
+@pytest.mark.anyio
+async def test_a_full_queue_answers_429(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the engine busy and the queue full, the next caller is refused with Retry-After; the others are answered."""
+    gate = Gate()
+    app = create_app(Settings(device="cpu", threads=1, max_batch=1, queue_images=2))
+    async with app.router.lifespan_context(app), caller_of(app) as caller:
+        engine = app.state.service.engine
+        monkeypatch.setattr(engine, "_session", HeldSession(engine._session, gate))  # noqa: SLF001  to hold it
+        running = asyncio.create_task(caller.post("/classify", content=digit(demo, "two")))
+        await asyncio.to_thread(gate.wait_until_entered)
+        calls = [asyncio.create_task(caller.post("/classify", content=digit(demo, "two"))) for _ in range(3)]
+        refused, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        gate.open(times=3)
+        answers = await asyncio.gather(running, *calls)
+
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 200, 429]
+    (refusal,) = (call.result() for call in refused)
+    assert (refusal.json()["code"], refusal.headers["retry-after"]) == ("overloaded", "1")
+
+
+@pytest.mark.anyio
+async def test_a_caller_that_hangs_up_is_let_go(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its row is abandoned as soon as the connection closes, is counted, and nothing is sent to nobody."""
+    gate, sent = Gate(), list[MutableMapping[str, Any]]()
+    hung_up = asyncio.Event()
+    body = iter([{"type": "http.request", "body": digit(demo, "two"), "more_body": False}])
+
+    async def receive() -> dict[str, Any]:
+        for message in body:
+            return message
+        await hung_up.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    app = create_app(SETTINGS)
+    async with app.router.lifespan_context(app):
+        engine, metrics = app.state.service.engine, app.state.service.metrics
+        monkeypatch.setattr(engine, "_session", HeldSession(engine._session, gate))  # noqa: SLF001  to hold it
+        scope = {"type": "http", "method": "POST", "path": "/classify", "query_string": b"", "headers": [], "app": app}
+        request = asyncio.create_task(app(scope, receive, send))
+        await asyncio.to_thread(gate.wait_until_entered)
+        hung_up.set()
+        await request
+        gate.open()
+
+    assert sent == []
+    assert metrics.registry.get_sample_value("swin_abandoned_total", {"stage": "infer"}) == 1
+    assert metrics.registry.get_sample_value("swin_requests_total", {"route": "/classify", "code": "499"}) == 1
+
+
+def caller_of(app: FastAPI) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://swin")
+
+
+def scores(answer: httpx.Response) -> list[float]:
+    """Scores in the order of the classes."""
+    rows = answer.json()["predictions"]
+    return [row["score"] for row in sorted(rows, key=lambda row: row["index"])]
+
+
+def test_every_error_has_a_status_and_is_documented(client: TestClient) -> None:
+    """Each leaf of the tree has its own code, and appears in OpenAPI under its status."""
+    responses = client.get("/openapi.json").json()["paths"]["/classify"]["post"]["responses"]
+    leaves = [leaf for leaf in descendants(errors.ServiceError) if not leaf.__subclasses__()]
+
+    assert len(leaves) == len({leaf.code for leaf in leaves})
+    for leaf in leaves:
+        assert f"`{leaf.code}`" in responses[str(leaf.status)]["description"]
+
+
+def descendants(kind: type[errors.ServiceError]) -> list[type[errors.ServiceError]]:
+    return [each for child in kind.__subclasses__() for each in (child, *descendants(child))]

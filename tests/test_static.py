@@ -1,0 +1,84 @@
+"""`model_export/static.py` is `swin.py` with the constants baked in."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from app.bundle import Preprocessing, Squash
+from model_export.static import PADDING, StaticBlock, StaticSwin, block_order
+from model_export.swin import Swin, SwinConfig
+from model_export.verify import normalise
+from tests.fakes import randomise
+
+SMALL: dict[str, Any] = {"num_classes": 7, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4), "window_size": 4}
+SHAPES: dict[str, dict[str, Any]] = {
+    "window 4": {"input_size": (32, 32)},
+    "window 7": {"input_size": (112, 112), "window_size": 7, "depths": (2, 2, 2), "num_heads": (2, 4, 8)},
+    "window 12": {"input_size": (192, 192), "window_size": 12, "num_heads": (1, 2)},
+    "ape": {"input_size": (56, 56), "window_size": 7, "ape": True},
+    "no patch norm, no qkv bias": {"input_size": (32, 32), "patch_norm": False, "qkv_bias": False},
+    "odd depths": {"input_size": (64, 64), "depths": (3, 1)},
+    "not square": {"input_size": (64, 96), "ape": True},
+    "padded maps": {"input_size": (72, 104), "depths": (2, 2, 2), "num_heads": (2, 4, 4), "ape": True},
+    "odd maps to merge": {"input_size": (36, 36), "window_size": 3, "depths": (2, 2, 1), "num_heads": (2, 4, 4)},
+    "window larger than the map": {"input_size": (32, 32), "window_size": 6},
+    "patch 2": {"input_size": (32, 32), "patch_size": 2},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_equals_the_published_network(shape: dict[str, Any]) -> None:
+    """Bytes through the static network give the logits of normalised images through `swin.py`, within 1e-5."""
+    network = Swin(SwinConfig(**(SMALL | shape))).requires_grad_(requires_grad=False).eval()
+    randomise(network)
+    height, width = shape["input_size"]
+    recipe = Preprocessing(
+        resize=Squash(mode="squash", height=height, width=width),
+        crop=None,
+        interpolation="bicubic",
+        scale=1 / 255,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    )
+    static = StaticSwin(network, recipe.scale, recipe.mean, recipe.std).eval()
+    pixels = torch.randint(0, 256, (8, height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    expected = network(normalise(pixels, recipe))
+    for batch in (1, 2, 3, 8):
+        difference = (static(pixels[:batch]) - expected[:batch]).abs().max()
+
+        assert difference <= 1e-5 * (expected.max() - expected.min())
+
+
+def test_the_stream_is_reordered_once_between_blocks() -> None:
+    """Two blocks of one stage need one gather, and the first block of a stage none: merging gathers in its order."""
+    static = baked(input_size=(64, 64), depths=(2, 2))
+
+    names = [type(step).__name__ for step in static.steps]
+
+    expected = ["StaticBlock", "Gather", "StaticBlock", "StaticPatchMerging", "StaticBlock", "Gather", "StaticBlock"]
+    assert expected == names
+
+
+def test_mask_and_bias_are_one_constant() -> None:
+    """A block without shift shares its bias between the windows; a shifted one has a row for each."""
+    steps = baked(input_size=(32, 32), depths=(2,), num_heads=(2,)).steps
+    first, second = (step for step in steps if isinstance(step, StaticBlock))
+
+    assert first.bias.shape == (1, 2, 16, 16)
+    assert second.bias.shape == (4, 2, 16, 16)
+
+
+def test_every_position_has_a_slot() -> None:
+    """An order is a permutation of the map, and padding where windows are filled up."""
+    config = SwinConfig(**(SMALL | {"input_size": (36, 44)}))
+
+    order = block_order(config, 0, 1)
+
+    assert list(range(9 * 11)) == sorted(order[order != PADDING].tolist())
+    assert len(order) == 12 * 12
+
+
+def baked(**shape: Any) -> StaticSwin:
+    network = Swin(SwinConfig(**(SMALL | shape))).requires_grad_(requires_grad=False)
+    return StaticSwin(network, 1 / 255, [0.5] * 3, [0.5] * 3)
