@@ -1,0 +1,66 @@
+"""What is written is true: settings, metrics and the tree of the README are those of the code."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from app.metrics import Metrics
+from app.settings import DEMO_BUNDLE, Settings
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def settings_table() -> str:
+    """The README's table of settings, made from the settings. Paste it there when it differs."""
+    rows = [
+        f"| `--{name.replace('_', '-')}` | `SWIN_{name.upper()}` | {shown(field.default)} | {field.description} |"
+        for name, field in Settings.model_fields.items()
+    ]
+    return "\n".join(["| option | variable | default | what it trades for what |", "| --- | --- | --- | --- |", *rows])
+
+
+def shown(default: Any) -> str:
+    if default is None:
+        return "unset"
+    return "`app/demo_bundle`" if default == DEMO_BUNDLE else f"`{default}`"
+
+
+def test_every_setting_is_in_the_readme() -> None:
+    """Name, default and sentence of each setting stand in the README as in the code."""
+    assert settings_table() in README
+
+
+def test_every_setting_gives_a_reason() -> None:
+    """A setting without a sentence could not be chosen."""
+    assert all(field.description and field.description.endswith(".") for field in Settings.model_fields.values())
+
+
+def test_every_metric_is_documented() -> None:
+    """docs/metrics.md has every metric with its labels, and none that is not there."""
+    documented = {
+        name: re.findall(r"`(\w+)`", labels)
+        for name, labels in re.findall(r"^\| `(swin_\w+)` \| (.*?) \|", (ROOT / "docs/metrics.md").read_text(), re.M)
+    }
+    suffix = {"counter": "_total", "info": "_info"}
+    actual = {
+        f"{family.name}{suffix.get(family.type, '')}": list(collector._labelnames)  # noqa: SLF001  not to be had otherwise
+        for collector in vars(Metrics()).values()
+        if hasattr(collector, "_labelnames")
+        for family in collector.describe()
+    }
+
+    assert actual.keys() == documented.keys()
+    assert all(documented[name] == labels for name, labels in actual.items() if labels)
+
+
+def test_every_file_is_in_the_tree() -> None:
+    """Each module has its line in the README's tree, and the tree names nothing that is not there."""
+    tree = README.split("## The house")[1].split("```")[1]
+    drawn = set(re.findall(r"^ +([\w.]+\.py|[\w.]+/)", tree, re.M))
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    modules = {Path(name).name for name in tracked if name.startswith(("app/", "model_export/")) and name.endswith(".py")}
+
+    assert modules - {"__init__.py"} <= drawn
+    assert {name for name in drawn if name.endswith(".py")} <= modules
