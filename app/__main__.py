@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import importlib.metadata
 import logging
 import signal
 import socket
@@ -22,34 +23,39 @@ from app.settings import Settings
 
 log = logging.getLogger("swin.start")
 
-DONE, REFUSED = 0, 2
+DONE, INTERRUPTED, REFUSED = 0, 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand; without one, `run`. Returns the exit code: 0 done, 2 the request was wrong."""
+    """Run a subcommand; without one, `run`. Returns the exit code: 0 done, 1 interrupted, 2 the request was wrong."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version"}):
         arguments.insert(0, "run")
-    parser = argparse.ArgumentParser(
-        prog="swin-serve", description="Serve a Swin Transformer image classifier over HTTP."
-    )
-    commands = parser.add_subparsers(title="commands", required=True)
-    run = commands.add_parser(
-        "run",
-        help="serve a bundle (the default command)",
-        description="Serve a bundle over HTTP. Every option can also be set as the environment variable SWIN_<NAME>.",
-    )
-    options = CliSettingsSource[argparse.ArgumentParser](
-        Settings, root_parser=run, cli_kebab_case=True, cli_hide_none_type=True
-    )
+    parser, options = _parser()
     try:
-        settings = Settings(_cli_settings_source=options(parsed_args=parser.parse_args(arguments)))
-        return _run(settings)
+        return _run(Settings(_cli_settings_source=options(parsed_args=parser.parse_args(arguments))))
+    except KeyboardInterrupt:  # before the server took over the signals
+        return INTERRUPTED
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         return _refuse(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
     except StartError as error:
         return _refuse(str(error))
+
+
+def _parser() -> tuple[argparse.ArgumentParser, CliSettingsSource[argparse.ArgumentParser]]:
+    parser = argparse.ArgumentParser(
+        prog="swin-serve",
+        description="Serve a Swin Transformer image classifier over HTTP.",
+        epilog="exit codes: 0 done, 1 the work failed, 2 the request was wrong (option, bundle or device)",
+    )
+    parser.add_argument("--version", action="version", version=importlib.metadata.version("swin-serve"))
+    run = parser.add_subparsers(title="commands", required=True).add_parser(
+        "run",
+        help="serve a bundle (the default command)",
+        description="Serve a bundle over HTTP. Every option can also be set as the environment variable SWIN_<NAME>.",
+    )
+    return parser, CliSettingsSource(Settings, root_parser=run, cli_kebab_case=True, cli_hide_none_type=True)
 
 
 def _refuse(reason: str) -> int:
@@ -107,7 +113,7 @@ class Server(uvicorn.Server):
             host, port = listener.getsockname()[:2]
             log.info("listening", extra={"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"})
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  uvicorn calls it as signal handlers are called
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (uvicorn calls it as signal handlers are called)
         """Not passed on to uvicorn, which would end the process by the signal: a drain that worked exits with 0."""
         service = self._app.state.service
         if service.is_draining:

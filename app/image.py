@@ -70,7 +70,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         is_turned = image.getexif().get(EXIF_ORIENTATION, 1) != 1
-    except Exception:  # noqa: BLE001  EXIF is advice: however it is damaged, it is then not followed
+    except Exception:  # noqa: BLE001 (EXIF is advice: however it is damaged, it is then not followed)
         return image
     return ImageOps.exif_transpose(image) if is_turned else image
 

@@ -17,8 +17,8 @@ def configure(style: str, level: str) -> None:
     handler.setFormatter(JsonLine() if style == "json" else TextLine())
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.captureWarnings(capture=True)
-    for name in ("uvicorn.error", "asyncio"):  # theirs are many lines per event; ours say the same in one
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # ours say in one line what it says in six
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a damaged form is the caller's news, not ours
 
 
 class TextLine(logging.Formatter):

@@ -36,7 +36,7 @@ class Metrics:
         self.batches_failed = Counter("swin_batches_failed", "Batches the engine could not run.", registry=registry)
         self.queue_depth = Gauge("swin_queue_depth", "Images that wait for an engine.", registry=registry)
         self.decode_depth = Gauge("swin_decode_depth", "Images in decoding or waiting for it.", registry=registry)
-        self.rejected = Counter("swin_rejected", "Requests refused, by error code.", ["reason"], registry=registry)
+        self.rejected = Counter("swin_rejected", "Images not classified, by error code.", ["reason"], registry=registry)
         self.abandoned = Counter("swin_abandoned", "Callers that left, by stage.", ["stage"], registry=registry)
         self.engine_busy_seconds = Counter(
             "swin_engine_busy_seconds", "Time the engine ran batches.", registry=registry

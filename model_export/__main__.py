@@ -1,6 +1,8 @@
 """`swin-export`: the build step at the command line."""
 
 import argparse
+import importlib.metadata
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +45,7 @@ exit codes:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand. Returns the exit code: 0 done, 1 the work failed, 2 the request was wrong."""
     options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as Ctrl-C does
     try:
         build(
             options.checkpoint,
@@ -73,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="swin-export", description="Export a Swin Transformer classifier to a bundle."
     )
+    parser.add_argument("--version", action="version", version=importlib.metadata.version("swin-serve"))
     commands = parser.add_subparsers(title="commands", required=True)
     build_parser = commands.add_parser(
         "build",

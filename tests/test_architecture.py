@@ -119,7 +119,7 @@ def test_the_service_imports_without_torch() -> None:
     """`import app.main` works where the build step's libraries cannot be imported."""
     blocked = "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'onnx', 'model_export')))"
 
-    done = subprocess.run(  # noqa: S603  our own interpreter
+    done = subprocess.run(  # noqa: S603 (our own interpreter)
         [sys.executable, "-c", f"{blocked}; import app.main, app.__main__"],
         capture_output=True,
         text=True,

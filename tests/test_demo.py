@@ -79,6 +79,6 @@ def test_training_learns(monkeypatch: pytest.MonkeyPatch) -> None:
     train, held_out = recipe.digits()
 
     network = recipe.train(train)
-    logits = network(pixel_values=recipe._tensor(held_out.images)).logits  # noqa: SLF001  the recipe's own resizing
+    logits = network(pixel_values=recipe._tensor(held_out.images)).logits  # noqa: SLF001 (the recipe's own resizing)
 
     assert (logits.argmax(dim=1).numpy() == held_out.classes).mean() > 0.5

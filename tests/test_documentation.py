@@ -1,7 +1,6 @@
 """What is written is true: settings, metrics and the tree of the README are those of the code."""
 
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +40,13 @@ def test_every_metric_is_documented() -> None:
     """docs/metrics.md has every metric with its labels, and none that is not there."""
     documented = {
         name: re.findall(r"`(\w+)`", labels)
-        for name, labels in re.findall(r"^\| `(swin_\w+)` \| (.*?) \|", (ROOT / "docs/metrics.md").read_text(), re.M)
+        for name, labels in re.findall(
+            r"^\| `(swin_\w+)` \| (.*?) \|", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE
+        )
     }
     suffix = {"counter": "_total", "info": "_info"}
     actual = {
-        f"{family.name}{suffix.get(family.type, '')}": list(collector._labelnames)  # noqa: SLF001  not to be had otherwise
+        f"{family.name}{suffix.get(family.type, '')}": list(collector._labelnames)  # noqa: SLF001 (not to be had otherwise)
         for collector in vars(Metrics()).values()
         if hasattr(collector, "_labelnames")
         for family in collector.describe()
@@ -58,9 +59,8 @@ def test_every_metric_is_documented() -> None:
 def test_every_file_is_in_the_tree() -> None:
     """Each module has its line in the README's tree, and the tree names nothing that is not there."""
     tree = README.split("## The house")[1].split("```")[1]
-    drawn = set(re.findall(r"^ +([\w.]+\.py|[\w.]+/)", tree, re.M))
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    modules = {Path(name).name for name in tracked if name.startswith(("app/", "model_export/")) and name.endswith(".py")}
+    drawn = set(re.findall(r"^ +([\w.]+\.py|[\w.]+/)", tree, re.MULTILINE))
+    modules = {path.name for folder in ("app", "model_export") for path in (ROOT / folder).rglob("*.py")}
 
     assert modules - {"__init__.py"} <= drawn
     assert {name for name in drawn if name.endswith(".py")} <= modules

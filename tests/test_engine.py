@@ -95,7 +95,7 @@ def test_auto_says_why(demo: Bundle) -> None:
 
 def test_no_fallback_at_run_time(engine: Engine) -> None:
     """The session does not replace itself by one on another provider when a run fails."""
-    assert not engine._session._enable_fallback  # noqa: SLF001  ONNX Runtime has no public way to ask
+    assert not engine._session._enable_fallback  # noqa: SLF001 (ONNX Runtime has no public way to ask)
 
 
 def test_the_self_test_notices_a_difference(engine: Engine) -> None:

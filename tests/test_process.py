@@ -40,7 +40,7 @@ class Served:
             "0",
             *options,
         ]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)  # noqa: S603  our own interpreter
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)  # noqa: S603 (our own interpreter)
         self.log: queue.Queue[dict[str, object]] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -82,7 +82,7 @@ def served() -> Iterator[Served]:
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """`swin-serve`, expected to end by itself."""
     command = [sys.executable, "-m", "app", *arguments]
-    return subprocess.run(  # noqa: S603  our own interpreter
+    return subprocess.run(  # noqa: S603 (our own interpreter)
         command, capture_output=True, text=True, timeout=START_SECONDS, env=os.environ | environment, check=False
     )
 

@@ -238,7 +238,7 @@ async def test_a_full_queue_answers_429(demo: Bundle, monkeypatch: pytest.Monkey
     app = create_app(Settings(device="cpu", threads=1, max_batch=1, queue_images=2))
     async with app.router.lifespan_context(app), caller_of(app) as caller:
         engine = app.state.service.engine
-        monkeypatch.setattr(engine, "_session", HeldSession(engine._session, gate))  # noqa: SLF001  to hold it
+        monkeypatch.setattr(engine, "_session", HeldSession(engine._session, gate))  # noqa: SLF001 (to hold it)
         running = asyncio.create_task(caller.post("/classify", content=digit(demo, "two")))
         await asyncio.to_thread(gate.wait_until_entered)
         calls = [asyncio.create_task(caller.post("/classify", content=digit(demo, "two"))) for _ in range(3)]
@@ -270,7 +270,7 @@ async def test_a_caller_that_hangs_up_is_let_go(demo: Bundle, monkeypatch: pytes
     app = create_app(SETTINGS)
     async with app.router.lifespan_context(app):
         engine, metrics = app.state.service.engine, app.state.service.metrics
-        monkeypatch.setattr(engine, "_session", HeldSession(engine._session, gate))  # noqa: SLF001  to hold it
+        monkeypatch.setattr(engine, "_session", HeldSession(engine._session, gate))  # noqa: SLF001 (to hold it)
         scope = {"type": "http", "method": "POST", "path": "/classify", "query_string": b"", "headers": [], "app": app}
         request = asyncio.create_task(app(scope, receive, send))
         await asyncio.to_thread(gate.wait_until_entered)

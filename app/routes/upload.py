@@ -47,8 +47,8 @@ async def read_form(request: Request, field: str, most: int) -> AsyncIterator[li
     parser = MultiPartParser(request.headers, _within_limit(request), max_files=most, max_fields=most)
     try:
         form = await parser.parse()
-    except (MultiPartException, KeyError) as error:  # KeyError: no boundary in the content type
-        raise BadOption(f"The form cannot be read: {getattr(error, 'message', 'it has no boundary')}") from error
+    except MultiPartException as error:
+        raise BadOption(f"The form cannot be read: {error.message}") from error
     try:
         yield _files(form, field)
     finally:
