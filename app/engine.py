@@ -5,6 +5,7 @@ constructor fails, and during `run`. So a device is believed only after the sess
 the network says so too, and the fallback is switched off. What a build *lists* as available proves nothing.
 """
 
+import os
 import time
 import warnings
 from collections import Counter
@@ -14,10 +15,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from app.errors import DeviceError
+
+# ONNX Runtime reports its use to its maker from the moment it is imported, unless this is set before.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime
 
 Device = Literal["auto", "cpu", "cuda"]
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

@@ -1,5 +1,9 @@
 """`app/engine.py`: the device is what it says, and padding changes nothing."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,6 +100,17 @@ def test_auto_says_why(demo: Bundle) -> None:
 def test_no_fallback_at_run_time(engine: Engine) -> None:
     """The session does not replace itself by one on another provider when a run fails."""
     assert not engine._session._enable_fallback  # noqa: SLF001 (ONNX Runtime has no public way to ask)
+
+
+def test_nothing_is_reported_to_anybody(demo: Bundle, tmp_path: Path) -> None:
+    """ONNX Runtime's telemetry, on in its official builds, is off: it leaves no device id and no outbox behind."""
+    opens = f"from app.engine import *; open_engine(Path({str(demo.model)!r}), 'cpu', 1, [1])"
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    homes = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)}
+
+    subprocess.run([sys.executable, "-c", opens], env=environment | homes, check=True)  # noqa: S603 (our own code)
+
+    assert list(tmp_path.rglob("*")) == []
 
 
 def test_the_self_test_notices_a_difference(engine: Engine) -> None:
