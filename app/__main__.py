@@ -18,8 +18,15 @@ from pydantic_settings import CliSettingsSource
 
 from app import logs
 from app.errors import StartError
-from app.main import create_app
 from app.settings import Settings
+
+try:
+    from app.main import create_app
+except ModuleNotFoundError as error:
+    if error.name != "onnxruntime":
+        raise
+    print("swin-serve: ONNX Runtime is not installed: pip install 'swin-serve[cpu]', or [gpu]", file=sys.stderr)
+    raise SystemExit(2) from None
 
 log = logging.getLogger("swin.start")
 

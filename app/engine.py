@@ -113,6 +113,8 @@ def _open(model: Path, device: str, threads: int, buckets: Sequence[int], why: s
     provider = PROVIDERS[device]
     if provider not in onnxruntime.get_available_providers():
         raise DeviceError(f"this ONNX Runtime is built without {provider}; install swin-serve[gpu] for CUDA")
+    if device == "cuda":
+        onnxruntime.preload_dlls()  # CUDA and cuDNN from their wheels, where the loader would not look for them
     session = _session(model, provider, PROVIDER_OPTIONS[device], threads)
     nodes = Counter[str]()
     for part in session.get_provider_graph_assignment_info():

@@ -8,10 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from app.errors import StartError
-from model_export import golden
-from model_export.build import build
-from model_export.errors import ExportError
-from model_export.progress import Progress
+from model_export.errors import ExportError, RequestError
 
 BUILD = """\
 Turn a checkpoint into a bundle that swin-serve can serve.
@@ -47,15 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as Ctrl-C does
     try:
-        build(
-            options.checkpoint,
-            options.output,
-            revision=options.revision,
-            images=golden.from_folder(options.images) if options.images else None,
-            name=options.name,
-            replace=options.force,
-            progress=Progress(quiet=options.quiet),
-        )
+        _build(options)
     except ExportError as error:
         return _fail(str(error), error.exit_code)
     except StartError as error:  # the bundle's own reader refused what was written
@@ -65,6 +54,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.quiet:
         print(f"wrote {options.output}; serve it with: swin-serve run --bundle {options.output}")
     return 0
+
+
+def _build(options: argparse.Namespace) -> None:
+    try:  # not at the top of the file: torch takes seconds to import, and --help does not need it
+        from model_export import golden
+        from model_export.build import build
+        from model_export.progress import Progress
+    except ModuleNotFoundError as error:
+        raise RequestError(
+            f"{error.name} is not installed; the export needs: pip install 'swin-serve[cpu,export]'"
+        ) from error
+    build(
+        options.checkpoint,
+        options.output,
+        revision=options.revision,
+        images=golden.from_folder(options.images) if options.images else None,
+        name=options.name,
+        replace=options.force,
+        progress=Progress(quiet=options.quiet),
+    )
 
 
 def _fail(reason: str, code: int) -> int:

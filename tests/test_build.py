@@ -1,7 +1,10 @@
 """`swin-export build`, from a checkpoint to a bundle that answers like its source."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +181,18 @@ def test_a_failure_is_one_line_and_names_its_cause(tmp_path: Path, capsys: pytes
     assert lines[-2] == "✗ read the checkpoint"
     assert "relative_position_bias_table" in lines[-1]
     assert not (tmp_path / "out").exists()
+
+
+def test_without_its_libraries_the_extra_is_named(tmp_path: Path) -> None:
+    """`swin-export` where only the service is installed says what to install."""
+    (tmp_path / "onnx.py").write_text("raise ModuleNotFoundError(name='onnx')")
+    command = [sys.executable, "-m", "model_export", "build", "checkpoint", "bundle"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 (our own)
+
+    assert ended.returncode == 2
+    assert "onnx is not installed; the export needs: pip install 'swin-serve[cpu,export]'" in ended.stderr
 
 
 def test_the_help_is_a_manual_page(capsys: pytest.CaptureFixture[str]) -> None:

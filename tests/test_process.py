@@ -187,6 +187,17 @@ def test_bad_options_end_with_exit_code_2(arguments: list[str], environment: dic
     assert "Traceback" not in ended.stderr
 
 
+def test_without_onnx_runtime_the_extras_are_named(tmp_path: Path) -> None:
+    """`pip install swin-serve` without an extra has no engine; the sentence says which to choose."""
+    (tmp_path / "onnxruntime.py").write_text("raise ModuleNotFoundError(name='onnxruntime')")
+
+    ended = run(PYTHONPATH=str(tmp_path))
+
+    assert ended.returncode == 2
+    assert "swin-serve[cpu]" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
 def test_an_option_wins_over_the_environment() -> None:
     """`--port` beats SWIN_PORT."""
     ended = run("--port", "99999", SWIN_PORT="0")

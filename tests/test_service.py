@@ -62,6 +62,15 @@ def test_a_form_is_the_same_request(client: TestClient, demo: Bundle) -> None:
     assert raw.json() == form.json()
 
 
+def test_a_form_needs_no_disk(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A photo of several megabytes in a form is held in memory: there may be no folder to write to."""
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    photo = encode(Image.effect_noise((2000, 1500), 90))
+    assert len(photo) > 2**20
+
+    assert client.post("/classify", files={"file": photo}).status_code == 200
+
+
 @pytest.mark.parametrize(("query", "count"), [("", 5), ("?top_k=1", 1), ("?top_k=10", 10), ("?top_k=99", 10)])
 def test_top_k(client: TestClient, demo: Bundle, query: str, count: int) -> None:
     """As many classes as asked for, best first; never more than there are."""

@@ -45,6 +45,7 @@ async def read_form(request: Request, field: str, most: int) -> AsyncIterator[li
         ImageTooLarge: the form is longer than the limit.
     """
     parser = MultiPartParser(request.headers, _within_limit(request), max_files=most, max_fields=most)
+    parser.spool_max_size = _limit(request)  # in memory: no file of ours on anybody's disk
     try:
         form = await parser.parse()
     except MultiPartException as error:
@@ -62,8 +63,13 @@ def _files(form: FormData, field: str) -> list[UploadFile]:
     return files
 
 
+def _limit(request: Request) -> int:
+    """Bytes a body may have."""
+    return service_of(request).settings.max_body_mib * 2**20
+
+
 async def _within_limit(request: Request) -> AsyncGenerator[bytes, None]:
-    limit = service_of(request).settings.max_body_mib * 2**20
+    limit = _limit(request)
     too_large = ImageTooLarge(f"The body is longer than {limit} bytes.")
     if int(request.headers.get("content-length", 0)) > limit:
         raise too_large
