@@ -4,7 +4,7 @@ SERVE := .venv/serve
 DEV := .venv/dev
 PIP := -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: serve test test-all lint format demo clean
+.PHONY: serve test test-all image lint format demo clean
 
 serve: $(SERVE)/ready  ## serve the demonstration bundle, or another: make serve BUNDLE=… PORT=…
 	$(SERVE)/bin/swin-serve run $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(PORT),--port $(PORT))
@@ -14,6 +14,10 @@ test: $(DEV)/ready  ## everything this machine can run in minutes
 
 test-all: $(DEV)/ready  ## what takes longer, too
 	$(DEV)/bin/python -m pytest $(ARGS)
+
+image: $(DEV)/ready  ## build the service's container image and test it; needs a Docker engine
+	docker build --tag swin-serve .
+	SWIN_TEST_IMAGE=swin-serve $(DEV)/bin/python -m pytest -m container
 
 lint: $(DEV)/ready  ## style, format and types
 	$(DEV)/bin/ruff check
