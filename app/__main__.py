@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliSettingsSource
 
 from app import logs
-from app.errors import StartError
+from app.errors import StartError, sentence
 from app.settings import Settings
 
 try:
@@ -44,8 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # before the server took over the signals
         return INTERRUPTED
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        return _refuse(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+        return _refuse(sentence(error))
     except StartError as error:
         return _refuse(str(error))
 
@@ -115,7 +114,10 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Say where, once callers are let in."""
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except OSError as error:  # two services may bind one port as long as neither listens: this one is the later
+            raise StartError(f"cannot listen: {error.strerror}") from error
         for listener in sockets or []:
             host, port = listener.getsockname()[:2]
             log.info("listening", extra={"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"})
@@ -125,6 +127,7 @@ class Server(uvicorn.Server):
         service = self._app.state.service
         if service.is_draining:
             self.should_exit = self.force_exit = True
+            self._loop.call_soon_threadsafe(service.batcher.abort)
             return
         log.info("draining", extra={"signal": signal.Signals(sig).name})
         service.is_draining = True

@@ -42,6 +42,7 @@ class Answer(NamedTuple):
 class BatchReport(NamedTuple):
     """One batch that was run."""
 
+    engine: int  # its place in the list the batcher was given
     size: int
     seconds: float
     failed: bool
@@ -54,7 +55,7 @@ class Row:
     pixels: Array
     answer: asyncio.Future[Answer]
     submitted: float
-    is_running: bool = False
+    is_taken: bool = False  # by an engine
 
 
 def ignore(_: Any) -> None:
@@ -83,7 +84,6 @@ class Batcher:
         on_leave: Callable[[str], None] = ignore,
     ) -> None:
         self.alive = False
-        self.waiting = 0  # rows in the queue whose caller is still there
         self._engines, self._max_batch, self._capacity, self._linger = engines, max_batch, capacity, linger
         self._on_batch, self._on_leave = on_batch, on_leave
         self._queue: deque[Row] = deque()
@@ -95,15 +95,28 @@ class Batcher:
     def start(self) -> None:
         """Begin to serve, on the running event loop."""
         self.alive = True
-        self._workers = [asyncio.create_task(self._work(run)) for run in self._engines]
+        self._workers = [asyncio.create_task(self._work(engine)) for engine in range(len(self._engines))]
 
-    async def drain(self) -> None:
-        """Refuse what is new, finish what is queued, stop."""
+    @property
+    def waiting(self) -> int:
+        """Rows in the queue."""
+        return len(self._queue)
+
+    async def drain(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 (a bound, after which we go on)
+        """Refuse what is new, finish what is queued, stop; after `timeout` seconds, stop without finishing."""
         self._draining = True
         self._arrived.set()
         self._full.set()
-        await asyncio.gather(*self._workers, return_exceptions=True)
+        _, late = await asyncio.wait(self._workers, timeout=timeout) if self._workers else ((), ())
+        if late:
+            self.abort()
         self.alive = False
+
+    def abort(self) -> None:
+        """Stop now: whoever waits, or is being run, hears that the service shuts down."""
+        self._draining = True
+        for worker in self._workers:
+            worker.cancel()
 
     async def submit(self, pixels: Array) -> Answer:
         """Wait for one row's answer. Cancelling the caller takes the row out and disturbs nobody.
@@ -124,16 +137,13 @@ class Batcher:
         try:
             return await row.answer
         except asyncio.CancelledError:
-            if row.is_running:
-                self._on_leave("infer")
-            else:
-                self.waiting -= 1
-                self._on_leave("queue")
+            with contextlib.suppress(ValueError):  # no longer in the queue: it is being run, or everybody was told off
+                self._queue.remove(row)
+            self._on_leave("infer" if row.is_taken else "queue")
             raise
 
     def _enqueue(self, row: Row) -> None:
         self._queue.append(row)
-        self.waiting += 1
         self._arrived.set()
         if self.waiting >= self._max_batch:
             self._full.set()
@@ -142,16 +152,21 @@ class Batcher:
         batches = self.waiting / self._max_batch / len(self._engines)
         return max(1, math.ceil(batches * self._seconds_per_batch))
 
-    async def _work(self, run: Run) -> None:
+    async def _work(self, engine: int) -> None:
         rows: list[Row] = []
+        thread = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{engine}")
         try:
-            with ThreadPoolExecutor(1, thread_name_prefix="engine") as thread:
-                while rows := await self._next_rows():
-                    await self._run(rows, run, thread)
+            while rows := await self._next_rows():
+                await self._run(rows, engine, thread)
+        except asyncio.CancelledError:
+            self._give_up(rows, Draining)
+            raise
         except BaseException:
             log.exception("the batcher died")
-            self._die(rows)
+            self._give_up(rows, NotReady)
             raise
+        finally:
+            thread.shutdown(wait=False)  # waiting for a run that is stuck would hold the event loop
 
     async def _next_rows(self) -> list[Row]:
         """The rows of the next batch, as soon as there is one; none once the batcher is drained."""
@@ -175,16 +190,15 @@ class Batcher:
         rows: list[Row] = []
         while self._queue and len(rows) < self._max_batch:
             row = self._queue.popleft()
-            if not row.answer.done():  # otherwise its caller has left
-                row.is_running = True
+            row.is_taken = True
+            if not row.answer.done():  # otherwise its caller has left in this very turn of the loop
                 rows.append(row)
-        self.waiting -= len(rows)
         return rows
 
-    async def _run(self, rows: list[Row], run: Run, thread: ThreadPoolExecutor) -> None:
+    async def _run(self, rows: list[Row], engine: int, thread: ThreadPoolExecutor) -> None:
         started = time.perf_counter()
         try:
-            outputs = await asyncio.get_running_loop().run_in_executor(thread, _run_batch, run, rows)
+            outputs = await asyncio.get_running_loop().run_in_executor(thread, _run_batch, self._engines[engine], rows)
         except Exception:
             log.exception("a batch of %d failed", len(rows))
             outputs = None
@@ -194,11 +208,11 @@ class Batcher:
         else:
             _hand_out(rows, outputs, started, seconds)
             self._seconds_per_batch = seconds
-        self._on_batch(BatchReport(len(rows), seconds, failed=outputs is None))
+        self._on_batch(BatchReport(engine, len(rows), seconds, failed=outputs is None))
 
-    def _die(self, running: list[Row]) -> None:
+    def _give_up(self, running: list[Row], error: Callable[[], ServiceError]) -> None:
         self.alive = False
-        _fail([*running, *self._queue], NotReady)
+        _fail([*running, *self._queue], error)
         self._queue.clear()
 
 

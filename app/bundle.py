@@ -19,13 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from app.errors import BundleError
+from app.errors import BundleError, sentence
 
 SCHEMA_VERSION: Literal[1] = 1
 MODEL, LABELS, MANIFEST, GOLDEN_LOGITS = "model.onnx", "labels.json", "manifest.json", "golden/logits.npy"
 
+MOST_TOLERANCE = 0.05
+"""Of the logit range: a golden sample that may be further off proves nothing."""
+
 Size = Annotated[int, Field(gt=0)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Activation = Literal["softmax", "sigmoid"]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
 
@@ -104,6 +108,13 @@ class Preprocessing(Contract):
             raise ValueError(f"a crop of {self.crop.height}×{self.crop.width} is larger than the resized image")
         return self
 
+    @property
+    def output_size(self) -> tuple[int, int] | None:
+        """(height, width) every image comes out with; None where that depends on the image."""
+        if self.crop is not None:
+            return self.crop.height, self.crop.width
+        return (self.resize.height, self.resize.width) if isinstance(self.resize, Squash) else None
+
 
 class Stage(Contract):
     """One stage of the proof: what was compared with what, and the largest difference seen."""
@@ -137,7 +148,7 @@ class GoldenSample(Contract):
 class Golden(Contract):
     """What the service must reproduce on its own device before it is ready. The tolerance is in logits."""
 
-    samples: tuple[GoldenSample, ...]
+    samples: Annotated[tuple[GoldenSample, ...], Field(min_length=1)]
     tolerance: float
 
 
@@ -160,13 +171,21 @@ class Manifest(Contract):
     input_height: Size
     input_width: Size
     classes: Size
-    activation: Literal["softmax", "sigmoid"]
+    activation: Activation
     preprocessing: Preprocessing
     precision: Literal["fp32"]
     golden: Golden
     verified: Verified
     evaluation: Evaluation | None
     files: dict[str, Sha256]
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        if self.preprocessing.output_size != (self.input_height, self.input_width):
+            raise ValueError(f"preprocessing does not end with {self.input_height}×{self.input_width} pixels")
+        if not 0 < self.golden.tolerance <= MOST_TOLERANCE * self.verified.logit_range:
+            raise ValueError(f"golden.tolerance {self.golden.tolerance:g} would let any logits pass")
+        return self
 
 
 class Label(Contract):
@@ -205,8 +224,8 @@ def load(folder: Path) -> Bundle:
     try:
         labels = LABEL_LIST.validate_json((folder / LABELS).read_bytes())
         golden_logits = np.load(folder / GOLDEN_LOGITS, allow_pickle=False)
-    except (ValidationError, ValueError) as error:
-        raise BundleError(f"bundle {folder}: {_first_line(error)}") from error
+    except (OSError, EOFError, ValueError) as error:  # pydantic's ValidationError is a ValueError
+        raise BundleError(f"bundle {folder}: {sentence(error)}") from error
     if len(labels) != manifest.classes:
         raise BundleError(f"bundle {folder}: {len(labels)} labels for {manifest.classes} classes")
     expected = (len(manifest.golden.samples), manifest.classes)
@@ -227,7 +246,7 @@ def _read_manifest(folder: Path) -> Manifest:
     except OSError as error:
         raise BundleError(f"no bundle at {folder}: cannot read {MANIFEST} ({error.strerror})") from error
     except ValidationError as error:
-        raise BundleError(f"bundle {folder}: {MANIFEST}: {_first_line(error)}") from error
+        raise BundleError(f"bundle {folder}: {MANIFEST}: {sentence(error)}") from error
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:
@@ -242,10 +261,3 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
             raise BundleError(f"bundle {folder}: {name} is missing")
         if digest(path) != expected:
             raise BundleError(f"bundle {folder}: {name} is not the file the manifest describes (its SHA-256 differs)")
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False)[0]
-        return f"{'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}"
-    return str(error).splitlines()[0]

@@ -13,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.batcher import Batcher
-from app.bundle import Label, Preprocessing
+from app.bundle import Activation, Label, Preprocessing
 from app.errors import Overloaded
 from app.image import Limits, Picture, open_image, to_rgb
 from app.preprocess import preprocess
-from app.ranking import Activation, top_k
+from app.ranking import top_k
+
+Preprocessed = tuple[NDArray[np.uint8], dict[str, float]]
+"""Pixels, and the seconds each stage took."""
 
 SMALL_PIXELS, SMALL_BYTES = 128 * 128, 64 * 1024
 """Up to both, an image is decoded in place: there the hop to the pool costs more than the work."""
@@ -82,19 +85,29 @@ class Classifier:
         """Stop the decode threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _pixels(self, data: bytes) -> tuple[NDArray[np.uint8], dict[str, float]]:
+    async def _pixels(self, data: bytes) -> Preprocessed:
+        if len(data) > SMALL_BYTES:  # not even opened here: a header can hold megabytes to walk through
+            return await self._in_pool(data)
         image = open_image(data, self._limits)
-        if image.width * image.height <= SMALL_PIXELS and len(data) <= SMALL_BYTES:
-            return self._decode(image)
+        if image.width * image.height > SMALL_PIXELS:
+            return await self._in_pool(data)
+        return self._decode(image)
+
+    async def _in_pool(self, data: bytes) -> Preprocessed:
         if self.decoding >= self._decode_queue:
             raise Overloaded(retry_after=1)
         self.decoding += 1
+        body = [data]  # emptied for a caller that left: what waits in the pool cannot be taken out of it
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, self._decode, image)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._open_and_decode, body)
         finally:
+            body.clear()
             self.decoding -= 1
 
-    def _decode(self, image: Picture) -> tuple[NDArray[np.uint8], dict[str, float]]:
+    def _open_and_decode(self, body: list[bytes]) -> Preprocessed:
+        return self._decode(open_image(body[0], self._limits))
+
+    def _decode(self, image: Picture) -> Preprocessed:
         started = time.perf_counter()
         rgb = to_rgb(image)
         decoded = time.perf_counter()

@@ -17,13 +17,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import DeviceError
+from app.errors import BundleError, DeviceError, sentence
 
 # ONNX Runtime reports its use to its maker from the moment it is imported, unless this is set before.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
-Device = Literal["auto", "cpu", "cuda"]
+Device = Literal["cpu", "cuda"]
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 PROVIDER_OPTIONS: Mapping[str, Mapping[str, str]] = {
     "cpu": {},
@@ -45,7 +45,6 @@ class DeviceTruth:
     nodes: Mapping[str, int]  # per provider
     threads: int  # for one batch on the CPU
     runtime: str
-    why: str
 
 
 class Engine:
@@ -73,58 +72,80 @@ class Engine:
         return next(bucket for bucket in self.buckets if bucket >= size)
 
     def warm_up(self) -> None:
-        """Run every bucket twice: the first pays for allocation and kernel choice, the second is the time to expect."""
+        """Run every bucket twice: the first pays for allocation and kernel choice, the second is the time to expect.
+
+        Raises:
+            DeviceError: a bucket cannot be run here.
+        """
         for bucket in self.buckets:
             pixels = np.zeros((bucket, *self.image_shape), np.uint8)
-            self.run(pixels)
+            self._try(pixels)
             started = time.perf_counter()
-            self.run(pixels)
+            self._try(pixels)
             self.bucket_seconds[bucket] = time.perf_counter() - started
 
     def self_test(self, pixels: Pixels, expected: Logits, tolerance: float) -> None:
         """Check known answers on this device, row by row.
 
         Raises:
-            DeviceError: a logit differs by more than `tolerance`.
+            DeviceError: a logit differs by more than `tolerance`, or the row cannot be run.
         """
         for row, (image, wanted) in enumerate(zip(pixels, expected, strict=True)):
-            difference = float(np.abs(self.run(image[None])[0] - wanted).max())
+            difference = float(np.abs(self._try(image[None])[0] - wanted).max())
             if not difference <= tolerance:  # also catches NaN
                 raise DeviceError(
                     f"golden sample {row} differs by {difference:.3g} on {self.truth.device} ({tolerance:.3g} allowed)"
                 )
 
+    def _try(self, pixels: Pixels) -> Logits:
+        try:
+            return self.run(pixels)
+        except Exception as error:  # ONNX Runtime's errors share no class of their own
+            raise DeviceError(f"{self.truth.device} cannot run a batch of {len(pixels)}: {sentence(error)}") from error
 
-def open_engine(model: Path, device: Device, threads: int, buckets: Sequence[int]) -> Engine:
-    """Open the model on the device, or on the best one that proves itself for `auto`. Not warm yet.
+
+def open_engine(
+    model: Path, device: Device, *, threads: int, buckets: Sequence[int], input_size: tuple[int, int], classes: int
+) -> Engine:
+    """Open the model on the device. Not warm yet.
 
     Raises:
         DeviceError: the device is not there, or the network would not run on it.
+        BundleError: the model's input and output are not those of the contract.
     """
-    if device != "auto":
-        return _open(model, device, threads, buckets, why="as configured")
-    try:
-        return _open(model, "cuda", threads, buckets, why="auto: CUDA proved itself")
-    except DeviceError as error:
-        return _open(model, "cpu", threads, buckets, why=f"auto: no CUDA, because {error}")
-
-
-def _open(model: Path, device: str, threads: int, buckets: Sequence[int], why: str) -> Engine:
     provider = PROVIDERS[device]
     if provider not in onnxruntime.get_available_providers():
         raise DeviceError(f"this ONNX Runtime is built without {provider}; install swin-serve[gpu] for CUDA")
     if device == "cuda":
         onnxruntime.preload_dlls()  # CUDA and cuDNN from their wheels, where the loader would not look for them
     session = _session(model, provider, PROVIDER_OPTIONS[device], threads)
+    _check_signature(session, input_size, classes)
+    return Engine(session, _truth(session, device, threads), buckets)
+
+
+def _truth(session: onnxruntime.InferenceSession, device: Device, threads: int) -> DeviceTruth:
+    """Read off the session where it runs.
+
+    Raises:
+        DeviceError: not, or not only, on the provider it was opened for.
+    """
+    wanted, actual = PROVIDERS[device], session.get_providers()[0]
+    if actual != wanted:
+        raise DeviceError(f"the session was opened for {wanted} but runs on {actual}")
     nodes = Counter[str]()
     for part in session.get_provider_graph_assignment_info():
         nodes[part.ep_name] += len(part.get_nodes())
-    truth = DeviceTruth(device, session.get_providers()[0], dict(nodes), threads, onnxruntime.__version__, why)
-    if truth.provider != provider:
-        raise DeviceError(f"the session was opened for {provider} but runs on {truth.provider}")
-    if strangers := {name: count for name, count in nodes.items() if name != provider}:
-        raise DeviceError(f"parts of the network would not run on {provider}: {strangers}")
-    return Engine(session, truth, buckets)
+    if nodes.keys() != {wanted}:
+        raise DeviceError(f"the network would not run on {wanted} alone, but on {dict(nodes)}")
+    return DeviceTruth(device, actual, dict(nodes), threads, onnxruntime.__version__)
+
+
+def _check_signature(session: onnxruntime.InferenceSession, input_size: tuple[int, int], classes: int) -> None:
+    wanted = ([(INPUT, "tensor(uint8)", [*input_size, 3])], [(OUTPUT, "tensor(float)", [classes])])
+    sides = (session.get_inputs(), session.get_outputs())
+    actual = tuple([(value.name, value.type, value.shape[1:]) for value in values] for values in sides)
+    if actual != wanted:
+        raise BundleError(f"the model's input and output are {actual}, the manifest asks for {wanted}")
 
 
 def _session(model: Path, provider: str, options: Mapping[str, str], threads: int) -> onnxruntime.InferenceSession:
@@ -143,11 +164,6 @@ def _session(model: Path, provider: str, options: Mapping[str, str], threads: in
                 model, settings, providers=[(provider, dict(options))], enable_fallback=0
             )
     except Exception as error:  # ONNX Runtime raises bare Exception subclasses of its C++ layer
-        raise DeviceError(f"ONNX Runtime cannot open the model with {provider}: {_sentence(error)}") from error
+        raise DeviceError(f"ONNX Runtime cannot open the model with {provider}: {sentence(error)}") from error
     session.disable_fallback()
     return session
-
-
-def _sentence(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -23,6 +23,8 @@ Exception
 
 from typing import ClassVar
 
+from pydantic import ValidationError
+
 
 class ServiceError(Exception):
     """One request failed. Subclasses say with which HTTP status, and under which stable `code`."""
@@ -128,3 +130,12 @@ class BundleError(StartError):
 
 class DeviceError(StartError):
     """The device asked for cannot be proved to be there."""
+
+
+def sentence(error: Exception) -> str:
+    """The first line of what another library has to say: of pydantic, the first field and what is wrong with it."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}"
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -5,15 +5,37 @@ provider that lost an operator.
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.bundle import Bundle
-from app.engine import Engine
+from app.engine import Device, Engine, open_engine
 from app.errors import BundleError, ServiceError
 from app.image import MOST_PIXELS, Limits, open_image, to_rgb
 from app.preprocess import preprocess
+
+
+def open_proved(bundle: Bundle, device: Device, threads: int, buckets: Sequence[int]) -> Engine:
+    """The bundle's network on this device: proved to be there, to compute what the bundle promises, and warm.
+
+    Raises:
+        DeviceError: at the first proof that fails.
+        BundleError: the bundle contradicts itself.
+    """
+    manifest = bundle.manifest
+    engine = open_engine(
+        bundle.model,
+        device,
+        threads=threads,
+        buckets=buckets,
+        input_size=(manifest.input_height, manifest.input_width),
+        classes=manifest.classes,
+    )
+    check_golden(bundle, engine)
+    engine.warm_up()
+    return engine
 
 
 def check_golden(bundle: Bundle, engine: Engine) -> None:

@@ -7,7 +7,7 @@ and a decompression bomb is told from its first few bytes.
 import io
 from dataclasses import dataclass
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from app.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
 
@@ -17,7 +17,23 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 Picture = Image.Image
 """What an image is called by modules that do not know Pillow."""
 
+LONGEST_SIDE = 65_535
+"""JPEG's own limit. Resampling takes memory in proportion to a side: a line of millions of pixels, gigabytes."""
+
 EXIF_ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each EXIF orientation."""
+
+# Texts in a PNG are unpacked while its header is read, on the event loop for small files: 64 MiB by default.
+PngImagePlugin.MAX_TEXT_MEMORY = 4 * 2**20
 
 MOST_PIXELS = 89_478_485
 """Above this Pillow warns of a decompression bomb, and at twice as many it refuses: no limit may be higher."""
@@ -51,6 +67,8 @@ def open_image(data: bytes, limits: Limits) -> Image.Image:
         raise UnreadableImage("The header of the image is damaged.") from error
     if image.width * image.height > limits.pixels:
         raise ImageTooLarge(f"The image has {image.width} × {image.height} pixels; {limits.pixels} are allowed.")
+    if max(image.size) > LONGEST_SIDE:
+        raise ImageTooLarge(f"A side of the image has {max(image.size)} pixels; {LONGEST_SIDE} are allowed.")
     return image
 
 
@@ -63,16 +81,19 @@ def to_rgb(image: Image.Image) -> Image.Image:
     try:
         image.load()
         return _flatten(_upright(image))
+    except MemoryError:  # ours, not the caller's
+        raise
     except Exception as error:  # corrupt data makes decoders raise anything, SyntaxError and struct.error included
         raise UnreadableImage(f"The {image.format or 'image'} data is truncated or corrupt.") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        is_turned = image.getexif().get(EXIF_ORIENTATION, 1) != 1
+        orientation = image.getexif().get(EXIF_ORIENTATION)
     except Exception:  # noqa: BLE001 (EXIF is advice: however it is damaged, it is then not followed)
         return image
-    return ImageOps.exif_transpose(image) if is_turned else image
+    turn = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
 
 
 def _flatten(image: Image.Image) -> Image.Image:

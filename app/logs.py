@@ -27,7 +27,7 @@ class TextLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
         moment = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
-        fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
+        fields = " ".join(f"{name}={_plain(str(value))}" for name, value in _fields(record).items())
         line = f"{moment} {record.levelname} {record.name} {record.getMessage()} {fields}".rstrip()
         return line if record.exc_info is None else f"{line}\n{self.formatException(record.exc_info)}"
 
@@ -47,6 +47,11 @@ class JsonLine(logging.Formatter):
         if record.exc_info is not None:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
+
+
+def _plain(value: str) -> str:
+    """As it is, or quoted and escaped: what a caller sent must not look like another line or another field."""
+    return value if value.isprintable() and not set(value) & set(' "=') else json.dumps(value)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:

@@ -1,17 +1,19 @@
 """The only wiring: opens what a service consists of in order, and closes it in reverse."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
 from app import bundle as bundles
 from app.batcher import Batcher, BatchReport
+from app.bundle import Bundle
 from app.classifier import Classifier
 from app.cpus import available_cpus
-from app.engine import Engine, open_engine
-from app.golden import check_golden
+from app.engine import Engine
+from app.errors import DeviceError
+from app.golden import open_proved
 from app.image import Limits
 from app.metrics import Metrics
 from app.routes import classify, health, model
@@ -49,17 +51,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 @asynccontextmanager
 async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Service]:
-    """Bundle → engine → golden samples → warm-up → batcher → classifier; ready when it yields, drained when it returns.
+    """Bundle → proved engine → batcher → classifier; ready when it yields, drained when it returns.
 
     Raises:
         StartError: in one sentence, why this service cannot start.
     """
     bundle = bundles.load(settings.bundle)
     cpus = available_cpus()
-    engine = open_engine(bundle.model, settings.device, settings.threads or cpus, _buckets(settings.max_batch))
-    check_golden(bundle, engine)
-    engine.warm_up()
-    batcher = _open_batcher(settings, engine, metrics)
+    engines = [_open_engine(bundle, settings, settings.threads or cpus)]
+    batcher = _open_batcher(settings, engines, metrics)
     classifier = Classifier(
         batcher,
         preprocessing=bundle.manifest.preprocessing,
@@ -69,27 +69,40 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
         decode_threads=settings.decode_threads or cpus,
         decode_queue=settings.decode_queue,
     )
-    service = Service(settings, bundle, engine, batcher, classifier, metrics)
+    service = Service(settings, bundle, engines, batcher, classifier, metrics)
     _watch(service)
     batcher.start()
-    log.info("ready", extra={"model": bundle.manifest.name, "device": engine.truth.device, "why": engine.truth.why})
+    log.info("ready", extra={"model": bundle.manifest.name, "device": engines[0].truth.device})
     try:
         yield service
     finally:
         service.is_draining = True
-        await batcher.drain()
+        await batcher.drain(settings.drain_timeout)
         classifier.close()
 
 
-def _open_batcher(settings: Settings, engine: Engine, metrics: Metrics) -> Batcher:
+def _open_engine(bundle: Bundle, settings: Settings, threads: int) -> Engine:
+    """On the device asked for; for `auto` on the best that proves itself, saying why."""
+    buckets = _buckets(settings.max_batch)
+    if settings.device != "auto":
+        return open_proved(bundle, settings.device, threads, buckets)
+    try:
+        return open_proved(bundle, "cuda", threads, buckets)
+    except DeviceError as error:
+        log.info("serving on the CPU", extra={"device": "auto", "why": str(error)})
+        return open_proved(bundle, "cpu", threads, buckets)
+
+
+def _open_batcher(settings: Settings, engines: Sequence[Engine], metrics: Metrics) -> Batcher:
     def on_batch(report: BatchReport) -> None:
+        engine = engines[report.engine]
         metrics.batch_size.observe(report.size)
         metrics.batch_padding.inc(engine.bucket(report.size) - report.size)
         metrics.batches_failed.inc(report.failed)
-        metrics.engine_busy_seconds.inc(report.seconds)
+        metrics.engine_busy_seconds.labels(report.engine).inc(report.seconds)
 
     return Batcher(
-        [engine.run],
+        [engine.run for engine in engines],
         max_batch=settings.max_batch,
         capacity=settings.queue_images,
         linger=settings.linger_ms / 1e3,
@@ -105,7 +118,7 @@ def _buckets(max_batch: int) -> list[int]:
 
 def _watch(service: Service) -> None:
     """Gauges that are read when somebody asks, and what never changes."""
-    metrics, manifest, truth = service.metrics, service.bundle.manifest, service.engine.truth
+    metrics, manifest, truth = service.metrics, service.bundle.manifest, service.engines[0].truth
     metrics.ready.set_function(lambda: service.is_ready)
     metrics.queue_depth.set_function(lambda: service.batcher.waiting)
     metrics.decode_depth.set_function(lambda: service.classifier.decoding)

@@ -37,12 +37,15 @@ class Metrics:
         self.queue_depth = Gauge("swin_queue_depth", "Images that wait for an engine.", registry=registry)
         self.decode_depth = Gauge("swin_decode_depth", "Images in decoding or waiting for it.", registry=registry)
         self.rejected = Counter("swin_rejected", "Images not classified, by error code.", ["reason"], registry=registry)
-        self.abandoned = Counter("swin_abandoned", "Callers that left, by stage.", ["stage"], registry=registry)
+        self.abandoned = Counter("swin_abandoned", "Callers who left, by stage.", ["stage"], registry=registry)
+        self.decode_busy_seconds = Counter(
+            "swin_decode_busy_seconds", "Time spent decoding and preprocessing, over all threads.", registry=registry
+        )
         self.engine_busy_seconds = Counter(
-            "swin_engine_busy_seconds", "Time the engine ran batches.", registry=registry
+            "swin_engine_busy_seconds", "Time an engine ran batches.", ["engine"], registry=registry
         )
         self.ready = Gauge(
-            "swin_ready", "1 while the service classifies, 0 while it starts, drains or is broken.", registry=registry
+            "swin_ready", "1 while the service classifies, 0 while it drains or is broken.", registry=registry
         )
         self.engine = Info("swin_engine", "Where the network runs.", registry=registry)
         self.model = Info("swin_model", "Which network runs.", registry=registry)
@@ -53,6 +56,7 @@ class Metrics:
         """Count one image's time in each of `STAGES`."""
         for stage, value in seconds.items():
             self.stage_seconds.labels(stage).observe(value)
+        self.decode_busy_seconds.inc(seconds["decode"] + seconds["preprocess"])
 
     def render(self) -> tuple[bytes, str]:
         """The exposition for Prometheus, and its media type."""

@@ -36,15 +36,6 @@ def preprocess(image: Image.Image, recipe: Preprocessing) -> NDArray[np.uint8]:
     return np.asarray(image.resize((width, height), RESAMPLING[recipe.interpolation], box=box))
 
 
-def output_size(recipe: Preprocessing) -> tuple[int, int] | None:
-    """(height, width) every image comes out with; None where that depends on the image."""
-    if recipe.crop is not None:
-        return recipe.crop.height, recipe.crop.width
-    if isinstance(recipe.resize, Squash):
-        return recipe.resize.height, recipe.resize.width
-    return None
-
-
 def _resized(size: tuple[int, int], resize: Squash | ShorterSide) -> tuple[int, int]:
     """Pillow's order: (width, height) → (width, height)."""
     match resize:

@@ -1,11 +1,9 @@
 """Logits → the top-k classes with their scores."""
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
-Activation = Literal["softmax", "sigmoid"]
+from app.bundle import Activation
 
 
 def top_k(logits: NDArray[np.float32], k: int, activation: Activation) -> list[tuple[int, float]]:

@@ -1,5 +1,6 @@
 """What one running service consists of, as the routes see it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.batcher import Batcher
@@ -16,7 +17,7 @@ class Service:
 
     settings: Settings
     bundle: Bundle
-    engine: Engine
+    engines: Sequence[Engine]
     batcher: Batcher
     classifier: Classifier
     metrics: Metrics

@@ -4,15 +4,15 @@ Each is an option of `swin-serve run` and an environment variable `SWIN_<NAME>`;
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEMO_BUNDLE = Path(__file__).parent / "demo_bundle"
 
 Count = Annotated[int, Field(gt=0)]
-Seconds = Annotated[float, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
@@ -26,6 +26,7 @@ class Settings(BaseSettings):
     )
     host: str = Field(
         "127.0.0.1",
+        min_length=1,
         description="Address to listen on. The default is reached from this machine only; 0.0.0.0 from everywhere.",
     )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and logs it.")
@@ -64,6 +65,7 @@ class Settings(BaseSettings):
         64,
         gt=0,
         le=89,
+        allow_inf_nan=False,
         description="Largest image, in megapixels, told from its header. Decoding takes about 3 to 6 bytes per pixel.",
     )
     max_images: Count = Field(
@@ -84,3 +86,10 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least important event to log. `info` has a line for every request."
     )
+
+    @model_validator(mode="after")
+    def _fits_the_queue(self) -> Self:
+        for name in ("max_batch", "max_images"):
+            if getattr(self, name) > self.queue_images:
+                raise ValueError(f"{name} is {getattr(self, name)}, more than queue_images, {self.queue_images}")
+        return self

@@ -55,7 +55,14 @@ def build(
             to_onnx(static, source.network.config.input_size, folder / MODEL)
             notes.append(f"{len(onnx.load(folder / MODEL).graph.node)} nodes")
         with progress.step("open with ONNX Runtime") as notes:
-            engine = open_engine(folder / MODEL, "cpu", available_cpus(), BATCH_SIZES)
+            engine = open_engine(
+                folder / MODEL,
+                "cpu",
+                threads=available_cpus(),
+                buckets=BATCH_SIZES,
+                input_size=source.network.config.input_size,
+                classes=source.network.config.num_classes,
+            )
             notes.append(engine.truth.provider)
         proof, verified = _prove(source, static, engine, images or golden.generated(), progress)
         with progress.step("write the bundle") as notes:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from app.errors import ServiceError
+from app.errors import ServiceError, UnsupportedImage
 from app.image import MOST_PIXELS, Limits, open_image, to_rgb
 from model_export.errors import RequestError
 
@@ -29,14 +29,18 @@ def from_folder(folder: Path) -> Images:
     """
     if not folder.is_dir():
         raise RequestError(f"there is no folder {folder}")
-    images = {}
-    for path in sorted(path for path in folder.iterdir() if path.is_file())[:MOST_IMAGES]:
+    images: dict[str, Image.Image] = {}
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
         try:
             image = to_rgb(open_image(path.read_bytes(), Limits(MOST_PIXELS)))
+        except UnsupportedImage:
+            continue  # a README, a .DS_Store
         except ServiceError as error:
             raise RequestError(f"{path}: {error.detail}") from error
         image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-        images[path.stem] = image
+        images[path.stem if path.stem not in images else path.name] = image
+        if len(images) == MOST_IMAGES:
+            break
     if not images:
         raise RequestError(f"there is no image in {folder}")
     return images

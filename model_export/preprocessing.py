@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.bundle import CenterCrop, Interpolation, Preprocessing, ShorterSide, Squash
-from app.preprocess import output_size
+from app.errors import sentence
 from model_export.errors import CheckpointError, UnsupportedModel
 
 PILLOW: tuple[Interpolation, ...] = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
@@ -48,14 +48,14 @@ def from_huggingface(settings: Mapping[str, Any]) -> tuple[Preprocessing, tuple[
         preprocessing = Preprocessing(
             resize=_resize(recipe["size"]),
             crop=_crop(recipe["crop_size"]) if recipe["do_center_crop"] else None,
-            interpolation=PILLOW[recipe["resample"]],
+            interpolation=_interpolation(recipe["resample"]),
             scale=recipe["rescale_factor"],
             mean=_channels(recipe["image_mean"]) if recipe["do_normalize"] else (0.0, 0.0, 0.0),
             std=_channels(recipe["image_std"]) if recipe["do_normalize"] else (1.0, 1.0, 1.0),
         )
     except (KeyError, IndexError, TypeError, ValueError) as error:  # pydantic's ValidationError is a ValueError
-        raise CheckpointError(f"preprocessor_config.json contradicts itself: {error}") from error
-    size = output_size(preprocessing)
+        raise CheckpointError(f"preprocessor_config.json contradicts itself: {sentence(error)}") from error
+    size = preprocessing.output_size
     if size is None:
         raise UnsupportedModel("preprocessor_config.json: images keep their shape, but the network needs one size")
     return preprocessing, size
@@ -70,6 +70,12 @@ def _resize(size: Any) -> Squash | ShorterSide:
         case {"shortest_edge": side}:
             return ShorterSide(mode="shorter_side", size=side)
     raise UnsupportedModel(f"preprocessor_config.json: size {size} is not supported")
+
+
+def _interpolation(resample: Any) -> Interpolation:
+    if resample not in range(len(PILLOW)):
+        raise ValueError(f"resample is {resample!r}, not a number of Pillow's")
+    return PILLOW[resample]
 
 
 def _crop(size: Any) -> CenterCrop:

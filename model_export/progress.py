@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.markup import escape
 
+from app.errors import sentence
 from model_export.errors import ExportError
 
 
@@ -37,6 +38,6 @@ class Progress:
             raise
         except Exception as error:
             self._console.print(f"[red]✗[/red] {escape(name)}")
-            raise ExportError(f"{name}: {type(error).__name__}: {error}") from error
+            raise ExportError(f"{name}: {type(error).__name__}: {sentence(error)}") from error
         seconds = time.perf_counter() - started
         self._console.print(f"[green]✓[/green] {escape(name):<28} {seconds:6.1f} s  {escape(', '.join(notes))}")

@@ -31,16 +31,26 @@ def bundle_folder(output: Path, *, replace: bool) -> Iterator[Path]:
         folder.mkdir()
         yield folder
         bundles.load(folder)  # what is put in place is what the service will accept
-        if output.exists():
-            output.rename(Path(scratch) / "old")
+        check_place(output, replace=replace)  # again: minutes have passed
+        _put(folder, output, Path(scratch) / "old")
+
+
+def _put(folder: Path, output: Path, old: Path) -> None:
+    if output.exists():
+        output.rename(old)
+    try:
         folder.rename(output)
+    except BaseException:
+        if old.exists():
+            old.rename(output)
+        raise
 
 
 def check_place(output: Path, *, replace: bool) -> None:
     """Tell before hours of work, not after, that the result would have nowhere to go.
 
     Raises:
-        RequestError: as above.
+        RequestError: its folder is missing or read-only, or something is there that may not be replaced.
     """
     if not output.parent.is_dir():
         raise RequestError(f"there is no folder {output.parent} to write {output.name} into")

@@ -2,7 +2,7 @@
 
 import io
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from PIL import Image
 from torch import nn
 from transformers import SwinConfig, SwinForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from app.bundle import Bundle
+from app.engine import Device, Engine, open_engine
 
 
 class Gate:
@@ -48,6 +51,14 @@ class HeldSession:
         """Wait, then run."""
         self._gate(np.zeros(1))
         return self._session.run(outputs, inputs)
+
+
+def engine_of(bundle: Bundle, device: Device = "cpu", buckets: Sequence[int] = (1,)) -> Engine:
+    """The bundle's network on a device, not proved and not warm."""
+    size = (bundle.manifest.input_height, bundle.manifest.input_width)
+    return open_engine(
+        bundle.model, device, threads=1, buckets=buckets, input_size=size, classes=bundle.manifest.classes
+    )
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +14,24 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 from starlette.testclient import TestClient
 from transformers import pipeline
 
 from app import bundle as bundles
 from app.engine import open_engine
+from app.errors import BundleError
 from app.golden import check_golden
+from app.image import to_rgb
 from app.main import create_app
-from app.settings import Settings
+from app.preprocess import preprocess
+from app.settings import DEMO_BUNDLE, Settings
 from model_export.__main__ import main
 from model_export.build import build
 from model_export.errors import ProofFailed, RequestError
 from model_export.progress import Progress
-from model_export.static import StaticBlock
-from tests.fakes import encode, picture, save_checkpoint
+from model_export.write import bundle_folder
+from tests.fakes import encode, engine_of, picture, save_checkpoint
 
 QUIET = Progress(quiet=True)
 SIZES = [(120, 90), (90, 120), (300, 40), (64, 64), (17, 23)]
@@ -101,7 +107,7 @@ def test_the_golden_samples_pass_on_this_device(tiny_bundle: Path) -> None:
     """What the export wrote, the service's own check accepts."""
     bundle = bundles.load(tiny_bundle)
 
-    check_golden(bundle, open_engine(bundle.model, "cpu", threads=1, buckets=[1]))
+    check_golden(bundle, engine_of(bundle))
 
 
 def test_ones_own_images_become_golden_samples(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -117,32 +123,80 @@ def test_ones_own_images_become_golden_samples(tiny_checkpoint: Path, tmp_path: 
     assert [sample.file for sample in golden.samples] == ["golden/photo-0.png", "golden/photo-1.png"]
 
 
-@pytest.mark.parametrize("stage", ["network", "static", "onnx, batch of 1"])
+def off_by(amount: float) -> Callable[..., Any]:
+    """`open_engine`, giving engines whose logits are off."""
+
+    def dishonest(*arguments: Any, **options: Any) -> Any:
+        engine = open_engine(*arguments, **options)
+        run = engine.run
+        engine.run = lambda pixels: run(pixels) + amount  # type: ignore[method-assign]  # the defect
+        return engine
+
+    return dishonest
+
+
+DEFECTS: dict[str, tuple[str, Any]] = {
+    "preprocessing, mean": ("model_export.verify.preprocess", lambda image, recipe: preprocess(image, recipe) ^ 1),
+    "network": ("model_export.swin.MASKED", -1.0),
+    "static": ("model_export.static.StaticBlock.attend", lambda _, x: torch.zeros_like(x)),
+    "onnx, batch of 1": ("model_export.build.open_engine", off_by(1e-3)),
+    "end to end": ("model_export.verify.to_rgb", lambda image: to_rgb(image).transpose(Image.Transpose.ROTATE_180)),
+}
+
+
+@pytest.mark.parametrize("stage", DEFECTS)
 def test_a_difference_is_found_at_its_stage(
     stage: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A defect put into one stage fails the proof there, by name, and leaves nothing behind."""
-    match stage:
-        case "network":
-            monkeypatch.setattr("model_export.swin.MASKED", 0.0)
-        case "static":
-            monkeypatch.setattr(StaticBlock, "attend", lambda _, x: torch.zeros_like(x))
-        case _:
-            honest = open_engine
-
-            def dishonest(*arguments: Any) -> Any:
-                engine = honest(*arguments)
-                run = engine.run
-                engine.run = lambda pixels: run(pixels) + 1  # type: ignore[method-assign]  # the defect
-                return engine
-
-            monkeypatch.setattr("model_export.build.open_engine", dishonest)
+    monkeypatch.setattr(*DEFECTS[stage])
 
     with pytest.raises(ProofFailed) as failure:
         build(str(tiny_checkpoint), tmp_path / "out", progress=QUIET)
 
-    assert stage == failure.value.stage
+    assert failure.value.stage == stage
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_the_service_would_refuse_is_not_put_in_place(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written is read back by the service's own reader first."""
+    monkeypatch.setattr("model_export.build.write_labels", lambda folder, _: (folder / "labels.json").write_text("[]"))
+
+    with pytest.raises(BundleError, match="0 labels for 20 classes"):
+        build(str(tiny_checkpoint), tmp_path / "out", progress=QUIET)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_appears_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    """Minutes pass between the first look and the last step: a folder that came to be at the place is not replaced."""
+    output = tmp_path / "out"
+
+    with pytest.raises(RequestError, match="exists"), bundle_folder(output, replace=False) as folder:
+        shutil.copytree(DEMO_BUNDLE, folder, dirs_exist_ok=True)
+        output.mkdir()
+        (output / "thesis.tex").write_text("years of work")
+
+    assert (output / "thesis.tex").read_text() == "years of work"
+
+
+def test_an_interrupted_replacement_keeps_the_old_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should the very last step fail, the bundle that was there is there again."""
+    output = shutil.copytree(DEMO_BUNDLE, tmp_path / "out")
+    rename = Path.rename
+
+    def interrupted(path: Path, target: Path) -> Path:
+        if path.name == "bundle":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), bundle_folder(output, replace=True) as folder:
+        shutil.copytree(DEMO_BUNDLE, folder, dirs_exist_ok=True)
+
+    assert bundles.load(output).manifest.name == "digits"
 
 
 def test_an_existing_bundle_is_kept_unless_told(tiny_checkpoint: Path, tiny_bundle: Path) -> None:

@@ -7,16 +7,15 @@ import pytest
 
 from app import bundle as bundles
 from app.bundle import Bundle
-from app.engine import open_engine
 from app.image import Limits, open_image, to_rgb
 from app.preprocess import preprocess
 from model_export import demo as recipe
-from tests.fakes import encode
+from tests.fakes import encode, engine_of
 
 
 def predictions(bundle: Bundle, data: recipe.Digits) -> np.ndarray:
     """Classes of encoded images, by the code that serves."""
-    engine = open_engine(bundle.model, "cpu", threads=1, buckets=[1, 8])
+    engine = engine_of(bundle, buckets=[1, 8])
     decoded = [to_rgb(open_image(encode(image), Limits(10_000))) for image in data.images]
     pixels = np.stack([preprocess(image, bundle.manifest.preprocessing) for image in decoded])
     return np.concatenate([engine.run(batch).argmax(axis=1) for batch in np.array_split(pixels, len(pixels) // 8 + 1)])

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,14 @@ import pytest
 
 from app.bundle import Bundle
 from app.engine import Engine, open_engine
-from app.errors import DeviceError
+from app.errors import BundleError, DeviceError
+from tests.fakes import engine_of
 
 
 @pytest.fixture(scope="module")
 def engine(demo: Bundle) -> Engine:
     """The demonstration network on the CPU."""
-    return open_engine(demo.model, "cpu", threads=1, buckets=[1, 4, 8])
+    return engine_of(demo, buckets=[1, 4, 8])
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ def test_a_batch_goes_to_the_nearest_bucket(engine: Engine) -> None:
 
 def test_warm_up_measures_every_bucket(demo: Bundle) -> None:
     """Each bucket has its time once the engine is warm."""
-    engine = open_engine(demo.model, "cpu", threads=1, buckets=[2, 1])
+    engine = engine_of(demo, buckets=[2, 1])
     engine.warm_up()
 
     assert list(engine.bucket_seconds) == [1, 2]
@@ -65,14 +67,14 @@ def test_the_truth_is_the_session_s(engine: Engine) -> None:
 def test_cuda_without_cuda_is_an_error(demo: Bundle) -> None:
     """A build without CUDA says so; there is no session on the CPU instead."""
     with pytest.raises(DeviceError, match="built without CUDAExecutionProvider"):
-        open_engine(demo.model, "cuda", threads=1, buckets=[1])
+        engine_of(demo, "cuda")
 
 
 @pytest.mark.usefixtures("a_build_with_cuda")
 def test_a_provider_that_does_not_load_is_an_error(demo: Bundle) -> None:
     """ONNX Runtime only warns when a listed provider cannot be had; here that is the end."""
     with pytest.raises(DeviceError, match="cannot open the model with CUDAExecutionProvider"):
-        open_engine(demo.model, "cuda", threads=1, buckets=[1])
+        engine_of(demo, "cuda")
 
 
 @pytest.mark.usefixtures("a_build_with_cuda")
@@ -87,14 +89,68 @@ def test_a_session_that_fell_back_is_an_error(demo: Bundle, monkeypatch: pytest.
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", falls_back)
     with pytest.raises(DeviceError, match="opened for CUDAExecutionProvider but runs on CPUExecutionProvider"):
-        open_engine(demo.model, "cuda", threads=1, buckets=[1])
+        engine_of(demo, "cuda")
 
 
-def test_auto_says_why(demo: Bundle) -> None:
-    """`auto` without CUDA serves on the CPU and gives the reason."""
-    truth = open_engine(demo.model, "auto", threads=1, buckets=[1]).truth
+def a_session(monkeypatch: pytest.MonkeyPatch, provider: str, nodes: dict[str, int]) -> list[Any]:
+    """Have ONNX Runtime open sessions that claim this; returns the options and providers they were asked for."""
+    asked: list[Any] = []
 
-    assert (truth.device, truth.why.startswith("auto: no CUDA, because")) == ("cpu", True)
+    def parts() -> list[SimpleNamespace]:
+        return [
+            SimpleNamespace(ep_name=name, get_nodes=lambda count=count: [0] * count) for name, count in nodes.items()
+        ]
+
+    def opened(_: Any, options: Any, providers: Any, **others: Any) -> SimpleNamespace:
+        asked.append((options, providers, others))
+        return SimpleNamespace(
+            get_providers=lambda: [provider, "CPUExecutionProvider"],
+            get_provider_graph_assignment_info=parts,
+            get_inputs=lambda: [SimpleNamespace(name="pixels", type="tensor(uint8)", shape=["batch", 32, 32, 3])],
+            get_outputs=lambda: [SimpleNamespace(name="logits", type="tensor(float)", shape=["batch", 10])],
+            disable_fallback=lambda: asked.append("no fallback"),
+        )
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", opened)
+    return asked
+
+
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+
+@pytest.mark.usefixtures("a_build_with_cuda")
+def test_cuda_is_asked_for_alone(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No second provider, no node on the CPU, no fallback at construction or at run time, no TF32, no spinning."""
+    asked = a_session(monkeypatch, CUDA, {CUDA: 130})
+
+    engine_of(demo, "cuda")
+
+    (options, providers, others), fallback = asked
+    assert providers == [(CUDA, {"use_tf32": "0"})]
+    assert (others, fallback) == ({"enable_fallback": 0}, "no fallback")
+    assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+@pytest.mark.usefixtures("a_build_with_cuda")
+@pytest.mark.parametrize("nodes", [{}, {CPU: 130}, {CUDA: 129, CPU: 1}])
+def test_every_node_has_to_be_there(demo: Bundle, monkeypatch: pytest.MonkeyPatch, nodes: dict[str, int]) -> None:
+    """A session that says CUDA, with nodes elsewhere or nowhere, is not believed."""
+    a_session(monkeypatch, CUDA, nodes)
+
+    with pytest.raises(DeviceError, match="would not run on CUDAExecutionProvider alone"):
+        engine_of(demo, "cuda")
+
+
+@pytest.mark.parametrize(
+    "change", [{"input_size": (64, 32)}, {"classes": 11}, {"input_size": (32, 32, 3)}], ids=["size", "classes", "rank"]
+)
+def test_a_model_of_another_shape_is_refused(demo: Bundle, change: dict[str, Any]) -> None:
+    """Input and output of the model are compared with the manifest before anything is run."""
+    signature: dict[str, Any] = {"input_size": (32, 32), "classes": 10}
+
+    with pytest.raises(BundleError, match="the manifest asks for"):
+        open_engine(demo.model, "cpu", threads=1, buckets=[1], **(signature | change))
 
 
 def test_no_fallback_at_run_time(engine: Engine) -> None:
@@ -104,7 +160,7 @@ def test_no_fallback_at_run_time(engine: Engine) -> None:
 
 def test_nothing_is_reported_to_anybody(demo: Bundle, tmp_path: Path) -> None:
     """ONNX Runtime's telemetry, on in its official builds, is off: it leaves no device id and no outbox behind."""
-    opens = f"from app.engine import *; open_engine(Path({str(demo.model)!r}), 'cpu', 1, [1])"
+    opens = f"from app.engine import *; onnxruntime.InferenceSession({str(demo.model)!r})"
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     homes = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)}
 
@@ -127,6 +183,6 @@ def test_the_self_test_notices_a_difference(engine: Engine) -> None:
 def test_a_file_that_is_no_model_is_an_error(demo: Bundle) -> None:
     """What ONNX Runtime cannot open is told in one line."""
     with pytest.raises(DeviceError, match="cannot open the model") as error:
-        open_engine(demo.folder / "labels.json", "cpu", threads=1, buckets=[1])
+        open_engine(demo.folder / "labels.json", "cpu", threads=1, buckets=[1], input_size=(32, 32), classes=10)
 
     assert "\n" not in str(error.value)

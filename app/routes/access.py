@@ -1,5 +1,6 @@
 """Around every request: its id, its time, a line in the log, a count in the metrics, an answer come what may."""
 
+import asyncio
 import contextlib
 import logging
 import re
@@ -10,7 +11,7 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect
 
-from app.errors import InternalError
+from app.errors import Draining, InternalError
 from app.logs import request_id
 from app.metrics import Metrics
 from app.routes.problems import problem_response
@@ -58,6 +59,11 @@ class AccessLog:
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
             code = ABANDONED
+        except (
+            asyncio.CancelledError
+        ):  # uvicorn's patience at a shutdown is over; passed on, it would be called our defect
+            if code is None:
+                await problem_response(Draining())(scope, receive, send_with_id)
         except Exception:
             log.exception("unexpected error")
             if code is None:

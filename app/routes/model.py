@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from app.engine import Engine
 from app.routes.upload import service_of
 
 router = APIRouter(tags=["model"])
@@ -12,14 +13,16 @@ router = APIRouter(tags=["model"])
 
 @router.get("/model")
 async def model(request: Request) -> dict[str, Any]:
-    """The manifest, the device as the session reports it, and the time each bucket took at warm-up."""
+    """The manifest, and of each engine the device as its session reports it and the time of each batch size."""
     service = service_of(request)
     return {
         "manifest": service.bundle.manifest.model_dump(mode="json"),
         "labels": [label.name for label in service.bundle.labels],
-        "device": asdict(service.engine.truth),
-        "buckets": [
-            {"batch": bucket, "milliseconds": round(seconds * 1e3, 3)}
-            for bucket, seconds in service.engine.bucket_seconds.items()
-        ],
+        "engines": [{**asdict(engine.truth), "buckets": _buckets(engine)} for engine in service.engines],
     }
+
+
+def _buckets(engine: Engine) -> list[dict[str, float]]:
+    return [
+        {"batch": bucket, "milliseconds": round(seconds * 1e3, 3)} for bucket, seconds in engine.bucket_seconds.items()
+    ]

@@ -1,5 +1,6 @@
 """Errors → RFC 9457 problem documents. One handler for the whole tree of `app.errors`."""
 
+import logging
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -10,6 +11,8 @@ from starlette.responses import JSONResponse
 from app.errors import BadOption, Overloaded, ServiceError
 from app.metrics import Metrics
 from app.schemas import Problem
+
+log = logging.getLogger("swin.request")
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -34,6 +37,7 @@ def add_problem_handlers(app: FastAPI, metrics: Metrics) -> None:
 
     async def on_service_error(_: Request, error: ServiceError) -> JSONResponse:
         metrics.rejected.labels(error.code).inc()
+        log.debug("refused", extra={"code": error.code}, exc_info=error)
         return problem_response(error)
 
     async def on_bad_option(request: Request, error: RequestValidationError) -> JSONResponse:

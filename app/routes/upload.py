@@ -15,6 +15,9 @@ from app.service import Service
 
 T = TypeVar("T")
 
+MOST_FIELDS = 16
+"""Text fields a form may have beside its files. None is read, but clients send some."""
+
 
 def service_of(request: Request) -> Service:
     """The service behind this application."""
@@ -24,7 +27,7 @@ def service_of(request: Request) -> Service:
 
 def is_form(request: Request) -> bool:
     """Whether the body is a multipart form rather than the image itself."""
-    return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data"
 
 
 async def read_body(request: Request) -> bytes:
@@ -44,12 +47,14 @@ async def read_form(request: Request, field: str, most: int) -> AsyncIterator[li
         BadOption: the form is damaged, has no such file, or more of them than `most`.
         ImageTooLarge: the form is longer than the limit.
     """
-    parser = MultiPartParser(request.headers, _within_limit(request), max_files=most, max_fields=most)
+    parser = MultiPartParser(request.headers, _within_limit(request), max_files=most, max_fields=MOST_FIELDS)
     parser.spool_max_size = _limit(request)  # in memory: no file of ours on anybody's disk
     try:
         form = await parser.parse()
     except MultiPartException as error:
         raise BadOption(f"The form cannot be read: {error.message}") from error
+    except UnicodeError as error:  # the charset that the content type names is one that does not decode
+        raise BadOption("The form cannot be read: its charset does not fit its text.") from error
     try:
         yield _files(form, field)
     finally:
@@ -71,7 +76,8 @@ def _limit(request: Request) -> int:
 async def _within_limit(request: Request) -> AsyncGenerator[bytes, None]:
     limit = _limit(request)
     too_large = ImageTooLarge(f"The body is longer than {limit} bytes.")
-    if int(request.headers.get("content-length", 0)) > limit:
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limit:
         raise too_large
     read = 0
     async for chunk in request.stream():

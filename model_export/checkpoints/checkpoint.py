@@ -7,8 +7,7 @@ from typing import Protocol
 from PIL import Image
 from torch import Tensor
 
-from app.bundle import Label, Preprocessing, Source
-from app.ranking import Activation
+from app.bundle import Activation, Label, Preprocessing, Source
 from model_export.errors import CheckpointError
 from model_export.swin import Swin
 

@@ -10,22 +10,51 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from app.bundle import Label, Source, digest
-from app.ranking import Activation
+from app.bundle import Activation, Label, Source, digest
+from app.errors import sentence
 from model_export.checkpoints.checkpoint import Checkpoint, load_weights
 from model_export.errors import CheckpointError, UnsupportedModel
 from model_export.preprocessing import from_huggingface
 from model_export.swin import Swin, SwinConfig
 
-FILES = ("config.json", "preprocessor_config.json", "*.safetensors", "model.safetensors.index.json")
+FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json")
+"""Of the repository's top level: a training run's own checkpoints are in folders below."""
+
+Count = Annotated[int, Field(gt=0)]
+
+
+class Settings(BaseModel):
+    """The part of `config.json` that decides; `SwinConfig`'s documented defaults for what it leaves out."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    model_type: str
+    architectures: list[str] | None = None
+    image_size: Count | tuple[Count, Count] = 224
+    patch_size: Count | tuple[Count, Count] = 4
+    num_channels: Count = 3
+    embed_dim: Count = 96
+    depths: tuple[Count, ...] = (2, 2, 6, 2)
+    num_heads: tuple[Count, ...] = (3, 6, 12, 24)
+    window_size: Count = 7
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    hidden_act: str = "gelu"
+    use_absolute_embeddings: bool = False
+    layer_norm_eps: float = 1e-5
+    problem_type: str | None = None
+    id2label: dict[str, str] | None = None
+    num_labels: Count = 2
+
 
 RENAMES = (
     (r"^swin\.embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
@@ -53,7 +82,7 @@ def read(folder: Path, source_id: str, revision: str | None) -> Checkpoint:
         CheckpointError: a file is missing, damaged, or contradicts another.
         UnsupportedModel: it is something else than a Swin (v1) image classifier.
     """
-    settings = _json(folder / "config.json")
+    settings = _settings(folder)
     labels = _labels(settings)
     preprocessing, input_size = from_huggingface(_json(folder / "preprocessor_config.json"))
     config = _config(settings, input_size, len(labels))
@@ -83,7 +112,7 @@ def download(repository: str, revision: str | None) -> tuple[Path, str]:
         folder = Path(snapshot_download(repository, revision=revision, allow_patterns=list(FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
-            f"no folder '{repository}' here, and the hub did not give it: {_sentence(error)}"
+            f"no folder '{repository}' here, and the hub did not give it: {sentence(error)}"
         ) from error
     return folder, folder.name  # the cache names a snapshot's folder by its commit
 
@@ -123,61 +152,72 @@ class TransformersReference:
         return SwinForImageClassification.from_pretrained(self._folder, dtype=torch.float32).eval()
 
 
-def _config(settings: Mapping[str, Any], input_size: tuple[int, int], num_classes: int) -> SwinConfig:
-    kind = settings.get("model_type")
-    if kind != "swin":
-        raise UnsupportedModel(f"config.json: model_type is {kind!r}; only 'swin' is exported")
-    if "SwinForImageClassification" not in (heads := settings.get("architectures") or ["SwinForImageClassification"]):
-        raise UnsupportedModel(f"config.json: the checkpoint is a {heads[0]}, not an image classifier")
-    for key, wanted in (("hidden_act", "gelu"), ("num_channels", 3)):
-        if (value := settings.get(key, wanted)) != wanted:
-            raise UnsupportedModel(f"config.json: {key} is {value!r}; only {wanted!r} is exported")
-    ape = bool(settings.get("use_absolute_embeddings", False))
-    image_size = _pair(settings.get("image_size", 224))
-    if ape and image_size != input_size:
+def _settings(folder: Path) -> Settings:
+    try:
+        settings = Settings.model_validate_json(json.dumps(_json(folder / "config.json")))
+    except ValidationError as error:
+        raise CheckpointError(f"config.json: {sentence(error)}") from error
+    if settings.model_type != "swin":
+        raise UnsupportedModel(f"config.json: model_type is {settings.model_type!r}; only 'swin' is exported")
+    if settings.architectures and "SwinForImageClassification" not in settings.architectures:
+        raise UnsupportedModel(f"config.json: a {settings.architectures[0]} is not an image classifier")
+    if settings.hidden_act != "gelu":
+        raise UnsupportedModel(f"config.json: hidden_act is {settings.hidden_act!r}; only 'gelu' is exported")
+    if settings.num_channels != 3:  # noqa: PLR2004 (red, green, blue)
+        raise UnsupportedModel(f"config.json: num_channels is {settings.num_channels}; only RGB is exported")
+    if settings.problem_type == "regression":
+        raise UnsupportedModel("config.json: problem_type is 'regression'; only classifiers are exported")
+    return settings
+
+
+def _config(settings: Settings, input_size: tuple[int, int], num_classes: int) -> SwinConfig:
+    image_size = _pair(settings.image_size)
+    if settings.use_absolute_embeddings and image_size != input_size:
         raise CheckpointError(f"the position embedding is for {image_size} pixels, but images arrive with {input_size}")
-    patch_height, patch_width = _pair(settings.get("patch_size", 4))
+    patch_height, patch_width = _pair(settings.patch_size)
     if patch_height != patch_width:
         raise UnsupportedModel(f"config.json: patches of {patch_height}×{patch_width} pixels are not square")
     return SwinConfig(
         input_size=input_size,
         num_classes=num_classes,
         patch_size=patch_height,
-        embed_dim=settings.get("embed_dim", 96),
-        depths=tuple(settings.get("depths", (2, 2, 6, 2))),
-        num_heads=tuple(settings.get("num_heads", (3, 6, 12, 24))),
-        window_size=settings.get("window_size", 7),
-        mlp_ratio=settings.get("mlp_ratio", 4.0),
-        qkv_bias=settings.get("qkv_bias", True),
-        ape=ape,
-        norm_eps=settings.get("layer_norm_eps", 1e-5),
+        embed_dim=settings.embed_dim,
+        depths=settings.depths,
+        num_heads=settings.num_heads,
+        window_size=settings.window_size,
+        mlp_ratio=settings.mlp_ratio,
+        qkv_bias=settings.qkv_bias,
+        ape=settings.use_absolute_embeddings,
+        norm_eps=settings.layer_norm_eps,
     )
 
 
-def _labels(settings: Mapping[str, Any]) -> tuple[Label, ...]:
-    names = settings.get("id2label")
-    if names is None:
-        names = {str(index): f"LABEL_{index}" for index in range(settings.get("num_labels", 2))}
-    try:
-        by_index = {int(index): str(name) for index, name in names.items()}
-    except (AttributeError, ValueError) as error:
-        raise CheckpointError("config.json: id2label does not map class numbers to names") from error
-    if sorted(by_index) != list(range(len(by_index))):
-        raise CheckpointError(f"config.json: id2label does not count from 0 to {len(by_index) - 1}")
-    return tuple(Label(name=by_index[index], wnid=None) for index in range(len(by_index)))
+def _labels(settings: Settings) -> tuple[Label, ...]:
+    names = settings.id2label or {str(index): f"LABEL_{index}" for index in range(settings.num_labels)}
+    if not all(index.isdecimal() for index in names):
+        raise CheckpointError("config.json: id2label does not map class numbers to names")
+    by_index = {int(index): name for index, name in names.items()}
+    if sorted(by_index) != list(range(len(names))):
+        raise CheckpointError(f"config.json: id2label does not count from 0 to {len(names) - 1}")
+    return tuple(Label(name=by_index[index], wnid=None) for index in range(len(names)))
 
 
-def _activation(settings: Mapping[str, Any]) -> Activation:
+def _activation(settings: Settings) -> Activation:
     """What the library's own pipeline does with the logits."""
-    problem = settings.get("problem_type")
-    if problem == "regression":
-        raise UnsupportedModel("config.json: problem_type is 'regression'; only classifiers are exported")
-    return "sigmoid" if problem == "multi_label_classification" or len(_labels(settings)) == 1 else "softmax"
+    is_multi_label = settings.problem_type == "multi_label_classification" or len(_labels(settings)) == 1
+    return "sigmoid" if is_multi_label else "softmax"
 
 
 def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
-    names = set(_json(index).get("weight_map", {}).values()) if index.is_file() else {"model.safetensors"}
+    names = {"model.safetensors"}
+    if index.is_file():
+        places = _json(index).get("weight_map")
+        if not isinstance(places, dict) or not places:
+            raise CheckpointError(f"{index.name}: weight_map does not map weights to files")
+        names = {str(name) for name in places.values()}
+        if strangers := [name for name in names if Path(name).name != name]:
+            raise CheckpointError(f"{index.name}: {min(strangers)} is not the name of a file beside it")
     files = [folder / name for name in sorted(names)]
     if missing := [file.name for file in files if not file.is_file()]:
         raise CheckpointError(f"there is no {missing[0]} in {folder}")
@@ -190,7 +230,7 @@ def _load(files: list[Path]) -> dict[str, Tensor]:
         try:
             weights |= load_file(file)
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file.name} is damaged: {_sentence(error)}") from error
+            raise CheckpointError(f"{file.name} is damaged: {sentence(error)}") from error
     return weights
 
 
@@ -228,17 +268,12 @@ def _json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {_sentence(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not JSON: {sentence(error)}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} does not hold a JSON object")
     return content
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    first, second = (value, value) if isinstance(value, int) else value
-    return int(first), int(second)
-
-
-def _sentence(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else value
