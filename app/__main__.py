@@ -2,12 +2,13 @@
 
 import argparse
 import asyncio
+import contextlib
 import importlib.metadata
 import logging
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 import uvicorn
@@ -78,7 +79,7 @@ def _run(settings: Settings) -> int:
 
 async def _serve(settings: Settings) -> None:
     app = create_app(settings)
-    with _listener(settings) as listener:
+    with _bind(settings) as listener:
         # The lifespan is entered here and not by uvicorn, so that a StartError leaves as it is and ends the process.
         async with app.router.lifespan_context(app):
             config = uvicorn.Config(
@@ -89,19 +90,27 @@ async def _serve(settings: Settings) -> None:
                 server_header=False,
                 timeout_graceful_shutdown=round(settings.drain_timeout),
             )
+            with _port_refused(listener, settings):  # two may bind one port as long as neither listens
+                listener.listen(config.backlog)
             await Server(config, app, settings.drain_delay).serve(sockets=[listener])
 
 
-def _listener(settings: Settings) -> socket.socket:
+def _bind(settings: Settings) -> socket.socket:
     """Bound, not yet listening: a port in use is told at once, and nobody is let in before the service is ready."""
     listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
+    with _port_refused(listener, settings):
         listener.bind((settings.host, settings.port))
+    return listener
+
+
+@contextlib.contextmanager
+def _port_refused(listener: socket.socket, settings: Settings) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         listener.close()
         raise StartError(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}") from error
-    return listener
 
 
 class Server(uvicorn.Server):
@@ -114,10 +123,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Say where, once callers are let in."""
-        try:
-            await super().startup(sockets)
-        except OSError as error:  # two services may bind one port as long as neither listens: this one is the later
-            raise StartError(f"cannot listen: {error.strerror}") from error
+        await super().startup(sockets)
         for listener in sockets or []:
             host, port = listener.getsockname()[:2]
             log.info("listening", extra={"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"})

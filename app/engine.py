@@ -10,9 +10,9 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,13 @@ class Engine:
     def bucket(self, size: int) -> int:
         """The batch size a batch of this size is padded to."""
         return next(bucket for bucket in self.buckets if bucket >= size)
+
+    def report(self) -> dict[str, Any]:
+        """The device as the session reports it, and the milliseconds each bucket took at warm-up."""
+        buckets = [
+            {"batch": size, "milliseconds": round(seconds * 1e3, 3)} for size, seconds in self.bucket_seconds.items()
+        ]
+        return {**asdict(self.truth), "buckets": buckets}
 
     def warm_up(self) -> None:
         """Run every bucket twice: the first pays for allocation and kernel choice, the second is the time to expect.

@@ -174,11 +174,14 @@ def test_what_appears_meanwhile_is_left_alone(tmp_path: Path) -> None:
     """Minutes pass between the first look and the last step: a folder that came to be at the place is not replaced."""
     output = tmp_path / "out"
 
-    with pytest.raises(RequestError, match="exists"), bundle_folder(output, replace=False) as folder:
-        shutil.copytree(DEMO_BUNDLE, folder, dirs_exist_ok=True)
-        output.mkdir()
-        (output / "thesis.tex").write_text("years of work")
+    def export() -> None:
+        with bundle_folder(output, replace=False) as folder:
+            shutil.copytree(DEMO_BUNDLE, folder, dirs_exist_ok=True)
+            output.mkdir()
+            (output / "thesis.tex").write_text("years of work")
 
+    with pytest.raises(RequestError, match="exists"):
+        export()
     assert (output / "thesis.tex").read_text() == "years of work"
 
 

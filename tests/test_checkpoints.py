@@ -90,7 +90,16 @@ def test_other_networks_are_refused(folder: Path, settings: dict[str, Any], sent
             r"head\.weight has shape \(10, 48\), the configuration asks for \(2, 48\)",
         ),
         ({"id2label": {"1": "a", "2": "b"}}, "does not count from 0 to 1"),
-        ({"id2label": ["a", "b"]}, "does not map class numbers"),
+        ({"id2label": {"a": "0", "b": "1"}}, "does not map class numbers"),
+        ({"id2label": ["a", "b"]}, "id2label: Input should be an object"),
+        ({"depths": "ab"}, "depths: "),
+        ({"depths": [2.5, 2]}, r"depths\.0: "),
+        ({"embed_dim": None}, "embed_dim: "),
+        ({"num_heads": 2}, "num_heads: "),
+        ({"layer_norm_eps": "1e-5"}, "layer_norm_eps: "),
+        ({"image_size": "x"}, "image_size"),
+        ({"window_size": 0}, "window_size: "),
+        ({"use_absolute_embeddings": True, "image_size": 64}, "position embedding is for"),
     ],
 )
 def test_a_configuration_that_contradicts_its_weights_is_refused(
@@ -147,6 +156,31 @@ def test_shards_are_joined(folder: Path) -> None:
     assert whole.source.weights_sha256 != joined.source.weights_sha256
 
 
+@pytest.mark.parametrize(
+    ("index", "sentence"),
+    [
+        ({"weight_map": {"a": "../elsewhere.safetensors"}}, "is not the name of a file beside it"),
+        ({"weight_map": ["a"]}, "weight_map does not map"),
+        ({"weight_map": {"a": "gone.safetensors"}}, "there is no gone.safetensors"),
+    ],
+)
+def test_shards_are_files_beside_their_index(folder: Path, index: dict[str, Any], sentence: str) -> None:
+    """An index that points elsewhere, or to nothing, is refused."""
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    with pytest.raises(CheckpointError, match=sentence):
+        checkpoints.read(str(folder))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000], ids=["cut off", "a list", "nested"])
+def test_what_is_no_json_object_is_refused(folder: Path, text: str) -> None:
+    """A configuration that is cut off, something else, or nested deeper than anybody means."""
+    (folder / "config.json").write_text(text)
+
+    with pytest.raises(CheckpointError, match="JSON"):
+        checkpoints.read(str(folder))
+
+
 @pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json", "model.safetensors"])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     """Each file that is needed is asked for by name."""
@@ -173,6 +207,8 @@ def test_truncated_weights_are_refused(folder: Path) -> None:
         ({"size": {"shortest_edge": 40}}, "images keep their shape"),
         ({"size": {"longest_edge": 40}}, "size {'longest_edge': 40} is not supported"),
         ({"resample": 9}, "contradicts itself"),
+        ({"resample": -2}, "contradicts itself"),
+        ({"size": 0}, "contradicts itself"),
         ({"do_center_crop": True, "crop_size": {"height": 64, "width": 64}}, "larger than the resized image"),
         ({"image_mean": [0.5]}, "contradicts itself"),
     ],
@@ -183,8 +219,10 @@ def test_preprocessing_that_cannot_be_reproduced_is_refused(
     """A recipe is followed exactly or not at all."""
     edit(folder / "preprocessor_config.json", **settings)
 
-    with pytest.raises(RequestError, match=sentence):
+    with pytest.raises(RequestError, match=sentence) as error:
         checkpoints.read(str(folder))
+
+    assert "\n" not in str(error.value)
 
 
 def test_the_oldest_form_of_the_preprocessor_is_read(folder: Path) -> None:
@@ -211,7 +249,7 @@ def test_an_id_is_fetched_from_the_hub(folder: Path, monkeypatch: pytest.MonkeyP
     asked = []
 
     def snapshot_download(repository: str, *, revision: str, allow_patterns: list[str]) -> str:
-        asked.append((repository, revision, "*.safetensors" in allow_patterns))
+        asked.append((repository, revision, "config.json" in allow_patterns))
         return str(snapshot)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)

@@ -6,10 +6,10 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps, PngImagePlugin
 
 from app.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
-from app.image import FORMATS, Limits, open_image, to_rgb
+from app.image import FORMATS, MOST_PIXELS, Limits, open_image, to_rgb
 from tests.fakes import encode, picture
 
 LIMITS = Limits(pixels=1_000_000)
@@ -58,7 +58,7 @@ def test_other_bytes_are_refused(data: bytes) -> None:
         decode(data)
 
 
-def test_nothing_is_refused() -> None:
+def test_an_empty_body_is_refused() -> None:
     """No bytes at all are told from bytes that are no image."""
     with pytest.raises(UnreadableImage, match="empty"):
         decode(b"")
@@ -86,15 +86,35 @@ def test_decompression_bombs_are_refused(side: int) -> None:
         open_image(header_of_png(side, side), LIMITS)
 
 
-def test_exif_orientation_is_applied() -> None:
-    """A photo taken sideways is turned upright."""
+@pytest.mark.parametrize("side", [(60_000_000, 1), (1, 70_000)])
+def test_a_side_without_end_is_refused(side: tuple[int, int]) -> None:
+    """Few pixels in a line of millions: resampling it would take gigabytes."""
+    with pytest.raises(ImageTooLarge):
+        open_image(header_of_png(*side), Limits(MOST_PIXELS))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation: int) -> None:
+    """A photo taken in any of the eight orientations is turned upright, as Pillow itself would."""
     exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter turn clockwise
-    image = picture(40, 30)
+    exif[0x0112] = orientation
+    data = encode(picture(40, 30), exif=exif)
 
-    turned = decode(encode(image, "PNG", exif=exif))
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
 
-    assert np.array_equal(np.rot90(np.asarray(image), k=-1), np.asarray(turned))
+    assert np.array_equal(np.asarray(expected), np.asarray(decode(data)))
+
+
+def test_texts_of_a_header_are_bounded() -> None:
+    """A few kilobytes of compressed text in a PNG cannot be unpacked to dozens of megabytes."""
+    texts = PngImagePlugin.PngInfo()
+    for number in range(12):
+        texts.add_text(f"text {number}", "x" * 1_000_000, zip=True)
+    data = encode(picture(8, 8), pnginfo=texts)
+    assert len(data) < 2**16
+
+    with pytest.raises(UnreadableImage):
+        decode(data)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")  # Pillow's word for what this test is about

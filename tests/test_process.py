@@ -3,6 +3,7 @@
 import json
 import os
 import queue
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app import bundle as bundles
 from app.bundle import Bundle
+from app.settings import DEMO_BUNDLE
 from tests.fakes import encode
 
 START_SECONDS = 60
@@ -123,6 +126,40 @@ def test_sigterm_drains_and_exits_with_0(served: Served, demo: Bundle) -> None:
     assert served.process.wait(timeout=START_SECONDS) == 0
 
 
+def test_a_sender_too_slow_for_the_drain_is_told() -> None:
+    """Who has not finished when `drain_timeout` is over gets a problem document, not a broken connection or a trace."""
+    served = Served("--drain-timeout", "1")
+    try:
+        host, port = served.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=START_SECONDS) as connection:
+            connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf")
+            httpx.get(f"{served.url}/health/live")  # a later request was served: the head of ours has been read
+            served.process.send_signal(signal.SIGTERM)
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        code = served.process.wait(timeout=START_SECONDS)
+    finally:
+        served.stop()
+
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b'"code":"draining"' in answer
+    assert code == 0
+
+
+def test_a_bundle_that_computes_otherwise_here_is_not_served(tmp_path: Path) -> None:
+    """The golden samples are run on the device that will serve, before anybody is let in."""
+    folder = shutil.copytree(DEMO_BUNDLE, tmp_path / "bundle")
+    np.save(folder / "golden/logits.npy", np.load(folder / "golden/logits.npy") + 0.01)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["golden/logits.npy"] = bundles.digest(folder / "golden/logits.npy")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+    ended = run("--bundle", str(folder), "--device", "cpu", "--port", "0")
+
+    assert ended.returncode == 2
+    assert "swin-serve: golden sample 0 differs by 0.01 on cpu" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
 def test_readiness_goes_off_before_the_port_closes() -> None:
     """During `drain_delay` the service still classifies, and tells load balancers to look elsewhere."""
     served = Served("--drain-delay", "60")
@@ -161,6 +198,35 @@ def test_a_port_in_use_is_one_sentence_and_exit_code_2(served: Served) -> None:
     assert len(ended.stderr.splitlines()) == 1
 
 
+def test_of_two_services_started_at_once_one_gets_the_port() -> None:
+    """Both may bind as long as neither listens; the later one says so in one sentence."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, "-m", "app", "--device", "cpu", "--log-level", "error", "--port", port]
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]  # noqa: S603 (our own)
+    loser: queue.Queue[subprocess.Popen[str]] = queue.Queue()
+
+    def wait_for(process: subprocess.Popen[str]) -> None:
+        process.wait()
+        loser.put(process)
+
+    for process in both:
+        threading.Thread(target=wait_for, args=[process], daemon=True).start()
+    try:
+        ended = loser.get(timeout=START_SECONDS)
+        assert ended.stderr is not None
+        lines = ended.stderr.read().splitlines()
+    finally:
+        for process in both:
+            process.terminate()
+            process.communicate()
+
+    assert ended.returncode == 2
+    assert lines[0].startswith("swin-serve: cannot listen")
+    assert len(lines) == 1
+
+
 def test_a_missing_bundle_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
     """So is a bundle that is not there."""
     ended = run("--bundle", str(tmp_path), "--port", "0")
@@ -175,6 +241,9 @@ def test_a_missing_bundle_is_one_sentence_and_exit_code_2(tmp_path: Path) -> Non
         (["--port", "99999"], {}),
         (["--device", "gpu"], {}),
         (["--nonsense"], {}),
+        (["--drain-delay", "inf"], {}),
+        (["--host", ""], {}),
+        (["--max-images", "300"], {}),
         ([], {"SWIN_MAX_BATCH": "0"}),
         (["serve"], {}),
     ],

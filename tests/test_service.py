@@ -2,19 +2,27 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, MutableMapping
+import signal
+import threading
+from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from app import errors
+from app.__main__ import Server
 from app.bundle import Bundle
+from app.engine import Device, Engine
+from app.errors import DeviceError
+from app.golden import open_proved
+from app.image import Limits, open_image, to_rgb
 from app.main import create_app
 from app.settings import Settings
 from tests.fakes import Gate, HeldSession, encode, picture
@@ -107,6 +115,7 @@ def test_a_large_image_takes_the_pool(client: TestClient) -> None:
 
 
 BIG = 20_000
+FORM = "multipart/form-data; boundary=x"
 
 
 @pytest.mark.parametrize(
@@ -137,6 +146,8 @@ def test_bad_images_get_their_problem_document(client: TestClient, data: bytes, 
         ("/classify", {"files": {"wrong": b"x"}}, 422, "bad_option"),
         ("/classify", {"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 422, "bad_option"),
         ("/classify", {"files": [("file", b"x"), ("file", b"y")]}, 422, "bad_option"),
+        ("/classify", {"content": b"x", "headers": {"content-type": f"{FORM}; charset=undefined"}}, 422, "bad_option"),
+        ("/classify", {"content": b"x", "headers": {"content-type": "multipart/form-datax"}}, 415, "unsupported_image"),
         ("/classify/batch", {"content": b"x"}, 422, "bad_option"),
         ("/classify/batch", {"files": [("files", b"x")] * 65}, 422, "bad_option"),
         ("/nowhere", {"content": b"x"}, 404, "not_found"),
@@ -153,12 +164,60 @@ def test_bad_requests_get_a_problem_document(
 
 
 def test_a_body_over_the_limit_is_refused() -> None:
-    """By its announced length, and by what arrives when nothing is announced."""
+    """By its announced length, before any of it is sent; and by what arrives when nothing is announced."""
     with TestClient(create_app(Settings(device="cpu", threads=1, max_body_mib=1))) as client:
-        announced = client.post("/classify", content=b"x" * (2**20 + 1))
+        announced = client.post("/classify", content=b"x", headers={"content-length": str(2**20 + 1)})
         streamed = client.post("/classify", content=iter([b"x" * 2**20, b"x"]))
 
     assert [announced.status_code, streamed.status_code] == [413, 413]
+
+
+def test_text_fields_beside_the_file_are_ignored(client: TestClient, demo: Bundle) -> None:
+    """Clients send names and numbers along; they do no harm."""
+    answer = client.post(
+        "/classify", files={"file": digit(demo, "two")}, data={"name": "x", "number": "1", "more": "y"}
+    )
+
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("data", "thread"),
+    [
+        (encode(picture(100, 100)), "event loop"),
+        (encode(Image.new("L", (500, 500))), "pool"),
+        (encode(picture(8, 8)) + bytes(2**16), "pool"),
+    ],
+    ids=["small", "many pixels", "many bytes"],
+)
+def test_what_is_not_small_stays_off_the_event_loop(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, data: bytes, thread: str
+) -> None:
+    """Small images are decoded in place; many pixels, or a body that may hide a long header, go to the pool."""
+    threads = list[str]()
+
+    def watched(image: Image.Image) -> Image.Image:
+        threads.append("pool" if threading.current_thread().name.startswith("decode") else "event loop")
+        return to_rgb(image)
+
+    monkeypatch.setattr("app.classifier.to_rgb", watched)
+
+    assert client.post("/classify", content=data).status_code == 200
+    assert threads == [thread]
+
+
+def test_a_long_header_is_not_even_read_on_the_event_loop(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow walks through a header in Python: of a large body, that takes seconds, during which nobody is answered."""
+    threads = list[str]()
+
+    def watched(data: bytes, limits: Limits) -> Image.Image:
+        threads.append(threading.current_thread().name.partition("_")[0])
+        return open_image(data, limits)
+
+    monkeypatch.setattr("app.classifier.open_image", watched)
+    client.post("/classify", content=encode(picture(8, 8)) + bytes(2**16))
+
+    assert threads == ["decode"]
 
 
 def test_the_request_id_is_kept_or_made(client: TestClient) -> None:
@@ -177,8 +236,9 @@ def test_health_and_model(client: TestClient, demo: Bundle) -> None:
 
     model = client.get("/model").json()
     assert demo.manifest.model_dump(mode="json") == model["manifest"]
-    assert model["device"]["provider"] == "CPUExecutionProvider"
-    assert [bucket["batch"] for bucket in model["buckets"]] == [1, 2, 4, 8]
+    (engine,) = model["engines"]
+    assert engine["provider"] == "CPUExecutionProvider"
+    assert [bucket["batch"] for bucket in engine["buckets"]] == [1, 2, 4, 8]
 
 
 def test_metrics_count(client: TestClient, demo: Bundle) -> None:
@@ -244,9 +304,9 @@ async def test_sixty_four_callers_get_their_own_answers() -> None:
 async def test_a_full_queue_answers_429(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the engine busy and the queue full, the next caller is refused with Retry-After; the others are answered."""
     gate = Gate()
-    app = create_app(Settings(device="cpu", threads=1, max_batch=1, queue_images=2))
+    app = create_app(Settings(device="cpu", threads=1, max_batch=1, queue_images=2, max_images=2))
     async with app.router.lifespan_context(app), caller_of(app) as caller:
-        engine = app.state.service.engine
+        (engine,) = app.state.service.engines
         monkeypatch.setattr(engine, "_session", HeldSession(engine._session, gate))  # noqa: SLF001 (to hold it)
         running = asyncio.create_task(caller.post("/classify", content=digit(demo, "two")))
         await asyncio.to_thread(gate.wait_until_entered)
@@ -258,6 +318,69 @@ async def test_a_full_queue_answers_429(demo: Bundle, monkeypatch: pytest.Monkey
     assert sorted(answer.status_code for answer in answers) == [200, 200, 200, 429]
     (refusal,) = (call.result() for call in refused)
     assert (refusal.json()["code"], refusal.headers["retry-after"]) == ("overloaded", "1")
+
+
+@pytest.mark.anyio
+async def test_the_second_signal_waits_for_nobody(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever still waits for the engine then hears that the service shuts down, and the process can end."""
+    gate = Gate()
+    app = create_app(SETTINGS)
+    async with app.router.lifespan_context(app), caller_of(app) as caller:
+        server = Server(uvicorn.Config(app), app, drain_delay=3600)
+        (engine,) = app.state.service.engines
+        monkeypatch.setattr(engine, "_session", HeldSession(engine._session, gate))  # noqa: SLF001 (to hold it)
+        call = asyncio.create_task(caller.post("/classify", content=digit(demo, "two")))
+        await asyncio.to_thread(gate.wait_until_entered)
+        server.handle_exit(signal.SIGTERM, None)
+        first = (server.should_exit, call.done(), (await caller.get("/health/ready")).json()["status"])
+        server.handle_exit(signal.SIGTERM, None)
+        answer = await call
+        gate.open()
+
+    assert first == (False, False, "draining")
+    assert (answer.status_code, answer.json()["code"]) == (503, "draining")
+    assert server.should_exit
+    assert server.force_exit
+
+
+@pytest.mark.anyio
+async def test_a_full_decode_queue_answers_429(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images that wait for decoding are bounded as well."""
+    gate = Gate()
+
+    def held(image: Image.Image) -> Image.Image:
+        gate(np.zeros(1))
+        return to_rgb(image)
+
+    monkeypatch.setattr("app.classifier.to_rgb", held)
+    app = create_app(Settings(device="cpu", threads=1, decode_threads=1, decode_queue=2))
+    async with app.router.lifespan_context(app), caller_of(app) as caller:
+        photo = encode(picture(300, 300))
+        calls = [asyncio.create_task(caller.post("/classify", content=photo)) for _ in range(3)]
+        refused, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        gate.open(times=2)
+        answers = await asyncio.gather(*calls)
+
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 429]
+    assert [call.result().json()["code"] for call in refused] == ["overloaded"]
+
+
+def test_auto_serves_on_the_cpu_where_cuda_does_not_prove_itself(
+    demo: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever proof fails on the GPU, golden samples included, `auto` goes to the CPU and says why."""
+
+    def proved(bundle: Bundle, device: Device, threads: int, buckets: Sequence[int]) -> Engine:
+        if device == "cuda":
+            raise DeviceError("golden sample 0 differs by 3 on cuda")
+        return open_proved(bundle, device, threads, buckets)
+
+    monkeypatch.setattr("app.main.open_proved", proved)
+    with caplog.at_level(logging.INFO), TestClient(create_app(Settings(device="auto"))) as client:
+        assert client.get("/model").json()["engines"][0]["device"] == "cpu"
+        assert client.post("/classify", content=digit(demo, "two")).status_code == 200
+
+    assert "golden sample 0 differs by 3 on cuda" in [getattr(record, "why", None) for record in caplog.records]
 
 
 @pytest.mark.anyio
@@ -278,7 +401,7 @@ async def test_a_caller_that_hangs_up_is_let_go(demo: Bundle, monkeypatch: pytes
 
     app = create_app(SETTINGS)
     async with app.router.lifespan_context(app):
-        engine, metrics = app.state.service.engine, app.state.service.metrics
+        (engine,), metrics = app.state.service.engines, app.state.service.metrics
         monkeypatch.setattr(engine, "_session", HeldSession(engine._session, gate))  # noqa: SLF001 (to hold it)
         scope = {"type": "http", "method": "POST", "path": "/classify", "query_string": b"", "headers": [], "app": app}
         request = asyncio.create_task(app(scope, receive, send))
@@ -290,6 +413,19 @@ async def test_a_caller_that_hangs_up_is_let_go(demo: Bundle, monkeypatch: pytes
     assert sent == []
     assert metrics.registry.get_sample_value("swin_abandoned_total", {"stage": "infer"}) == 1
     assert metrics.registry.get_sample_value("swin_requests_total", {"route": "/classify", "code": "499"}) == 1
+
+
+@pytest.mark.anyio
+async def test_a_request_leaves_no_task_behind(demo: Bundle) -> None:
+    """What watches for the caller to hang up ends with the request."""
+    app = create_app(SETTINGS)
+    async with app.router.lifespan_context(app), caller_of(app) as caller:
+        before = len(asyncio.all_tasks())
+        for _ in range(3):
+            await caller.post("/classify", content=digit(demo, "two"))
+        await asyncio.sleep(0)
+
+        assert len(asyncio.all_tasks()) == before
 
 
 def caller_of(app: FastAPI) -> httpx.AsyncClient:

@@ -1,11 +1,9 @@
 """`GET /model`: what is being served, and where it really runs."""
 
-from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
 
-from app.engine import Engine
 from app.routes.upload import service_of
 
 router = APIRouter(tags=["model"])
@@ -18,11 +16,5 @@ async def model(request: Request) -> dict[str, Any]:
     return {
         "manifest": service.bundle.manifest.model_dump(mode="json"),
         "labels": [label.name for label in service.bundle.labels],
-        "engines": [{**asdict(engine.truth), "buckets": _buckets(engine)} for engine in service.engines],
+        "engines": [engine.report() for engine in service.engines],
     }
-
-
-def _buckets(engine: Engine) -> list[dict[str, float]]:
-    return [
-        {"batch": bucket, "milliseconds": round(seconds * 1e3, 3)} for bucket, seconds in engine.bucket_seconds.items()
-    ]
