@@ -19,7 +19,7 @@ from pydantic_settings import CliSettingsSource
 
 from app import logs
 from app.errors import StartError, sentence
-from app.settings import Settings
+from app.settings import Settings, unknown_variables
 
 try:
     from app.main import create_app
@@ -72,6 +72,8 @@ def _refuse(reason: str) -> int:
 
 def _run(settings: Settings) -> int:
     logs.configure(settings.log_format, settings.log_level)
+    for variable in sorted(unknown_variables()):
+        log.warning("no such setting", extra={"variable": variable})
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings))
     return DONE

@@ -3,12 +3,14 @@
 Each is an option of `swin-serve run` and an environment variable `SWIN_<NAME>`; the option wins.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+PREFIX = "SWIN_"
 DEMO_BUNDLE = Path(__file__).parent / "demo_bundle"
 
 Count = Annotated[int, Field(gt=0)]
@@ -18,7 +20,7 @@ Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
 class Settings(BaseSettings):
     """What an operator decides."""
 
-    model_config = SettingsConfigDict(env_prefix="SWIN_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     bundle: Path = Field(
         DEMO_BUNDLE,
@@ -93,3 +95,9 @@ class Settings(BaseSettings):
             if getattr(self, name) > self.queue_images:
                 raise ValueError(f"{name} is {getattr(self, name)}, more than queue_images, {self.queue_images}")
         return self
+
+
+def unknown_variables() -> set[str]:
+    """Variables of the environment that look like settings and are none: most likely misspelt."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    return {name for name in os.environ if name.startswith(PREFIX)} - known

@@ -45,37 +45,43 @@ def build(
         ExportError: in one sentence, what went wrong, and at which step. `output` is untouched.
     """
     with bundle_folder(output, replace=replace) as folder:
-        with progress.step("read the checkpoint") as notes:
-            source = checkpoints.read(checkpoint, revision)
-            notes.append(f"{_parameters(source) / 1e6:.1f} M parameters, {len(source.labels)} classes")
-        with progress.step("bake the constants"):
-            recipe = source.preprocessing
-            static = StaticSwin(source.network, recipe.scale, recipe.mean, recipe.std).eval()
-        with progress.step("export to ONNX") as notes:
-            to_onnx(static, source.network.config.input_size, folder / MODEL)
-            notes.append(f"{len(onnx.load(folder / MODEL).graph.node)} nodes")
-        with progress.step("open with ONNX Runtime") as notes:
-            engine = open_engine(
-                folder / MODEL,
-                "cpu",
-                threads=available_cpus(),
-                buckets=BATCH_SIZES,
-                input_size=source.network.config.input_size,
-                classes=source.network.config.num_classes,
-            )
-            notes.append(engine.truth.provider)
+        source = _read(checkpoint, revision, progress)
+        static, engine = _export(source, folder / MODEL, progress)
         proof, verified = _prove(source, static, engine, images or golden.generated(), progress)
         with progress.step("write the bundle") as notes:
-            _write(
-                folder,
-                source=source,
-                name=name,
-                proof=proof,
-                verified=verified,
-                engine=engine,
-                evaluation=evaluation,
-            )
+            logits = np.concatenate([engine.run(row[None]) for row in proof.pixels])
+            samples = write_golden(folder, proof.images, proof.pixels, logits)
+            promise = Golden(samples=tuple(samples), tolerance=LOGITS * proof.logit_range)
+            write_labels(folder, source.labels)
+            write_manifest(folder, _manifest(source, name, promise, verified, evaluation))
             notes.append(f"{sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) / 1e6:.1f} MB")
+
+
+def _read(checkpoint: str, revision: str | None, progress: Progress) -> Checkpoint:
+    with progress.step("read the checkpoint") as notes:
+        source = checkpoints.read(checkpoint, revision)
+        notes.append(f"{_parameters(source) / 1e6:.1f} M parameters, {len(source.labels)} classes")
+    return source
+
+
+def _export(source: Checkpoint, model: Path, progress: Progress) -> tuple[StaticSwin, Engine]:
+    recipe, config = source.preprocessing, source.network.config
+    with progress.step("bake the constants"):
+        static = StaticSwin(source.network, recipe.scale, recipe.mean, recipe.std).eval()
+    with progress.step("export to ONNX") as notes:
+        to_onnx(static, config.input_size, model)
+        notes.append(f"{len(onnx.load(model).graph.node)} nodes")
+    with progress.step("open with ONNX Runtime") as notes:
+        engine = open_engine(
+            model,
+            "cpu",
+            threads=available_cpus(),
+            buckets=BATCH_SIZES,
+            input_size=config.input_size,
+            classes=config.num_classes,
+        )
+        notes.append(engine.truth.provider)
+    return static, engine
 
 
 def _prove(
@@ -92,21 +98,11 @@ def _prove(
     return proof, verified
 
 
-def _write(
-    folder: Path,
-    *,
-    source: Checkpoint,
-    name: str | None,
-    proof: Proof,
-    verified: Verified,
-    engine: Engine,
-    evaluation: Evaluation | None,
-) -> None:
-    logits = np.concatenate([engine.run(row[None]) for row in proof.pixels])
-    samples = write_golden(folder, proof.images, proof.pixels, logits)
-    write_labels(folder, source.labels)
+def _manifest(
+    source: Checkpoint, name: str | None, promise: Golden, verified: Verified, evaluation: Evaluation | None
+) -> Manifest:
     config = source.network.config
-    manifest = Manifest(
+    return Manifest(
         schema_version=SCHEMA_VERSION,
         name=name or source.source.id.rsplit("/", 1)[-1],
         source=source.source,
@@ -118,12 +114,11 @@ def _write(
         activation=source.activation,
         preprocessing=source.preprocessing,
         precision="fp32",
-        golden=Golden(samples=tuple(samples), tolerance=LOGITS * proof.logit_range),
+        golden=promise,
         verified=verified,
         evaluation=evaluation,
-        files={},
+        files={},  # filled in when everything else is written
     )
-    write_manifest(folder, manifest)
 
 
 def _architecture(source: Checkpoint) -> Architecture:

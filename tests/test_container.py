@@ -143,14 +143,14 @@ def test_compose_is_hardened() -> None:
     """Compose grants no capability, no new privilege and no writable file but in /tmp."""
     service = compose()
 
-    assert (service["read_only"], service["tmpfs"], service["cap_drop"]) == (True, ["/tmp"], ["ALL"])  # noqa: S108
+    assert (service["read_only"], service["tmpfs"], service["cap_drop"]) == (True, ["/tmp"], ["ALL"])  # noqa: S108 (the container's)
     assert service["security_opt"] == ["no-new-privileges:true"]
 
 
 def check_health(port: int) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": os.environ["PATH"], "SWIN_HOST": "0.0.0.0", "SWIN_PORT": str(port)}  # noqa: S104 (as in the image)
     command = [sys.executable, "-IS", str(ROOT / "docker/healthcheck.py")]
-    return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False)  # noqa: S603
+    return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False)  # noqa: S603 (our own words)
 
 
 @contextmanager
@@ -193,7 +193,7 @@ def test_the_health_check_fails_where_nobody_listens() -> None:
 
 def docker(*arguments: str) -> str:
     command = ["docker", *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)  # noqa: S603
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)  # noqa: S603 (our own words)
     assert ended.returncode == 0, f"{shlex.join(command)}: {ended.stderr}"
     return ended.stdout.strip()
 
@@ -202,7 +202,7 @@ def docker(*arguments: str) -> str:
 def image() -> str:
     """The image to test."""
     try:
-        subprocess.run(["docker", "info"], capture_output=True, timeout=SECONDS, check=True)  # noqa: S607
+        subprocess.run(["docker", "info"], capture_output=True, timeout=SECONDS, check=True)  # noqa: S607 (whichever is first)
     except (OSError, subprocess.SubprocessError) as error:
         pytest.skip(f"no Docker engine answers ({type(error).__name__})")
     if "SWIN_TEST_IMAGE" not in os.environ:

@@ -267,6 +267,13 @@ def test_without_onnx_runtime_the_extras_are_named(tmp_path: Path) -> None:
     assert len(ended.stderr.splitlines()) == 1
 
 
+def test_a_misspelt_variable_is_told() -> None:
+    """A variable that looks like a setting and is none does not go unnoticed."""
+    ended = run("--bundle", "/nowhere", "--port", "0", SWIN_MAXBATCH="4")
+
+    assert "no such setting variable=SWIN_MAXBATCH" in ended.stderr
+
+
 def test_an_option_wins_over_the_environment() -> None:
     """`--port` beats SWIN_PORT."""
     ended = run("--port", "99999", SWIN_PORT="0")
