@@ -55,7 +55,6 @@ class Engine:
         self.buckets = tuple(sorted(buckets))
         self.bucket_seconds: dict[int, float] = {}  # measured by warm_up
         self.image_shape = tuple(session.get_inputs()[0].shape[1:])  # height, width, 3
-        self.classes: int = session.get_outputs()[0].shape[1]
         self._session = session
 
     def run(self, pixels: Pixels) -> Logits:

@@ -1,5 +1,6 @@
 """The only wiring: opens what a service consists of in order, and closes it in reverse."""
 
+import importlib.metadata
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -39,6 +40,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(
         title="swin-serve",
         summary="A Swin Transformer image classifier behind HTTP.",
+        version=importlib.metadata.version("swin-serve"),
         lifespan=lifespan,
         redoc_url=None,
     )
