@@ -51,7 +51,7 @@ class Source(Contract):
 class Architecture(Contract):
     """The network, in the words of the paper."""
 
-    family: Literal["swin"]
+    family: Literal["swin", "swin_v2"]
     patch_size: Size
     embed_dim: Size
     depths: tuple[Size, ...]

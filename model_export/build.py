@@ -124,7 +124,7 @@ def _manifest(
 def _architecture(source: Checkpoint) -> Architecture:
     config = source.network.config
     return Architecture(
-        family="swin",
+        family="swin" if config.version == 1 else "swin_v2",
         patch_size=config.patch_size,
         embed_dim=config.embed_dim,
         depths=config.depths,

@@ -6,7 +6,8 @@ What `swin.py` computes for every image, this file computes once:
 - roll and window partition → one gather. The residual stream stays in *window order*: norm and MLP work position by
   position and do not care, so the way from one block's windows to the next block's is a single index vector;
 - patch merging's 2×2 neighbourhood → a gather from the last block's window order;
-- query scale → the qkv weights; normalisation → the patch projection, so the input is the bytes themselves.
+- query scale → the qkv weights; version 2's network for the position bias → the same constant as the bias itself;
+- normalisation → the patch projection, so the input is the bytes themselves.
 
 A *position* is a place on the feature map, counted in raster order. A *slot* is a place in the residual stream. An
 *order* is the vector that says which position each slot holds; slots that only fill a window up hold `PADDING`.
@@ -16,10 +17,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model_export.swin import Block, PatchMerging, Stage, Swin, SwinConfig, pad_to_windows, shift_mask, window_partition
+from model_export.swin import Block, PatchMerging, Stage, Swin, SwinConfig, WindowAttention
+from model_export.swin_v2 import BlockV2, CosineAttention, PatchMergingV2
+from model_export.windows import pad_to_windows, shift_mask, window_partition
 
 PADDING = -1
 
@@ -48,7 +50,7 @@ def bake_steps(network: Swin, order: Tensor) -> Iterator[nn.Module]:
     """Blocks, mergings and the gathers between them, from the first block's order to the last one's positions."""
     config = network.config
     for stage, layer in enumerate(cast("Iterable[Stage]", network.layers)):
-        for number, block in enumerate(cast("Iterable[Block]", layer.blocks)):
+        for number, block in enumerate(cast("Iterable[Block | BlockV2]", layer.blocks)):
             wanted = block_order(config, stage, number)
             yield from reorder(order, wanted)
             yield StaticBlock(block, config.stage_grid(stage), wanted)
@@ -94,20 +96,38 @@ class StaticPatchEmbed(nn.Module):
 
 
 class StaticBlock(nn.Module):
-    """One block on a residual stream that is already in its window order."""
+    """One block, of either version, on a residual stream that is already in its window order."""
+
+    def __init__(self, block: Block | BlockV2, grid: tuple[int, int], order: Tensor) -> None:
+        super().__init__()
+        self.has_norms_after = isinstance(block, BlockV2)
+        self.norm1, self.norm2 = block.norm1, block.norm2
+        self.attention = StaticAttention(block.attn, grid, order)
+        self.mlp = block.mlp
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.has_norms_after:
+            x = x + self.norm1(self.attention(x))
+            return x + self.norm2(self.mlp(x))
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class StaticAttention(nn.Module):
+    """Attention inside windows that lie one after the other, with mask and position bias in one constant."""
 
     bias: Tensor
     is_real: Tensor | None
+    scale: Tensor | None
 
-    def __init__(self, block: Block, grid: tuple[int, int], order: Tensor) -> None:
+    def __init__(self, attention: WindowAttention | CosineAttention, grid: tuple[int, int], order: Tensor) -> None:
         super().__init__()
-        attention = block.attn
         self.heads, self.area = attention.heads, attention.window**2
-        self.norm1, self.norm2 = block.norm1, block.norm2
-        self.fc1, self.fc2, self.proj = block.mlp.fc1, block.mlp.fc2, attention.proj
-        self.qkv = scale_queries(attention.qkv, attention.scale)
+        self.qkv, scale = joint_projection(attention)
+        self.proj = attention.proj
+        self.register_buffer("scale", scale)  # of cosine attention; otherwise it is in the weights
         height, width = (-(-side // attention.window) * attention.window for side in grid)  # padded to whole windows
-        mask = shift_mask(height, width, attention.window, attention.shift)
+        mask = shift_mask(height, width, attention.window, attention.shift, attention.masked)
         self.register_buffer(
             "bias", (attention.position_bias() + mask[:, None]).detach()
         )  # windows or 1, heads, area, area
@@ -115,14 +135,12 @@ class StaticBlock(nn.Module):
         self.register_buffer("is_real", None if is_real.all() else is_real)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attend(self.norm1(x))
-        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
-
-    def attend(self, x: Tensor) -> Tensor:
         if self.is_real is not None:
-            x = x * self.is_real  # padding is zero after the norm, as published
+            x = x * self.is_real  # what fills a window up is zero, as published
         qkv = self.qkv(x).unflatten(1, (-1, self.area)).unflatten(3, (3, self.heads, -1))
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # each batch, windows, heads, area, dim
+        if self.scale is not None:
+            q, k = self.scale * unit(q), unit(k)
         weights = (q @ k.mT + self.bias).softmax(dim=-1)  # batch, windows, heads, area, area
         x = (weights @ v).transpose(2, 3).flatten(3).flatten(1, 2)  # batch, slots, channels
         return self.proj(x)
@@ -134,8 +152,11 @@ class StaticPatchMerging(nn.Module):
     neighbours: Tensor
     is_real: Tensor | None
 
-    def __init__(self, merging: PatchMerging, grid: tuple[int, int], order: Tensor, wanted: Tensor) -> None:
+    def __init__(
+        self, merging: PatchMerging | PatchMergingV2, grid: tuple[int, int], order: Tensor, wanted: Tensor
+    ) -> None:
         super().__init__()
+        self.has_norm_after = isinstance(merging, PatchMergingV2)
         self.norm, self.reduction = merging.norm, merging.reduction
         positions = window_partition(pad_to_windows(raster(*grid), 2), 2)[0, :, :, 0] + PADDING  # merged positions, 4
         positions = positions[:, [0, 2, 1, 3]]  # the published order goes down the columns first
@@ -148,7 +169,8 @@ class StaticPatchMerging(nn.Module):
         x = x.index_select(1, self.neighbours).unflatten(1, (-1, 4))  # batch, slots, 4, channels
         if self.is_real is not None:
             x = x * self.is_real
-        return self.reduction(self.norm(x.flatten(2)))  # batch, slots, 2·channels
+        x = x.flatten(2)  # batch, slots, 4·channels
+        return self.norm(self.reduction(x)) if self.has_norm_after else self.reduction(self.norm(x))
 
 
 class Gather(nn.Module):
@@ -190,12 +212,21 @@ def raster(height: int, width: int) -> Tensor:
     return torch.arange(1, height * width + 1).view(1, height, width, 1)
 
 
-def scale_queries(qkv: nn.Linear, scale: float) -> nn.Linear:
-    """The query third of the projection multiplied by the attention scale."""
-    factor = torch.ones(3, qkv.out_features // 3, dtype=torch.float64)
-    factor[0] = scale
+def joint_projection(attention: WindowAttention | CosineAttention) -> tuple[nn.Linear, Tensor | None]:
+    """Query, key and value in one layer, and what the unit vectors of cosine attention are still to be scaled by."""
+    weight = attention.qkv.weight.detach().double()
+    if isinstance(attention, CosineAttention):
+        bias = attention.qkv_bias()
+        return linear(weight, torch.zeros(len(weight)) if bias is None else bias.detach()), attention.scale().detach()
+    factor = torch.ones(3, len(weight) // 3, dtype=torch.float64)
+    factor[0] = attention.scale
     factor = factor.flatten()
-    return linear(qkv.weight.detach().double() * factor[:, None], _bias(qkv).double() * factor)
+    return linear(weight * factor[:, None], _bias(attention.qkv).double() * factor), None
+
+
+def unit(x: Tensor) -> Tensor:
+    """Each vector divided by its length, as `torch.nn.functional.normalize` does, in fewer nodes."""
+    return x / x.norm(dim=-1, keepdim=True).clamp(min=1e-12)
 
 
 def linear(weight: Tensor, bias: Tensor) -> nn.Linear:

@@ -1,6 +1,7 @@
 """The Swin Transformer classifier as published, for reading and as the reference that `static.py` is held to.
 
-Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", 2021, section 3.
+Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", 2021, section 3. What version 2
+does otherwise is in `swin_v2.py`.
 
 - Parameter names are those of the original code (`layers.0.blocks.0.attn.qkv.weight`); the readers in `checkpoints/`
   map the names of every other source to them.
@@ -9,15 +10,15 @@ Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Win
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model_export.errors import UnsupportedModel
-
-MASKED = -100.0
-"""Added to the scores of positions that are neighbours only because of the roll; -inf is not what was trained."""
+from model_export.swin_v2 import BlockV2, CosineAttention, PatchMergingV2
+from model_export.windows import in_shifted_windows, pad_to_windows, relative_position_index
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class SwinConfig:
     patch_norm: bool = True
     ape: bool = False  # absolute position embedding
     norm_eps: float = 1e-5  # of the blocks and the last norm; patch embedding and merging always use 1e-5
+    version: Literal[1, 2] = 1
+    pretrained_window_sizes: tuple[int, ...] = ()  # version 2, by stage; 0: trained with the window it has
+    masked: float = -100.0  # added to the scores of positions that only the roll made neighbours; -inf was not trained
 
     def __post_init__(self) -> None:
         if len(self.depths) != len(self.num_heads):
@@ -51,6 +55,8 @@ class SwinConfig:
                 raise UnsupportedModel(
                     f"stage {stage}: {self.stage_dim(stage)} channels do not divide by {heads} heads"
                 )
+        if self.version != 1 and len(self.pretrained_window_sizes) < len(self.depths):
+            raise UnsupportedModel(f"{len(self.depths)} stages, {len(self.pretrained_window_sizes)} pretrained windows")
         if any(side % self.patch_size for side in self.input_size):
             raise UnsupportedModel(f"input {self.input_size} is not a multiple of the patch size {self.patch_size}")
 
@@ -117,9 +123,10 @@ class Stage(nn.Module):
 
     def __init__(self, config: SwinConfig, stage: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(config, stage, block) for block in range(config.depths[stage]))
+        self.blocks = nn.ModuleList(make_block(config, stage, block) for block in range(config.depths[stage]))
         is_last = stage == len(config.depths) - 1
-        self.downsample = None if is_last else PatchMerging(config.stage_dim(stage))
+        merging = PatchMerging if config.version == 1 else PatchMergingV2
+        self.downsample = None if is_last else merging(config.stage_dim(stage))
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
@@ -127,18 +134,28 @@ class Stage(nn.Module):
         return x if self.downsample is None else self.downsample(x)
 
 
+def make_block(config: SwinConfig, stage: int, block: int) -> "Block | BlockV2":
+    """The block at this place, as its version has it."""
+    dim, heads = config.stage_dim(stage), config.num_heads[stage]
+    mlp = Mlp(dim, int(dim * config.mlp_ratio))
+    window, shift = config.window(stage), config.shift(stage, block)
+    if config.version == 1:
+        attention = WindowAttention(dim, heads, window, shift, config.masked, qkv_bias=config.qkv_bias)
+        return Block(dim, attention, mlp, config.norm_eps)
+    pretrained = config.pretrained_window_sizes[stage]
+    cosine = CosineAttention(dim, heads, window, shift, config.masked, pretrained=pretrained, qkv_bias=config.qkv_bias)
+    return BlockV2(dim, cosine, mlp, config.norm_eps)
+
+
 class Block(nn.Module):
     """Window attention and MLP, each with a norm before and a residual around it (equation 3)."""
 
-    def __init__(self, config: SwinConfig, stage: int, block: int) -> None:
+    def __init__(self, dim: int, attention: "WindowAttention", mlp: "Mlp", eps: float) -> None:
         super().__init__()
-        dim = config.stage_dim(stage)
-        self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
-        self.attn = WindowAttention(
-            dim, config.num_heads[stage], config.window(stage), config.shift(stage, block), qkv_bias=config.qkv_bias
-        )
-        self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
-        self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = attention
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = mlp
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
@@ -160,9 +177,9 @@ class Mlp(nn.Module):
 class WindowAttention(nn.Module):
     """Multi-head self-attention inside windows of a map that may be shifted (W-MSA, SW-MSA; equation 4)."""
 
-    def __init__(self, dim: int, heads: int, window: int, shift: int, *, qkv_bias: bool) -> None:
+    def __init__(self, dim: int, heads: int, window: int, shift: int, masked: float, *, qkv_bias: bool) -> None:
         super().__init__()
-        self.heads, self.window, self.shift = heads, window, shift
+        self.heads, self.window, self.shift, self.masked = heads, window, shift, masked
         self.scale = (dim // heads) ** -0.5
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
@@ -173,15 +190,7 @@ class WindowAttention(nn.Module):
         return self.relative_position_bias_table[relative_position_index(self.window)].permute(2, 0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        _, height, width, _ = x.shape
-        x = pad_to_windows(x, self.window)  # after the norm: padding holds zeros, not normalised zeros
-        _, padded_height, padded_width, _ = x.shape
-        x = torch.roll(x, (-self.shift, -self.shift), dims=(1, 2))
-        x = window_partition(x, self.window)  # batch, windows, area, channels
-        x = self.attend(x, shift_mask(padded_height, padded_width, self.window, self.shift).to(x.device))
-        x = window_reverse(x, self.window, padded_height, padded_width)  # batch, height, width, channels
-        x = torch.roll(x, (self.shift, self.shift), dims=(1, 2))
-        return x[:, :height, :width]
+        return in_shifted_windows(x, self.window, self.shift, self.masked, self.attend)
 
     def attend(self, x: Tensor, mask: Tensor) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # batch, windows, area, 3, heads, dim
@@ -204,46 +213,3 @@ class PatchMerging(nn.Module):
         neighbours = (x[:, row::2, column::2] for column in (0, 1) for row in (0, 1))
         x = torch.cat(list(neighbours), dim=-1)  # batch, height/2, width/2, 4·channels
         return self.reduction(self.norm(x))
-
-
-def pad_to_windows(x: Tensor, window: int) -> Tensor:
-    """Zeros below and to the right until both sides are multiples of the window: (batch, height, width, channels)."""
-    _, height, width, _ = x.shape
-    return F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
-
-
-def window_partition(x: Tensor, window: int) -> Tensor:
-    """(batch, height, width, channels) → (batch, windows, window², channels), windows in raster order."""
-    x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))  # batch, rows, window, columns, window, channels
-    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
-
-
-def window_reverse(windows: Tensor, window: int, height: int, width: int) -> Tensor:
-    """(batch, windows, window², channels) → (batch, height, width, channels): the inverse of `window_partition`."""
-    x = windows.unflatten(2, (window, window)).unflatten(1, (height // window, width // window))
-    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
-
-
-def relative_position_index(window: int) -> Tensor:
-    """Row of the bias table for each pair of positions in a window: (window², window²)."""
-    rows, columns = (axis.flatten() for axis in torch.meshgrid(*[torch.arange(window)] * 2, indexing="ij"))
-    row_offsets = rows[:, None] - rows[None, :] + window - 1
-    column_offsets = columns[:, None] - columns[None, :] + window - 1
-    return row_offsets * (2 * window - 1) + column_offsets
-
-
-def shift_mask(height: int, width: int, window: int, shift: int) -> Tensor:
-    """MASKED for pairs that share a window only because the map was rolled (figure 4).
-
-    Returns (windows, window², window²), or (1, …) where nothing was rolled.
-    """
-    if shift == 0:
-        return torch.zeros(1, window**2, window**2)
-
-    def regions(side: int) -> Tensor:  # 0: untouched windows, 1 and 2: the two parts of the last, wrapped one
-        position = torch.arange(side)
-        return (position >= side - window).int() + (position >= side - shift).int()
-
-    region = regions(height)[:, None] * 3 + regions(width)[None, :]
-    region = window_partition(region[None, :, :, None], window)[0, :, :, 0]  # windows, area
-    return torch.where(region[:, :, None] == region[:, None, :], 0.0, MASKED)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
-from transformers import SwinConfig, SwinForImageClassification
+from transformers import SwinConfig, SwinForImageClassification, Swinv2Config, Swinv2ForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from app.bundle import Bundle
@@ -86,6 +86,8 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
             noise = torch.randn(parameter.shape, generator=generator)
             if name.endswith("bias_table"):
                 parameter.copy_(2 * noise)
+            elif name.endswith("logit_scale"):
+                parameter.copy_(2.5 + noise)  # some heads beyond the clamp at log 100
             elif "norm" in name and name.endswith("weight"):
                 parameter.copy_(1 + 0.2 * noise)
             elif parameter.ndim > 1:
@@ -94,7 +96,7 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
                 parameter.copy_(0.2 * noise)
 
 
-def transformers_swin(seed: int = 0, **config: Any) -> SwinForImageClassification:
+def transformers_swin(seed: int = 0, **config: Any) -> Any:
     """The transformers library's network, small unless told otherwise, with random weights."""
     small: dict[str, Any] = {
         "image_size": 32,
@@ -105,7 +107,11 @@ def transformers_swin(seed: int = 0, **config: Any) -> SwinForImageClassificatio
         "window_size": 4,
         "num_labels": 10,
     }
-    network = SwinForImageClassification(SwinConfig(**(small | config)))
+    version = config.pop("version", 1)
+    if version == 1:
+        network: Any = SwinForImageClassification(SwinConfig(**(small | config)))
+    else:
+        network = Swinv2ForImageClassification(Swinv2Config(**(small | config)))
     randomise(network, seed)
     network.eval()
     return network

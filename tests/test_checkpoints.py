@@ -63,7 +63,7 @@ def test_the_activation_is_the_pipeline_s(folder: Path, settings: dict[str, str]
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"model_type": "swinv2"}, "model_type is 'swinv2'"),
+        ({"model_type": "vit"}, "model_type is 'vit'"),
         ({"architectures": ["SwinForMaskedImageModeling"]}, "not an image classifier"),
         ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
         ({"num_channels": 1}, "num_channels is 1"),

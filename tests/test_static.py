@@ -23,6 +23,16 @@ SHAPES: dict[str, dict[str, Any]] = {
     "padded maps": {"input_size": (72, 104), "depths": (2, 2, 2), "num_heads": (2, 4, 4), "ape": True},
     "odd maps to merge": {"input_size": (36, 36), "window_size": 3, "depths": (2, 2, 1), "num_heads": (2, 4, 4)},
     "window larger than the map": {"input_size": (32, 32), "window_size": 6},
+    "v2": {"input_size": (32, 32), "version": 2, "pretrained_window_sizes": (0, 0)},
+    "v2, padded, odd, pretrained": {
+        "input_size": (72, 72),
+        "version": 2,
+        "pretrained_window_sizes": (8, 6, 0),
+        "depths": (2, 2, 2),
+        "num_heads": (2, 4, 4),
+        "ape": True,
+    },
+    "v2, no qkv bias": {"input_size": (32, 32), "version": 2, "pretrained_window_sizes": (0, 0), "qkv_bias": False},
     "patch 2": {"input_size": (32, 32), "patch_size": 2},
 }
 
@@ -65,8 +75,8 @@ def test_mask_and_bias_are_one_constant() -> None:
     steps = baked(input_size=(32, 32), depths=(2,), num_heads=(2,)).steps
     first, second = (step for step in steps if isinstance(step, StaticBlock))
 
-    assert first.bias.shape == (1, 2, 16, 16)
-    assert second.bias.shape == (4, 2, 16, 16)
+    assert first.attention.bias.shape == (1, 2, 16, 16)
+    assert second.attention.bias.shape == (4, 2, 16, 16)
 
 
 def test_every_position_has_a_slot() -> None:

@@ -8,14 +8,8 @@ import torch
 
 from model_export import checkpoints
 from model_export.errors import UnsupportedModel
-from model_export.swin import (
-    MASKED,
-    SwinConfig,
-    relative_position_index,
-    shift_mask,
-    window_partition,
-    window_reverse,
-)
+from model_export.swin import SwinConfig
+from model_export.windows import relative_position_index, shift_mask, window_partition, window_reverse
 from tests.fakes import save_checkpoint, transformers_swin
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -26,6 +20,11 @@ SHAPES: dict[str, dict[str, Any]] = {
     "no qkv bias": {"qkv_bias": False},
     "odd depths": {"image_size": 64, "depths": [1, 3]},
     "padded maps": {"image_size": 72, "depths": [2, 2, 2], "num_heads": [2, 4, 4]},
+    "v2": {"version": 2},
+    "v2, window 7": {"version": 2, "image_size": 112, "window_size": 7, "depths": [2, 2, 2], "num_heads": [2, 4, 8]},
+    "v2, pretrained windows": {"version": 2, "image_size": 64, "window_size": 8, "pretrained_window_sizes": [4, 6]},
+    "v2, padded, window larger than the map": {"version": 2, "image_size": 72, "window_size": 10},
+    "v2, no qkv bias": {"version": 2, "qkv_bias": False},
     "narrow mlp, other eps": {"mlp_ratio": 2.0, "layer_norm_eps": 1e-3},
 }
 
@@ -89,10 +88,10 @@ def test_relative_position_index() -> None:
 
 def test_shift_mask_separates_what_the_roll_joined() -> None:
     """In the last window of a rolled 4×4 map, each of the four positions comes from another corner of the image."""
-    mask = shift_mask(4, 4, window=2, shift=1)
+    mask = shift_mask(4, 4, window=2, shift=1, masked=-100.0)
 
     assert torch.count_nonzero(mask[0]) == 0
-    assert torch.equal(mask[-1], MASKED * (1 - torch.eye(4)))
+    assert torch.equal(mask[-1], -100.0 * (1 - torch.eye(4)))
 
 
 @pytest.mark.parametrize(
@@ -102,6 +101,7 @@ def test_shift_mask_separates_what_the_roll_joined() -> None:
         ({"num_heads": (2,)}, "2 depths but 1 head counts"),
         ({"num_heads": (5, 4)}, "do not divide by 5 heads"),
         ({"depths": (0, 2)}, "at least 1"),
+        ({"version": 2, "pretrained_window_sizes": (8,)}, "2 stages, 1 pretrained windows"),
     ],
 )
 def test_impossible_shapes_are_refused(config: dict[str, Any], sentence: str) -> None:

@@ -29,6 +29,12 @@ from model_export.swin import Swin, SwinConfig
 FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json")
 """Of the repository's top level: a training run's own checkpoints are in folders below."""
 
+CLASSIFIERS = {"swin": "SwinForImageClassification", "swinv2": "Swinv2ForImageClassification"}
+"""Model types, and the class of their image classifiers."""
+
+MASKED_TWICE = -200.0
+"""The library's version 2 adds the mask of shifted windows twice: with its steep temperatures, that can be seen."""
+
 Count = Annotated[int, Field(gt=0)]
 
 
@@ -54,33 +60,35 @@ class Settings(BaseModel):
     problem_type: str | None = None
     id2label: dict[str, str] | None = None
     num_labels: Count = 2
+    pretrained_window_sizes: tuple[int, ...] | None = None
 
 
 RENAMES = (
-    (r"^swin\.embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"^swin\.embeddings\.norm\.", "patch_embed.norm."),
-    (r"^swin\.embeddings\.position_embeddings$", "absolute_pos_embed"),
-    (r"^swin\.encoder\.layers\.", "layers."),
-    (r"^swin\.layernorm\.", "norm."),
+    (r"^swin(?:v2)?\.embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^swin(?:v2)?\.embeddings\.norm\.", "patch_embed.norm."),
+    (r"^swin(?:v2)?\.embeddings\.position_embeddings$", "absolute_pos_embed"),
+    (r"^swin(?:v2)?\.encoder\.layers\.", "layers."),
+    (r"^swin(?:v2)?\.layernorm\.", "norm."),
     (r"^classifier\.", "head."),
     (r"\.layernorm_before\.", ".norm1."),
     (r"\.layernorm_after\.", ".norm2."),
     (r"\.attention\.output\.dense\.", ".attn.proj."),
+    (r"\.attention\.self\.continuous_position_bias_mlp\.", ".attn.cpb_mlp."),
     (r"\.attention\.self\.", ".attn."),
     (r"\.intermediate\.dense\.", ".mlp.fc1."),
     (r"\.output\.dense\.", ".mlp.fc2."),
 )
 QKV = re.compile(r"(?P<layer>.*\.attn)\.(?P<part>query|key|value)\.(?P<kind>weight|bias)")
-COMPUTED = re.compile(r"\.relative_position_index$")
+COMPUTED = re.compile(r"\.relative_(position_index|coords_table)$")
 """Buffers older versions saved; `swin.py` computes them."""
 
 
 def read(folder: Path, source_id: str, revision: str | None) -> Checkpoint:
-    """Read a folder with the files of a `SwinForImageClassification`.
+    """Read a folder with the files of a `SwinForImageClassification` or `Swinv2ForImageClassification`.
 
     Raises:
         CheckpointError: a file is missing, damaged, or contradicts another.
-        UnsupportedModel: it is something else than a Swin (v1) image classifier.
+        UnsupportedModel: it is something else than a Swin image classifier.
     """
     settings = _settings(folder)
     labels = _labels(settings)
@@ -147,9 +155,9 @@ class TransformersReference:
 
     @cached_property
     def _network(self) -> Any:
-        from transformers import SwinForImageClassification
+        from transformers import AutoModelForImageClassification
 
-        return SwinForImageClassification.from_pretrained(self._folder, dtype=torch.float32).eval()
+        return AutoModelForImageClassification.from_pretrained(self._folder, dtype=torch.float32).eval()
 
 
 def _settings(folder: Path) -> Settings:
@@ -157,9 +165,9 @@ def _settings(folder: Path) -> Settings:
         settings = Settings.model_validate_json(json.dumps(_json(folder / "config.json")))
     except ValidationError as error:
         raise CheckpointError(f"config.json: {sentence(error)}") from error
-    if settings.model_type != "swin":
-        raise UnsupportedModel(f"config.json: model_type is {settings.model_type!r}; only 'swin' is exported")
-    if settings.architectures and "SwinForImageClassification" not in settings.architectures:
+    if settings.model_type not in CLASSIFIERS:
+        raise UnsupportedModel(f"config.json: model_type is {settings.model_type!r}, none of {sorted(CLASSIFIERS)}")
+    if settings.architectures and CLASSIFIERS[settings.model_type] not in settings.architectures:
         raise UnsupportedModel(f"config.json: a {settings.architectures[0]} is not an image classifier")
     if settings.hidden_act != "gelu":
         raise UnsupportedModel(f"config.json: hidden_act is {settings.hidden_act!r}; only 'gelu' is exported")
@@ -189,7 +197,15 @@ def _config(settings: Settings, input_size: tuple[int, int], num_classes: int) -
         qkv_bias=settings.qkv_bias,
         ape=settings.use_absolute_embeddings,
         norm_eps=settings.layer_norm_eps,
+        **(_of_version_2(settings, input_size) if settings.model_type == "swinv2" else {}),
     )
+
+
+def _of_version_2(settings: Settings, input_size: tuple[int, int]) -> dict[str, Any]:
+    if input_size[0] != input_size[1]:
+        raise UnsupportedModel(f"Swin V2 on {input_size[0]}×{input_size[1]} pixels: the library takes square ones only")
+    pretrained = settings.pretrained_window_sizes or (0,) * len(settings.depths)
+    return {"version": 2, "pretrained_window_sizes": pretrained, "masked": MASKED_TWICE}
 
 
 def _labels(settings: Settings) -> tuple[Label, ...]:
@@ -246,6 +262,10 @@ def _renamed(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         else:
             yield original, weight
     for (layer, kind), parts in apart.items():
+        if kind == "bias" and parts.keys() == {"query", "value"}:  # version 2: a key has none
+            yield f"{layer}.q_bias", parts["query"]
+            yield f"{layer}.v_bias", parts["value"]
+            continue
         if absent := {"query", "key", "value"} - parts.keys():
             raise CheckpointError(f"weights: {layer} has no {' and no '.join(sorted(absent))} {kind}")
         yield f"{layer}.qkv.{kind}", torch.cat([parts["query"], parts["key"], parts["value"]])

@@ -1,0 +1,99 @@
+"""What Swin Transformer V2 does otherwise: cosine attention, a position bias from a small network, norms after.
+
+Liu et al., "Swin Transformer V2: Scaling Up Capacity and Resolution", 2022, section 3. Names are those of the original
+code.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model_export.windows import in_shifted_windows, pad_to_windows, relative_position_index
+
+BIAS_HIDDEN = 512
+MOST_LOGIT_SCALE = math.log(100)
+"""Temperatures are learned down to 0.01 and no further (section 3.2)."""
+
+
+class BlockV2(nn.Module):
+    """Window attention and MLP, each with a norm *after* and a residual around it (section 3.2, residual post norm)."""
+
+    def __init__(self, dim: int, attention: "CosineAttention", mlp: nn.Module, eps: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = attention
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = mlp
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.norm1(self.attn(x))
+        return x + self.norm2(self.mlp(x))
+
+
+class CosineAttention(nn.Module):
+    """Attention by the angle between query and key, with a learned temperature for each head (equation 2)."""
+
+    def __init__(
+        self, dim: int, heads: int, window: int, shift: int, masked: float, *, pretrained: int, qkv_bias: bool
+    ) -> None:
+        super().__init__()
+        self.heads, self.window, self.shift, self.masked = heads, window, shift, masked
+        self.pretrained = pretrained or window
+        self.logit_scale = nn.Parameter(torch.zeros(heads, 1, 1))
+        self.cpb_mlp = nn.Sequential(nn.Linear(2, BIAS_HIDDEN), nn.ReLU(), nn.Linear(BIAS_HIDDEN, heads, bias=False))
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(dim)) if qkv_bias else None
+        self.v_bias = nn.Parameter(torch.zeros(dim)) if qkv_bias else None  # a key needs none: it would turn nothing
+        self.proj = nn.Linear(dim, dim)
+
+    def position_bias(self) -> Tensor:
+        """What relative position adds to the scores, 0 … 16: (heads, window², window²)."""
+        table = self.cpb_mlp(log_spaced_offsets(self.window, self.pretrained))  # (2·window - 1)², heads
+        return 16 * table[relative_position_index(self.window)].permute(2, 0, 1).sigmoid()
+
+    def scale(self) -> Tensor:
+        """One over the temperature: (heads, 1, 1)."""
+        return self.logit_scale.clamp(max=MOST_LOGIT_SCALE).exp()
+
+    def qkv_bias(self) -> Tensor | None:
+        """Of the joint projection: (3·channels,)."""
+        if self.q_bias is None or self.v_bias is None:
+            return None
+        return torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return in_shifted_windows(x, self.window, self.shift, self.masked, self.attend)
+
+    def attend(self, x: Tensor, mask: Tensor) -> Tensor:
+        qkv = F.linear(x, self.qkv.weight, self.qkv_bias()).unflatten(-1, (3, self.heads, -1))
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # each batch, windows, heads, area, dim
+        cosine = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT
+        scores = cosine * self.scale() + self.position_bias() + mask[:, None]  # batch, windows, heads, area, area
+        x = (scores.softmax(dim=-1) @ v).transpose(2, 3).flatten(3)  # batch, windows, area, channels
+        return self.proj(x)
+
+
+class PatchMergingV2(nn.Module):
+    """As in version 1, but the norm comes after the projection."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+        self.norm = nn.LayerNorm(2 * dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = pad_to_windows(x, 2)
+        neighbours = (x[:, row::2, column::2] for column in (0, 1) for row in (0, 1))
+        return self.norm(self.reduction(torch.cat(list(neighbours), dim=-1)))
+
+
+def log_spaced_offsets(window: int, pretrained: int) -> Tensor:
+    """Offsets (row, column) between two positions of a window, ((2·window - 1)², 2), log-spaced (equation 4).
+
+    In units of the window that was trained with, ±8 at its edge before the logarithm.
+    """
+    offsets = torch.arange(-(window - 1), window).float() / max(pretrained - 1, 1) * 8
+    spaced = offsets.sign() * (offsets.abs() + 1).log2() / math.log2(8)
+    return torch.cartesian_prod(spaced, spaced)
