@@ -5,9 +5,10 @@ Everything that can be wrong with one image is settled before `submit`: a bad ro
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from app.errors import Overloaded
 from app.image import Limits, Picture, open_image, to_rgb
 from app.preprocess import preprocess
 from app.ranking import top_k
+
+T = TypeVar("T")
 
 Preprocessed = tuple[NDArray[np.uint8], dict[str, float]]
 """Pixels, and the seconds each stage took."""
@@ -87,25 +90,25 @@ class Classifier:
 
     async def _pixels(self, data: bytes) -> Preprocessed:
         if len(data) > SMALL_BYTES:  # not even opened here: a header can hold megabytes to walk through
-            return await self._in_pool(data)
+            return await self._in_pool(self._open_and_decode, data)
         image = open_image(data, self._limits)
         if image.width * image.height > SMALL_PIXELS:
-            return await self._in_pool(data)
+            return await self._in_pool(self._decode, image)
         return self._decode(image)
 
-    async def _in_pool(self, data: bytes) -> Preprocessed:
+    async def _in_pool(self, work: Callable[[T], Preprocessed], item: T) -> Preprocessed:
         if self.decoding >= self._decode_queue:
             raise Overloaded(retry_after=1)
         self.decoding += 1
-        body = [data]  # emptied for a caller that left: what waits in the pool cannot be taken out of it
+        held = [item]  # emptied for a caller that left: what waits in the pool cannot be taken out of it
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, self._open_and_decode, body)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: work(held[0]))
         finally:
-            body.clear()
+            held.clear()
             self.decoding -= 1
 
-    def _open_and_decode(self, body: list[bytes]) -> Preprocessed:
-        return self._decode(open_image(body[0], self._limits))
+    def _open_and_decode(self, data: bytes) -> Preprocessed:
+        return self._decode(open_image(data, self._limits))
 
     def _decode(self, image: Picture) -> Preprocessed:
         started = time.perf_counter()

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from model_export.swin import Block, PatchMerging, Stage, Swin, SwinConfig, WindowAttention
-from model_export.swin_v2 import BlockV2, CosineAttention, PatchMergingV2
+from model_export.swin_v2 import CosineAttention
 from model_export.windows import pad_to_windows, shift_mask, window_partition
 
 PADDING = -1
@@ -50,7 +50,7 @@ def bake_steps(network: Swin, order: Tensor) -> Iterator[nn.Module]:
     """Blocks, mergings and the gathers between them, from the first block's order to the last one's positions."""
     config = network.config
     for stage, layer in enumerate(cast("Iterable[Stage]", network.layers)):
-        for number, block in enumerate(cast("Iterable[Block | BlockV2]", layer.blocks)):
+        for number, block in enumerate(cast("Iterable[Block]", layer.blocks)):
             wanted = block_order(config, stage, number)
             yield from reorder(order, wanted)
             yield StaticBlock(block, config.stage_grid(stage), wanted)
@@ -74,11 +74,9 @@ class StaticPatchEmbed(nn.Module):
         convolution = network.patch_embed.proj
         # Folded in float64: bytes are 255 times larger than what they stand for, and the offset cancels most of it.
         weight = convolution.weight.detach().double()  # channels, 3, patch, patch
-        per_channel = (3, 1, 1)
-        offset = (weight * (torch.tensor(mean).double() / torch.tensor(std).double()).view(per_channel)).sum(
-            dim=(1, 2, 3)
-        )
-        weight = weight * (scale / torch.tensor(std).double()).view(per_channel)
+        means, stds = (torch.tensor(values).double().view(3, 1, 1) for values in (mean, std))
+        offset = (weight * means / stds).sum(dim=(1, 2, 3))
+        weight = weight * scale / stds
         self.proj = linear(weight.permute(0, 2, 3, 1).flatten(1), _bias(convolution).double() - offset)
         self.norm = network.patch_embed.norm
         self.register_buffer("order", order.clamp(min=0))
@@ -86,9 +84,8 @@ class StaticPatchEmbed(nn.Module):
         self.register_buffer("position_embedding", embedding)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        x = pixels.unflatten(2, (-1, self.patch)).unflatten(
-            1, (-1, self.patch)
-        )  # batch, rows, patch, columns, patch, 3
+        x = pixels.unflatten(2, (-1, self.patch)).unflatten(1, (-1, self.patch))
+        # batch, rows, patch, columns, patch, 3
         x = x.transpose(2, 3).flatten(3).flatten(1, 2)  # batch, positions, patch²·3
         x = x.index_select(1, self.order).float()  # gathered as bytes: a quarter of the traffic
         x = self.norm(self.proj(x))  # batch, slots, channels
@@ -98,15 +95,15 @@ class StaticPatchEmbed(nn.Module):
 class StaticBlock(nn.Module):
     """One block, of either version, on a residual stream that is already in its window order."""
 
-    def __init__(self, block: Block | BlockV2, grid: tuple[int, int], order: Tensor) -> None:
+    def __init__(self, block: Block, grid: tuple[int, int], order: Tensor) -> None:
         super().__init__()
-        self.has_norms_after = isinstance(block, BlockV2)
+        self.norms_after = block.norms_after
         self.norm1, self.norm2 = block.norm1, block.norm2
         self.attention = StaticAttention(block.attn, grid, order)
         self.mlp = block.mlp
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.has_norms_after:
+        if self.norms_after:
             x = x + self.norm1(self.attention(x))
             return x + self.norm2(self.mlp(x))
         x = x + self.attention(self.norm1(x))
@@ -128,9 +125,8 @@ class StaticAttention(nn.Module):
         self.register_buffer("scale", scale)  # of cosine attention; otherwise it is in the weights
         height, width = (-(-side // attention.window) * attention.window for side in grid)  # padded to whole windows
         mask = shift_mask(height, width, attention.window, attention.shift, attention.masked)
-        self.register_buffer(
-            "bias", (attention.position_bias() + mask[:, None]).detach()
-        )  # windows or 1, heads, area, area
+        bias = attention.position_bias() + mask[:, None]  # windows or 1, heads, area, area
+        self.register_buffer("bias", bias.detach())
         is_real = (order != PADDING).float()[:, None]  # slots, 1
         self.register_buffer("is_real", None if is_real.all() else is_real)
 
@@ -152,11 +148,9 @@ class StaticPatchMerging(nn.Module):
     neighbours: Tensor
     is_real: Tensor | None
 
-    def __init__(
-        self, merging: PatchMerging | PatchMergingV2, grid: tuple[int, int], order: Tensor, wanted: Tensor
-    ) -> None:
+    def __init__(self, merging: PatchMerging, grid: tuple[int, int], order: Tensor, wanted: Tensor) -> None:
         super().__init__()
-        self.has_norm_after = isinstance(merging, PatchMergingV2)
+        self.norm_after = merging.norm_after
         self.norm, self.reduction = merging.norm, merging.reduction
         positions = window_partition(pad_to_windows(raster(*grid), 2), 2)[0, :, :, 0] + PADDING  # merged positions, 4
         positions = positions[:, [0, 2, 1, 3]]  # the published order goes down the columns first
@@ -170,7 +164,7 @@ class StaticPatchMerging(nn.Module):
         if self.is_real is not None:
             x = x * self.is_real
         x = x.flatten(2)  # batch, slots, 4·channels
-        return self.norm(self.reduction(x)) if self.has_norm_after else self.reduction(self.norm(x))
+        return self.norm(self.reduction(x)) if self.norm_after else self.reduction(self.norm(x))
 
 
 class Gather(nn.Module):

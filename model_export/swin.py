@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model_export.errors import UnsupportedModel
-from model_export.swin_v2 import BlockV2, CosineAttention, PatchMergingV2
+from model_export.swin_v2 import CosineAttention
 from model_export.windows import in_shifted_windows, pad_to_windows, relative_position_index
 
 
@@ -59,6 +59,11 @@ class SwinConfig:
             raise UnsupportedModel(f"{len(self.depths)} stages, {len(self.pretrained_window_sizes)} pretrained windows")
         if any(side % self.patch_size for side in self.input_size):
             raise UnsupportedModel(f"input {self.input_size} is not a multiple of the patch size {self.patch_size}")
+
+    @property
+    def norms_after(self) -> bool:
+        """Whether a norm comes after what it belongs to, as in version 2."""
+        return self.version != 1
 
     def stage_dim(self, stage: int) -> int:
         """Channels of a stage; they double with every merging."""
@@ -123,10 +128,9 @@ class Stage(nn.Module):
 
     def __init__(self, config: SwinConfig, stage: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(make_block(config, stage, block) for block in range(config.depths[stage]))
+        self.blocks = nn.ModuleList(Block(config, stage, block) for block in range(config.depths[stage]))
         is_last = stage == len(config.depths) - 1
-        merging = PatchMerging if config.version == 1 else PatchMergingV2
-        self.downsample = None if is_last else merging(config.stage_dim(stage))
+        self.downsample = None if is_last else PatchMerging(config.stage_dim(stage), norm_after=config.norms_after)
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
@@ -134,32 +138,37 @@ class Stage(nn.Module):
         return x if self.downsample is None else self.downsample(x)
 
 
-def make_block(config: SwinConfig, stage: int, block: int) -> "Block | BlockV2":
-    """The block at this place, as its version has it."""
-    dim, heads = config.stage_dim(stage), config.num_heads[stage]
-    mlp = Mlp(dim, int(dim * config.mlp_ratio))
-    window, shift = config.window(stage), config.shift(stage, block)
-    if config.version == 1:
-        attention = WindowAttention(dim, heads, window, shift, config.masked, qkv_bias=config.qkv_bias)
-        return Block(dim, attention, mlp, config.norm_eps)
-    pretrained = config.pretrained_window_sizes[stage]
-    cosine = CosineAttention(dim, heads, window, shift, config.masked, pretrained=pretrained, qkv_bias=config.qkv_bias)
-    return BlockV2(dim, cosine, mlp, config.norm_eps)
-
-
 class Block(nn.Module):
-    """Window attention and MLP, each with a norm before and a residual around it (equation 3)."""
+    """Window attention and MLP, each with a norm and a residual around it (equation 3).
 
-    def __init__(self, dim: int, attention: "WindowAttention", mlp: "Mlp", eps: float) -> None:
+    The norm comes before; in version 2 after (there section 3.2, residual post norm).
+    """
+
+    def __init__(self, config: SwinConfig, stage: int, block: int) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=eps)
-        self.attn = attention
-        self.norm2 = nn.LayerNorm(dim, eps=eps)
-        self.mlp = mlp
+        dim = config.stage_dim(stage)
+        self.norms_after = config.norms_after
+        self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.attn = make_attention(config, stage, block)
+        self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.norms_after:
+            x = x + self.norm1(self.attn(x))
+            return x + self.norm2(self.mlp(x))
         x = x + self.attn(self.norm1(x))
         return x + self.mlp(self.norm2(x))
+
+
+def make_attention(config: SwinConfig, stage: int, block: int) -> "WindowAttention | CosineAttention":
+    """The attention of the block at this place, as its version has it."""
+    dim, heads = config.stage_dim(stage), config.num_heads[stage]
+    window, shift = config.window(stage), config.shift(stage, block)
+    if config.version == 1:
+        return WindowAttention(dim, heads, window, shift, config.masked, qkv_bias=config.qkv_bias)
+    pretrained = config.pretrained_window_sizes[stage]
+    return CosineAttention(dim, heads, window, shift, config.masked, pretrained=pretrained, qkv_bias=config.qkv_bias)
 
 
 class Mlp(nn.Module):
@@ -203,13 +212,14 @@ class WindowAttention(nn.Module):
 class PatchMerging(nn.Module):
     """Joins 2×2 neighbours, down the columns first: half the sides, twice the channels. Odd sides are padded."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, *, norm_after: bool) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(4 * dim)
+        self.norm_after = norm_after
+        self.norm = nn.LayerNorm(2 * dim if norm_after else 4 * dim)
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = pad_to_windows(x, 2)
         neighbours = (x[:, row::2, column::2] for column in (0, 1) for row in (0, 1))
         x = torch.cat(list(neighbours), dim=-1)  # batch, height/2, width/2, 4·channels
-        return self.reduction(self.norm(x))
+        return self.norm(self.reduction(x)) if self.norm_after else self.reduction(self.norm(x))

@@ -1,4 +1,4 @@
-"""What Swin Transformer V2 does otherwise: cosine attention, a position bias from a small network, norms after.
+"""The attention of Swin Transformer V2: by cosine, with a position bias from a small network.
 
 Liu et al., "Swin Transformer V2: Scaling Up Capacity and Resolution", 2022, section 3. Names are those of the original
 code.
@@ -10,26 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model_export.windows import in_shifted_windows, pad_to_windows, relative_position_index
+from model_export.windows import in_shifted_windows, relative_position_index
 
 BIAS_HIDDEN = 512
 MOST_LOGIT_SCALE = math.log(100)
 """Temperatures are learned down to 0.01 and no further (section 3.2)."""
-
-
-class BlockV2(nn.Module):
-    """Window attention and MLP, each with a norm *after* and a residual around it (section 3.2, residual post norm)."""
-
-    def __init__(self, dim: int, attention: "CosineAttention", mlp: nn.Module, eps: float) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=eps)
-        self.attn = attention
-        self.norm2 = nn.LayerNorm(dim, eps=eps)
-        self.mlp = mlp
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.norm1(self.attn(x))
-        return x + self.norm2(self.mlp(x))
 
 
 class CosineAttention(nn.Module):
@@ -73,20 +58,6 @@ class CosineAttention(nn.Module):
         scores = cosine * self.scale() + self.position_bias() + mask[:, None]  # batch, windows, heads, area, area
         x = (scores.softmax(dim=-1) @ v).transpose(2, 3).flatten(3)  # batch, windows, area, channels
         return self.proj(x)
-
-
-class PatchMergingV2(nn.Module):
-    """As in version 1, but the norm comes after the projection."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
-        self.norm = nn.LayerNorm(2 * dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = pad_to_windows(x, 2)
-        neighbours = (x[:, row::2, column::2] for column in (0, 1) for row in (0, 1))
-        return self.norm(self.reduction(torch.cat(list(neighbours), dim=-1)))
 
 
 def log_spaced_offsets(window: int, pretrained: int) -> Tensor:

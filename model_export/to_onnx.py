@@ -20,8 +20,8 @@ OPSET = 23
 PROTOBUF_LIMIT = 2**31
 
 
-def to_onnx(network: StaticSwin, input_size: tuple[int, int], path: Path) -> None:
-    """Write the network to `path`.
+def to_onnx(network: StaticSwin, input_size: tuple[int, int], path: Path) -> int:
+    """Write the network to `path`. Returns the number of its nodes.
 
     Raises:
         ExportError: the exporter froze the batch axis, or the graph does not fit one file.
@@ -46,6 +46,7 @@ def to_onnx(network: StaticSwin, input_size: tuple[int, int], path: Path) -> Non
     if model.ByteSize() >= PROTOBUF_LIMIT:
         raise ExportError(f"the graph has {model.ByteSize() / 1e9:.1f} GB; one ONNX file holds 2 GB")
     path.write_bytes(model.SerializeToString(deterministic=True))
+    return len(model.graph.node)
 
 
 def _check(model: onnx.ModelProto) -> None:

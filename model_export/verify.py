@@ -12,6 +12,7 @@ Logits are compared in units of their range over the images, so that one toleran
 import importlib.metadata
 import io
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -62,7 +63,7 @@ class Proof:
 
     def verified(self, stages: Sequence[Stage]) -> Verified:
         """What the manifest says of it."""
-        logits = self._end_to_end()
+        logits = self.logits
         agreement = np.mean(logits.argmax(axis=1) == self._source_logits.argmax(axis=1))
         return Verified(
             stages=tuple(stages),
@@ -93,12 +94,14 @@ class Proof:
             yield self._logits(f"onnx, batch of {size}", "the static network", self._engine.run(batch), expected)
         # On our pixels: how far those may be from the source's own, the first two stages have said.
         expected = self._checkpoint.reference.logits(ours).numpy()
-        yield self._logits("end to end", source, self._end_to_end(), expected)
+        yield self._logits("end to end", source, self.logits, expected)
 
     def _logits(self, name: str, against: str, ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> Stage:
         return _stage(name, against, "of the logit range", np.abs(ours - theirs).max() / self.logit_range, LOGITS)
 
-    def _end_to_end(self) -> NDArray[np.float32]:
+    @cached_property
+    def logits(self) -> NDArray[np.float32]:
+        """What the engine makes of the images, from their bytes on: (images, classes)."""
         recipe = self._checkpoint.preprocessing
         decoded = (to_rgb(open_image(png(image), Limits(MOST_PIXELS))) for image in self.images.values())
         return np.concatenate([self._engine.run(preprocess(image, recipe)[None]) for image in decoded])

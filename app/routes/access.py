@@ -59,10 +59,8 @@ class AccessLog:
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
             code = ABANDONED
-        except (
-            asyncio.CancelledError
-        ):  # uvicorn's patience at a shutdown is over; passed on, it would be called our defect
-            if code is None:
+        except asyncio.CancelledError:
+            if code is None:  # uvicorn's patience at a shutdown is over; passed on, it would be called our defect
                 await problem_response(Draining())(scope, receive, send_with_id)
         except Exception:
             log.exception("unexpected error")

@@ -102,7 +102,7 @@ def read(folder: Path, source_id: str, revision: str | None) -> Checkpoint:
         network=network,
         preprocessing=preprocessing,
         labels=labels,
-        activation=_activation(settings),
+        activation=_activation(settings, len(labels)),
         reference=TransformersReference(folder),
     )
 
@@ -218,9 +218,9 @@ def _labels(settings: Settings) -> tuple[Label, ...]:
     return tuple(Label(name=by_index[index], wnid=None) for index in range(len(names)))
 
 
-def _activation(settings: Settings) -> Activation:
+def _activation(settings: Settings, num_classes: int) -> Activation:
     """What the library's own pipeline does with the logits."""
-    is_multi_label = settings.problem_type == "multi_label_classification" or len(_labels(settings)) == 1
+    is_multi_label = settings.problem_type == "multi_label_classification" or num_classes == 1
     return "sigmoid" if is_multi_label else "softmax"
 
 
