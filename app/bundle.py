@@ -29,6 +29,10 @@ MOST_TOLERANCE = 0.05
 
 Size = Annotated[int, Field(gt=0)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Level = Annotated[int, Field(ge=0, le=255)]
+SourceKind = Literal["huggingface", "timm", "torchvision", "original"]
+PreprocessingFrom = Literal["checkpoint", "published recipe", "options"]
+LabelsFrom = Literal["checkpoint", "published names", "options", "numbers"]
 Activation = Literal["softmax", "sigmoid"]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
@@ -42,21 +46,27 @@ class Contract(BaseModel):
 class Source(Contract):
     """Where the weights came from."""
 
-    kind: Literal["huggingface"]
+    kind: SourceKind
     id: str
     revision: str | None
     weights_sha256: Sha256
+    preprocessing_from: PreprocessingFrom
+    labels_from: LabelsFrom
 
 
 class Architecture(Contract):
-    """The network, in the words of the paper."""
+    """The network, in the words of the paper; by stage where there are several values, windows as (height, width).
+
+    `dialect`: whose treatment of maps that the windows do not divide.
+    """
 
     family: Literal["swin", "swin_v2"]
     patch_size: Size
     embed_dim: Size
     depths: tuple[Size, ...]
     num_heads: tuple[Size, ...]
-    window_size: Size
+    window_sizes: tuple[tuple[Size, Size], ...]
+    dialect: Literal["original", "timm", "torchvision"]
     mlp_ratio: float
     qkv_bias: bool
     patch_norm: bool
@@ -80,6 +90,23 @@ class ShorterSide(Contract):
     size: Size
 
 
+class Cover(Contract):
+    """Resize so that the image just covers this size, keeping its shape; the other side is rounded half to even."""
+
+    mode: Literal["cover"]
+    height: Size
+    width: Size
+
+
+class Pad(Contract):
+    """Resize so that the image just fits into this size, keeping its shape, and fill what is left with one colour."""
+
+    mode: Literal["pad"]
+    height: Size
+    width: Size
+    fill: tuple[Level, Level, Level]
+
+
 class CenterCrop(Contract):
     """Cut the middle out. Half of an odd margin is rounded: down by Hugging Face, half to even by torchvision."""
 
@@ -91,7 +118,7 @@ class CenterCrop(Contract):
 class Preprocessing(Contract):
     """RGB image → pixels as the checkpoint was trained; then (scale · byte - mean) / std, inside the network."""
 
-    resize: Annotated[Squash | ShorterSide, Field(discriminator="mode")]
+    resize: Annotated[Squash | ShorterSide | Cover | Pad, Field(discriminator="mode")]
     crop: CenterCrop | None
     interpolation: Interpolation
     scale: float
@@ -101,9 +128,10 @@ class Preprocessing(Contract):
     @model_validator(mode="after")
     def _crop_fits(self) -> Self:
         """The sources would pad with black here; nobody trains so, and it is more likely a mistake."""
-        if self.crop is None:
+        if self.crop is None or isinstance(self.resize, Pad):
             return self
-        sides = (self.resize.height, self.resize.width) if isinstance(self.resize, Squash) else (self.resize.size,) * 2
+        resize = self.resize
+        sides = (resize.size, resize.size) if isinstance(resize, ShorterSide) else (resize.height, resize.width)
         if self.crop.height > sides[0] or self.crop.width > sides[1]:
             raise ValueError(f"a crop of {self.crop.height}×{self.crop.width} is larger than the resized image")
         return self
@@ -113,7 +141,7 @@ class Preprocessing(Contract):
         """(height, width) every image comes out with; None where that depends on the image."""
         if self.crop is not None:
             return self.crop.height, self.crop.width
-        return (self.resize.height, self.resize.width) if isinstance(self.resize, Squash) else None
+        return (self.resize.height, self.resize.width) if isinstance(self.resize, Squash | Pad) else None
 
 
 class Stage(Contract):

@@ -5,13 +5,13 @@ every machine. Only what the crop keeps is resized: the crop is mapped back onto
 size, which samples at the very positions a full resize would.
 """
 
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.bundle import CenterCrop, Preprocessing, ShorterSide, Squash
+from app.bundle import CenterCrop, Cover, Pad, Preprocessing, ShorterSide, Squash
 
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -23,36 +23,89 @@ RESAMPLING = {
 }
 
 
+class Span(NamedTuple):
+    """One axis of the result, in positions of the resized image."""
+
+    full: int  # what the whole image is resized to
+    start: int  # first position kept; negative where the result begins with filling
+    size: int  # positions of the result
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        """First position of the resized image that is in the result, and the one after the last."""
+        return max(self.start, 0), min(self.start + self.size, self.full)
+
+
 def preprocess(image: Image.Image, recipe: Preprocessing) -> NDArray[np.uint8]:
     """RGB image → pixels (height, width, 3) of the network's input size."""
-    full = _resized(image.size, recipe.resize)
-    left, top, width, height = _cropped(full, recipe.crop)
-    box = (
-        left * image.width / full[0],
-        top * image.height / full[1],
-        (left + width) * image.width / full[0],
-        (top + height) * image.height / full[1],
-    )
-    return np.asarray(image.resize((width, height), RESAMPLING[recipe.interpolation], box=box))
+    if recipe.interpolation == "nearest":  # is cheap, and takes another pixel altogether where a box is rounded
+        return preprocess_in_steps(image, recipe)
+    across, down = _spans(image.size, recipe)
+    (left, right), (top, bottom) = across.kept, down.kept
+    x, y = image.width / across.full, image.height / down.full
+    box = (left * x, top * y, right * x, bottom * y)
+    kept = image.resize((right - left, bottom - top), RESAMPLING[recipe.interpolation], box=box)
+    return np.asarray(_filled(kept, across, down, recipe))
 
 
-def _resized(size: tuple[int, int], resize: Squash | ShorterSide) -> tuple[int, int]:
+def preprocess_in_steps(image: Image.Image, recipe: Preprocessing) -> NDArray[np.uint8]:
+    """The same, as training code writes it: resize the whole image, then crop. What `preprocess` is compared with."""
+    across, down = _spans(image.size, recipe)
+    (left, right), (top, bottom) = across.kept, down.kept
+    whole = image.resize((across.full, down.full), RESAMPLING[recipe.interpolation])
+    return np.asarray(_filled(whole.crop((left, top, right, bottom)), across, down, recipe))
+
+
+def _filled(kept: Image.Image, across: Span, down: Span, recipe: Preprocessing) -> Image.Image:
+    """With the colour of the padding around it, if it does not fill the result."""
+    size = across.size, down.size
+    if kept.size == size or not isinstance(recipe.resize, Pad):
+        return kept
+    canvas = Image.new("RGB", size, recipe.resize.fill)
+    canvas.paste(kept, (across.kept[0] - across.start, down.kept[0] - down.start))
+    return canvas
+
+
+def _spans(size: tuple[int, int], recipe: Preprocessing) -> tuple[Span, Span]:
+    """Across and down."""
+    full = _resized(size, recipe.resize)
+    across, down = (Span(*span) for span in zip(full, *_cropped(full, recipe), strict=True))
+    return across, down
+
+
+def _resized(size: tuple[int, int], resize: Squash | ShorterSide | Cover | Pad) -> tuple[int, int]:
     """Pillow's order: (width, height) → (width, height)."""
+    width, height = size
     match resize:
         case Squash():
             return resize.width, resize.height
         case ShorterSide():
-            width, height = size
             shorter = min(width, height)
             return int(resize.size * width / shorter), int(resize.size * height / shorter)
+        case Cover():
+            ratio = min(width / resize.width, height / resize.height)
+        case Pad():
+            ratio = max(width / resize.width, height / resize.height)
         case _:
             assert_never(resize)
+    return max(round(width / ratio), 1), max(round(height / ratio), 1)
 
 
-def _cropped(full: tuple[int, int], crop: CenterCrop | None) -> tuple[int, int, int, int]:
-    """Left, top, width and height of what the crop keeps of the resized image."""
-    if crop is None:
-        return 0, 0, *full
+def _cropped(full: tuple[int, int], recipe: Preprocessing) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(left, top) and (width, height) of the result on the resized image."""
+    match recipe.resize, recipe.crop:
+        case Pad() as pad, None:
+            crop = CenterCrop(height=pad.height, width=pad.width, rounding="half_even")
+        case _, None:
+            return (0, 0), full
+        case _, CenterCrop() as crop:
+            pass
     margins = full[0] - crop.width, full[1] - crop.height
-    left, top = (margin // 2 if crop.rounding == "down" else round(margin / 2) for margin in margins)
-    return left, top, crop.width, crop.height
+    left, top = (_half(margin, crop) for margin in margins)
+    return (left, top), (crop.width, crop.height)
+
+
+def _half(margin: int, crop: CenterCrop) -> int:
+    if margin < 0:  # to be filled: the larger half is on the far side
+        return -(-margin // 2)
+    return margin // 2 if crop.rounding == "down" else round(margin / 2)

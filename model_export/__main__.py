@@ -9,12 +9,19 @@ from pathlib import Path
 
 from app.errors import StartError
 from model_export.errors import ExportError, RequestError
+from model_export.options import add_options, options_of
 
 BUILD = """\
 Turn a checkpoint into a bundle that swin-serve can serve.
 
-CHECKPOINT is a folder that save_pretrained wrote (config.json, model.safetensors, preprocessor_config.json), or the id
-of such a repository on the Hugging Face hub, for example microsoft/swin-tiny-patch4-window7-224.
+CHECKPOINT is one of
+
+  a folder that save_pretrained wrote, or timm's equivalent: config.json with model.safetensors or pytorch_model.bin
+  the id of either on the Hugging Face hub: microsoft/swin-tiny-patch4-window7-224, timm/swin_base_patch4_window7_224
+  a file of weights: a state dict of timm, torchvision (swin_t, swin_v2_b, …) or the authors' code, also inside what a
+    training script saved ({"model": …}, {"state_dict": …})
+
+Which it is, is told from the content. No checkpoint can run code: pickles are read for their tensors only.
 
 OUTPUT is the folder to write. It appears only after the proof has passed: the exported graph, run by the very code that
 will serve it, gives the logits of the transformers library's own network, on images that go through the library's own
@@ -30,6 +37,8 @@ EXAMPLES = """\
 examples:
   swin-export build ./my-fine-tune ./my-bundle
   swin-export build microsoft/swin-tiny-patch4-window7-224 swin-tiny --images ./some-photos
+  swin-export build ./swin_t_flowers.pth ./flowers --labels flowers.txt
+  swin-export build ./swinv2.safetensors ./mine --architecture swinv2_tiny_window8_256
   swin-serve run --bundle ./my-bundle
 
 exit codes:
@@ -68,7 +77,7 @@ def _build(options: argparse.Namespace) -> None:
     build(
         options.checkpoint,
         options.output,
-        revision=options.revision,
+        options=options_of(options),
         images=golden.from_folder(options.images) if options.images else None,
         name=options.name,
         replace=options.force,
@@ -95,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = build_parser.add_argument
-    add("checkpoint", metavar="CHECKPOINT", help="a save_pretrained folder, or the id of a repository on the hub")
+    add("checkpoint", metavar="CHECKPOINT", help="a folder, a file of weights, or the id of a repository on the hub")
     add("output", metavar="OUTPUT", type=Path, help="the bundle's folder; must not exist, unless --force is given")
     add(
         "--revision",
@@ -110,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         help="prove on these images and keep them as golden samples: the first 8 by name, shrunk to 640 pixels "
         "(default: pictures that are generated)",
     )
+    add_options(build_parser)
     add("--force", action="store_true", help="replace OUTPUT if it is a bundle already")
     add("--quiet", action="store_true", help="say nothing unless something fails")
     return parser

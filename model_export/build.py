@@ -6,7 +6,7 @@ from app.bundle import MODEL, SCHEMA_VERSION, Architecture, Evaluation, Golden, 
 from app.cpus import available_cpus
 from app.engine import Engine, open_engine
 from model_export import checkpoints, golden
-from model_export.checkpoints.checkpoint import Checkpoint
+from model_export.checkpoints.checkpoint import Checkpoint, Options
 from model_export.golden import Images
 from model_export.progress import Progress
 from model_export.static import StaticSwin
@@ -19,7 +19,7 @@ def build(
     checkpoint: str,
     output: Path,
     *,
-    revision: str | None = None,
+    options: Options | None = None,
     images: Images | None = None,
     name: str | None = None,
     evaluation: Evaluation | None = None,
@@ -29,8 +29,8 @@ def build(
     """Checkpoint → bundle.
 
     Args:
-        checkpoint: a `save_pretrained` folder, or the id of a repository on the Hugging Face hub.
-        revision: of that repository; its main branch where none is given.
+        checkpoint: a folder, a file of weights, or the id of a repository on the Hugging Face hub.
+        options: what is to hold where the checkpoint is silent, or in place of what it says.
         output: the bundle's folder; it appears only after the proof has passed.
         images: become the golden samples; generated pictures where none are given.
         name: what the bundle calls itself; the checkpoint's own name where none is given.
@@ -42,7 +42,7 @@ def build(
         ExportError: in one sentence, what went wrong, and at which step. `output` is untouched.
     """
     with bundle_folder(output, replace=replace) as folder:
-        source = _read(checkpoint, revision, progress)
+        source = _read(checkpoint, options, progress)
         static, engine = _export(source, folder / MODEL, progress)
         proof, verified = _prove(source, static, engine, images or golden.generated(), progress)
         with progress.step("write the bundle") as notes:
@@ -53,10 +53,13 @@ def build(
             notes.append(f"{sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) / 1e6:.1f} MB")
 
 
-def _read(checkpoint: str, revision: str | None, progress: Progress) -> Checkpoint:
+def _read(checkpoint: str, options: Options | None, progress: Progress) -> Checkpoint:
     with progress.step("read the checkpoint") as notes:
-        source = checkpoints.read(checkpoint, revision)
+        source = checkpoints.read(checkpoint, options)
         notes.append(f"{_parameters(source) / 1e6:.1f} M parameters, {len(source.labels)} classes")
+    progress.detail(f"source: {source.source.kind}")
+    progress.detail(f"preprocessing: {source.source.preprocessing_from}")
+    progress.detail(f"labels: {source.source.labels_from}")
     return source
 
 
@@ -124,7 +127,8 @@ def _architecture(source: Checkpoint) -> Architecture:
         embed_dim=config.embed_dim,
         depths=config.depths,
         num_heads=config.num_heads,
-        window_size=config.window_size,
+        window_sizes=config.window_sizes,
+        dialect=config.dialect,
         mlp_ratio=float(config.mlp_ratio),
         qkv_bias=config.qkv_bias,
         patch_norm=config.patch_norm,

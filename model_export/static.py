@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from model_export.swin import Block, PatchMerging, Stage, Swin, SwinConfig, WindowAttention
 from model_export.swin_v2 import CosineAttention
-from model_export.windows import pad_to_windows, shift_mask, window_partition
+from model_export.windows import pad_to_windows, window_partition
 
 PADDING = -1
 
@@ -119,13 +119,11 @@ class StaticAttention(nn.Module):
 
     def __init__(self, attention: WindowAttention | CosineAttention, grid: tuple[int, int], order: Tensor) -> None:
         super().__init__()
-        self.heads, self.area = attention.heads, attention.window**2
+        self.heads, self.area = attention.heads, attention.windowing.area
         self.qkv, scale = joint_projection(attention)
         self.proj = attention.proj
         self.register_buffer("scale", scale)  # of cosine attention; otherwise it is in the weights
-        height, width = (-(-side // attention.window) * attention.window for side in grid)  # padded to whole windows
-        mask = shift_mask(height, width, attention.window, attention.shift, attention.masked)
-        bias = attention.position_bias() + mask[:, None]  # windows or 1, heads, area, area
+        bias = attention.position_bias() + attention.windowing.mask(*grid)[:, None]  # windows or 1, heads, area, area
         self.register_buffer("bias", bias.detach())
         is_real = (order != PADDING).float()[:, None]  # slots, 1
         self.register_buffer("is_real", None if is_real.all() else is_real)
@@ -152,7 +150,8 @@ class StaticPatchMerging(nn.Module):
         super().__init__()
         self.norm_after = merging.norm_after
         self.norm, self.reduction = merging.norm, merging.reduction
-        positions = window_partition(pad_to_windows(raster(*grid), 2), 2)[0, :, :, 0] + PADDING  # merged positions, 4
+        neighbourhoods = window_partition(pad_to_windows(raster(*grid), (2, 2)), (2, 2))
+        positions = neighbourhoods[0, :, :, 0] + PADDING  # merged positions, 4
         positions = positions[:, [0, 2, 1, 3]]  # the published order goes down the columns first
         positions = positions[wanted.clamp(min=0)]  # slots, 4
         self.register_buffer("neighbours", slots_of(positions.flatten(), order))
@@ -196,9 +195,7 @@ def slots_of(positions: Tensor, order: Tensor) -> Tensor:
 
 def block_order(config: SwinConfig, stage: int, block: int) -> Tensor:
     """The order a block works in: its windows one after the other, rolled by its shift."""
-    window, shift = config.window(stage), config.shift(stage, block)
-    rolled = torch.roll(pad_to_windows(raster(*config.stage_grid(stage)), window), (-shift, -shift), dims=(1, 2))
-    return window_partition(rolled, window).flatten() + PADDING
+    return config.windowing(stage, block).cut(raster(*config.stage_grid(stage))).flatten() + PADDING
 
 
 def raster(height: int, width: int) -> Tensor:

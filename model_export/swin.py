@@ -18,12 +18,15 @@ from torch import Tensor, nn
 
 from model_export.errors import UnsupportedModel
 from model_export.swin_v2 import CosineAttention
-from model_export.windows import in_shifted_windows, pad_to_windows, relative_position_index
+from model_export.windows import Size, Windowing, in_windows, pad_to_windows, relative_position_index
+
+Dialect = Literal["original", "timm", "torchvision"]
+"""Whose treatment of maps that the windows do not divide: `SwinConfig.windowing` has the differences."""
 
 
 @dataclass(frozen=True)
 class SwinConfig:
-    """Everything that decides the shape of the network. Sizes are (height, width) in pixels.
+    """Everything that decides the shape of the network. Sizes are (height, width), of the input in pixels.
 
     Raises:
         UnsupportedModel: the numbers contradict each other, or the original would not run them.
@@ -35,7 +38,7 @@ class SwinConfig:
     embed_dim: int = 96
     depths: tuple[int, ...] = (2, 2, 6, 2)
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
-    window_size: int = 7
+    window_sizes: tuple[Size, ...] = ((7, 7),) * 4  # by stage
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
     patch_norm: bool = True
@@ -44,12 +47,16 @@ class SwinConfig:
     version: Literal[1, 2] = 1
     pretrained_window_sizes: tuple[int, ...] = ()  # version 2, by stage; 0: trained with the window it has
     masked: float = -100.0  # added to the scores of positions that only the roll made neighbours; -inf was not trained
+    dialect: Dialect = "original"
 
     def __post_init__(self) -> None:
         if len(self.depths) != len(self.num_heads):
             raise UnsupportedModel(f"{len(self.depths)} depths but {len(self.num_heads)} head counts")
-        if min(*self.depths, self.num_classes, self.window_size, self.patch_size, *self.num_heads) < 1:
-            raise UnsupportedModel("depths, heads, classes, window and patch size must all be at least 1")
+        if len(self.depths) != len(self.window_sizes):
+            raise UnsupportedModel(f"{len(self.depths)} depths but {len(self.window_sizes)} window sizes")
+        windows = (side for window in self.window_sizes for side in window)
+        if min(*self.depths, *self.num_heads, *windows, *self.input_size, self.num_classes, self.patch_size) < 1:
+            raise UnsupportedModel("depths, heads, classes, windows, patch and input size must all be at least 1")
         for stage, heads in enumerate(self.num_heads):
             if self.stage_dim(stage) % heads:
                 raise UnsupportedModel(
@@ -76,14 +83,24 @@ class SwinConfig:
             height, width = -(-height // 2), -(-width // 2)
         return height, width
 
-    def window(self, stage: int) -> int:
-        """Side of the windows of a stage: no larger than its feature map."""
-        return min(self.window_size, *self.stage_grid(stage))
+    def windowing(self, stage: int, block: int) -> Windowing:
+        """How a block cuts its map.
 
-    def shift(self, stage: int, block: int) -> int:
-        """Every second block shifts its windows by half; a window that fills the map has nowhere to go."""
-        fills_the_map = min(self.stage_grid(stage)) <= self.window_size
-        return 0 if fills_the_map or block % 2 == 0 else self.window_size // 2
+        Every second block shifts its windows by half. Where a window reaches over the map,
+
+        - the original makes it a square as large as the shorter side, and does not shift at all;
+        - timm cuts it down side by side, and does not shift along that side; it rolls before it pads;
+        - torchvision leaves it as it is and pads the map, and does not shift along a side that one window covers.
+        """
+        (high, wide), (rows, columns) = size, grid = self.window_sizes[stage], self.stage_grid(stage)
+        shift = high // 2 if rows > high else 0, wide // 2 if columns > wide else 0
+        if self.dialect == "timm":
+            size = min(high, rows), min(wide, columns)
+        elif self.dialect == "original" and min(grid) <= min(size):
+            side = min(*size, *grid)
+            size, shift = (side, side), (0, 0)
+        is_shifted = block % 2 == 1
+        return Windowing(size, shift if is_shifted else (0, 0), self.masked, rolls_first=self.dialect == "timm")
 
 
 class Swin(nn.Module):
@@ -164,11 +181,11 @@ class Block(nn.Module):
 def make_attention(config: SwinConfig, stage: int, block: int) -> "WindowAttention | CosineAttention":
     """The attention of the block at this place, as its version has it."""
     dim, heads = config.stage_dim(stage), config.num_heads[stage]
-    window, shift = config.window(stage), config.shift(stage, block)
+    windowing = config.windowing(stage, block)
     if config.version == 1:
-        return WindowAttention(dim, heads, window, shift, config.masked, qkv_bias=config.qkv_bias)
+        return WindowAttention(dim, heads, windowing, qkv_bias=config.qkv_bias)
     pretrained = config.pretrained_window_sizes[stage]
-    return CosineAttention(dim, heads, window, shift, config.masked, pretrained=pretrained, qkv_bias=config.qkv_bias)
+    return CosineAttention(dim, heads, windowing, pretrained=pretrained, qkv_bias=config.qkv_bias)
 
 
 class Mlp(nn.Module):
@@ -186,20 +203,21 @@ class Mlp(nn.Module):
 class WindowAttention(nn.Module):
     """Multi-head self-attention inside windows of a map that may be shifted (W-MSA, SW-MSA; equation 4)."""
 
-    def __init__(self, dim: int, heads: int, window: int, shift: int, masked: float, *, qkv_bias: bool) -> None:
+    def __init__(self, dim: int, heads: int, windowing: Windowing, *, qkv_bias: bool) -> None:
         super().__init__()
-        self.heads, self.window, self.shift, self.masked = heads, window, shift, masked
+        self.heads, self.windowing = heads, windowing
         self.scale = (dim // heads) ** -0.5
-        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
+        height, width = windowing.size
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * height - 1) * (2 * width - 1), heads))
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
     def position_bias(self) -> Tensor:
-        """What relative position adds to the scores: (heads, window², window²)."""
-        return self.relative_position_bias_table[relative_position_index(self.window)].permute(2, 0, 1)
+        """What relative position adds to the scores: (heads, area, area)."""
+        return self.relative_position_bias_table[relative_position_index(self.windowing.size)].permute(2, 0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return in_shifted_windows(x, self.window, self.shift, self.masked, self.attend)
+        return in_windows(x, self.windowing, self.attend)
 
     def attend(self, x: Tensor, mask: Tensor) -> Tensor:
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # batch, windows, area, 3, heads, dim
@@ -219,7 +237,7 @@ class PatchMerging(nn.Module):
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = pad_to_windows(x, 2)
+        x = pad_to_windows(x, (2, 2))
         neighbours = (x[:, row::2, column::2] for column in (0, 1) for row in (0, 1))
         x = torch.cat(list(neighbours), dim=-1)  # batch, height/2, width/2, 4·channels
         return self.norm(self.reduction(x)) if self.norm_after else self.reduction(self.norm(x))

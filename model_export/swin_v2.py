@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model_export.windows import in_shifted_windows, relative_position_index
+from model_export.windows import Size, Windowing, in_windows, relative_position_index
 
 BIAS_HIDDEN = 512
 MOST_LOGIT_SCALE = math.log(100)
@@ -20,12 +20,10 @@ MOST_LOGIT_SCALE = math.log(100)
 class CosineAttention(nn.Module):
     """Attention by the angle between query and key, with a learned temperature for each head (equation 2)."""
 
-    def __init__(
-        self, dim: int, heads: int, window: int, shift: int, masked: float, *, pretrained: int, qkv_bias: bool
-    ) -> None:
+    def __init__(self, dim: int, heads: int, windowing: Windowing, *, pretrained: int, qkv_bias: bool) -> None:
         super().__init__()
-        self.heads, self.window, self.shift, self.masked = heads, window, shift, masked
-        self.pretrained = pretrained or window
+        self.heads, self.windowing = heads, windowing
+        self.pretrained = (pretrained, pretrained) if pretrained else windowing.size
         self.logit_scale = nn.Parameter(torch.zeros(heads, 1, 1))
         self.cpb_mlp = nn.Sequential(nn.Linear(2, BIAS_HIDDEN), nn.ReLU(), nn.Linear(BIAS_HIDDEN, heads, bias=False))
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
@@ -34,9 +32,9 @@ class CosineAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def position_bias(self) -> Tensor:
-        """What relative position adds to the scores, 0 … 16: (heads, window², window²)."""
-        table = self.cpb_mlp(log_spaced_offsets(self.window, self.pretrained))  # (2·window - 1)², heads
-        return 16 * table[relative_position_index(self.window)].permute(2, 0, 1).sigmoid()
+        """What relative position adds to the scores, 0 … 16: (heads, area, area)."""
+        table = self.cpb_mlp(log_spaced_offsets(self.windowing.size, self.pretrained))  # offsets, heads
+        return 16 * table[relative_position_index(self.windowing.size)].permute(2, 0, 1).sigmoid()
 
     def scale(self) -> Tensor:
         """One over the temperature: (heads, 1, 1)."""
@@ -49,7 +47,7 @@ class CosineAttention(nn.Module):
         return torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
 
     def forward(self, x: Tensor) -> Tensor:
-        return in_shifted_windows(x, self.window, self.shift, self.masked, self.attend)
+        return in_windows(x, self.windowing, self.attend)
 
     def attend(self, x: Tensor, mask: Tensor) -> Tensor:
         qkv = F.linear(x, self.qkv.weight, self.qkv_bias()).unflatten(-1, (3, self.heads, -1))
@@ -60,11 +58,14 @@ class CosineAttention(nn.Module):
         return self.proj(x)
 
 
-def log_spaced_offsets(window: int, pretrained: int) -> Tensor:
-    """Offsets (row, column) between two positions of a window, ((2·window - 1)², 2), log-spaced (equation 4).
+def log_spaced_offsets(window: Size, pretrained: Size) -> Tensor:
+    """Offsets (row, column) between two positions of a window, (offsets, 2), log-spaced (equation 4).
 
     In units of the window that was trained with, ±8 at its edge before the logarithm.
     """
-    offsets = torch.arange(-(window - 1), window).float() / max(pretrained - 1, 1) * 8
-    spaced = offsets.sign() * (offsets.abs() + 1).log2() / math.log2(8)
-    return torch.cartesian_prod(spaced, spaced)
+
+    def spaced(side: int, trained: int) -> Tensor:
+        offsets = torch.arange(-(side - 1), side).float() / max(trained - 1, 1) * 8
+        return offsets.sign() * (offsets.abs() + 1).log2() / math.log2(8)
+
+    return torch.cartesian_prod(*map(spaced, window, pretrained))

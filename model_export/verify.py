@@ -84,7 +84,8 @@ class Proof:
         yield _stage("preprocessing, largest", source, "levels of 255", levels.max(), ANY_LEVEL)
         with torch.inference_mode():
             network = self._checkpoint.network(self._source_images).numpy()
-            yield self._logits("network", source, network, self._source_logits)
+            if self._checkpoint.reference.is_independent:
+                yield self._logits("network", source, network, self._source_logits)
             expected = self._checkpoint.network(ours).numpy()
             static = self._static(torch.from_numpy(self.pixels)).numpy()
             yield self._logits("static", "the network", static, expected)

@@ -16,6 +16,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from app.bundle import Bundle
 from app.engine import Device, Engine, open_engine
+from tests.references.draw import draw
 
 
 class Gate:
@@ -68,32 +69,11 @@ def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return file.getvalue()
 
 
-def picture(width: int, height: int, seed: int = 0) -> Image.Image:
-    """A picture with smooth parts and edges, another for each seed."""
-    random = np.random.default_rng(seed)
-    x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
-    waves = random.uniform(2, 40, (3, 2))
-    levels = np.stack([np.sin(across * x + down * y) for across, down in waves], axis=-1)
-    levels[: height // 3, : width // 2] = random.uniform(-1, 1, 3)
-    return Image.fromarray((127.5 + 127.5 * levels).astype(np.uint8))
-
-
 def randomise(module: nn.Module, seed: int = 0) -> None:
     """Fill every parameter, so that attention, masks and position biases all matter to the result."""
-    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            if name.endswith("bias_table"):
-                parameter.copy_(2 * noise)
-            elif name.endswith("logit_scale"):
-                parameter.copy_(2.5 + noise)  # some heads beyond the clamp at log 100
-            elif "norm" in name and name.endswith("weight"):
-                parameter.copy_(1 + 0.2 * noise)
-            elif parameter.ndim > 1:
-                parameter.copy_(noise * (2 / parameter[0].numel()) ** 0.5)
-            else:
-                parameter.copy_(0.2 * noise)
+            parameter.copy_(torch.from_numpy(draw(name, tuple(parameter.shape), seed)))
 
 
 def transformers_swin(seed: int = 0, **config: Any) -> Any:

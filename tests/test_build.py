@@ -31,7 +31,8 @@ from model_export.build import build
 from model_export.errors import ProofFailed, RequestError
 from model_export.progress import Progress
 from model_export.write import bundle_folder
-from tests.fakes import encode, engine_of, picture, save_checkpoint
+from tests.fakes import encode, engine_of, save_checkpoint
+from tests.references.draw import draw_picture
 
 QUIET = Progress(quiet=True)
 SIZES = [(120, 90), (90, 120), (300, 40), (64, 64), (17, 23)]
@@ -40,7 +41,7 @@ SIZES = [(120, 90), (90, 120), (300, 40), (64, 64), (17, 23)]
 def test_the_service_answers_like_the_pipeline(tiny_checkpoint: Path, tiny_bundle: Path) -> None:
     """Top-5 labels in the same order, scores within 1e-4 of the transformers pipeline, on images of many shapes."""
     classify = pipeline("image-classification", model=str(tiny_checkpoint))
-    images = [picture(*size, seed) for seed, size in enumerate(SIZES)]
+    images = [draw_picture(*size, seed) for seed, size in enumerate(SIZES)]
     with TestClient(create_app(Settings(bundle=tiny_bundle, device="cpu"))) as client:
         for image in images:
             expected = classify(image, top_k=5)
@@ -55,9 +56,9 @@ def test_version_2_is_built_and_served_alike(tmp_path: Path) -> None:
     checkpoint = save_checkpoint(tmp_path / "checkpoint", version=2, image_size=64, pretrained_window_sizes=[6, 0])
     build(str(checkpoint), tmp_path / "bundle", progress=QUIET)
     operators = {node.op_type for node in onnx.load(tmp_path / "bundle/model.onnx").graph.node}
-    expected = pipeline("image-classification", model=str(checkpoint))(picture(120, 90), top_k=5)
+    expected = pipeline("image-classification", model=str(checkpoint))(draw_picture(120, 90), top_k=5)
     with TestClient(create_app(Settings(bundle=tmp_path / "bundle", device="cpu"))) as client:
-        answer = client.post("/classify", content=encode(picture(120, 90))).json()["predictions"]
+        answer = client.post("/classify", content=encode(draw_picture(120, 90))).json()["predictions"]
 
     assert bundles.load(tmp_path / "bundle").manifest.architecture.family == "swin_v2"
     assert not operators & {"Sigmoid", "Exp", "Relu", "Log", "Where", "Shape"}
@@ -130,7 +131,7 @@ def test_ones_own_images_become_golden_samples(tiny_checkpoint: Path, tmp_path: 
     photos = tmp_path / "photos"
     photos.mkdir()
     for seed in range(2):
-        (photos / f"photo-{seed}.jpg").write_bytes(encode(picture(700, 500, seed), "JPEG"))
+        (photos / f"photo-{seed}.jpg").write_bytes(encode(draw_picture(700, 500, seed), "JPEG"))
 
     assert main(["build", str(tiny_checkpoint), str(tmp_path / "out"), "--images", str(photos), "--quiet"]) == 0
 

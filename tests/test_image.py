@@ -10,7 +10,8 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from app.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
 from app.image import FORMATS, MOST_PIXELS, Limits, open_image, to_rgb
-from tests.fakes import encode, picture
+from tests.fakes import encode
+from tests.references.draw import draw_picture
 
 LIMITS = Limits(pixels=1_000_000)
 
@@ -32,14 +33,14 @@ def header_of_png(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_allowed_format_is_read(kind: str) -> None:
     """An image in each allowed format becomes RGB of its size."""
-    image = decode(encode(picture(40, 30), kind))
+    image = decode(encode(draw_picture(40, 30), kind))
 
     assert (image.mode, image.size) == ("RGB", (40, 30))
 
 
 def test_lossless_formats_keep_every_pixel() -> None:
     """PNG bytes decode to the very pixels that were encoded."""
-    original = picture(40, 30)
+    original = draw_picture(40, 30)
 
     assert np.array_equal(np.asarray(original), np.asarray(decode(encode(original))))
 
@@ -48,7 +49,7 @@ def test_lossless_formats_keep_every_pixel() -> None:
 def test_other_formats_are_refused(kind: str) -> None:
     """Pillow reads more than the service does; what is not allowed is unsupported, not tried."""
     with pytest.raises(UnsupportedImage):
-        decode(encode(picture(40, 30), kind))
+        decode(encode(draw_picture(40, 30), kind))
 
 
 @pytest.mark.parametrize("data", [b"hello, I am a text file\n" * 9, b"\x00", b"<svg xmlns='...'/>", b"%PDF-1.7"])
@@ -67,7 +68,7 @@ def test_an_empty_body_is_refused() -> None:
 @pytest.mark.parametrize("kind", FORMATS)
 def test_truncated_images_are_refused(kind: str) -> None:
     """Half a file is an error in every format, not half a picture."""
-    whole = encode(picture(200, 150), kind)
+    whole = encode(draw_picture(200, 150), kind)
 
     with pytest.raises((UnreadableImage, UnsupportedImage)):
         decode(whole[: len(whole) // 2])
@@ -98,7 +99,7 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
     """A photo taken in any of the eight orientations is turned upright, as Pillow itself would."""
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encode(picture(40, 30), exif=exif)
+    data = encode(draw_picture(40, 30), exif=exif)
 
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
 
@@ -110,7 +111,7 @@ def test_texts_of_a_header_are_bounded() -> None:
     texts = PngImagePlugin.PngInfo()
     for number in range(12):
         texts.add_text(f"text {number}", "x" * 1_000_000, zip=True)
-    data = encode(picture(8, 8), pnginfo=texts)
+    data = encode(draw_picture(8, 8), pnginfo=texts)
     assert len(data) < 2**16
 
     with pytest.raises(UnreadableImage):
@@ -120,7 +121,7 @@ def test_texts_of_a_header_are_bounded() -> None:
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")  # Pillow's word for what this test is about
 def test_damaged_exif_is_ignored() -> None:
     """EXIF is advice: a picture whose EXIF cannot be read is read without."""
-    image = decode(encode(picture(40, 30), "JPEG", exif=b"Exif\x00\x00MM\x00*garbage"))
+    image = decode(encode(draw_picture(40, 30), "JPEG", exif=b"Exif\x00\x00MM\x00*garbage"))
 
     assert image.size == (40, 30)
 

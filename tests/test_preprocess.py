@@ -10,7 +10,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from app.bundle import Preprocessing
 from app.preprocess import preprocess
 from model_export.preprocessing import from_huggingface
-from tests.fakes import picture
+from tests.references.draw import draw_picture
 
 SIZES = [(500, 375), (375, 500), (1200, 90), (61, 640), (20, 20), (224, 224), (3, 5)]
 SQUASH: dict[str, Any] = {"size": {"height": 48, "width": 64}}
@@ -33,7 +33,7 @@ def both(image: Image.Image, settings: dict[str, Any]) -> tuple[np.ndarray, np.n
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_squash_is_the_source_s_own(size: tuple[int, int], resample: int) -> None:
     """Resizing to a fixed size gives every pixel of the transformers library's processor, in every interpolation."""
-    theirs, ours = both(picture(*size), SQUASH | {"resample": resample})
+    theirs, ours = both(draw_picture(*size), SQUASH | {"resample": resample})
 
     assert np.array_equal(theirs, ours)
 
@@ -41,7 +41,7 @@ def test_squash_is_the_source_s_own(size: tuple[int, int], resample: int) -> Non
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_resizing_only_what_the_crop_keeps_is_the_source_s_own(size: tuple[int, int]) -> None:
     """Shorter side and crop in one step differ from one after the other by rounding: 0.1 levels in the mean."""
-    theirs, ours = both(picture(*size), CROP | {"resample": 3})
+    theirs, ours = both(draw_picture(*size), CROP | {"resample": 3})
     difference = np.abs(theirs - ours)
 
     assert difference.mean() <= 0.1

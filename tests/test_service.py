@@ -25,7 +25,8 @@ from app.golden import open_proved
 from app.image import Limits, open_image, to_rgb
 from app.main import create_app
 from app.settings import Settings
-from tests.fakes import Gate, HeldSession, encode, picture
+from tests.fakes import Gate, HeldSession, encode
+from tests.references.draw import draw_picture
 from tests.test_image import header_of_png
 
 SETTINGS = Settings(device="cpu", threads=1)
@@ -111,7 +112,7 @@ def test_a_batch_has_a_result_or_an_error_per_image_in_order(client: TestClient,
 
 def test_a_large_image_takes_the_pool(client: TestClient) -> None:
     """An image above the in-place size is decoded and answered too."""
-    assert client.post("/classify", content=encode(picture(900, 700), "JPEG")).status_code == 200
+    assert client.post("/classify", content=encode(draw_picture(900, 700), "JPEG")).status_code == 200
 
 
 BIG = 20_000
@@ -121,7 +122,7 @@ FORM = "multipart/form-data; boundary=x"
 @pytest.mark.parametrize(
     ("data", "status", "code"),
     [
-        (encode(picture(300, 200), "JPEG")[:3000], 422, "unreadable_image"),
+        (encode(draw_picture(300, 200), "JPEG")[:3000], 422, "unreadable_image"),
         (b"", 422, "unreadable_image"),
         (b"I am a text file, not an image.\n", 415, "unsupported_image"),
         (header_of_png(BIG, BIG), 413, "image_too_large"),
@@ -184,9 +185,9 @@ def test_text_fields_beside_the_file_are_ignored(client: TestClient, demo: Bundl
 @pytest.mark.parametrize(
     ("data", "thread"),
     [
-        (encode(picture(100, 100)), "event loop"),
+        (encode(draw_picture(100, 100)), "event loop"),
         (encode(Image.new("L", (500, 500))), "pool"),
-        (encode(picture(8, 8)) + bytes(2**16), "pool"),
+        (encode(draw_picture(8, 8)) + bytes(2**16), "pool"),
     ],
     ids=["small", "many pixels", "many bytes"],
 )
@@ -215,7 +216,7 @@ def test_a_long_header_is_not_even_read_on_the_event_loop(client: TestClient, mo
         return open_image(data, limits)
 
     monkeypatch.setattr("app.classifier.open_image", watched)
-    client.post("/classify", content=encode(picture(8, 8)) + bytes(2**16))
+    client.post("/classify", content=encode(draw_picture(8, 8)) + bytes(2**16))
 
     assert threads == ["decode"]
 
@@ -355,7 +356,7 @@ async def test_a_full_decode_queue_answers_429(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("app.classifier.to_rgb", held)
     app = create_app(Settings(device="cpu", threads=1, decode_threads=1, decode_queue=2))
     async with app.router.lifespan_context(app), caller_of(app) as caller:
-        photo = encode(picture(300, 300))
+        photo = encode(draw_picture(300, 300))
         calls = [asyncio.create_task(caller.post("/classify", content=photo)) for _ in range(3)]
         refused, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
         gate.open(times=2)

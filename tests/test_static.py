@@ -11,18 +11,18 @@ from model_export.swin import Swin, SwinConfig
 from model_export.verify import normalise
 from tests.fakes import randomise
 
-SMALL: dict[str, Any] = {"num_classes": 7, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4), "window_size": 4}
+SMALL: dict[str, Any] = {"num_classes": 7, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4), "window": 4}
 SHAPES: dict[str, dict[str, Any]] = {
     "window 4": {"input_size": (32, 32)},
-    "window 7": {"input_size": (112, 112), "window_size": 7, "depths": (2, 2, 2), "num_heads": (2, 4, 8)},
-    "window 12": {"input_size": (192, 192), "window_size": 12, "num_heads": (1, 2)},
-    "ape": {"input_size": (56, 56), "window_size": 7, "ape": True},
+    "window 7": {"input_size": (112, 112), "window": 7, "depths": (2, 2, 2), "num_heads": (2, 4, 8)},
+    "window 12": {"input_size": (192, 192), "window": 12, "num_heads": (1, 2)},
+    "ape": {"input_size": (56, 56), "window": 7, "ape": True},
     "no patch norm, no qkv bias": {"input_size": (32, 32), "patch_norm": False, "qkv_bias": False},
     "odd depths": {"input_size": (64, 64), "depths": (3, 1)},
     "not square": {"input_size": (64, 96), "ape": True},
     "padded maps": {"input_size": (72, 104), "depths": (2, 2, 2), "num_heads": (2, 4, 4), "ape": True},
-    "odd maps to merge": {"input_size": (36, 36), "window_size": 3, "depths": (2, 2, 1), "num_heads": (2, 4, 4)},
-    "window larger than the map": {"input_size": (32, 32), "window_size": 6},
+    "odd maps to merge": {"input_size": (36, 36), "window": 3, "depths": (2, 2, 1), "num_heads": (2, 4, 4)},
+    "window larger than the map": {"input_size": (32, 32), "window": 6},
     "v2": {"input_size": (32, 32), "version": 2, "pretrained_window_sizes": (0, 0)},
     "v2, padded, odd, pretrained": {
         "input_size": (72, 72),
@@ -33,14 +33,30 @@ SHAPES: dict[str, dict[str, Any]] = {
         "ape": True,
     },
     "v2, no qkv bias": {"input_size": (32, 32), "version": 2, "pretrained_window_sizes": (0, 0), "qkv_bias": False},
+    "timm, padded": {"input_size": (72, 104), "dialect": "timm"},
+    "timm, windows cut on one side": {"input_size": (48, 64), "dialect": "timm", "window": 14},
+    "torchvision, padded": {"input_size": (72, 104), "dialect": "torchvision"},
+    "torchvision, window larger than the map": {"input_size": (32, 48), "dialect": "torchvision", "window": 10},
+    "a window for each stage, not square": {
+        "input_size": (96, 48),
+        "window_sizes": ((6, 4), (12, 6)),
+        "dialect": "timm",
+    },
     "patch 2": {"input_size": (32, 32), "patch_size": 2},
 }
+
+
+def config_of(shape: dict[str, Any]) -> SwinConfig:
+    config = SMALL | shape
+    window = config.pop("window")
+    config.setdefault("window_sizes", ((window, window),) * len(config["depths"]))
+    return SwinConfig(**config)
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_equals_the_published_network(shape: dict[str, Any]) -> None:
     """Bytes through the static network give the logits of normalised images through `swin.py`, within 1e-5."""
-    network = Swin(SwinConfig(**(SMALL | shape))).requires_grad_(requires_grad=False).eval()
+    network = Swin(config_of(shape)).requires_grad_(requires_grad=False).eval()
     randomise(network)
     height, width = shape["input_size"]
     recipe = Preprocessing(
@@ -81,7 +97,7 @@ def test_mask_and_bias_are_one_constant() -> None:
 
 def test_every_position_has_a_slot() -> None:
     """An order is a permutation of the map, and padding where windows are filled up."""
-    config = SwinConfig(**(SMALL | {"input_size": (36, 44)}))
+    config = config_of({"input_size": (36, 44)})
 
     order = block_order(config, 0, 1)
 
@@ -90,5 +106,5 @@ def test_every_position_has_a_slot() -> None:
 
 
 def baked(**shape: Any) -> StaticSwin:
-    network = Swin(SwinConfig(**(SMALL | shape))).requires_grad_(requires_grad=False)
+    network = Swin(config_of(shape)).requires_grad_(requires_grad=False)
     return StaticSwin(network, 1 / 255, [0.5] * 3, [0.5] * 3)

@@ -1,5 +1,6 @@
 """`model_export/swin.py` is the published network."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def test_parity_is_sensitive(part: str, tmp_path: Path) -> None:
             if name.endswith("attn"):
                 match part:
                     case "shift mask":
-                        module.shift = 0
+                        module.windowing = replace(module.windowing, shift=(0, 0))
                     case "position bias":
                         module.relative_position_bias_table.zero_()
                     case "qkv bias":
@@ -69,12 +70,12 @@ def test_window_reverse_undoes_window_partition() -> None:
     """Partition and reverse are inverse, for maps that are not square."""
     x = torch.arange(2 * 6 * 9 * 5).view(2, 6, 9, 5)
 
-    assert torch.equal(x, window_reverse(window_partition(x, 3), 3, 6, 9))
+    assert torch.equal(x, window_reverse(window_partition(x, (3, 3)), (3, 3), 6, 9))
 
 
 def test_windows_are_contiguous_squares() -> None:
     """A window holds neighbours, in raster order."""
-    windows = window_partition(torch.arange(16).view(1, 4, 4, 1), 2)
+    windows = window_partition(torch.arange(16).view(1, 4, 4, 1), (2, 2))
 
     assert windows[0, :, :, 0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
 
@@ -83,12 +84,12 @@ def test_relative_position_index() -> None:
     """The table's row depends on the offset alone: first row differences, then column differences."""
     expected = [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]
 
-    assert expected == relative_position_index(2).tolist()
+    assert expected == relative_position_index((2, 2)).tolist()
 
 
 def test_shift_mask_separates_what_the_roll_joined() -> None:
     """In the last window of a rolled 4×4 map, each of the four positions comes from another corner of the image."""
-    mask = shift_mask(4, 4, window=2, shift=1, masked=-100.0)
+    mask = shift_mask(4, 4, window=(2, 2), shift=(1, 1), masked=-100.0)
 
     assert torch.count_nonzero(mask[0]) == 0
     assert torch.equal(mask[-1], -100.0 * (1 - torch.eye(4)))
@@ -112,6 +113,7 @@ def test_impossible_shapes_are_refused(config: dict[str, Any], sentence: str) ->
         "embed_dim": 24,
         "depths": (2, 2),
         "num_heads": (2, 4),
+        "window_sizes": ((4, 4), (4, 4)),
     }
 
     with pytest.raises(UnsupportedModel, match=sentence):
@@ -121,8 +123,8 @@ def test_impossible_shapes_are_refused(config: dict[str, Any], sentence: str) ->
 def test_a_window_that_fills_the_map_does_not_shift() -> None:
     """Nor is it larger than the map, as in the original code."""
     config = SwinConfig(
-        input_size=(32, 64), num_classes=3, embed_dim=24, depths=(2, 2), num_heads=(2, 4), window_size=6
+        input_size=(32, 64), num_classes=3, embed_dim=24, depths=(2, 2), num_heads=(2, 4), window_sizes=((6, 6),) * 2
     )
 
-    assert [config.window(stage) for stage in (0, 1)] == [6, 4]
-    assert [[config.shift(stage, block) for block in (0, 1)] for stage in (0, 1)] == [[0, 3], [0, 0]]
+    assert [config.windowing(stage, 0).size for stage in (0, 1)] == [(6, 6), (4, 4)]
+    assert [[config.windowing(stage, block).shift[0] for block in (0, 1)] for stage in (0, 1)] == [[0, 3], [0, 0]]

@@ -1,27 +1,73 @@
 """Readers of checkpoints: one file per source format, each mapping names and configuration to `model_export.swin`."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from model_export.checkpoints import huggingface
-from model_export.checkpoints.checkpoint import Checkpoint
-from model_export.errors import CheckpointError
+from app.bundle import SourceKind
+from model_export.checkpoints import huggingface, original, timm, torchvision
+from model_export.checkpoints.checkpoint import Checkpoint, Options
+from model_export.checkpoints.folder import config_of, download, weight_files
+from model_export.checkpoints.state_dict import Found
+from model_export.checkpoints.weights import Weights, anchor, read_files, unwrap
+from model_export.errors import CheckpointError, RequestError
 
 
-def read(checkpoint: str, revision: str | None = None) -> Checkpoint:
-    """Read a local folder if there is one of this name, else fetch it from the hub at `revision`.
+def read(checkpoint: str, options: Options | None = None) -> Checkpoint:
+    """Read a file or folder if there is one of this name, else fetch it from the hub.
+
+    What it is, is told from the content: a folder by its `config.json`, weights by their names.
 
     Raises:
         CheckpointError: it cannot be found or read, or contradicts itself.
         UnsupportedModel: it is not a network this project exports.
     """
+    options = options or Options()
     path = Path(checkpoint).expanduser()
+    if path.exists() and options.revision is not None:
+        raise CheckpointError(f"{checkpoint} is here on this machine; a revision belongs to a repository on the hub")
     if path.is_dir():
-        if revision is not None:
-            raise CheckpointError(f"{checkpoint} is a folder here; a revision belongs to a repository on the hub")
-        return huggingface.read(path, path.resolve().name, None)
+        return _folder(path, path.resolve().name, None, options)
     if path.exists():
-        raise CheckpointError(f"{checkpoint} is a file; a folder with config.json and model.safetensors is read")
+        return _file(path, options)
     if path.is_absolute() or checkpoint.startswith((".", "~")):
-        raise CheckpointError(f"there is no folder {checkpoint}")
-    folder, commit = huggingface.download(checkpoint, revision)
-    return huggingface.read(folder, checkpoint, commit)
+        raise CheckpointError(f"there is no {checkpoint}")
+    folder, commit = download(checkpoint, options.revision)
+    return _folder(folder, checkpoint, commit, options)
+
+
+def _folder(folder: Path, name: str, commit: str | None, options: Options) -> Checkpoint:
+    config = config_of(folder)
+    is_timm = "architecture" in config and "model_type" not in config
+    if (options.source or ("timm" if is_timm else "huggingface")) == "huggingface":
+        return huggingface.read(folder, name, commit, options)
+    if options.source not in (None, "timm"):
+        raise RequestError(f"--source {options.source}: a folder with config.json is timm's or Hugging Face's")
+    if not is_timm:
+        raise CheckpointError("config.json: no architecture; this is not a folder of timm's")
+    files = weight_files(folder)
+    weights = unwrap(read_files(files), options.weights)
+    return timm.read(Found("timm", name, commit, files, weights), config, options)
+
+
+def _file(path: Path, options: Options) -> Checkpoint:
+    content = read_files([path])
+    weights = unwrap(content, options.weights)
+    kind = options.source or _recognised(weights)
+    found = Found(kind, path.name, None, [path], weights)
+    match kind:
+        case "timm":
+            name = options.architecture or content.get("arch")  # timm's training saves it beside the weights
+            return timm.read(found, None, replace(options, architecture=name))
+        case "torchvision":
+            return torchvision.read(found, options)
+        case "original":
+            return original.read(found, options)
+        case "huggingface":
+            raise CheckpointError(f"{path.name} has Hugging Face's names; give its folder, with config.json")
+
+
+def _recognised(weights: Weights) -> SourceKind:
+    """Whose names these are; timm's begin like the authors'."""
+    found = anchor(weights)
+    kind = found[0] if found else "original"
+    return "timm" if kind == "original" and timm.is_timm(weights) else kind

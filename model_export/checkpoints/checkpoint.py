@@ -1,21 +1,56 @@
-"""What every reader returns, and how it fills the network."""
+"""What every reader is asked, what it returns, and how it fills the network."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from app.bundle import Activation, Label, Preprocessing, Source
-from model_export.errors import CheckpointError
-from model_export.swin import Swin
+from app.bundle import Activation, Label, LabelsFrom, Preprocessing, PreprocessingFrom, Source, SourceKind
+from model_export.errors import CheckpointError, RequestError
+from model_export.imagenet import imagenet_labels
+from model_export.preprocessing import RecipeOptions
+from model_export.swin import Swin, SwinConfig
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the person at the terminal says where the checkpoint is silent, or wrong. Sizes are (height, width)."""
+
+    source: SourceKind | None = None
+    revision: str | None = None
+    architecture: str | None = None
+    weights: str | None = None  # which set of them, where a file holds several
+    input_size: Size | None = None
+    window: int | None = None
+    labels: tuple[Label, ...] | None = None
+    activation: Activation | None = None
+    recipe: RecipeOptions = field(default_factory=RecipeOptions)
+
+    @property
+    def size(self) -> Size | None:
+        """The input size asked for; a crop asks for one, too."""
+        return self.input_size or self.recipe.crop
+
+    @property
+    def resizes(self) -> bool:
+        """Whether the network is asked to be another than the one that was trained."""
+        return self.size is not None or self.window is not None
 
 
 class Reference(Protocol):
-    """The source library's own preprocessing and network: what ours must equal."""
+    """What ours must equal: the source library's own preprocessing and network.
+
+    Where that library is not installed, `is_independent` is false: `logits` are those of `swin.py` itself, and only the
+    steps after it are proved.
+    """
 
     name: str
+    is_independent: bool
 
     def images(self, image: Image.Image) -> Tensor:
         """RGB image → normalised float32 (1, 3, height, width)."""
@@ -34,6 +69,52 @@ class Checkpoint:
     labels: tuple[Label, ...]
     activation: Activation
     reference: Reference
+
+
+def origin(options: Options, *, is_stated: bool) -> PreprocessingFrom:
+    """Where the preprocessing came from."""
+    if options.recipe.says_anything:
+        return "options"
+    return "checkpoint" if is_stated else "published recipe"
+
+
+def choose_labels(
+    classes: int, own: tuple[Label, ...] | None, options: Options
+) -> tuple[tuple[Label, ...], LabelsFrom]:
+    """The names of the classes and where they are from: the options, the checkpoint, ImageNet by count, or numbers.
+
+    Raises:
+        RequestError, CheckpointError: there are more or fewer names than classes.
+    """
+    if options.labels is not None:
+        if len(options.labels) != classes:
+            raise RequestError(f"--labels names {len(options.labels)} classes, the network has {classes}")
+        return options.labels, "options"
+    if own is not None:
+        if len(own) != classes:
+            raise CheckpointError(f"the configuration names {len(own)} classes, the network has {classes}")
+        return own, "checkpoint"
+    if published := imagenet_labels(classes):
+        return published, "published names"
+    return tuple(Label(name=str(index), wnid=None) for index in range(classes)), "numbers"
+
+
+def at_size(config: SwinConfig, options: Options) -> SwinConfig:
+    """The network as it was trained, or with the input and window asked for.
+
+    Version 2 then measures offsets in the windows it was trained with (there section 3.3).
+    """
+    if not options.resizes:
+        return config
+    windows = ((options.window, options.window),) * len(config.depths) if options.window else config.window_sizes
+    trained = (config.windowing(stage, 0).size[0] for stage in range(len(config.depths)))
+    pretrained = (given or side for given, side in zip(config.pretrained_window_sizes, trained, strict=False))
+    return replace(
+        config,
+        input_size=options.size or config.input_size,
+        window_sizes=windows,
+        pretrained_window_sizes=tuple(pretrained),
+    )
 
 
 def load_weights(network: Swin, weights: Mapping[str, Tensor]) -> None:
@@ -59,3 +140,26 @@ def load_weights(network: Swin, weights: Mapping[str, Tensor]) -> None:
         raise CheckpointError(f"weights: {min(broken)} holds values that are not finite")
     network.load_state_dict({name: weight.float() for name, weight in weights.items()})
     network.requires_grad_(requires_grad=False).eval()
+
+
+def resized(name: str, weight: Tensor, wanted: Tensor) -> Tensor:
+    """A bias table (offsets, heads) or position embedding (1, positions, channels) for another window or input.
+
+    Bicubic, as the authors' `load_pretrained` does when it fine-tunes at another resolution; tables and maps are taken
+    to be square there, and are so here unless the new one is not. Any other weight is returned as it is.
+    """
+    if weight.shape == wanted.shape:
+        return weight
+    if name.endswith("relative_position_bias_table") and weight.ndim == wanted.ndim == 2:  # noqa: PLR2004 (offsets, heads)
+        return _bicubic(weight.T[None], wanted.shape[0])[0].T
+    if name.endswith(("absolute_pos_embed", "position_embeddings")) and weight.ndim == wanted.ndim:
+        return _bicubic(weight.mT, wanted.shape[1]).mT
+    return weight
+
+
+def _bicubic(values: Tensor, length: int) -> Tensor:
+    """(1, channels, side²) → (1, channels, length), where that is a square; unchanged otherwise."""
+    old, new = round(values.shape[2] ** 0.5), round(length**0.5)
+    if old**2 != values.shape[2] or new**2 != length:
+        return values
+    return F.interpolate(values.float().unflatten(2, (old, old)), (new, new), mode="bicubic").flatten(2)

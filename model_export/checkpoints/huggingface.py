@@ -1,10 +1,9 @@
 """Hugging Face: a `save_pretrained` folder or the id of a repository on the hub.
 
-Reads `config.json`, `model.safetensors` (or its shards) and `preprocessor_config.json` itself; the transformers library
+Reads `config.json`, the weights and `preprocessor_config.json` itself; the transformers library
 is asked only for the reference of the proof. Where a file leaves a key out, the library's documented default holds.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -15,19 +14,29 @@ from typing import Annotated, Any
 import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from app.bundle import Activation, Label, Source, digest
+from app.bundle import Activation, Label, Preprocessing, Source
 from app.errors import sentence
-from model_export.checkpoints.checkpoint import Checkpoint, load_weights
+from model_export.checkpoints.checkpoint import (
+    Checkpoint,
+    Options,
+    Reference,
+    at_size,
+    choose_labels,
+    load_weights,
+    origin,
+    resized,
+)
+from model_export.checkpoints.folder import config_of, weight_files
+from model_export.checkpoints.reference import Ours, in_steps
+from model_export.checkpoints.weights import digest_of, read_files, unwrap
 from model_export.errors import CheckpointError, UnsupportedModel
-from model_export.preprocessing import from_huggingface
+from model_export.preprocessing import changed, from_huggingface
 from model_export.swin import Swin, SwinConfig
+from model_export.variants import published_recipe
 
-FILES = ("config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json")
-"""Of the repository's top level: a training run's own checkpoints are in folders below."""
+Size = tuple[int, int]
 
 CLASSIFIERS = {"swin": "SwinForImageClassification", "swinv2": "Swinv2ForImageClassification"}
 """Model types, and the class of their image classifiers."""
@@ -83,7 +92,7 @@ COMPUTED = re.compile(r"\.relative_(position_index|coords_table)$")
 """Buffers older versions saved; `swin.py` computes them."""
 
 
-def read(folder: Path, source_id: str, revision: str | None) -> Checkpoint:
+def read(folder: Path, source_id: str, revision: str | None, options: Options) -> Checkpoint:
     """Read a folder with the files of a `SwinForImageClassification` or `Swinv2ForImageClassification`.
 
     Raises:
@@ -91,52 +100,68 @@ def read(folder: Path, source_id: str, revision: str | None) -> Checkpoint:
         UnsupportedModel: it is something else than a Swin image classifier.
     """
     settings = _settings(folder)
-    labels = _labels(settings)
-    preprocessing, input_size = from_huggingface(_json(folder / "preprocessor_config.json"))
-    config = _config(settings, input_size, len(labels))
-    files = _weight_files(folder)
+    own_labels = _labels(settings)
+    own_recipe, trained_size = _recipe(folder, _pair(settings.image_size))
+    config = at_size(_config(settings, trained_size, len(own_labels)), options)
+    if config.version != 1 and config.input_size[0] != config.input_size[1]:
+        raise UnsupportedModel(f"Swin V2 on {config.input_size} pixels: the library takes square ones only")
+    files = weight_files(folder)
     network = Swin(config)
-    load_weights(network, dict(_renamed(_load(files))))
+    weights = dict(_renamed(unwrap(read_files(files), options.weights)))
+    if options.resizes:
+        wanted = network.state_dict()
+        weights = {name: resized(name, weight, wanted.get(name, weight)) for name, weight in weights.items()}
+    load_weights(network, weights)
+    recipe = changed(own_recipe or published_recipe("huggingface", config), options.recipe, config.input_size)
+    labels, labels_from = choose_labels(len(own_labels), own_labels, options)
     return Checkpoint(
-        source=Source(kind="huggingface", id=source_id, revision=revision, weights_sha256=_digest(files)),
+        source=Source(
+            kind="huggingface",
+            id=source_id,
+            revision=revision,
+            weights_sha256=digest_of(files),
+            preprocessing_from=origin(options, is_stated=own_recipe is not None),
+            labels_from=labels_from,
+        ),
         network=network,
-        preprocessing=preprocessing,
+        preprocessing=recipe,
         labels=labels,
-        activation=_activation(settings, len(labels)),
-        reference=TransformersReference(folder),
+        activation=options.activation or _activation(settings, len(labels)),
+        reference=_reference(folder, network, recipe, options, is_stated=own_recipe is not None),
     )
 
 
-def download(repository: str, revision: str | None) -> tuple[Path, str]:
-    """Fetch a repository's files from the hub. Returns their folder and the commit.
+def _recipe(folder: Path, image_size: Size) -> tuple[Preprocessing | None, Size]:
+    """The folder's own preprocessing, if it has any, and the size it ends with."""
+    if not (folder / "preprocessor_config.json").exists():
+        return None, image_size
+    return from_huggingface(config_of(folder, "preprocessor_config.json"))
 
-    Raises:
-        CheckpointError: there is no such repository, or the hub cannot be reached.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    try:
-        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=list(FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(
-            f"no folder '{repository}' here, and the hub did not give it: {sentence(error)}"
-        ) from error
-    return folder, folder.name  # the cache names a snapshot's folder by its commit
+def _reference(folder: Path, network: Swin, recipe: Preprocessing, options: Options, *, is_stated: bool) -> Reference:
+    if options.resizes:
+        return Ours(network, recipe, "resized, which transformers does not do")
+    is_own = is_stated and not options.recipe.says_anything
+    return TransformersReference(folder, None if is_own else recipe)
 
 
 class TransformersReference:
-    """The transformers library's own image processor and network, loaded when first asked."""
+    """The transformers library's own network and, unless told otherwise, image processor, loaded when first asked."""
 
-    def __init__(self, folder: Path) -> None:
+    is_independent = True
+
+    def __init__(self, folder: Path, recipe: Preprocessing | None = None) -> None:
+        """`recipe`: in place of the folder's own image processor."""
         import transformers
 
         transformers.utils.logging.disable_progress_bar()  # the proof shows progress of its own
         self.name = f"transformers {transformers.__version__}"
-        self._folder = folder
+        self._folder, self._recipe = folder, recipe
 
     def images(self, image: Image.Image) -> Tensor:
         """RGB image → normalised float32 (1, 3, height, width)."""
+        if self._recipe is not None:
+            return in_steps(image, self._recipe)
         pixel_values: Tensor = self._processor(images=image, return_tensors="pt")["pixel_values"]
         return pixel_values.float()
 
@@ -162,7 +187,7 @@ class TransformersReference:
 
 def _settings(folder: Path) -> Settings:
     try:
-        settings = Settings.model_validate_json(json.dumps(_json(folder / "config.json")))
+        settings = Settings.model_validate_json(json.dumps(config_of(folder)))
     except ValidationError as error:
         raise CheckpointError(f"config.json: {sentence(error)}") from error
     if settings.model_type not in CLASSIFIERS:
@@ -178,7 +203,7 @@ def _settings(folder: Path) -> Settings:
     return settings
 
 
-def _config(settings: Settings, input_size: tuple[int, int], num_classes: int) -> SwinConfig:
+def _config(settings: Settings, input_size: Size, num_classes: int) -> SwinConfig:
     image_size = _pair(settings.image_size)
     if settings.use_absolute_embeddings and image_size != input_size:
         raise CheckpointError(f"the position embedding is for {image_size} pixels, but images arrive with {input_size}")
@@ -192,18 +217,16 @@ def _config(settings: Settings, input_size: tuple[int, int], num_classes: int) -
         embed_dim=settings.embed_dim,
         depths=settings.depths,
         num_heads=settings.num_heads,
-        window_size=settings.window_size,
+        window_sizes=((settings.window_size, settings.window_size),) * len(settings.depths),
         mlp_ratio=settings.mlp_ratio,
         qkv_bias=settings.qkv_bias,
         ape=settings.use_absolute_embeddings,
         norm_eps=settings.layer_norm_eps,
-        **(_of_version_2(settings, input_size) if settings.model_type == "swinv2" else {}),
+        **(_of_version_2(settings) if settings.model_type == "swinv2" else {}),
     )
 
 
-def _of_version_2(settings: Settings, input_size: tuple[int, int]) -> dict[str, Any]:
-    if input_size[0] != input_size[1]:
-        raise UnsupportedModel(f"Swin V2 on {input_size[0]}×{input_size[1]} pixels: the library takes square ones only")
+def _of_version_2(settings: Settings) -> dict[str, Any]:
     pretrained = settings.pretrained_window_sizes or (0,) * len(settings.depths)
     return {"version": 2, "pretrained_window_sizes": pretrained, "masked": MASKED_TWICE}
 
@@ -222,32 +245,6 @@ def _activation(settings: Settings, num_classes: int) -> Activation:
     """What the library's own pipeline does with the logits."""
     is_multi_label = settings.problem_type == "multi_label_classification" or num_classes == 1
     return "sigmoid" if is_multi_label else "softmax"
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    names = {"model.safetensors"}
-    if index.is_file():
-        places = _json(index).get("weight_map")
-        if not isinstance(places, dict) or not places:
-            raise CheckpointError(f"{index.name}: weight_map does not map weights to files")
-        names = {str(name) for name in places.values()}
-        if strangers := [name for name in names if Path(name).name != name]:
-            raise CheckpointError(f"{index.name}: {min(strangers)} is not the name of a file beside it")
-    files = [folder / name for name in sorted(names)]
-    if missing := [file.name for file in files if not file.is_file()]:
-        raise CheckpointError(f"there is no {missing[0]} in {folder}")
-    return files
-
-
-def _load(files: list[Path]) -> dict[str, Tensor]:
-    weights: dict[str, Tensor] = {}
-    for file in files:
-        try:
-            weights |= load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file.name} is damaged: {sentence(error)}") from error
-    return weights
 
 
 def _renamed(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -277,23 +274,5 @@ def _original_name(name: str) -> str:
     return name
 
 
-def _digest(files: list[Path]) -> str:
-    """SHA-256 of the weights: of the file, or of the shards' digests."""
-    digests = [digest(file) for file in files]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON: {sentence(error)}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} does not hold a JSON object")
-    return content
-
-
-def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+def _pair(value: int | Size) -> Size:
     return (value, value) if isinstance(value, int) else value

@@ -1,0 +1,44 @@
+"""The authors' own files: `{"model": …}` with the names that `swin.py` uses, and the tables their code computes.
+
+github.com/microsoft/Swin-Transformer. Their code is no package that could be asked; timm's port of it loads these files
+and is the reference where it is installed.
+"""
+
+from typing import Any
+
+from app.bundle import Preprocessing
+from model_export.checkpoints import state_dict
+from model_export.checkpoints.checkpoint import Checkpoint, Options, Reference
+from model_export.checkpoints.reference import Ours
+from model_export.checkpoints.state_dict import Found
+from model_export.checkpoints.timm import timm_reference
+from model_export.errors import UnsupportedModel
+from model_export.swin import Swin, SwinConfig
+
+
+def read(found: Found, options: Options) -> Checkpoint:
+    """Read what the authors' training saves.
+
+    Raises:
+        CheckpointError: the weights are no Swin's, or leave something open.
+    """
+
+    def reference(network: Swin, recipe: Preprocessing, *_: Any) -> Reference:
+        if options.resizes:
+            return Ours(network, recipe, "resized, which timm does otherwise")
+        return timm_reference(found.weights, network, recipe) or Ours(network, recipe, "timm is not installed")
+
+    checkpoint = state_dict.read(found, dialect="original", rename=dict, reference=reference, options=options)
+    _refuse_padding(checkpoint.network.config)
+    return checkpoint
+
+
+def _refuse_padding(config: SwinConfig) -> None:
+    """The authors' classifiers do not pad: they fail on a map that the windows, or the merging, do not divide."""
+    for stage in range(len(config.depths)):
+        grid, window = config.stage_grid(stage), config.windowing(stage, 0).size
+        if grid[0] % window[0] or grid[1] % window[1]:
+            raise UnsupportedModel(
+                f"stage {stage}: windows of {window[0]} do not divide a map of {grid[0]}×{grid[1]}; the authors' "
+                "network does not run so. Another --window or --input-size would"
+            )

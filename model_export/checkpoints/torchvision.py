@@ -1,0 +1,114 @@
+"""torchvision: state dicts of `swin_t`, `swin_s`, `swin_b` and `swin_v2_*`."""
+
+import re
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from app.bundle import Preprocessing, ShorterSide
+from model_export.checkpoints import state_dict
+from model_export.checkpoints.checkpoint import Checkpoint, Options, Reference
+from model_export.checkpoints.reference import Ours, in_steps, library
+from model_export.checkpoints.state_dict import Found
+from model_export.checkpoints.weights import Weights
+from model_export.swin import Swin, SwinConfig
+
+RENAMES = (
+    (r"^features\.0\.0\.", "patch_embed.proj."),
+    (r"^features\.0\.2\.", "patch_embed.norm."),
+    (r"\.mlp\.0\.", ".mlp.fc1."),
+    (r"\.mlp\.3\.", ".mlp.fc2."),
+)
+PLACE = re.compile(r"^features\.(?P<place>\d+)\.(?:(?P<block>\d+)\.)?(?P<rest>.+)$")
+JOINT_BIAS = re.compile(r"(?P<layer>.*\.attn)\.qkv\.bias$")
+
+
+def read(found: Found, options: Options) -> Checkpoint:
+    """Read a state dict of torchvision's.
+
+    Raises:
+        CheckpointError: the weights are no Swin's, or leave something open.
+    """
+
+    def reference(network: Swin, recipe: Preprocessing, *_: Any) -> Reference:
+        if options.resizes:
+            return Ours(network, recipe, "resized, which torchvision does not do")
+        torchvision = library("torchvision")
+        if torchvision is None:
+            return Ours(network, recipe, "torchvision is not installed")
+        return TorchvisionReference(torchvision, found.weights, network.config, recipe)
+
+    return state_dict.read(found, dialect="torchvision", rename=renamed, reference=reference, options=options)
+
+
+def renamed(weights: Weights) -> Weights:
+    """By the names of `swin.py`."""
+    own = state_dict.renamed(weights, _original_name)
+    for name in list(own):
+        layer = (match := JOINT_BIAS.match(name)) and match["layer"]
+        if layer and f"{layer}.logit_scale" in own:  # version 2: what stands for the key's bias is set to zero, unused
+            own[f"{layer}.q_bias"], _, own[f"{layer}.v_bias"] = own.pop(name).chunk(3)
+    return own
+
+
+def _original_name(name: str) -> str:
+    for pattern, replacement in RENAMES:
+        name = re.sub(pattern, replacement, name)
+    place = PLACE.match(name)
+    if place is None:
+        return name
+    stage, is_merging = divmod(int(place["place"]) - 1, 2)  # features: patches, then blocks and merging in turn
+    if is_merging:
+        return f"layers.{stage}.downsample.{place['rest']}"
+    return f"layers.{stage}.blocks.{place['block']}.{place['rest']}"
+
+
+class TorchvisionReference:
+    """torchvision's own network and transforms."""
+
+    is_independent = True
+
+    def __init__(self, torchvision: Any, weights: Weights, config: SwinConfig, recipe: Preprocessing) -> None:
+        self.name = f"torchvision {torchvision.__version__}"
+        self._recipe, self._transform = recipe, _transform(torchvision, recipe)
+        parts = torchvision.models.swin_transformer
+        version_2 = {"block": parts.SwinTransformerBlockV2, "downsample_layer": parts.PatchMergingV2}
+        self._network = parts.SwinTransformer(
+            patch_size=[config.patch_size] * 2,
+            embed_dim=config.embed_dim,
+            depths=list(config.depths),
+            num_heads=list(config.num_heads),
+            window_size=list(config.window_sizes[0]),
+            mlp_ratio=config.mlp_ratio,
+            num_classes=config.num_classes,
+            **(version_2 if config.version == 2 else {}),  # noqa: PLR2004 (Swin V2)
+        )
+        self._network.load_state_dict(weights)
+        self._network.float().eval()
+
+    def images(self, image: Image.Image) -> Tensor:
+        """RGB image → normalised float32 (1, 3, height, width)."""
+        images: Tensor = in_steps(image, self._recipe) if self._transform is None else self._transform(image)[None]
+        return images
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Normalised images → (batch, classes)."""
+        with torch.inference_mode():
+            logits: Tensor = self._network(images)
+        return logits
+
+
+def _transform(torchvision: Any, recipe: Preprocessing) -> Any:
+    """The transforms that torchvision's weights carry; None for a recipe they have no word for."""
+    resize, crop = recipe.resize, recipe.crop
+    if not isinstance(resize, ShorterSide) or crop is None or crop.height != crop.width:
+        return None
+    return torchvision.transforms._presets.ImageClassification(  # noqa: SLF001 (where the weights have it from)
+        crop_size=crop.height,
+        resize_size=resize.size,
+        mean=recipe.mean,
+        std=recipe.std,
+        interpolation=torchvision.transforms.InterpolationMode(recipe.interpolation),
+    )

@@ -1,0 +1,143 @@
+"""The options of `swin-export build` that speak of the checkpoint: where it is silent, or in place of what it says.
+
+Nothing here needs torch before the options are used.
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from app.bundle import Activation, Label, SourceKind
+from app.errors import sentence
+from model_export.errors import RequestError
+
+if TYPE_CHECKING:
+    from model_export.checkpoints.checkpoint import Options
+
+Size = tuple[int, int]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Two groups: what the checkpoint is, and how its images are prepared."""
+    add = parser.add_argument_group("the checkpoint, where it does not say").add_argument
+    add(
+        "--source",
+        choices=get_args(SourceKind),
+        help="whose format it is (default: told from its content)",
+    )
+    add(
+        "--architecture",
+        metavar="NAME",
+        help="published variant of a bare state dict, for example swinv2_tiny_window8_256 (default: told from the "
+        "weights; timm's version 2 does not say)",
+    )
+    add("--weights", metavar="KEY", help="set of weights to take where a file holds several, for example model_ema")
+    add(
+        "--labels",
+        metavar="FILE",
+        type=Path,
+        help="names of the classes: a line for each, or JSON (default: the checkpoint's own; ImageNet's for 1000 and "
+        "21841 classes; else numbers)",
+    )
+    add("--activation", choices=get_args(Activation), help="sigmoid where classes do not exclude each other")
+    add(
+        "--input-size",
+        metavar="N|HxW",
+        type=size,
+        help="another input size than it was trained with; bias tables and position embeddings are interpolated",
+    )
+    add("--window", metavar="N", type=positive, help="another window size, in the same way")
+    title = "preprocessing (default: the checkpoint's own, else its source's published one)"
+    add = parser.add_argument_group(title).add_argument
+    add("--resize", metavar="N|HxW", type=size, help="what images are resized to: the shorter side, or both")
+    add("--fit", choices=("shorter-side", "squash", "pad"), help="how: keep the shape and crop, give it up, or fill up")
+    add("--crop", metavar="N|HxW", type=size, help="what is kept of the middle; it is the input size")
+    add("--interpolation", choices=("bicubic", "bilinear", "lanczos", "nearest"))
+    add("--mean", metavar="R,G,B", type=channels, help="in units of 255, for example 0.485,0.456,0.406")
+    add("--std", metavar="R,G,B", type=channels)
+
+
+def options_of(arguments: argparse.Namespace) -> "Options":
+    """What was said at the command line.
+
+    Raises:
+        RequestError: the file of labels cannot be read, or two options contradict each other.
+    """
+    from model_export.checkpoints.checkpoint import Options
+    from model_export.preprocessing import RecipeOptions
+
+    if arguments.crop and arguments.input_size and arguments.crop != arguments.input_size:
+        raise RequestError("--crop and --input-size differ; the crop is what the network gets")
+    return Options(
+        source=arguments.source,
+        revision=arguments.revision,
+        architecture=arguments.architecture,
+        weights=arguments.weights,
+        input_size=arguments.input_size,
+        window=arguments.window,
+        labels=read_labels(arguments.labels) if arguments.labels else None,
+        activation=arguments.activation,
+        recipe=RecipeOptions(
+            fit=arguments.fit,
+            resize=arguments.resize,
+            crop=arguments.crop,
+            interpolation=arguments.interpolation,
+            mean=arguments.mean,
+            std=arguments.std,
+        ),
+    )
+
+
+def read_labels(path: Path) -> tuple[Label, ...]:
+    """Names in the order of the classes.
+
+    A line for each; or a JSON list of names or of {"name": …, "wnid": …}; or a JSON object from number to name, as
+    `id2label` is.
+
+    Raises:
+        RequestError: the file cannot be read, or does not name the classes in one of these ways.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        names = json.loads(text) if text.lstrip().startswith(("[", "{")) else text.splitlines()
+        if isinstance(names, dict):
+            names = [names[str(index)] for index in range(len(names))]
+        labels = tuple(_label(name) for name in names)
+    except KeyError as error:
+        raise RequestError(f"{path}: class {error.args[0]} has no name") from error
+    except (OSError, ValueError, TypeError) as error:  # pydantic's ValidationError is a ValueError
+        raise RequestError(f"{path} does not name classes: {sentence(error)}") from error
+    if not labels or not all(label.name.strip() for label in labels):
+        raise RequestError(f"{path}: a class has no name")
+    return labels
+
+
+def _label(name: object) -> Label:
+    return Label.model_validate({"wnid": None} | name) if isinstance(name, dict) else Label(name=str(name), wnid=None)
+
+
+def size(text: str) -> Size:
+    """`224`, or `192x256` for height and width."""
+    if not re.fullmatch(r"[1-9]\d{0,4}([x×][1-9]\d{0,4})?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of pixels nor HEIGHTxWIDTH")
+    height, *width = map(int, re.split("[x×]", text))
+    return height, width[0] if width else height
+
+
+def positive(text: str) -> int:
+    """A number above 0."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)
+
+
+def channels(text: str) -> tuple[float, float, float]:
+    """Three numbers with commas between them, or one for all three."""
+    try:
+        values = [float(value) for value in text.split(",")]
+        red, green, blue = values * 3 if len(values) == 1 else values
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not three numbers with commas between them") from error
+    return red, green, blue

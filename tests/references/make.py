@@ -1,0 +1,119 @@
+"""Makes the references again: `python -m tests.references.make`, where timm and torchvision can be imported.
+
+torchvision's wheels are built for one torch; beside another (a CPU build, say) its import fails where it registers
+operators that its library would have brought. None of what is used here needs them, so they are let pass.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from model_export.variants import TORCHVISION as PUBLISHED
+from model_export.variants import VARIANTS
+from tests.references import cases
+from tests.references.draw import draw, draw_picture, draw_pixels
+
+HERE = Path(__file__).parent
+COMPUTED = ("relative_position_index", "relative_coords_table", "attn_mask")
+
+
+def let_operators_pass() -> None:
+    """Until the process ends."""
+    register: Any = torch.library.register_fake
+
+    def lenient(name: Any, *arguments: Any, **options: Any) -> Any:
+        if str(name).startswith("torchvision::"):
+            return lambda function: function
+        return register(name, *arguments, **options)
+
+    torch.library.register_fake = lenient
+
+
+def answer(network: nn.Module, size: tuple[int, int]) -> tuple[dict[str, Any], Any]:
+    """Shapes of the weights by name, and the logits of two images."""
+    state = network.state_dict()
+    for name, value in state.items():
+        if not name.endswith(COMPUTED):
+            value.copy_(torch.from_numpy(draw(name, tuple(value.shape))))
+    network.eval()
+    pixels = torch.from_numpy(draw_pixels(2, *size)).permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.inference_mode():
+        logits = network((pixels - mean) / std)
+    return {name: list(value.shape) for name, value in state.items()}, logits.numpy()
+
+
+class References:
+    """One file: arrays by name, and a JSON text with everything else."""
+
+    def __init__(self, **versions: str) -> None:
+        self.meta: dict[str, Any] = {"versions": versions, "shapes": {}}
+        self.arrays: dict[str, Any] = {}
+
+    def network(self, name: str, network: nn.Module, size: tuple[int, int]) -> None:
+        """Run a network and note what it said."""
+        print(name, file=sys.stderr)  # noqa: T201 (minutes pass)
+        self.meta["shapes"][name], self.arrays[name] = answer(network, size)
+
+    def transform(self, name: str, transform: Callable[[Any], Any]) -> None:
+        """Note the bytes that a transform, less its normalisation, makes of the pictures."""
+        for place, size in enumerate(cases.PICTURES):
+            image = transform(draw_picture(*size))
+            self.arrays[f"{name} {place}"] = np.asarray((image * 255).round().to(torch.uint8).permute(1, 2, 0))
+
+    def save(self, name: str) -> None:
+        """Write the file."""
+        meta = np.frombuffer(json.dumps(self.meta).encode(), np.uint8)
+        np.savez_compressed(HERE / f"{name}.npz", meta=meta, **self.arrays)
+
+
+def of_timm() -> None:
+    """`timm.npz`."""
+    import timm
+    from timm.models.swin_transformer import SwinTransformer
+    from timm.models.swin_transformer_v2 import SwinTransformerV2
+
+    found = References(timm=timm.__version__, torch=torch.__version__)
+    for name, case in cases.TIMM.items():
+        arguments = cases.SMALL | {key: value for key, value in case.items() if key != "version"}
+        network = SwinTransformerV2 if case.get("version") == 2 else SwinTransformer
+        found.network(name, network(**arguments), tuple(case["img_size"]))
+    for name, variant in VARIANTS.items():
+        found.network(name, timm.create_model(name), (variant.side, variant.side))
+    for name, case in cases.TRANSFORMS.items():
+        found.transform(name, timm.data.create_transform(**case, mean=(0, 0, 0), std=(1, 1, 1)))
+    found.save("timm")
+
+
+def of_torchvision() -> None:
+    """`torchvision.npz`."""
+    import torchvision
+    from torchvision.models import swin_transformer as parts
+
+    found = References(torchvision=torchvision.__version__, torch=torch.__version__)
+    for name, case in cases.TORCHVISION.items():
+        arguments = cases.SMALL | {key: value for key, value in case.items() if key not in {"version", "img_size"}}
+        arguments |= {"patch_size": [4, 4], "window_size": [arguments["window_size"]] * 2}
+        if case.get("version") == 2:
+            arguments |= {"block": parts.SwinTransformerBlockV2, "downsample_layer": parts.PatchMergingV2}
+        found.network(name, parts.SwinTransformer(**arguments), tuple(case["img_size"]))
+    for name, (variant, _) in PUBLISHED.items():
+        side = VARIANTS[variant].side
+        found.network(name, torchvision.models.get_model(name), (side, side))
+    for name, case in cases.PRESETS.items():
+        mode = torchvision.transforms.InterpolationMode(case["interpolation"])
+        options = case | {"interpolation": mode, "mean": (0, 0, 0), "std": (1, 1, 1)}
+        found.transform(name, torchvision.transforms._presets.ImageClassification(**options))  # noqa: SLF001 (the presets')
+    found.save("torchvision")
+
+
+if __name__ == "__main__":
+    let_operators_pass()
+    of_torchvision()
+    of_timm()
