@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import pickle
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,8 @@ def _safetensors(file: Path) -> Weights:
 
 def _pickled(file: Path) -> dict[str, Any]:
     try:
-        with torch.serialization.safe_globals(list(SETTINGS)):
+        with torch.serialization.safe_globals(list(SETTINGS)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unusual protocols
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if forbidden := re.search(r"GLOBAL (\S+)|class (\S+) ", str(error)):

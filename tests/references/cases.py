@@ -44,5 +44,13 @@ PRESETS: dict[str, dict[str, Any]] = {  # of torchvision's `ImageClassification`
     "default": {"crop_size": 48, "resize_size": 55, "interpolation": "bilinear"},
 }
 
+TIMM_PIPELINE = {"num_classes": 37, "img_size": [64, 64]}
+"""A fine-tune of timm's, on top of SMALL; its images are prepared as `TIMM_RECIPE` says."""
+
+TIMM_RECIPE = {"input_size": [3, 64, 64], "crop_pct": 0.9, "interpolation": "bicubic", "crop_mode": "center"}
+
+TORCHVISION_PIPELINE = {"num_classes": 102, "img_size": [64, 64]}
+TORCHVISION_RECIPE = {"crop_size": 64, "resize_size": 70, "interpolation": "bilinear"}
+
 PICTURES = [(160, 120), (91, 130), (300, 70), (20, 17)]
 """(width, height)."""

@@ -67,6 +67,13 @@ class References:
             image = transform(draw_picture(*size))
             self.arrays[f"{name} {place}"] = np.asarray((image * 255).round().to(torch.uint8).permute(1, 2, 0))
 
+    def pipeline(self, network: nn.Module, size: tuple[int, int], transform: Callable[[Any], Any]) -> None:
+        """Note the scores that a network, after its transform, gives the pictures."""
+        self.network("pipeline", network, size)
+        images = torch.stack([transform(draw_picture(*shape)) for shape in cases.PICTURES])
+        with torch.inference_mode():
+            self.arrays["pipeline scores"] = network(images).softmax(dim=1).numpy()
+
     def save(self, name: str) -> None:
         """Write the file."""
         meta = np.frombuffer(json.dumps(self.meta).encode(), np.uint8)
@@ -88,6 +95,8 @@ def of_timm() -> None:
         found.network(name, timm.create_model(name), (variant.side, variant.side))
     for name, case in cases.TRANSFORMS.items():
         found.transform(name, timm.data.create_transform(**case, mean=(0, 0, 0), std=(1, 1, 1)))
+    transform = timm.data.create_transform(**cases.TIMM_RECIPE)
+    found.pipeline(SwinTransformer(**(cases.SMALL | cases.TIMM_PIPELINE)), (64, 64), transform)
     found.save("timm")
 
 
@@ -96,20 +105,29 @@ def of_torchvision() -> None:
     import torchvision
     from torchvision.models import swin_transformer as parts
 
-    found = References(torchvision=torchvision.__version__, torch=torch.__version__)
-    for name, case in cases.TORCHVISION.items():
+    def make(case: dict[str, Any]) -> nn.Module:
         arguments = cases.SMALL | {key: value for key, value in case.items() if key not in {"version", "img_size"}}
         arguments |= {"patch_size": [4, 4], "window_size": [arguments["window_size"]] * 2}
         if case.get("version") == 2:
             arguments |= {"block": parts.SwinTransformerBlockV2, "downsample_layer": parts.PatchMergingV2}
-        found.network(name, parts.SwinTransformer(**arguments), tuple(case["img_size"]))
+        network: nn.Module = parts.SwinTransformer(**arguments)
+        return network
+
+    def preset(case: dict[str, Any], **options: Any) -> Callable[[Any], Any]:
+        mode = torchvision.transforms.InterpolationMode(case["interpolation"])
+        presets = torchvision.transforms._presets  # noqa: SLF001 (where the weights have them from)
+        made: Callable[[Any], Any] = presets.ImageClassification(**(case | {"interpolation": mode} | options))
+        return made
+
+    found = References(torchvision=torchvision.__version__, torch=torch.__version__)
+    for name, case in cases.TORCHVISION.items():
+        found.network(name, make(case), tuple(case["img_size"]))
     for name, (variant, _) in PUBLISHED.items():
         side = VARIANTS[variant].side
         found.network(name, torchvision.models.get_model(name), (side, side))
     for name, case in cases.PRESETS.items():
-        mode = torchvision.transforms.InterpolationMode(case["interpolation"])
-        options = case | {"interpolation": mode, "mean": (0, 0, 0), "std": (1, 1, 1)}
-        found.transform(name, torchvision.transforms._presets.ImageClassification(**options))  # noqa: SLF001 (the presets')
+        found.transform(name, preset(case, mean=(0, 0, 0), std=(1, 1, 1)))
+    found.pipeline(make(cases.TORCHVISION_PIPELINE), (64, 64), preset(cases.TORCHVISION_RECIPE))
     found.save("torchvision")
 
 
