@@ -34,6 +34,8 @@ SourceKind = Literal["huggingface", "timm", "torchvision", "original"]
 PreprocessingFrom = Literal["checkpoint", "published recipe", "options"]
 LabelsFrom = Literal["checkpoint", "published names", "options", "numbers"]
 Activation = Literal["softmax", "sigmoid"]
+Precision = Literal["fp32", "fp16", "int8"]
+Method = Literal["fp32", "fp16", "int8 dynamic", "int8 calibrated"]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
 
@@ -166,6 +168,33 @@ class Verified(Contract):
     versions: dict[str, str]
 
 
+class BucketTime(Contract):
+    """How long a batch took on the machine that exported, and how long in float32 beside it."""
+
+    batch: Size
+    milliseconds: float
+    fp32_milliseconds: float
+
+
+class Ledger(Contract):
+    """What the precision gains and costs, beside the float32 graph that was proved.
+
+    `max_batch_difference` is how far a logit moves when its image is run together with others: with int8 dynamic,
+    activations are scaled by all that a batch holds.
+    """
+
+    method: Method
+    bytes: Size
+    fp32_bytes: Size
+    images: Size
+    top1_agreement: float
+    max_logit_difference: float
+    max_batch_difference: float
+    logit_range: float
+    kept_float32: tuple[str, ...]
+    buckets: tuple[BucketTime, ...]
+
+
 class GoldenSample(Contract):
     """An image and the digest of the pixels it must become. Row i of the golden logits belongs to sample i."""
 
@@ -201,7 +230,8 @@ class Manifest(Contract):
     classes: Size
     activation: Activation
     preprocessing: Preprocessing
-    precision: Literal["fp32"]
+    precision: Precision
+    ledger: Ledger
     golden: Golden
     verified: Verified
     evaluation: Evaluation | None

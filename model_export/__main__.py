@@ -9,7 +9,7 @@ from pathlib import Path
 
 from app.errors import StartError
 from model_export.errors import ExportError, RequestError
-from model_export.options import add_options, options_of
+from model_export.options import add_options, add_precision, options_of, precision_of
 
 BUILD = """\
 Turn a checkpoint into a bundle that swin-serve can serve.
@@ -78,6 +78,7 @@ def _build(options: argparse.Namespace) -> None:
         options.checkpoint,
         options.output,
         options=options_of(options),
+        precision=precision_of(options),
         images=golden.from_folder(options.images) if options.images else None,
         name=options.name,
         replace=options.force,
@@ -120,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         "(default: pictures that are generated)",
     )
     add_options(build_parser)
+    add_precision(build_parser)
     add("--force", action="store_true", help="replace OUTPUT if it is a bundle already")
     add("--quiet", action="store_true", help="say nothing unless something fails")
     return parser

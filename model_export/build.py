@@ -2,16 +2,30 @@
 
 from pathlib import Path
 
-from app.bundle import MODEL, SCHEMA_VERSION, Architecture, Evaluation, Golden, Manifest, Verified
+import numpy as np
+
+from app.bundle import (
+    MODEL,
+    SCHEMA_VERSION,
+    Architecture,
+    Evaluation,
+    Golden,
+    Ledger,
+    Manifest,
+    Verified,
+)
 from app.cpus import available_cpus
 from app.engine import Engine, open_engine
 from model_export import checkpoints, golden
 from model_export.checkpoints.checkpoint import Checkpoint, Options
-from model_export.golden import Images
+from model_export.errors import PrecisionLost
+from model_export.golden import Images, pixels_of
+from model_export.ledger import compare, logits, told
+from model_export.precision import PRECISIONS, TOLERANCES, PrecisionOptions, convert
 from model_export.progress import Progress
 from model_export.static import StaticSwin
 from model_export.to_onnx import OPSET, to_onnx
-from model_export.verify import BATCH_SIZES, LOGITS, Proof
+from model_export.verify import BATCH_SIZES, Proof
 from model_export.write import bundle_folder, write_golden, write_labels, write_manifest
 
 
@@ -23,6 +37,7 @@ def build(
     images: Images | None = None,
     name: str | None = None,
     evaluation: Evaluation | None = None,
+    precision: PrecisionOptions | None = None,
     replace: bool = False,
     progress: Progress,
 ) -> None:
@@ -35,6 +50,7 @@ def build(
         images: become the golden samples; generated pictures where none are given.
         name: what the bundle calls itself; the checkpoint's own name where none is given.
         evaluation: an accuracy the caller measured, for the manifest.
+        precision: of the graph that will serve; float32 where nothing is said.
         replace: allow to replace an existing bundle.
         progress: told of every step.
 
@@ -43,13 +59,19 @@ def build(
     """
     with bundle_folder(output, replace=replace) as folder:
         source = _read(checkpoint, options, progress)
-        static, engine = _export(source, folder / MODEL, progress)
+        fp32 = folder.with_name("fp32.onnx")  # beside the bundle, and gone with it
+        static, engine = _export(source, fp32, progress)
         proof, verified = _prove(source, static, engine, images or golden.generated(), progress)
+        precision = precision or PrecisionOptions()
+        served, ledger = _convert(source, proof, (fp32, folder / MODEL), precision, progress)
         with progress.step("write the bundle") as notes:
-            samples = write_golden(folder, proof.images, proof.pixels, proof.logits)
-            promise = Golden(samples=tuple(samples), tolerance=LOGITS * proof.logit_range)
+            answers = logits(served, proof.pixels, 1)
+            samples = write_golden(folder, proof.images, proof.pixels, answers)
+            tolerance = TOLERANCES[precision.precision] * proof.logit_range
+            promise = Golden(samples=tuple(samples), tolerance=tolerance)
             write_labels(folder, source.labels)
-            write_manifest(folder, _manifest(source, name, promise, verified, evaluation))
+            manifest = _manifest(source, name, promise, verified=verified, evaluation=evaluation, ledger=ledger)
+            write_manifest(folder, manifest)
             notes.append(f"{sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) / 1e6:.1f} MB")
 
 
@@ -70,16 +92,49 @@ def _export(source: Checkpoint, model: Path, progress: Progress) -> tuple[Static
     with progress.step("export to ONNX") as notes:
         notes.append(f"{to_onnx(static, config.input_size, model)} nodes")
     with progress.step("open with ONNX Runtime") as notes:
-        engine = open_engine(
-            model,
-            "cpu",
-            threads=available_cpus(),
-            buckets=BATCH_SIZES,
-            input_size=config.input_size,
-            classes=config.num_classes,
-        )
+        engine = _open(source, model)
         notes.append(engine.truth.provider)
     return static, engine
+
+
+def _open(source: Checkpoint, model: Path) -> Engine:
+    config = source.network.config
+    return open_engine(
+        model,
+        "cpu",
+        threads=available_cpus(),
+        buckets=BATCH_SIZES,
+        input_size=config.input_size,
+        classes=config.num_classes,
+    )
+
+
+def _convert(
+    source: Checkpoint, proof: Proof, files: tuple[Path, Path], options: PrecisionOptions, progress: Progress
+) -> tuple[Engine, Ledger]:
+    """From the proved graph, the first of the files, make the one that will serve, the second.
+
+    Raises:
+        PrecisionLost: it agrees with the proved one less often than it has to.
+    """
+    if options.precision == "fp32":
+        files[0].rename(files[1])
+        itself = files[1], files[1]
+        return proof.engine, compare(proof.engine, proof.engine, proof.pixels, method="fp32", kept=(), files=itself)
+    images = options.calibration or golden.generated(sets=16)
+    pixels = pixels_of(images, source.preprocessing)
+    with progress.step(f"make it {options.precision}"):
+        method, kept = convert(options.precision, *files, pixels if options.calibration else None)
+        engine = _open(source, files[1])
+    with progress.step("compare it with float32") as notes:
+        pixels = np.concatenate([proof.pixels, pixels])
+        ledger = compare(engine, proof.engine, pixels, method=method, kept=kept, files=files)
+        for line in told(ledger):
+            progress.detail(line)
+        if ledger.top1_agreement < options.min_agreement:
+            raise PrecisionLost(options.precision, ledger.top1_agreement, options.min_agreement, ledger.images)
+        notes.append(f"top-1 agreement {ledger.top1_agreement:.1%} on {ledger.images} images")
+    return engine, ledger
 
 
 def _prove(
@@ -97,7 +152,13 @@ def _prove(
 
 
 def _manifest(
-    source: Checkpoint, name: str | None, promise: Golden, verified: Verified, evaluation: Evaluation | None
+    source: Checkpoint,
+    name: str | None,
+    promise: Golden,
+    *,
+    verified: Verified,
+    evaluation: Evaluation | None,
+    ledger: Ledger,
 ) -> Manifest:
     config = source.network.config
     return Manifest(
@@ -111,7 +172,8 @@ def _manifest(
         classes=config.num_classes,
         activation=source.activation,
         preprocessing=source.preprocessing,
-        precision="fp32",
+        precision=PRECISIONS[ledger.method],
+        ledger=ledger,
         golden=promise,
         verified=verified,
         evaluation=evaluation,

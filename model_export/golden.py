@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from app.bundle import Preprocessing
 from app.errors import ServiceError, UnsupportedImage
 from app.image import MOST_PIXELS, Limits, open_image, to_rgb
+from app.preprocess import preprocess
 from model_export.errors import RequestError
 
 MOST_IMAGES = 8
@@ -21,7 +24,7 @@ SHAPES = {"landscape": (320, 240), "portrait": (210, 290), "panorama": (400, 130
 Images = Mapping[str, Image.Image]
 
 
-def from_folder(folder: Path) -> Images:
+def from_folder(folder: Path, most: int = MOST_IMAGES) -> Images:
     """The first images of a folder by name, RGB, shrunk to `LONGEST_SIDE`.
 
     Raises:
@@ -39,17 +42,26 @@ def from_folder(folder: Path) -> Images:
             raise RequestError(f"{path}: {error.detail}") from error
         image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
         images[path.stem if path.stem not in images else path.name] = image
-        if len(images) == MOST_IMAGES:
+        if len(images) == most:
             break
     if not images:
         raise RequestError(f"there is no image in {folder}")
     return images
 
 
-def generated(seed: int = 0) -> Images:
-    """Pictures for when nobody gives any: smooth colours with hard-edged shapes on them."""
-    random = np.random.default_rng(seed)
-    return {name: _picture(random, *size) for name, size in SHAPES.items()}
+def generated(sets: int = 1) -> Images:
+    """Pictures for when nobody gives any, one of each shape in a set: smooth colours with hard-edged shapes on them."""
+    images = {}
+    for seed in range(sets):
+        random = np.random.default_rng(seed)
+        for name, size in SHAPES.items():
+            images[f"{name}-{seed}" if seed else name] = _picture(random, *size)
+    return images
+
+
+def pixels_of(images: Images, recipe: Preprocessing) -> NDArray[np.uint8]:
+    """What the network gets to see of them: (images, height, width, 3)."""
+    return np.stack([preprocess(image, recipe) for image in images.values()])
 
 
 def _picture(random: np.random.Generator, width: int, height: int) -> Image.Image:

@@ -9,12 +9,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from app.bundle import Activation, Label, SourceKind
+from app.bundle import Activation, Label, Precision, SourceKind
 from app.errors import sentence
 from model_export.errors import RequestError
 
 if TYPE_CHECKING:
     from model_export.checkpoints.checkpoint import Options
+    from model_export.precision import PrecisionOptions
 
 Size = tuple[int, int]
 
@@ -57,6 +58,45 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--interpolation", choices=("bicubic", "bilinear", "lanczos", "nearest"))
     add("--mean", metavar="R,G,B", type=channels, help="in units of 255, for example 0.485,0.456,0.406")
     add("--std", metavar="R,G,B", type=channels)
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """What the graph is converted to, and how much that may cost."""
+    add = parser.add_argument_group("precision").add_argument
+    add(
+        "--precision",
+        choices=get_args(Precision),
+        default="fp32",
+        help="fp16 for GPUs, int8 for CPUs; the float32 graph is proved first in any case (default: %(default)s)",
+    )
+    add(
+        "--calibrate",
+        metavar="DIR",
+        type=Path,
+        help="scale int8 activations by these images, up to 256, once and for all (default: by what each batch holds)",
+    )
+    add(
+        "--min-agreement",
+        metavar="FRACTION",
+        type=fraction,
+        default=0.99,
+        help="of images whose best class must be float32's, else no bundle is written (default: %(default)s)",
+    )
+
+
+def precision_of(arguments: argparse.Namespace) -> "PrecisionOptions":
+    """What was said at the command line.
+
+    Raises:
+        RequestError: there are no images to calibrate with, or nothing to calibrate.
+    """
+    from model_export import golden
+    from model_export.precision import MOST_CALIBRATION, PrecisionOptions
+
+    if arguments.calibrate and arguments.precision != "int8":
+        raise RequestError("--calibrate is for --precision int8")
+    calibration = golden.from_folder(arguments.calibrate, MOST_CALIBRATION) if arguments.calibrate else None
+    return PrecisionOptions(arguments.precision, calibration, arguments.min_agreement)
 
 
 def options_of(arguments: argparse.Namespace) -> "Options":
@@ -131,6 +171,17 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return int(text)
+
+
+def fraction(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
 
 
 def channels(text: str) -> tuple[float, float, float]:

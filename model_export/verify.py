@@ -26,7 +26,7 @@ from app.image import MOST_PIXELS, Limits, open_image, to_rgb
 from app.preprocess import preprocess
 from model_export.checkpoints.checkpoint import Checkpoint
 from model_export.errors import ProofFailed
-from model_export.golden import Images
+from model_export.golden import Images, pixels_of
 from model_export.static import StaticSwin
 
 BATCH_SIZES = (1, 2, 3, 8)
@@ -40,8 +40,9 @@ class Proof:
 
     def __init__(self, checkpoint: Checkpoint, static: StaticSwin, engine: Engine, images: Images) -> None:
         self.images = images
-        self.pixels = np.stack([preprocess(image, checkpoint.preprocessing) for image in images.values()])
-        self._checkpoint, self._static, self._engine = checkpoint, static, engine
+        self.pixels = pixels_of(images, checkpoint.preprocessing)
+        self.engine = engine
+        self._checkpoint, self._static = checkpoint, static
         self._source_images = torch.cat([checkpoint.reference.images(image) for image in images.values()])
         self._source_logits = checkpoint.reference.logits(self._source_images).numpy()
         self.logit_range = float(np.ptp(self._source_logits))
@@ -92,7 +93,7 @@ class Proof:
         for size in BATCH_SIZES:
             batch = np.resize(self.pixels, (size, *self.pixels.shape[1:]))  # repeats the images to fill it
             expected = np.resize(static, (size, static.shape[1]))
-            yield self._logits(f"onnx, batch of {size}", "the static network", self._engine.run(batch), expected)
+            yield self._logits(f"onnx, batch of {size}", "the static network", self.engine.run(batch), expected)
         # On our pixels: how far those may be from the source's own, the first two stages have said.
         expected = self._checkpoint.reference.logits(ours).numpy()
         yield self._logits("end to end", source, self.logits, expected)
@@ -105,7 +106,7 @@ class Proof:
         """What the engine makes of the images, from their bytes on: (images, classes)."""
         recipe = self._checkpoint.preprocessing
         decoded = (to_rgb(open_image(png(image), Limits(MOST_PIXELS))) for image in self.images.values())
-        return np.concatenate([self._engine.run(preprocess(image, recipe)[None]) for image in decoded])
+        return np.concatenate([self.engine.run(preprocess(image, recipe)[None]) for image in decoded])
 
 
 def normalise(pixels: Tensor, recipe: Preprocessing) -> Tensor:

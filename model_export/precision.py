@@ -1,0 +1,154 @@
+"""The exported graph in another precision: half floats for GPUs, bytes for CPUs.
+
+Both begin with the float32 graph that was proved, and leave some of its nodes as they are:
+
+- the patch projection: its inputs are bytes up to 255 and its weights have the normalisation folded in, so most of what
+  it adds up cancels;
+- the mean over positions and the head: they cost nothing, and logits stay sums of evidence;
+- version 2's division by a vector's length, in half floats: lengths are squared, and bounded below by 1e-12.
+
+Weights in bytes have 7 bits (`reduce_range`): CPUs without VNNI add two products in 16 bits, which 8 would overflow,
+and the same bundle would answer otherwise there.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
+from app.bundle import Method, Precision
+from app.engine import INPUT
+from model_export.golden import Images
+from model_export.verify import LOGITS
+
+Pixels = NDArray[np.uint8]
+Names = tuple[str, ...]
+Reduced = Literal["fp16", "int8"]
+
+PRODUCTS = {"MatMul", "Gemm"}
+LENGTHS = {"ReduceL2", "Clip", "Max", "Div"}
+"""Operators that only the cosine attention of version 2 has."""
+
+MIN_AGREEMENT = 0.99
+MOST_CALIBRATION = 256
+"""Images; the ranges of activations have long settled then."""
+
+
+@dataclass(frozen=True)
+class PrecisionOptions:
+    """What is asked for. `calibration` images make int8 calibrated; below `min_agreement` with fp32, it is refused."""
+
+    precision: Precision = "fp32"
+    calibration: Images | None = None
+    min_agreement: float = MIN_AGREEMENT
+
+
+PRECISIONS: dict[Method, Precision] = {
+    "fp32": "fp32",
+    "fp16": "fp16",
+    "int8 dynamic": "int8",
+    "int8 calibrated": "int8",
+}
+TOLERANCES: dict[Precision, float] = {"fp32": LOGITS, "fp16": 0.01, "int8": 0.02}
+"""Of the logit range: how far a golden sample may be off on another machine, whose kernels round otherwise."""
+
+
+def convert(precision: Reduced, source: Path, output: Path, calibration: Pixels | None) -> tuple[Method, Names]:
+    """Write the graph in another precision. Returns how that was done, and the names of the nodes left in float32."""
+    if precision == "fp16":
+        return "fp16", to_fp16(source, output)
+    return "int8 dynamic" if calibration is None else "int8 calibrated", to_int8(source, output, calibration)
+
+
+def to_fp16(source: Path, output: Path) -> Names:
+    """Write the graph in half floats; inputs and outputs keep their types. Returns the nodes that stay in float32."""
+    model = onnx.load(source)
+    kept = [*_ends(model), *(node.name for node in model.graph.node if node.op_type in LENGTHS)]
+    model = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
+    _remove_twins(model.graph)
+    onnx.save(model, output)
+    return tuple(kept)
+
+
+def to_int8(source: Path, output: Path, calibration: Pixels | None) -> Names:
+    """Write the graph with the weights of its products in bytes, a scale for each channel. Returns those that stay.
+
+    Activations are scaled by what they hold, batch by batch; with `calibration` (images, height, width, 3) once and for
+    all. Products of two activations, in attention, stay in float32.
+    """
+    model = onnx.load(source)
+    kept = _ends(model)
+    weighted = [node.name for node in _weighted(model) if node.name not in kept]
+    del model.graph.value_info[:]  # has shapes of weights that are transposed here
+    options = {
+        "op_types_to_quantize": sorted(PRODUCTS),
+        "nodes_to_quantize": weighted,
+        "per_channel": True,
+        "reduce_range": True,
+        "weight_type": QuantType.QInt8,
+    }
+    with _quiet():
+        if calibration is None:
+            quantize_dynamic(model, output, **options)
+        else:
+            quantize_static(model, output, Calibration(calibration), quant_format=QuantFormat.QDQ, **options)
+    return tuple(kept)
+
+
+class Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
+    """Hands out one image at a time."""
+
+    def __init__(self, pixels: Pixels) -> None:
+        self._rows = iter(pixels)
+
+    def get_next(self) -> dict[str, Pixels] | None:
+        """The next image as the graph takes it; None after the last."""
+        row = next(self._rows, None)
+        return None if row is None else {INPUT: row[None]}
+
+
+def _remove_twins(graph: onnx.GraphProto) -> None:
+    """The converter casts a tensor once for each node that wants it in float32, always under the same name."""
+    names = set[str]()
+    for node in list(graph.node):
+        if node.output[0] in names:
+            graph.node.remove(node)
+        names.update(node.output)
+
+
+def _ends(model: onnx.ModelProto) -> list[str]:
+    """Patch projection, mean and head."""
+    first, *_, head = _weighted(model)
+    means = [node.name for node in model.graph.node if node.op_type == "ReduceMean"]
+    return [first.name, *means, head.name]
+
+
+def _weighted(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Products with a constant, in the order they are computed."""
+    constants = {constant.name for constant in model.graph.initializer}
+    return [node for node in model.graph.node if node.op_type in PRODUCTS and node.input[1] in constants]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantizer recommends a preparation that changes nothing here."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
