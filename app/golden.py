@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from app.bundle import Bundle
+from app.bundle import Bundle, GoldenSample
 from app.engine import Device, Engine, open_engine
 from app.errors import BundleError, ServiceError
 from app.image import MOST_PIXELS, Limits, open_image, to_rgb
@@ -45,8 +45,16 @@ def check_golden(bundle: Bundle, engine: Engine) -> None:
         BundleError: an image cannot be read, or becomes other pixels than at export.
         DeviceError: the logits on this device are not those the bundle promises.
     """
-    pixels = np.stack([_pixels(bundle, index) for index in range(len(bundle.manifest.golden.samples))])
-    engine.self_test(pixels, bundle.golden_logits, bundle.manifest.golden.tolerance)
+    engine.self_test(golden_pixels(bundle), bundle.golden_logits, bundle.manifest.golden.tolerance)
+
+
+def golden_pixels(bundle: Bundle) -> NDArray[np.uint8]:
+    """The golden samples as the network gets them: (samples, height, width, 3).
+
+    Raises:
+        BundleError: an image cannot be read, or becomes other pixels than at export.
+    """
+    return np.stack([_pixels(bundle, sample) for sample in bundle.manifest.golden.samples])
 
 
 def pixels_digest(pixels: NDArray[np.uint8]) -> str:
@@ -54,8 +62,7 @@ def pixels_digest(pixels: NDArray[np.uint8]) -> str:
     return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
-def _pixels(bundle: Bundle, index: int) -> NDArray[np.uint8]:
-    sample = bundle.manifest.golden.samples[index]
+def _pixels(bundle: Bundle, sample: GoldenSample) -> NDArray[np.uint8]:
     try:
         image = to_rgb(open_image((bundle.folder / sample.file).read_bytes(), Limits(MOST_PIXELS)))
     except ServiceError as error:

@@ -144,7 +144,7 @@ def _prove(
         proof = Proof(source, static, engine, images)
         stages = []
         for stage in proof.stages():
-            progress.detail(f"{stage.name:<24} {stage.difference:9.2g} {stage.unit}, {stage.tolerance:g} allowed")
+            progress.stage(stage)
             stages.append(stage)
         verified = proof.verified(stages)
         notes.append(f"top-1 agreement {verified.top1_agreement:.0%} on {verified.images} images")

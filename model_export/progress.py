@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.markup import escape
 
+from app.bundle import Stage
 from app.errors import sentence
 from model_export.errors import ExportError
 
@@ -20,6 +21,10 @@ class Progress:
     def detail(self, text: str) -> None:
         """A line inside a step."""
         self._console.print(f"    {escape(text)}")
+
+    def stage(self, stage: Stage) -> None:
+        """A stage of a proof that passed, with its difference and what was allowed."""
+        self.detail(f"{stage.name:<24} {stage.difference:9.2g} {stage.unit}, {stage.tolerance:.3g} allowed")
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[list[str]]:

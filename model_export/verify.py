@@ -55,12 +55,7 @@ class Proof:
         Raises:
             ProofFailed: at the first stage that does not.
         """
-        for stage in self._stages():
-            if not stage.difference <= stage.tolerance:  # also catches NaN
-                raise ProofFailed(
-                    stage.name, f"differs by {stage.difference:.3g} {stage.unit}, {stage.tolerance:.3g} allowed"
-                )
-            yield stage
+        return map(passed, self._stages())
 
     def verified(self, stages: Sequence[Stage]) -> Verified:
         """What the manifest says of it."""
@@ -107,6 +102,17 @@ class Proof:
         recipe = self._checkpoint.preprocessing
         decoded = (to_rgb(open_image(png(image), Limits(MOST_PIXELS))) for image in self.images.values())
         return np.concatenate([self.engine.run(preprocess(image, recipe)[None]) for image in decoded])
+
+
+def passed(stage: Stage) -> Stage:
+    """The stage, if its difference is tolerated.
+
+    Raises:
+        ProofFailed: it is not.
+    """
+    if not stage.difference <= stage.tolerance:  # also catches NaN
+        raise ProofFailed(stage.name, f"differs by {stage.difference:.3g} {stage.unit}, {stage.tolerance:.3g} allowed")
+    return stage
 
 
 def normalise(pixels: Tensor, recipe: Preprocessing) -> Tensor:

@@ -45,7 +45,7 @@ DOORS = {  # third-party library → modules of app that may import it
     "uvloop": {"__main__"},
 }
 NAMES_NOT_USED = {"utils", "util", "common", "core", "helpers", "manager", "handler", "handlers", "base", "misc"}
-EXPORT_MAY = VALUES | {"image", "preprocess", "engine", "golden"}
+EXPORT_MAY = VALUES | {"image", "preprocess", "ranking", "engine", "golden"}
 
 
 def imports(path: Path) -> Iterator[str]:

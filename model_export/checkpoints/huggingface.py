@@ -32,6 +32,7 @@ from model_export.checkpoints.folder import config_of, weight_files
 from model_export.checkpoints.reference import Ours, in_steps
 from model_export.checkpoints.weights import digest_of, read_files, unwrap
 from model_export.errors import CheckpointError, UnsupportedModel
+from model_export.imagenet import with_wnids
 from model_export.preprocessing import changed, from_huggingface
 from model_export.swin import Swin, SwinConfig
 from model_export.variants import published_recipe
@@ -238,7 +239,7 @@ def _labels(settings: Settings) -> tuple[Label, ...]:
     by_index = {int(index): name for index, name in names.items()}
     if sorted(by_index) != list(range(len(names))):
         raise CheckpointError(f"config.json: id2label does not count from 0 to {len(names) - 1}")
-    return tuple(Label(name=by_index[index], wnid=None) for index in range(len(names)))
+    return with_wnids([Label(name=by_index[index], wnid=None) for index in range(len(names))])
 
 
 def _activation(settings: Settings, num_classes: int) -> Activation:

@@ -1,0 +1,96 @@
+"""`swin-export inspect`: what a bundle is, read off its manifest and its graph."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, assert_never
+
+import onnx
+from rich.console import Console
+from rich.filesize import decimal
+
+from app import bundle as bundles
+from app.bundle import Cover, Pad, Preprocessing, ShorterSide, Squash
+from model_export.graph import constant_bytes, graph_macs, operators, signature
+from model_export.tables import percent, table
+
+FIRST_LABELS = 5
+
+
+def inspect(folder: Path) -> dict[str, Any]:
+    """Everything worth knowing of a bundle, as JSON has it.
+
+    Raises:
+        BundleError: there is none, or it is damaged.
+        ExportError: what the graph costs cannot be told.
+    """
+    bundle = bundles.load(folder)
+    manifest = bundle.manifest
+    model = onnx.load(bundle.model)
+    return {
+        **manifest.model_dump(mode="json", exclude={"files", "schema_version"}),
+        "preprocessing_in_words": in_words(manifest.preprocessing),
+        "labels": {"count": len(bundle.labels), "first": [label.name for label in bundle.labels[:FIRST_LABELS]]},
+        "files": {name: (folder / name).stat().st_size for name in manifest.files},
+        "graph": {
+            "nodes": len(model.graph.node),
+            "operators": operators(model),
+            "constants": constant_bytes(model),
+            "signature": signature(model),
+            "macs": graph_macs(model),
+        },
+    }
+
+
+def in_words(recipe: Preprocessing) -> str:
+    """What happens to an image, in a sentence without numbers of the normalisation."""
+    kept = f", keep the middle {recipe.crop.height}×{recipe.crop.width}" if recipe.crop else ""
+    return f"resize {_resize(recipe)} ({recipe.interpolation}){kept}"
+
+
+def _resize(recipe: Preprocessing) -> str:
+    match recipe.resize:
+        case Squash(height=height, width=width):
+            return f"to {height}×{width}, whatever the shape"
+        case ShorterSide(size=size):
+            return f"the shorter side to {size}"
+        case Cover(height=height, width=width):
+            return f"to cover {height}×{width}, keeping the shape"
+        case Pad(height=height, width=width):
+            return f"to fit into {height}×{width}, keeping the shape, and fill the rest"
+        case _:
+            assert_never(recipe.resize)
+
+
+def show(facts: Mapping[str, Any], console: Console) -> None:
+    """The same in tables."""
+    console.print(table(facts["name"], ("", ""), _summary(facts)))
+    stages = [
+        (stage["name"], stage["against"], f"{stage['difference']:.2g}", f"{stage['tolerance']:g} {stage['unit']}")
+        for stage in facts["verified"]["stages"]
+    ]
+    console.print(table("proof", ("stage", "against", "difference", "allowed"), stages))
+    graph = facts["graph"]
+    counts = [(name, str(count)) for name, count in graph["operators"].items()]
+    console.print(table(f"graph: {graph['nodes']} nodes", ("operator", "nodes"), counts))
+    files = [(name, decimal(size)) for name, size in facts["files"].items()]
+    console.print(table("files", ("file", "size"), files))
+
+
+def _summary(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    source, network, labels, graph = facts["source"], facts["architecture"], facts["labels"], facts["graph"]
+    yield "source", f"{source['id']} ({source['kind']}{', ' + source['revision'] if source['revision'] else ''})"
+    yield "weights", f"SHA-256 {source['weights_sha256']}"
+    yield "architecture", f"{network['family']}, {network['embed_dim']} channels, depths {network['depths']}"
+    yield "", f"heads {network['num_heads']}, windows {network['window_sizes']}"
+    yield "parameters", f"{network['parameters'] / 1e6:.2f} M"
+    yield "cost of an image", f"{graph['macs'] / 1e9:.3g} G multiply-accumulates"
+    yield "preprocessing", f"{facts['preprocessing_in_words']}; from the {source['preprocessing_from']}"
+    yield "labels", f"{labels['count']}: {'; '.join(labels['first'])}{' …' if labels['count'] > FIRST_LABELS else ''}"
+    yield "scores", facts["activation"]
+    yield "precision", f"{facts['precision']}, opset {facts['opset']}"
+    yield "signature", "; ".join(f"{name} {described}" for name, described in graph["signature"].items())
+    yield "constants", ", ".join(f"{decimal(size)} of {kind}" for kind, size in graph["constants"].items())
+    golden = facts["golden"]
+    yield "golden samples", f"{len(golden['samples'])}, logits to {golden['tolerance']:.2g}"
+    if evaluation := facts["evaluation"]:
+        yield "accuracy", f"{percent(evaluation['top1'])} of {evaluation['images']}: {evaluation['dataset']}"

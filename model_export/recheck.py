@@ -1,0 +1,129 @@
+"""`swin-export verify`: the proof of a bundle that exists, again, on this machine.
+
+    files             every file                       against its digest in the manifest
+    device            where the session runs           against where it was asked to run; input, output
+    golden pixels     the images of the bundle         against their digests
+    golden logits     the graph, on this device        against the logits in the bundle
+    batch of n        every row                        against the same row in a batch of 1
+
+With the checkpoint also everything `model_export.verify` compares, from the source library's own network on.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from app import bundle as bundles
+from app.bundle import MANIFEST, Bundle, Stage
+from app.cpus import available_cpus
+from app.engine import Device, Engine, Logits, Pixels, open_engine
+from app.errors import StartError
+from app.golden import golden_pixels
+from model_export import checkpoints, golden
+from model_export.checkpoints.checkpoint import Checkpoint, Options
+from model_export.errors import ProofFailed, RequestError
+from model_export.progress import Progress
+from model_export.static import StaticSwin
+from model_export.verify import Proof, passed
+
+
+def recheck(
+    folder: Path,
+    *,
+    checkpoint: str | None = None,
+    options: Options | None = None,
+    device: Device = "cpu",
+    progress: Progress,
+) -> None:
+    """Prove a bundle again.
+
+    Args:
+        folder: the bundle.
+        checkpoint: what it was made of, to be compared with as when it was made.
+        options: with which it was made.
+        device: where to run.
+        progress: told of every stage.
+
+    Raises:
+        ProofFailed: at the first stage that does not pass, by name.
+        RequestError: there is no bundle, or the checkpoint cannot be read.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise RequestError(f"there is no bundle at {folder}")
+    with progress.step("files") as notes, _stage("files"):
+        bundle = bundles.load(folder)
+        notes.append(f"{len(bundle.manifest.files)} as the manifest describes them")
+    with progress.step("device") as notes, _stage("device"):
+        engine = _engine(bundle, device)
+        notes.append(", ".join(f"{count} nodes on {provider}" for provider, count in engine.truth.nodes.items()))
+    with progress.step("golden pixels") as notes, _stage("golden pixels"):
+        pixels = golden_pixels(bundle)
+        notes.append(f"{len(pixels)} images become what they became at export")
+    with progress.step("golden logits"):
+        for stage in _stages(bundle, engine, pixels):
+            progress.stage(passed(stage))
+    if checkpoint is not None:
+        _against(checkpoint, options, bundle, engine, progress)
+
+
+def _engine(bundle: Bundle, device: Device) -> Engine:
+    manifest = bundle.manifest
+    return open_engine(
+        bundle.model,
+        device,
+        threads=available_cpus(),
+        buckets=manifest.verified.batch_sizes,
+        input_size=(manifest.input_height, manifest.input_width),
+        classes=manifest.classes,
+    )
+
+
+def _stages(bundle: Bundle, engine: Engine, pixels: Pixels) -> Iterator[Stage]:
+    alone = np.concatenate([engine.run(image[None]) for image in pixels])
+    yield _logits("golden logits", "the bundle", alone, bundle.golden_logits, bundle)
+    for size in sorted({*bundle.manifest.verified.batch_sizes} - {1}):
+        rows = np.arange(size) % len(pixels)  # repeats the images to fill it
+        yield _logits(f"batch of {size}", "a batch of 1", engine.run(pixels[rows]), alone[rows], bundle)
+
+
+def _logits(name: str, against: str, ours: Logits, theirs: Logits, bundle: Bundle) -> Stage:
+    difference = float(np.abs(ours - theirs).max())
+    return Stage(
+        name=name, against=against, unit="logits", difference=difference, tolerance=bundle.manifest.golden.tolerance
+    )
+
+
+def _against(checkpoint: str, options: Options | None, bundle: Bundle, engine: Engine, progress: Progress) -> None:
+    with progress.step("read the checkpoint"):
+        source = checkpoints.read(checkpoint, options)
+        _check_same(source, bundle)
+    with progress.step(f"prove it equals {source.reference.name}"):
+        recipe = source.preprocessing
+        static = StaticSwin(source.network, recipe.scale, recipe.mean, recipe.std).eval()
+        for stage in Proof(source, static, engine, golden.from_folder(bundle.folder / "golden")).stages():
+            progress.stage(stage)
+
+
+def _check_same(source: Checkpoint, bundle: Bundle) -> None:
+    """Else the stages would fail for a reason they do not name."""
+    manifest = bundle.manifest
+    ours = {
+        "weights": (source.source.weights_sha256, manifest.source.weights_sha256),
+        "input size": (source.network.config.input_size, (manifest.input_height, manifest.input_width)),
+        "preprocessing": (source.preprocessing, manifest.preprocessing),
+        "labels": (source.labels, bundle.labels),
+        "activation": (source.activation, manifest.activation),
+    }
+    for name, (theirs, own) in ours.items():
+        if theirs != own:
+            raise ProofFailed(name, "the checkpoint's are not the bundle's; was it built with other options?")
+
+
+@contextlib.contextmanager
+def _stage(name: str) -> Iterator[None]:
+    try:
+        yield
+    except StartError as error:
+        raise ProofFailed(name, str(error)) from error
