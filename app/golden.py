@@ -32,6 +32,7 @@ def open_proved(bundle: Bundle, device: Device, threads: int, buckets: Sequence[
         buckets=buckets,
         input_size=(manifest.input_height, manifest.input_width),
         classes=manifest.classes,
+        tokens=(manifest.evidence.positions, manifest.evidence.channels),
     )
     check_golden(bundle, engine)
     engine.warm_up()

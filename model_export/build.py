@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from app.bundle import MODEL, SCHEMA_VERSION, Architecture, Evaluation, Golden, Manifest, Verified
+from app.bundle import MODEL, SCHEMA_VERSION, Architecture, Evaluation, Golden, LastMap, Manifest, Verified
 from app.cpus import available_cpus
 from app.engine import Engine, open_engine
 from model_export import checkpoints, golden
@@ -10,9 +10,10 @@ from model_export.checkpoints.checkpoint import Checkpoint, Options
 from model_export.golden import Images
 from model_export.progress import Progress
 from model_export.static import StaticSwin
+from model_export.swin import SwinConfig
 from model_export.to_onnx import OPSET, to_onnx
 from model_export.verify import BATCH_SIZES, LOGITS, Proof
-from model_export.write import bundle_folder, write_golden, write_labels, write_manifest
+from model_export.write import bundle_folder, write_golden, write_head, write_labels, write_manifest
 
 
 def build(
@@ -49,6 +50,7 @@ def build(
             samples = write_golden(folder, proof.images, proof.pixels, proof.logits)
             promise = Golden(samples=tuple(samples), tolerance=LOGITS * proof.logit_range)
             write_labels(folder, source.labels)
+            write_head(folder, proof.head)
             write_manifest(folder, _manifest(source, name, promise, verified, evaluation))
             notes.append(f"{sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) / 1e6:.1f} MB")
 
@@ -77,6 +79,7 @@ def _export(source: Checkpoint, model: Path, progress: Progress) -> tuple[Static
             buckets=BATCH_SIZES,
             input_size=config.input_size,
             classes=config.num_classes,
+            tokens=(_last_map(config).positions, _last_map(config).channels),
         )
         notes.append(engine.truth.provider)
     return static, engine
@@ -109,6 +112,7 @@ def _manifest(
         input_height=config.input_size[0],
         input_width=config.input_size[1],
         classes=config.num_classes,
+        evidence=_last_map(config),
         activation=source.activation,
         preprocessing=source.preprocessing,
         precision="fp32",
@@ -136,6 +140,12 @@ def _architecture(source: Checkpoint) -> Architecture:
         norm_eps=config.norm_eps,
         parameters=_parameters(source),
     )
+
+
+def _last_map(config: SwinConfig) -> LastMap:
+    last = len(config.depths) - 1
+    height, width = config.stage_grid(last)
+    return LastMap(height=height, width=width, channels=config.stage_dim(last), stride=config.patch_size << last)
 
 
 def _parameters(source: Checkpoint) -> int:

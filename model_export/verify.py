@@ -4,6 +4,7 @@
     network         swin.py                 against the source library's own
     static          static.py               against swin.py
     onnx            the graph, as it serves against static.py, at every batch size
+    evidence        the maps of each class  summed, against its logits
     end to end      bytes → logits          against the source library's own network
 
 Logits are compared in units of their range over the images, so that one tolerance fits every head.
@@ -20,8 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from app.bundle import Preprocessing, Stage, Verified
+from app.bundle import Head, Preprocessing, Stage, Verified
 from app.engine import Engine
+from app.evidence import contributions
 from app.image import MOST_PIXELS, Limits, open_image, to_rgb
 from app.preprocess import preprocess
 from model_export.checkpoints.checkpoint import Checkpoint
@@ -40,6 +42,7 @@ class Proof:
 
     def __init__(self, checkpoint: Checkpoint, static: StaticSwin, engine: Engine, images: Images) -> None:
         self.images = images
+        self.head = Head(static.head.weight.detach().numpy(), static.head.bias.detach().numpy())
         self.pixels = np.stack([preprocess(image, checkpoint.preprocessing) for image in images.values()])
         self._checkpoint, self._static, self._engine = checkpoint, static, engine
         self._source_images = torch.cat([checkpoint.reference.images(image) for image in images.values()])
@@ -87,12 +90,15 @@ class Proof:
             if self._checkpoint.reference.is_independent:
                 yield self._logits("network", source, network, self._source_logits)
             expected = self._checkpoint.network(ours).numpy()
-            static = self._static(torch.from_numpy(self.pixels)).numpy()
+            static = self._static(torch.from_numpy(self.pixels))[0].numpy()
             yield self._logits("static", "the network", static, expected)
         for size in BATCH_SIZES:
             batch = np.resize(self.pixels, (size, *self.pixels.shape[1:]))  # repeats the images to fill it
             expected = np.resize(static, (size, static.shape[1]))
             yield self._logits(f"onnx, batch of {size}", "the static network", self._engine.run(batch), expected)
+        pairs = [self._engine.run_with_tokens(pixels[None]) for pixels in self.pixels]
+        sums = np.stack([contributions(tokens[0], self.head).sum(axis=1) for _, tokens in pairs])
+        yield self._logits("evidence", "the logits", sums, np.concatenate([logits for logits, _ in pairs]))
         # On our pixels: how far those may be from the source's own, the first two stages have said.
         expected = self._checkpoint.reference.logits(ours).numpy()
         yield self._logits("end to end", source, self.logits, expected)

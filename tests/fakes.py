@@ -24,11 +24,13 @@ class Gate:
 
     def __init__(self) -> None:
         self.batches: list[int] = []
+        self.detailed: list[list[bool]] = []  # by batch, which rows asked for the detailed answer
         self._entered, self._opened = threading.Semaphore(0), threading.Semaphore(0)
 
-    def __call__(self, pixels: NDArray[Any]) -> NDArray[Any]:
+    def __call__(self, pixels: NDArray[Any], detailed: Sequence[bool] = ()) -> NDArray[Any]:
         """Run a batch."""
         self.batches.append(len(pixels))
+        self.detailed.append(list(detailed))
         self._entered.release()
         assert self._opened.acquire(timeout=10), "nobody opened the gate"
         return pixels + 1
@@ -56,9 +58,15 @@ class HeldSession:
 
 def engine_of(bundle: Bundle, device: Device = "cpu", buckets: Sequence[int] = (1,)) -> Engine:
     """The bundle's network on a device, not proved and not warm."""
-    size = (bundle.manifest.input_height, bundle.manifest.input_width)
+    manifest = bundle.manifest
     return open_engine(
-        bundle.model, device, threads=1, buckets=buckets, input_size=size, classes=bundle.manifest.classes
+        bundle.model,
+        device,
+        threads=1,
+        buckets=buckets,
+        input_size=(manifest.input_height, manifest.input_width),
+        classes=manifest.classes,
+        tokens=(manifest.evidence.positions, manifest.evidence.channels),
     )
 
 
