@@ -5,6 +5,7 @@ with it, so a lone request never waits and a busy service batches by itself.
 
 - The event loop owns the queue; nothing else touches it. No lock, no polling, no sleep.
 - A row whose caller left is skipped before the run, and again when the answers are handed out.
+- A row may ask for the detailed answer; what that is, and what it costs the batch, is the engine's own affair.
 - A failing engine reaches every row of its batch and nobody else; the loop lives on.
 - If the loop itself dies, every waiter hears of it and `alive` turns false.
 """
@@ -15,7 +16,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -28,13 +29,14 @@ from app.errors import Draining, EngineFailed, NotReady, Overloaded, ServiceErro
 log = logging.getLogger("swin.batcher")
 
 Array = NDArray[Any]
-Run = Callable[[Array], Array]
+Run = Callable[[Array, Sequence[bool]], Collection[Any]]
+"""Rows (n, …), and which of them ask for the detailed answer → n answers."""
 
 
 class Answer(NamedTuple):
     """What one row came to, and how long that took."""
 
-    output: Array
+    output: Any  # the engine's, as it is
     queue_seconds: float
     run_seconds: float
 
@@ -54,6 +56,7 @@ class Row:
 
     pixels: Array
     answer: asyncio.Future[Answer]
+    is_detailed: bool
     submitted: float
     is_taken: bool = False  # by an engine
 
@@ -66,7 +69,7 @@ class Batcher:
     """Rows wait in one queue; each engine takes up to `max_batch` of them whenever it is free.
 
     Args:
-        engines: each maps (n, …) to (n, …) and blocks; it is called from a thread of its own.
+        engines: each answers n rows with n outputs and blocks; it is called from a thread of its own.
         capacity: rows that may wait; one more is refused at once.
         linger: seconds a free engine waits for a fuller batch. 0: it never does.
         on_batch: told of every batch that was run.
@@ -118,8 +121,8 @@ class Batcher:
         for worker in self._workers:
             worker.cancel()
 
-    async def submit(self, pixels: Array) -> Answer:
-        """Wait for one row's answer. Cancelling the caller takes the row out and disturbs nobody.
+    async def submit(self, pixels: Array, *, detailed: bool = False) -> Answer:
+        """Wait for one row's answer, plain or detailed. Cancelling the caller takes the row out and disturbs nobody.
 
         Raises:
             Overloaded: the queue is full.
@@ -132,7 +135,7 @@ class Batcher:
             raise NotReady
         if self.waiting >= self._capacity:
             raise Overloaded(self._retry_after())
-        row = Row(pixels, asyncio.get_running_loop().create_future(), time.perf_counter())
+        row = Row(pixels, asyncio.get_running_loop().create_future(), detailed, time.perf_counter())
         self._enqueue(row)
         try:
             return await row.answer
@@ -216,15 +219,15 @@ class Batcher:
         self._queue.clear()
 
 
-def _run_batch(run: Run, rows: Sequence[Row]) -> Array:
+def _run_batch(run: Run, rows: Sequence[Row]) -> Collection[Any]:
     """In the engine's own thread: copying the rows together is kept off the event loop."""
-    outputs = run(np.stack([row.pixels for row in rows]))
+    outputs = run(np.stack([row.pixels for row in rows]), [row.is_detailed for row in rows])
     if len(outputs) != len(rows):
         raise ValueError(f"the engine gave {len(outputs)} answers for {len(rows)} rows")
     return outputs
 
 
-def _hand_out(rows: Sequence[Row], outputs: Array, started: float, seconds: float) -> None:
+def _hand_out(rows: Sequence[Row], outputs: Collection[Any], started: float, seconds: float) -> None:
     for row, output in zip(rows, outputs, strict=True):
         if not row.answer.done():
             row.answer.set_result(Answer(output, started - row.submitted, seconds))

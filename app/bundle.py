@@ -3,9 +3,11 @@
     bundle/
       model.onnx      input  `pixels`  uint8    (batch, height, width, 3), RGB
                       output `logits`  float32  (batch, classes)
+                      output `tokens`  float32  (batch, positions, channels), in raster order: see `LastMap`
       labels.json     [{"name": …, "wnid": …}, …] in the order of the classes
       manifest.json   everything else: see `Manifest`
       golden/         images, and the logits the network must give for them
+      head/           weight.npy (classes, channels), bias.npy (classes): logits = weight · mean token + bias
 
 An unknown key is an error, and so is a missing one: there are no defaults on the reading side.
 """
@@ -23,6 +25,7 @@ from app.errors import BundleError, sentence
 
 SCHEMA_VERSION: Literal[1] = 1
 MODEL, LABELS, MANIFEST, GOLDEN_LOGITS = "model.onnx", "labels.json", "manifest.json", "golden/logits.npy"
+HEAD_WEIGHT, HEAD_BIAS = "head/weight.npy", "head/bias.npy"
 
 MOST_TOLERANCE = 0.05
 """Of the logit range: a golden sample that may be further off proves nothing."""
@@ -217,6 +220,23 @@ class Evaluation(Contract):
     top1: float
 
 
+class LastMap(Contract):
+    """The map of tokens that evidence is laid out on.
+
+    A position stands for `stride`² pixels; the last row and column may reach over the image's edge.
+    """
+
+    height: Size
+    width: Size
+    channels: Size
+    stride: Size
+
+    @property
+    def positions(self) -> int:
+        """Tokens of an image."""
+        return self.height * self.width
+
+
 class Manifest(Contract):
     """`manifest.json`."""
 
@@ -228,6 +248,7 @@ class Manifest(Contract):
     input_height: Size
     input_width: Size
     classes: Size
+    evidence: LastMap
     activation: Activation
     preprocessing: Preprocessing
     precision: Precision
@@ -241,6 +262,9 @@ class Manifest(Contract):
     def _parts_agree(self) -> Self:
         if self.preprocessing.output_size != (self.input_height, self.input_width):
             raise ValueError(f"preprocessing does not end with {self.input_height}×{self.input_width} pixels")
+        grid = tuple(-(-side // self.evidence.stride) for side in (self.input_height, self.input_width))
+        if grid != (self.evidence.height, self.evidence.width):
+            raise ValueError(f"evidence.height and width should be {grid[0]} and {grid[1]}")
         if not 0 < self.golden.tolerance <= MOST_TOLERANCE * self.verified.logit_range:
             raise ValueError(f"golden.tolerance {self.golden.tolerance:g} would let any logits pass")
         return self
@@ -257,6 +281,14 @@ LABEL_LIST = TypeAdapter(tuple[Label, ...])
 
 
 @dataclass(frozen=True)
+class Head:
+    """The layer that ends the network: logits = weight · mean token + bias."""
+
+    weight: NDArray[np.float32]  # classes, channels
+    bias: NDArray[np.float32]  # classes
+
+
+@dataclass(frozen=True)
 class Bundle:
     """A bundle that was read and whose files are what the manifest says."""
 
@@ -264,6 +296,7 @@ class Bundle:
     manifest: Manifest
     labels: tuple[Label, ...]
     golden_logits: NDArray[np.float32]  # samples, classes
+    head: Head
 
     @property
     def model(self) -> Path:
@@ -282,14 +315,20 @@ def load(folder: Path) -> Bundle:
     try:
         labels = LABEL_LIST.validate_json((folder / LABELS).read_bytes())
         golden_logits = np.load(folder / GOLDEN_LOGITS, allow_pickle=False)
+        # Mapped, not read: with many classes it is large, and no one may ever ask for evidence.
+        head = Head(np.load(folder / HEAD_WEIGHT, mmap_mode="r"), np.load(folder / HEAD_BIAS))
     except (OSError, EOFError, ValueError) as error:  # pydantic's ValidationError is a ValueError
         raise BundleError(f"bundle {folder}: {sentence(error)}") from error
     if len(labels) != manifest.classes:
         raise BundleError(f"bundle {folder}: {len(labels)} labels for {manifest.classes} classes")
-    expected = (len(manifest.golden.samples), manifest.classes)
-    if golden_logits.shape != expected or golden_logits.dtype != np.float32:
-        raise BundleError(f"bundle {folder}: {GOLDEN_LOGITS} is {golden_logits.shape}, expected {expected}")
-    return Bundle(folder, manifest, labels, golden_logits)
+    for name, array, expected in (
+        (GOLDEN_LOGITS, golden_logits, (len(manifest.golden.samples), manifest.classes)),
+        (HEAD_WEIGHT, head.weight, (manifest.classes, manifest.evidence.channels)),
+        (HEAD_BIAS, head.bias, (manifest.classes,)),
+    ):
+        if array.shape != expected or array.dtype != np.float32:
+            raise BundleError(f"bundle {folder}: {name} is {array.shape}, expected {expected}")
+    return Bundle(folder, manifest, labels, golden_logits, head)
 
 
 def digest(path: Path) -> str:
@@ -308,7 +347,8 @@ def _read_manifest(folder: Path) -> Manifest:
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:
-    wanted = {MODEL, LABELS, GOLDEN_LOGITS, *(sample.file for sample in manifest.golden.samples)}
+    samples = (sample.file for sample in manifest.golden.samples)
+    wanted = {MODEL, LABELS, GOLDEN_LOGITS, HEAD_WEIGHT, HEAD_BIAS, *samples}
     if missing := wanted - manifest.files.keys():
         raise BundleError(f"bundle {folder}: {MANIFEST} lists no digest for {', '.join(sorted(missing))}")
     for name, expected in manifest.files.items():

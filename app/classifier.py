@@ -1,4 +1,4 @@
-"""The story of one request: decode → preprocess → submit → rank. Knows nothing of HTTP.
+"""The story of one request: decode → preprocess → submit → rank, and evidence if asked for. Knows nothing of HTTP.
 
 Everything that can be wrong with one image is settled before `submit`: a bad row in a batch would fail its neighbours.
 """
@@ -13,9 +13,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from app.batcher import Batcher
-from app.bundle import Activation, Label, Preprocessing
-from app.errors import Overloaded
+from app.batcher import Answer, Batcher
+from app.bundle import Activation, Head, Label, LastMap, Preprocessing
+from app.errors import BadOption, Overloaded
+from app.evidence import contributions, overlay
 from app.image import Limits, Picture, open_image, to_rgb
 from app.preprocess import preprocess
 from app.ranking import top_k
@@ -28,6 +29,9 @@ Preprocessed = tuple[NDArray[np.uint8], dict[str, float]]
 SMALL_PIXELS, SMALL_BYTES = 128 * 128, 64 * 1024
 """Up to both, an image is decoded in place: there the hop to the pool costs more than the work."""
 
+DECIMALS = 6
+"""Of the numbers of a map: a hundred of them together are off by 5e-5 at most, where logits are of the order of ten."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -39,10 +43,28 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Explained(Prediction):
+    """One of the best classes, and what its logit is made of."""
+
+    logit: float
+    bias: float  # part of the logit that no position has a say in: it is spread evenly over the map
+    evidence: list[list[float]]  # height × width; sums to the logit
+
+
+@dataclass(frozen=True)
 class Classification:
     """The best classes, best first, and the seconds each stage took."""
 
-    predictions: list[Prediction]
+    predictions: Sequence[Prediction]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A picture (PNG) of the evidence for a class, and the seconds each stage took."""
+
+    index: int
+    png: bytes
     seconds: dict[str, float]
 
 
@@ -56,37 +78,80 @@ class Classifier:
         preprocessing: Preprocessing,
         labels: Sequence[Label],
         activation: Activation,
+        head: Head,
+        last_map: LastMap,
         limits: Limits,
         decode_threads: int,
         decode_queue: int,
     ) -> None:
         self._batcher, self._preprocessing = batcher, preprocessing
         self._labels, self._activation, self._limits = labels, activation, limits
+        self._head, self._map = head, last_map
         self._pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
         self._decode_queue = decode_queue
         self.decoding = 0  # images in the pool or waiting for it
 
-    async def classify(self, data: bytes, k: int) -> Classification:
-        """Encoded image → its k best classes.
+    async def classify(self, data: bytes, k: int, *, evidence: bool = False) -> Classification:
+        """Encoded image → its k best classes; with evidence, each of them `Explained`.
 
         Raises:
             ServiceError: any of the leaves drawn in `errors.py`.
         """
         pixels, seconds = await self._pixels(data)
-        answer = await self._batcher.submit(pixels)
+        answer = await self._submit(pixels, seconds, detailed=evidence)
         started = time.perf_counter()
-        ranked = top_k(answer.output, k, self._activation)
+        ranked = top_k(answer.output.logits, k, self._activation)
         predictions = [Prediction(index, self._labels[index].name, score) for index, score in ranked]
-        seconds |= {
-            "queue": answer.queue_seconds,
-            "infer": answer.run_seconds,
-            "rank": time.perf_counter() - started,
-        }
+        seconds["rank"] = time.perf_counter() - started
+        if evidence:
+            started = time.perf_counter()
+            predictions = self._explained(predictions, answer)
+            seconds["evidence"] = time.perf_counter() - started
         return Classification(predictions, seconds)
+
+    async def draw_evidence(self, data: bytes, index: int | None) -> Overlay:
+        """Encoded image → a picture of the evidence for a class, the best one if none is named.
+
+        Raises:
+            ServiceError: any of the leaves drawn in `errors.py`.
+        """
+        if index is not None and index >= len(self._labels):
+            raise BadOption(f"There is no class {index}: they are counted from 0 to {len(self._labels) - 1}.")
+        pixels, seconds = await self._pixels(data)
+        answer = await self._submit(pixels, seconds, detailed=True)
+        started = time.perf_counter()
+        index = int(answer.output.logits.argmax()) if index is None else index
+        (evidence,) = self._maps(answer, [index])
+        loop = asyncio.get_running_loop()
+        png = await loop.run_in_executor(self._pool, overlay, pixels, evidence, self._map.stride)
+        seconds["evidence"] = time.perf_counter() - started
+        return Overlay(index, png, seconds)
 
     def close(self) -> None:
         """Stop the decode threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _submit(self, pixels: NDArray[np.uint8], seconds: dict[str, float], *, detailed: bool) -> Answer:
+        answer = await self._batcher.submit(pixels, detailed=detailed)
+        seconds |= {"queue": answer.queue_seconds, "infer": answer.run_seconds}
+        return answer
+
+    def _explained(self, predictions: Sequence[Prediction], answer: Answer) -> list[Prediction]:
+        maps = self._maps(answer, [prediction.index for prediction in predictions])
+        return [
+            Explained(
+                **vars(prediction),
+                logit=float(answer.output.logits[prediction.index]),
+                bias=float(self._head.bias[prediction.index]),
+                evidence=evidence.astype(float).round(DECIMALS).tolist(),
+            )
+            for prediction, evidence in zip(predictions, maps, strict=True)
+        ]
+
+    def _maps(self, answer: Answer, classes: Sequence[int]) -> NDArray[np.float32]:
+        """(classes, height, width)."""
+        shares = contributions(answer.output.tokens, self._head, classes)  # classes, positions
+        return shares.reshape(-1, self._map.height, self._map.width)
 
     async def _pixels(self, data: bytes) -> Preprocessed:
         if len(data) > SMALL_BYTES:  # not even opened here: a header can hold megabytes to walk through

@@ -1,4 +1,4 @@
-"""The only door to ONNX Runtime: a batch of pixels in, logits out, on a device that was proved.
+"""The only door to ONNX Runtime: a batch of pixels in, logits (and tokens) out, on a device that was proved.
 
 ONNX Runtime's Python session falls back to the CPU in silence: when a provider's library does not load, when the
 constructor fails, and during `run`. So a device is believed only after the session says it runs there, every node of
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +30,18 @@ PROVIDER_OPTIONS: Mapping[str, Mapping[str, str]] = {
     # TF32 keeps 10 bits of every product: float32 would no longer be what was proved.
     "cuda": {"use_tf32": "0"},
 }
-INPUT, OUTPUT = "pixels", "logits"
+INPUT, OUTPUT, TOKENS = "pixels", "logits", "tokens"
 
 Pixels = NDArray[np.uint8]  # batch, height, width, 3
 Logits = NDArray[np.float32]  # batch, classes
+Tokens = NDArray[np.float32]  # batch, positions, channels
+
+
+class Output(NamedTuple):
+    """What one image came to."""
+
+    logits: NDArray[np.float32]  # classes
+    tokens: NDArray[np.float32] | None  # positions, channels, in raster order; only where they were asked for
 
 
 @dataclass(frozen=True)
@@ -59,12 +67,26 @@ class Engine:
 
     def run(self, pixels: Pixels) -> Logits:
         """(n, height, width, 3) → (n, classes), for n up to the largest bucket."""
+        (logits,) = self._run([OUTPUT], pixels)
+        return logits
+
+    def run_with_tokens(self, pixels: Pixels) -> tuple[Logits, Tokens]:
+        """(n, height, width, 3) → (n, classes) and what the head takes the mean of, (n, positions, channels)."""
+        logits, tokens = self._run([OUTPUT, TOKENS], pixels)
+        return logits, tokens
+
+    def answer(self, pixels: Pixels, detailed: Sequence[bool]) -> list[Output]:
+        """An output for each row, with tokens for the rows that ask. They are not even fetched where none does."""
+        if not any(detailed):
+            return [Output(logits, None) for logits in self.run(pixels)]
+        rows = zip(*self.run_with_tokens(pixels), detailed, strict=True)
+        return [Output(logits, tokens if wanted else None) for logits, tokens, wanted in rows]
+
+    def _run(self, names: list[str], pixels: Pixels) -> list[NDArray[np.float32]]:
         padding = self.bucket(len(pixels)) - len(pixels)
         if padding:
             pixels = np.concatenate([pixels, np.zeros((padding, *self.image_shape), np.uint8)])
-        (logits,) = self._session.run([OUTPUT], {INPUT: pixels})
-        answer: Logits = logits[: len(logits) - padding]
-        return answer
+        return [values[: len(values) - padding] for values in self._session.run(names, {INPUT: pixels})]
 
     def bucket(self, size: int) -> int:
         """The batch size a batch of this size is padded to."""
@@ -111,13 +133,29 @@ class Engine:
 
 
 def open_engine(
-    model: Path, device: Device, *, threads: int, buckets: Sequence[int], input_size: tuple[int, int], classes: int
+    model: Path,
+    device: Device,
+    *,
+    threads: int,
+    buckets: Sequence[int],
+    input_size: tuple[int, int],
+    classes: int,
+    tokens: tuple[int, int],
 ) -> Engine:
     """Open the model on the device. Not warm yet.
 
+    Args:
+        model: the ONNX file.
+        device: where it has to run.
+        threads: for one batch on the CPU.
+        buckets: the batch sizes it will be run with.
+        input_size: (height, width) the model must take.
+        classes: how many logits it must give.
+        tokens: (positions, channels) of the tokens it must give.
+
     Raises:
         DeviceError: the device is not there, or the network would not run on it.
-        BundleError: the model's input and output are not those of the contract.
+        BundleError: the model's input and outputs are not those of the contract.
     """
     provider = PROVIDERS[device]
     if provider not in onnxruntime.get_available_providers():
@@ -125,7 +163,7 @@ def open_engine(
     if device == "cuda":
         onnxruntime.preload_dlls()  # CUDA and cuDNN from their wheels, where the loader would not look for them
     session = _session(model, provider, PROVIDER_OPTIONS[device], threads)
-    _check_signature(session, input_size, classes)
+    _check_signature(session, ([*input_size, 3], [classes], [*tokens]))
     return Engine(session, _truth(session, device, threads), buckets)
 
 
@@ -146,12 +184,15 @@ def _truth(session: onnxruntime.InferenceSession, device: Device, threads: int) 
     return DeviceTruth(device, actual, dict(nodes), threads, onnxruntime.__version__)
 
 
-def _check_signature(session: onnxruntime.InferenceSession, input_size: tuple[int, int], classes: int) -> None:
-    wanted = ([(INPUT, "tensor(uint8)", [*input_size, 3])], [(OUTPUT, "tensor(float)", [classes])])
+def _check_signature(session: onnxruntime.InferenceSession, shapes: tuple[list[int], list[int], list[int]]) -> None:
+    """Compare names, types and shapes of pixels, logits and tokens, all without the batch axis."""
+    pixels, logits, tokens = shapes
+    outputs = [(OUTPUT, "tensor(float)", logits), (TOKENS, "tensor(float)", tokens)]
+    wanted = ([(INPUT, "tensor(uint8)", pixels)], outputs)
     sides = (session.get_inputs(), session.get_outputs())
     actual = tuple([(value.name, value.type, value.shape[1:]) for value in values] for values in sides)
     if actual != wanted:
-        raise BundleError(f"the model's input and output are {actual}, the manifest asks for {wanted}")
+        raise BundleError(f"the model's input and outputs are {actual}, the manifest asks for {wanted}")
 
 
 def _session(model: Path, provider: str, options: Mapping[str, str], threads: int) -> onnxruntime.InferenceSession:

@@ -24,18 +24,29 @@ def open_proved(bundle: Bundle, device: Device, threads: int, buckets: Sequence[
         DeviceError: at the first proof that fails.
         BundleError: the bundle contradicts itself.
     """
+    engine = open_unproved(bundle, device, threads, buckets)
+    check_golden(bundle, engine)
+    engine.warm_up()
+    return engine
+
+
+def open_unproved(bundle: Bundle, device: Device, threads: int, buckets: Sequence[int]) -> Engine:
+    """The bundle's network on this device: input and output are the manifest's, what it computes is not yet known.
+
+    Raises:
+        DeviceError: the device is not there, or the network would not run on it.
+        BundleError: the bundle contradicts itself.
+    """
     manifest = bundle.manifest
-    engine = open_engine(
+    return open_engine(
         bundle.model,
         device,
         threads=threads,
         buckets=buckets,
         input_size=(manifest.input_height, manifest.input_width),
         classes=manifest.classes,
+        tokens=(manifest.evidence.positions, manifest.evidence.channels),
     )
-    check_golden(bundle, engine)
-    engine.warm_up()
-    return engine
 
 
 def check_golden(bundle: Bundle, engine: Engine) -> None:

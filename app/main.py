@@ -67,6 +67,8 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
         preprocessing=bundle.manifest.preprocessing,
         labels=bundle.labels,
         activation=bundle.manifest.activation,
+        head=bundle.head,
+        last_map=bundle.manifest.evidence,
         limits=Limits(pixels=round(settings.max_megapixels * 1e6)),
         decode_threads=settings.decode_threads or cpus,
         decode_queue=settings.decode_queue,
@@ -104,7 +106,7 @@ def _open_batcher(settings: Settings, engines: Sequence[Engine], metrics: Metric
         metrics.engine_busy_seconds.labels(report.engine).inc(report.seconds)
 
     return Batcher(
-        [engine.run for engine in engines],
+        [engine.answer for engine in engines],
         max_batch=settings.max_batch,
         capacity=settings.queue_images,
         linger=settings.linger_ms / 1e3,

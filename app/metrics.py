@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-STAGES = ("read", "decode", "preprocess", "queue", "infer", "rank")
+STAGES = ("read", "decode", "preprocess", "queue", "infer", "rank", "evidence")
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -53,7 +53,7 @@ class Metrics:
             self.stage_seconds.labels(stage)
 
     def observe_stages(self, seconds: Mapping[str, float]) -> None:
-        """Count one image's time in each of `STAGES`."""
+        """Count one image's time in each of the `STAGES` it went through."""
         for stage, value in seconds.items():
             self.stage_seconds.labels(stage).observe(value)
         self.decode_busy_seconds.inc(seconds["decode"] + seconds["preprocess"])

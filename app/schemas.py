@@ -13,10 +13,22 @@ class Prediction(BaseModel):
     score: float = Field(description="Confidence, 0 to 1.", examples=[0.9987])
 
 
-class Classification(BaseModel):
-    """The best classes of one image, best first."""
+class Explained(Prediction):
+    """A class the image may belong to, and what its logit is made of."""
 
-    predictions: list[Prediction]
+    logit: float = Field(description="What the score is computed from.", examples=[4.25])
+    bias: float = Field(description="The part of the logit that is the same for every image.", examples=[0.25])
+    evidence: list[list[float]] = Field(
+        description="What each place of the image contributes to the logit, in rows from the top; the bias is spread "
+        "evenly over them. The sum is the logit.",
+        examples=[[[0.5, -0.25], [3.75, 0.25]]],
+    )
+
+
+class Classification(BaseModel):
+    """The best classes of one image, best first; explained if evidence was asked for."""
+
+    predictions: list[Prediction] | list[Explained]
 
 
 class Problem(BaseModel):

@@ -34,6 +34,7 @@ preprocessing. Each stage is compared by itself, so that a failure names its pla
   network         swin.py in torch           against the library's network
   static          masks and biases baked in  against swin.py
   onnx            on ONNX Runtime            against the static network, in batches of 1, 2, 3 and 8
+  evidence        the maps of each class     summed, against its logits
   end to end      bytes to logits            against the library's network
 """
 BUILD_END = """\

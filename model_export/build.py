@@ -10,6 +10,7 @@ from app.bundle import (
     Architecture,
     Evaluation,
     Golden,
+    LastMap,
     Ledger,
     Manifest,
     Verified,
@@ -24,9 +25,10 @@ from model_export.ledger import compare, logits, told
 from model_export.precision import PRECISIONS, TOLERANCES, PrecisionOptions, convert
 from model_export.progress import Progress
 from model_export.static import StaticSwin
+from model_export.swin import SwinConfig
 from model_export.to_onnx import OPSET, to_onnx
 from model_export.verify import BATCH_SIZES, Proof
-from model_export.write import bundle_folder, write_golden, write_labels, write_manifest
+from model_export.write import bundle_folder, write_golden, write_head, write_labels, write_manifest
 
 
 def build(
@@ -70,6 +72,7 @@ def build(
             tolerance = TOLERANCES[precision.precision] * proof.logit_range
             promise = Golden(samples=tuple(samples), tolerance=tolerance)
             write_labels(folder, source.labels)
+            write_head(folder, proof.head)
             manifest = _manifest(source, name, promise, verified=verified, evaluation=evaluation, ledger=ledger)
             write_manifest(folder, manifest)
             notes.append(f"{sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) / 1e6:.1f} MB")
@@ -106,6 +109,7 @@ def _open(source: Checkpoint, model: Path) -> Engine:
         buckets=BATCH_SIZES,
         input_size=config.input_size,
         classes=config.num_classes,
+        tokens=(_last_map(config).positions, _last_map(config).channels),
     )
 
 
@@ -170,6 +174,7 @@ def _manifest(
         input_height=config.input_size[0],
         input_width=config.input_size[1],
         classes=config.num_classes,
+        evidence=_last_map(config),
         activation=source.activation,
         preprocessing=source.preprocessing,
         precision=PRECISIONS[ledger.method],
@@ -198,6 +203,12 @@ def _architecture(source: Checkpoint) -> Architecture:
         norm_eps=config.norm_eps,
         parameters=_parameters(source),
     )
+
+
+def _last_map(config: SwinConfig) -> LastMap:
+    last = len(config.depths) - 1
+    height, width = config.stage_grid(last)
+    return LastMap(height=height, width=width, channels=config.stage_dim(last), stride=config.patch_size << last)
 
 
 def _parameters(source: Checkpoint) -> int:

@@ -16,17 +16,18 @@ from pathlib import Path
 import numpy as np
 
 from app import bundle as bundles
-from app.bundle import MANIFEST, Bundle, Stage
+from app.bundle import MANIFEST, Bundle, Manifest, Stage
 from app.cpus import available_cpus
-from app.engine import Device, Engine, Logits, Pixels, open_engine
+from app.engine import Device, Engine, Logits, Pixels
 from app.errors import StartError
-from app.golden import golden_pixels
+from app.golden import golden_pixels, open_unproved
 from model_export import checkpoints, golden
 from model_export.checkpoints.checkpoint import Checkpoint, Options
 from model_export.errors import ProofFailed, RequestError
+from model_export.precision import TOLERANCES
 from model_export.progress import Progress
 from model_export.static import StaticSwin
-from model_export.verify import Proof, passed
+from model_export.verify import LOGITS, Proof, passed
 
 
 def recheck(
@@ -56,7 +57,7 @@ def recheck(
         bundle = bundles.load(folder)
         notes.append(f"{len(bundle.manifest.files)} as the manifest describes them")
     with progress.step("device") as notes, _stage("device"):
-        engine = _engine(bundle, device)
+        engine = open_unproved(bundle, device, available_cpus(), bundle.manifest.verified.batch_sizes)
         notes.append(", ".join(f"{count} nodes on {provider}" for provider, count in engine.truth.nodes.items()))
     with progress.step("golden pixels") as notes, _stage("golden pixels"):
         pixels = golden_pixels(bundle)
@@ -68,31 +69,18 @@ def recheck(
         _against(checkpoint, options, bundle, engine, progress)
 
 
-def _engine(bundle: Bundle, device: Device) -> Engine:
-    manifest = bundle.manifest
-    return open_engine(
-        bundle.model,
-        device,
-        threads=available_cpus(),
-        buckets=manifest.verified.batch_sizes,
-        input_size=(manifest.input_height, manifest.input_width),
-        classes=manifest.classes,
-    )
-
-
 def _stages(bundle: Bundle, engine: Engine, pixels: Pixels) -> Iterator[Stage]:
-    alone = np.concatenate([engine.run(image[None]) for image in pixels])
-    yield _logits("golden logits", "the bundle", alone, bundle.golden_logits, bundle)
+    alone, tolerance = np.concatenate([engine.run(image[None]) for image in pixels]), bundle.manifest.golden.tolerance
+    yield _logits("golden logits", "the bundle", alone, bundle.golden_logits, tolerance)
+    tolerance += bundle.manifest.ledger.max_batch_difference
     for size in sorted({*bundle.manifest.verified.batch_sizes} - {1}):
         rows = np.arange(size) % len(pixels)  # repeats the images to fill it
-        yield _logits(f"batch of {size}", "a batch of 1", engine.run(pixels[rows]), alone[rows], bundle)
+        yield _logits(f"batch of {size}", "a batch of 1", engine.run(pixels[rows]), alone[rows], tolerance)
 
 
-def _logits(name: str, against: str, ours: Logits, theirs: Logits, bundle: Bundle) -> Stage:
+def _logits(name: str, against: str, ours: Logits, theirs: Logits, tolerance: float) -> Stage:
     difference = float(np.abs(ours - theirs).max())
-    return Stage(
-        name=name, against=against, unit="logits", difference=difference, tolerance=bundle.manifest.golden.tolerance
-    )
+    return Stage(name=name, against=against, unit="logits", difference=difference, tolerance=tolerance)
 
 
 def _against(checkpoint: str, options: Options | None, bundle: Bundle, engine: Engine, progress: Progress) -> None:
@@ -102,8 +90,16 @@ def _against(checkpoint: str, options: Options | None, bundle: Bundle, engine: E
     with progress.step(f"prove it equals {source.reference.name}"):
         recipe = source.preprocessing
         static = StaticSwin(source.network, recipe.scale, recipe.mean, recipe.std).eval()
-        for stage in Proof(source, static, engine, golden.from_folder(bundle.folder / "golden")).stages():
+        images = golden.from_folder(bundle.folder / "golden")
+        for stage in Proof(source, static, engine, images, _tolerance(bundle.manifest)).stages():
             progress.stage(stage)
+
+
+def _tolerance(manifest: Manifest) -> float:
+    """Of the logit range: in another precision the graph is as far from the checkpoint as the ledger says, or nearly."""
+    ledger = manifest.ledger
+    known = max(ledger.max_logit_difference, ledger.max_batch_difference) / ledger.logit_range
+    return LOGITS if manifest.precision == "fp32" else known + TOLERANCES[manifest.precision]
 
 
 def _check_same(source: Checkpoint, bundle: Bundle) -> None:

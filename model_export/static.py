@@ -27,7 +27,11 @@ PADDING = -1
 
 
 class StaticSwin(nn.Module):
-    """Pixels, uint8 RGB (batch, height, width, 3) → logits, float32 (batch, classes)."""
+    """Pixels, uint8 RGB (batch, height, width, 3) → logits and tokens, float32.
+
+    Logits are (batch, classes). Tokens are what they are the mean of, before the head: (batch, positions, channels), in
+    raster order of the last map.
+    """
 
     def __init__(self, network: Swin, scale: float, mean: Sequence[float], std: Sequence[float]) -> None:
         """Bake `network`, whose images were normalised as (scale · byte - mean) / std, per channel."""
@@ -38,16 +42,16 @@ class StaticSwin(nn.Module):
         self.norm = network.norm
         self.head = network.head
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         x = self.embed(pixels)  # batch, slots, channels
         for step in self.steps:
             x = step(x)
-        x = self.norm(x).mean(dim=1)  # batch, channels
-        return self.head(x)
+        tokens = self.norm(x)  # batch, positions, channels
+        return self.head(tokens.mean(dim=1)), tokens
 
 
 def bake_steps(network: Swin, order: Tensor) -> Iterator[nn.Module]:
-    """Blocks, mergings and the gathers between them, from the first block's order to the last one's positions."""
+    """Blocks, mergings and the gathers between them, from the first block's order to the last map's raster order."""
     config = network.config
     for stage, layer in enumerate(cast("Iterable[Stage]", network.layers)):
         for number, block in enumerate(cast("Iterable[Block]", layer.blocks)):
@@ -59,7 +63,8 @@ def bake_steps(network: Swin, order: Tensor) -> Iterator[nn.Module]:
             wanted = block_order(config, stage + 1, 0)
             yield StaticPatchMerging(layer.downsample, config.stage_grid(stage), order, wanted)
             order = wanted
-    yield from reorder(order, order[order != PADDING])
+    height, width = config.stage_grid(len(config.depths) - 1)
+    yield from reorder(order, torch.arange(height * width))
 
 
 class StaticPatchEmbed(nn.Module):

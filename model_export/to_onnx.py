@@ -1,4 +1,4 @@
-"""Static network → ONNX: one file, a symbolic batch axis, named input and output."""
+"""Static network → ONNX: one file, a symbolic batch axis, named input and outputs."""
 
 import contextlib
 import io
@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 import torch
 
-from app.engine import INPUT, OUTPUT
+from app.engine import INPUT, OUTPUT, TOKENS
 from model_export.errors import ExportError
 from model_export.static import StaticSwin
 
@@ -34,7 +34,7 @@ def to_onnx(network: StaticSwin, input_size: tuple[int, int], path: Path) -> int
             dynamo=True,
             opset_version=OPSET,
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=[OUTPUT, TOKENS],
             dynamic_shapes={"pixels": {0: torch.export.Dim("batch", min=1)}},
             external_data=False,
         )

@@ -4,6 +4,7 @@
     network         swin.py                 against the source library's own
     static          static.py               against swin.py
     onnx            the graph, as it serves against static.py, at every batch size
+    evidence        the maps of each class  summed, against its logits
     end to end      bytes → logits          against the source library's own network
 
 Logits are compared in units of their range over the images, so that one tolerance fits every head.
@@ -20,8 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from app.bundle import Preprocessing, Stage, Verified
-from app.engine import Engine
+from app.bundle import Head, Preprocessing, Stage, Verified
+from app.engine import Engine, Logits
+from app.evidence import contributions
 from app.image import MOST_PIXELS, Limits, open_image, to_rgb
 from app.preprocess import preprocess
 from model_export.checkpoints.checkpoint import Checkpoint
@@ -38,10 +40,14 @@ VERSIONS = ("torch", "onnx", "onnxruntime", "pillow", "numpy")
 class Proof:
     """Compares one exported network with its source on some images."""
 
-    def __init__(self, checkpoint: Checkpoint, static: StaticSwin, engine: Engine, images: Images) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, static: StaticSwin, engine: Engine, images: Images, tolerance: float = LOGITS
+    ) -> None:
+        """`tolerance`, of the logit range, is the graph's: float32's, unless it is in another precision."""
         self.images = images
+        self.head = Head(static.head.weight.detach().numpy(), static.head.bias.detach().numpy())
         self.pixels = pixels_of(images, checkpoint.preprocessing)
-        self.engine = engine
+        self.engine, self._tolerance = engine, tolerance
         self._checkpoint, self._static = checkpoint, static
         self._source_images = torch.cat([checkpoint.reference.images(image) for image in images.values()])
         self._source_logits = checkpoint.reference.logits(self._source_images).numpy()
@@ -83,18 +89,25 @@ class Proof:
             if self._checkpoint.reference.is_independent:
                 yield self._logits("network", source, network, self._source_logits)
             expected = self._checkpoint.network(ours).numpy()
-            static = self._static(torch.from_numpy(self.pixels)).numpy()
+            static = self._static(torch.from_numpy(self.pixels))[0].numpy()
             yield self._logits("static", "the network", static, expected)
         for size in BATCH_SIZES:
             batch = np.resize(self.pixels, (size, *self.pixels.shape[1:]))  # repeats the images to fill it
             expected = np.resize(static, (size, static.shape[1]))
-            yield self._logits(f"onnx, batch of {size}", "the static network", self.engine.run(batch), expected)
+            yield self._served(f"onnx, batch of {size}", "the static network", self.engine.run(batch), expected)
+        pairs = [self.engine.run_with_tokens(pixels[None]) for pixels in self.pixels]
+        sums = np.stack([contributions(tokens[0], self.head).sum(axis=1) for _, tokens in pairs])
+        yield self._logits("evidence", "the logits", sums, np.concatenate([logits for logits, _ in pairs]))
         # On our pixels: how far those may be from the source's own, the first two stages have said.
         expected = self._checkpoint.reference.logits(ours).numpy()
-        yield self._logits("end to end", source, self.logits, expected)
+        yield self._served("end to end", source, self.logits, expected)
 
-    def _logits(self, name: str, against: str, ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> Stage:
+    def _logits(self, name: str, against: str, ours: Logits, theirs: Logits) -> Stage:
         return _stage(name, against, "of the logit range", np.abs(ours - theirs).max() / self.logit_range, LOGITS)
+
+    def _served(self, name: str, against: str, ours: Logits, theirs: Logits) -> Stage:
+        """A stage of the graph's."""
+        return self._logits(name, against, ours, theirs).model_copy(update={"tolerance": self._tolerance})
 
     @cached_property
     def logits(self) -> NDArray[np.float32]:

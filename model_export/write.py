@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app import bundle as bundles
-from app.bundle import GOLDEN_LOGITS, LABELS, MANIFEST, GoldenSample, Label, Manifest
+from app.bundle import GOLDEN_LOGITS, HEAD_BIAS, HEAD_WEIGHT, LABELS, MANIFEST, GoldenSample, Head, Label, Manifest
 from app.golden import pixels_digest
 from model_export.errors import RequestError
 from model_export.golden import Images
@@ -80,6 +80,13 @@ def write_labels(folder: Path, labels: Sequence[Label]) -> None:
     """Write the names of the classes in their order."""
     rows = ",\n".join(json.dumps(label.model_dump(), ensure_ascii=False) for label in labels)
     (folder / LABELS).write_text(f"[\n{rows}\n]\n", encoding="utf-8")
+
+
+def write_head(folder: Path, head: Head) -> None:
+    """Write the last layer a second time, for who wants evidence: the service does not read weights out of graphs."""
+    (folder / "head").mkdir()
+    np.save(folder / HEAD_WEIGHT, head.weight)
+    np.save(folder / HEAD_BIAS, head.bias)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

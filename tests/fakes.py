@@ -15,7 +15,8 @@ from transformers import SwinConfig, SwinForImageClassification, Swinv2Config, S
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from app.bundle import Bundle
-from app.engine import Device, Engine, open_engine
+from app.engine import Device, Engine
+from app.golden import open_unproved
 from tests.references.draw import draw
 
 
@@ -24,11 +25,13 @@ class Gate:
 
     def __init__(self) -> None:
         self.batches: list[int] = []
+        self.detailed: list[list[bool]] = []  # by batch, which rows asked for the detailed answer
         self._entered, self._opened = threading.Semaphore(0), threading.Semaphore(0)
 
-    def __call__(self, pixels: NDArray[Any]) -> NDArray[Any]:
+    def __call__(self, pixels: NDArray[Any], detailed: Sequence[bool] = ()) -> NDArray[Any]:
         """Run a batch."""
         self.batches.append(len(pixels))
+        self.detailed.append(list(detailed))
         self._entered.release()
         assert self._opened.acquire(timeout=10), "nobody opened the gate"
         return pixels + 1
@@ -56,10 +59,7 @@ class HeldSession:
 
 def engine_of(bundle: Bundle, device: Device = "cpu", buckets: Sequence[int] = (1,)) -> Engine:
     """The bundle's network on a device, not proved and not warm."""
-    size = (bundle.manifest.input_height, bundle.manifest.input_width)
-    return open_engine(
-        bundle.model, device, threads=1, buckets=buckets, input_size=size, classes=bundle.manifest.classes
-    )
+    return open_unproved(bundle, device, 1, buckets)
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:

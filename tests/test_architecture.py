@@ -22,12 +22,13 @@ ALLOWED = {  # module of app → modules of app it may import
     "image": VALUES,
     "preprocess": VALUES,
     "ranking": VALUES,
+    "evidence": VALUES,
     "engine": VALUES,
     "metrics": VALUES,
     "logs": set(),
     "schemas": set(),
     "batcher": {"errors"},
-    "classifier": VALUES | {"image", "preprocess", "batcher", "ranking"},
+    "classifier": VALUES | {"image", "preprocess", "batcher", "ranking", "evidence"},
     "golden": VALUES | {"image", "preprocess", "engine"},
     "service": VALUES | {"batcher", "classifier", "engine", "metrics"},
     "main": None,  # everything: it is the wiring
@@ -37,7 +38,7 @@ ALLOWED = {  # module of app → modules of app it may import
 ROUTES_MAY = VALUES | {"classifier", "schemas", "service", "metrics", "logs", "routes"}
 DOORS = {  # third-party library → modules of app that may import it
     "onnxruntime": {"engine"},
-    "PIL": {"image", "preprocess"},
+    "PIL": {"image", "preprocess", "evidence"},
     "prometheus_client": {"metrics"},
     "fastapi": {"main", "__main__", "routes"},
     "starlette": {"routes"},
@@ -45,7 +46,7 @@ DOORS = {  # third-party library → modules of app that may import it
     "uvloop": {"__main__"},
 }
 NAMES_NOT_USED = {"utils", "util", "common", "core", "helpers", "manager", "handler", "handlers", "base", "misc"}
-EXPORT_MAY = VALUES | {"image", "preprocess", "ranking", "engine", "golden"}
+EXPORT_MAY = VALUES | {"image", "preprocess", "ranking", "evidence", "engine", "golden"}
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -95,14 +96,14 @@ def roots(path: Path) -> set[str]:
     return {name.split(".")[0] for name in imports(path)}
 
 
-@pytest.mark.parametrize("module", ["image", "preprocess", "ranking", "engine", "metrics"])
+@pytest.mark.parametrize("module", ["image", "preprocess", "ranking", "evidence", "engine", "metrics"])
 def test_leaves_know_no_event_loop(module: str) -> None:
     """A leaf blocks or computes; it is the batcher and the classifier that wait."""
     assert not roots(APP[module]) & {"asyncio", "fastapi", "starlette"}
 
 
 def test_the_build_step_uses_the_service_s_own_pieces_and_no_more() -> None:
-    """What is verified is what will serve: contract, decoding, preprocessing, engine. Not its HTTP side."""
+    """What is verified is what will serve: contract, decoding, preprocessing, engine, evidence. Not its HTTP side."""
     used = set[str]().union(*(of_app(path) for path in EXPORT))
 
     assert used <= EXPORT_MAY

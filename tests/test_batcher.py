@@ -1,7 +1,7 @@
 """`app/batcher.py`, rule by rule."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.batcher import Answer, Batcher, BatchReport
+from app.batcher import Answer, Batcher, BatchReport, Run
 from app.errors import Draining, EngineFailed, NotReady, Overloaded
 from tests.fakes import Gate, rows
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 
 @asynccontextmanager
-async def batcher_of(*engines: Callable[[NDArray[Any]], NDArray[Any]], **options: Any) -> AsyncIterator[Batcher]:
+async def batcher_of(*engines: Run, **options: Any) -> AsyncIterator[Batcher]:
     batcher = Batcher(engines, **({"max_batch": 4, "capacity": 16} | options))
     batcher.start()
     try:
@@ -42,7 +42,7 @@ async def entered(gate: Gate) -> None:
 
 async def test_each_caller_gets_its_own_answer() -> None:
     """Answers come back to the rows they belong to."""
-    async with batcher_of(lambda pixels: pixels * 10) as batcher:
+    async with batcher_of(lambda pixels, _: pixels * 10) as batcher:
         answers = await asyncio.gather(*submit_all(batcher, range(50)), return_exceptions=True)
 
     outputs = [answer.output.item() for answer in answers if isinstance(answer, Answer)]
@@ -66,7 +66,7 @@ async def test_a_batch_forms_while_the_engine_is_busy() -> None:
 async def test_a_lone_request_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """No clock takes part in forming a batch: a request that comes alone is run though no timer can ever fire."""
     loop = asyncio.get_running_loop()
-    async with batcher_of(lambda pixels: pixels + 1) as batcher:
+    async with batcher_of(lambda pixels, _: pixels + 1) as batcher:
         with monkeypatch.context() as patch:
             patch.setattr(loop, "call_later", None)
             patch.setattr(loop, "call_at", None)
@@ -92,7 +92,7 @@ async def test_linger_waits_for_a_fuller_batch() -> None:
 
 async def test_draining_ends_the_linger() -> None:
     """A batch that waits for company goes at once when the batcher stops."""
-    async with batcher_of(lambda pixels: pixels + 1, linger=3600.0) as batcher:
+    async with batcher_of(lambda pixels, _: pixels + 1, linger=3600.0) as batcher:
         callers = submit_all(batcher, range(1))
         await turns()
         await batcher.drain()
@@ -104,7 +104,7 @@ async def test_draining_ends_the_linger() -> None:
 async def test_an_idle_batcher_does_nothing() -> None:
     """Nothing polls: with no request, the event loop has no step to run and no timer to wait for."""
     loop = asyncio.get_running_loop()
-    async with batcher_of(lambda pixels: pixels) as batcher:
+    async with batcher_of(lambda pixels, _: pixels) as batcher:
         await batcher.submit(np.zeros(1, np.float32))
         await turns()
         idle = (list(loop._ready), loop._scheduled)  # type: ignore[attr-defined]  # noqa: SLF001 (no public way to ask)
@@ -205,7 +205,7 @@ async def test_a_caller_that_left_the_queue_is_not_run() -> None:
 async def test_a_failing_engine_reaches_its_batch_and_nobody_else() -> None:
     """Every row of the batch gets the error, the next batch is run."""
 
-    def engine(pixels: NDArray[Any]) -> NDArray[Any]:
+    def engine(pixels: NDArray[Any], _: Sequence[bool]) -> NDArray[Any]:
         if 13 in pixels:
             raise RuntimeError("the engine broke")
         return pixels
@@ -222,7 +222,7 @@ async def test_a_failing_engine_reaches_its_batch_and_nobody_else() -> None:
 
 async def test_a_wrong_number_of_answers_is_an_engine_failure() -> None:
     """Nobody is answered when the engine returns fewer rows than it was given: they could be anybody's."""
-    async with batcher_of(lambda pixels: pixels[1:]) as batcher:
+    async with batcher_of(lambda pixels, _: pixels[1:]) as batcher:
         with pytest.raises(EngineFailed):
             await batcher.submit(np.zeros(1, np.float32))
 
@@ -295,6 +295,20 @@ async def test_several_engines_share_the_queue() -> None:
         await asyncio.gather(*callers)
 
     assert [1] == busy.batches == free.batches
+
+
+async def test_the_engine_hears_which_rows_ask_for_the_detailed_answer() -> None:
+    """Row by row, in the order of the batch; a batch of which nobody asks says so."""
+    gate = Gate()
+    async with batcher_of(gate) as batcher:
+        first = submit_all(batcher, range(1))
+        await entered(gate)
+        asks = [asyncio.create_task(batcher.submit(row, detailed=row == 2)) for row in rows(range(1, 4))]
+        await turns()
+        gate.open(times=2)
+        await asyncio.gather(*first, *asks)
+
+    assert gate.detailed == [[False], [False, True, False]]
 
 
 async def test_an_answer_carries_its_times(monkeypatch: pytest.MonkeyPatch) -> None:

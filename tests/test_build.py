@@ -21,6 +21,7 @@ from transformers import pipeline
 from app import bundle as bundles
 from app.engine import open_engine
 from app.errors import BundleError
+from app.evidence import contributions
 from app.golden import check_golden
 from app.image import to_rgb
 from app.main import create_app
@@ -74,14 +75,15 @@ def test_the_images_are_told_apart(tiny_bundle: Path) -> None:
 
 
 def test_the_batch_axis_is_symbolic(tiny_bundle: Path) -> None:
-    """Input and output are what the contract says, with a batch of any size."""
+    """Input and outputs are what the contract says, with a batch of any size."""
     graph = onnx.load(tiny_bundle / "model.onnx").graph
 
     def shape(value: onnx.ValueInfoProto) -> list[str | int]:
         return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
     assert [(value.name, shape(value)) for value in graph.input] == [("pixels", ["batch", 64, 64, 3])]
-    assert [(value.name, shape(value)) for value in graph.output] == [("logits", ["batch", 20])]
+    outputs = [("logits", ["batch", 20]), ("tokens", ["batch", 16, 96])]
+    assert outputs == [(value.name, shape(value)) for value in graph.output]
     assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
 
 
@@ -114,7 +116,8 @@ def test_the_manifest_holds_the_proof(tiny_bundle: Path) -> None:
 
     names = [stage.name for stage in verified.stages]
     assert names[:4] == ["preprocessing, mean", "preprocessing, largest", "network", "static"]
-    assert names[4:] == ["onnx, batch of 1", "onnx, batch of 2", "onnx, batch of 3", "onnx, batch of 8", "end to end"]
+    assert names[4:8] == ["onnx, batch of 1", "onnx, batch of 2", "onnx, batch of 3", "onnx, batch of 8"]
+    assert names[8:] == ["evidence", "end to end"]
     assert all(stage.difference <= stage.tolerance for stage in verified.stages)
     assert verified.top1_agreement == 1
 
@@ -156,6 +159,7 @@ DEFECTS: dict[str, tuple[str, Any]] = {
     "network": ("model_export.swin.WindowAttention.position_bias", lambda part: torch.zeros(part.heads, 1, 1)),
     "static": ("model_export.static.StaticAttention.forward", lambda _, x: torch.zeros_like(x)),
     "onnx, batch of 1": ("model_export.build.open_engine", off_by(1e-3)),
+    "evidence": ("model_export.verify.contributions", lambda tokens, head: contributions(tokens, head) * 1.01),
     "end to end": ("model_export.verify.to_rgb", lambda image: to_rgb(image).transpose(Image.Transpose.ROTATE_180)),
 }
 

@@ -57,6 +57,12 @@ def test_every_file_is_hashed(folder: Path, name: str) -> None:
         (lambda manifest: manifest.update(input_height=64), "does not end with 64×32 pixels"),
         (lambda manifest: manifest["golden"].update(tolerance=1e9), "would let any logits pass"),
         (lambda manifest: manifest["golden"].update(samples=[]), r"golden\.samples"),
+        (lambda manifest: manifest["evidence"].update(height=8), "evidence.height and width should be 4 and 4"),
+        (
+            lambda manifest: manifest["evidence"].update(channels=95),
+            r"head/weight.npy is \(10, 96\), expected \(10, 95\)",
+        ),
+        (lambda manifest: manifest["files"].pop("head/bias.npy"), "lists no digest for head/bias.npy"),
         (lambda manifest: manifest["files"].pop("model.onnx"), "lists no digest for model.onnx"),
         (lambda manifest: manifest["files"].update({"../outside": "0" * 64}), "outside the bundle"),
     ],

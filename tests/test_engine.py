@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,6 +42,38 @@ def test_padding_changes_nothing(engine: Engine, size: int) -> None:
     alone = np.concatenate([engine.run(row[None]) for row in pixels])
 
     assert np.allclose(alone, engine.run(pixels), atol=1e-5)
+
+
+def test_tokens_go_to_the_rows_that_ask(engine: Engine) -> None:
+    """A row that did not ask gets the plain answer, whoever its batch mates are."""
+    pixels = random_pixels(3)
+    plain = engine.answer(pixels, [False, False, False])
+    logits, tokens = engine.run_with_tokens(pixels)
+
+    mixed = engine.answer(pixels, [False, True, False])
+
+    assert [output.tokens for output in plain] == [None] * 3
+    assert (mixed[0].tokens, mixed[2].tokens) == (None, None)
+    assert mixed[1].tokens is not None
+    assert np.array_equal(tokens[1], mixed[1].tokens)
+    assert np.array_equal(logits, [output.logits for output in plain])
+    assert np.array_equal(logits, [output.logits for output in mixed])
+
+
+def test_tokens_nobody_asks_for_are_not_fetched(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session is asked for the second output only if a row wants it."""
+    asked = list[list[str]]()
+
+    class Watched:
+        def run(self, names: list[str], _: Any) -> list[np.ndarray]:
+            asked.append(names)
+            return [np.zeros((1, 10), np.float32), np.zeros((1, 16, 96), np.float32)][: len(names)]
+
+    monkeypatch.setattr(engine, "_session", Watched())
+    engine.answer(random_pixels(1), [False])
+    engine.answer(random_pixels(1), [True])
+
+    assert asked == [["logits"], ["logits", "tokens"]]
 
 
 def test_a_batch_goes_to_the_nearest_bucket(engine: Engine) -> None:
@@ -107,7 +140,10 @@ def a_session(monkeypatch: pytest.MonkeyPatch, provider: str, nodes: dict[str, i
             get_providers=lambda: [provider, "CPUExecutionProvider"],
             get_provider_graph_assignment_info=parts,
             get_inputs=lambda: [SimpleNamespace(name="pixels", type="tensor(uint8)", shape=["batch", 32, 32, 3])],
-            get_outputs=lambda: [SimpleNamespace(name="logits", type="tensor(float)", shape=["batch", 10])],
+            get_outputs=lambda: [
+                SimpleNamespace(name="logits", type="tensor(float)", shape=["batch", 10]),
+                SimpleNamespace(name="tokens", type="tensor(float)", shape=["batch", 16, 96]),
+            ],
             disable_fallback=lambda: asked.append("no fallback"),
         )
 
@@ -143,11 +179,13 @@ def test_every_node_has_to_be_there(demo: Bundle, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    "change", [{"input_size": (64, 32)}, {"classes": 11}, {"input_size": (32, 32, 3)}], ids=["size", "classes", "rank"]
+    "change",
+    [{"input_size": (64, 32)}, {"classes": 11}, {"tokens": (16, 48)}, {"input_size": (32, 32, 3)}],
+    ids=["size", "classes", "tokens", "rank"],
 )
 def test_a_model_of_another_shape_is_refused(demo: Bundle, change: dict[str, Any]) -> None:
     """Input and output of the model are compared with the manifest before anything is run."""
-    signature: dict[str, Any] = {"input_size": (32, 32), "classes": 10}
+    signature: dict[str, Any] = {"input_size": (32, 32), "classes": 10, "tokens": (16, 96)}
 
     with pytest.raises(BundleError, match="the manifest asks for"):
         open_engine(demo.model, "cpu", threads=1, buckets=[1], **(signature | change))
@@ -180,9 +218,12 @@ def test_the_self_test_notices_a_difference(engine: Engine) -> None:
         engine.self_test(pixels, expected, tolerance=1e-4)
 
 
-def test_a_file_that_is_no_model_is_an_error(demo: Bundle) -> None:
+def test_a_file_that_is_no_model_is_an_error(demo: Bundle, tmp_path: Path) -> None:
     """What ONNX Runtime cannot open is told in one line."""
+    no_model = replace(demo, folder=tmp_path)
+    (tmp_path / "model.onnx").write_text("not a model")
+
     with pytest.raises(DeviceError, match="cannot open the model") as error:
-        open_engine(demo.folder / "labels.json", "cpu", threads=1, buckets=[1], input_size=(32, 32), classes=10)
+        engine_of(no_model)
 
     assert "\n" not in str(error.value)

@@ -1,6 +1,7 @@
 """The service over HTTP, in process: routes, errors, metrics."""
 
 import asyncio
+import io
 import logging
 import signal
 import threading
@@ -99,6 +100,63 @@ def test_stage_times_are_in_the_answer(client: TestClient, demo: Bundle) -> None
     assert {"read", "decode", "preprocess", "queue", "infer", "rank"} == stages
 
 
+def test_evidence_sums_to_the_logit(client: TestClient, demo: Bundle) -> None:
+    """Each class has its map, and the maps add up to the logits that the scores are made of."""
+    answer = client.post("/classify?evidence=true&top_k=10", content=digit(demo, "seven")).json()["predictions"]
+
+    logits = np.array([row["logit"] for row in answer])
+    maps = np.array([row["evidence"] for row in answer])
+    assert maps.shape == (10, 4, 4)
+    assert np.abs(maps.sum(axis=(1, 2)) - logits).max() <= 1e-4 * np.ptp(logits)
+    assert np.allclose(np.exp(logits) / np.exp(logits).sum(), [row["score"] for row in answer], atol=1e-5)
+    assert [demo.head.bias[row["index"]].item() for row in answer] == [row["bias"] for row in answer]
+
+
+def test_evidence_is_an_addition(client: TestClient, demo: Bundle) -> None:
+    """Who does not ask gets the same classes and scores, and not a word on evidence; alone and in a batch."""
+    data = digit(demo, "seven")
+    plain = client.post("/classify", content=data).json()["predictions"]
+    asked = client.post("/classify?evidence=true", content=data).json()["predictions"]
+    (batch,) = client.post("/classify/batch?evidence=true", files={"files": data}).json()["results"]
+
+    assert {"index", "label", "score"} == plain[0].keys()
+    assert {"index", "label", "score", "logit", "bias", "evidence"} == asked[0].keys()
+    assert plain == [{key: row[key] for key in ("index", "label", "score")} for row in asked]
+    assert asked == batch["predictions"]
+
+
+@pytest.mark.parametrize(("query", "index"), [("", 7), ("&class=3", 3)])
+def test_evidence_as_a_picture(client: TestClient, demo: Bundle, query: str, index: int) -> None:
+    """A PNG for the best class, or for the one that is named; which it is, is said beside it."""
+    answer = client.post(f"/classify?evidence=true&format=png{query}", content=digit(demo, "seven"))
+
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+    assert answer.headers["x-class-index"] == str(index)
+    assert Image.open(io.BytesIO(answer.content)).size == (224, 224)
+
+
+def test_the_picture_of_a_class_is_its_own(client: TestClient, demo: Bundle) -> None:
+    """Evidence for another class is another picture, of the same image."""
+    pictures = {
+        client.post(f"/classify?evidence=true&format=png&class={index}", content=digit(demo, "seven")).content
+        for index in range(10)
+    }
+
+    assert len(pictures) == 10
+
+
+@pytest.mark.parametrize("query", ["", "&format=png"])
+def test_evidence_is_a_stage_of_its_own(client: TestClient, demo: Bundle, query: str) -> None:
+    """Who asks for evidence finds its time in Server-Timing, and the service counts it."""
+    counted = value(client, "swin_stage_seconds_count", stage="evidence")
+
+    header = client.post(f"/classify?evidence=true{query}", content=digit(demo, "two")).headers["server-timing"]
+
+    stages = {part.split(";dur=")[0] for part in header.split(", ")}
+    assert {"read", "decode", "preprocess", "queue", "infer", "evidence"} <= stages
+    assert counted + 1 == value(client, "swin_stage_seconds_count", stage="evidence")
+
+
 def test_a_batch_has_a_result_or_an_error_per_image_in_order(client: TestClient, demo: Bundle) -> None:
     """One bad image of a batch fails alone."""
     files = [("files", digit(demo, "three")), ("files", b"no image"), ("files", digit(demo, "four"))]
@@ -144,6 +202,14 @@ def test_bad_images_get_their_problem_document(client: TestClient, data: bytes, 
     [
         ("/classify?top_k=0", {"content": b"x"}, 422, "bad_option"),
         ("/classify?top_k=many", {"content": b"x"}, 422, "bad_option"),
+        ("/classify?evidence=perhaps", {"content": b"x"}, 422, "bad_option"),
+        ("/classify?evidence=true&top_k=101", {"content": b"x"}, 422, "bad_option"),
+        ("/classify/batch?evidence=true&top_k=101", {"files": {"files": b"x"}}, 422, "bad_option"),
+        ("/classify?format=png", {"content": b"x"}, 422, "bad_option"),
+        ("/classify?evidence=true&format=gif", {"content": b"x"}, 422, "bad_option"),
+        ("/classify?evidence=true&class=1", {"content": b"x"}, 422, "bad_option"),
+        ("/classify?evidence=true&format=png&class=10", {"content": b"x"}, 422, "bad_option"),
+        ("/classify?evidence=true&format=png&class=-1", {"content": b"x"}, 422, "bad_option"),
         ("/classify", {"files": {"wrong": b"x"}}, 422, "bad_option"),
         ("/classify", {"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 422, "bad_option"),
         ("/classify", {"files": [("file", b"x"), ("file", b"y")]}, 422, "bad_option"),

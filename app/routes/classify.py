@@ -2,8 +2,9 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
@@ -27,7 +28,20 @@ from app.service import Service
 
 router = APIRouter(tags=["classify"])
 
+MOST_MAPS = 100
+"""Evidence maps in an answer, of one image: a network can have tens of thousands of classes, and each map is a page."""
+
 TopK = Annotated[int | None, Query(ge=1, description="Classes in the answer; the service's setting if absent.")]
+Evidence = Annotated[
+    bool, Query(description=f"Add what each place of the image contributes; for at most {MOST_MAPS} classes.")
+]
+Format = Annotated[
+    Literal["json", "png"],
+    Query(alias="format", description="`png`, with evidence: a picture of it, for the best class or the one named."),
+]
+ClassIndex = Annotated[
+    int | None, Query(alias="class", ge=0, description="Number of the class to draw the evidence for.")
+]
 ERRORS = documented(
     ImageTooLarge,
     UnsupportedImage,
@@ -49,7 +63,7 @@ def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
 @router.post(
     "/classify",
     response_model=schemas.Classification,
-    responses=ERRORS,
+    responses=ERRORS | {200: {"content": {"image/png": BINARY}}},
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -61,15 +75,23 @@ def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
         }
     },
 )
-async def classify(request: Request, top_k: TopK = None) -> Response:
+async def classify(
+    request: Request,
+    top_k: TopK = None,
+    evidence: Evidence = False,  # noqa: FBT002 (FastAPI passes it by name)
+    answer_format: Format = "json",
+    index: ClassIndex = None,
+) -> Response:
     """The best classes of one image: the body itself, or the field `file` of a form."""
     service = service_of(request)
-    started = time.perf_counter()
-    data = await _read_one(request)
-    read = time.perf_counter() - started
-    result = await unless_caller_leaves(request, _classify(service, data, top_k, read))
-    timing = ", ".join(f"{stage};dur={value * 1e3:.2f}" for stage, value in result.seconds.items())
-    return JSONResponse(_body(result), headers={"Server-Timing": timing})
+    if answer_format == "png":
+        return await _picture(request, index, evidence=evidence)
+    if index is not None:
+        raise BadOption("A class is named for its picture: class goes with evidence=true and format=png.")
+    k = _count(service, top_k, evidence=evidence)
+    data, read = await _read_one(request)
+    result = await unless_caller_leaves(request, _classify(service, data, k, read, evidence=evidence))
+    return JSONResponse(_body(result), headers={"Server-Timing": _timing(result.seconds)})
 
 
 @router.post(
@@ -85,39 +107,73 @@ async def classify(request: Request, top_k: TopK = None) -> Response:
         }
     },
 )
-async def classify_batch(request: Request, top_k: TopK = None) -> Response:
+async def classify_batch(
+    request: Request,
+    top_k: TopK = None,
+    evidence: Evidence = False,  # noqa: FBT002 (FastAPI passes it by name)
+) -> Response:
     """A result or an error for each image of the form's field `files`, in order."""
     service = service_of(request)
     if not is_form(request):
         raise BadOption("Send the images as multipart/form-data, in a field named 'files'.")
+    k = _count(service, top_k, evidence=evidence)
     started = time.perf_counter()
     async with read_form(request, "files", service.settings.max_images) as files:
         images = [await file.read() for file in files]
     read = (time.perf_counter() - started) / len(images)
-    work = asyncio.gather(*(_result(service, image, top_k, read) for image in images))
+    work = asyncio.gather(*(_result(service, image, k, read, evidence=evidence) for image in images))
     return JSONResponse({"results": await unless_caller_leaves(request, work)})
 
 
-async def _read_one(request: Request) -> bytes:
+def _count(service: Service, top_k: int | None, *, evidence: bool) -> int:
+    k = top_k or service.settings.top_k
+    if evidence and k > MOST_MAPS:
+        raise BadOption(f"Evidence is given for at most {MOST_MAPS} classes; top_k is {k}.")
+    return k
+
+
+async def _read_one(request: Request) -> tuple[bytes, float]:
+    """The image, and the seconds it took to arrive."""
+    started = time.perf_counter()
     if not is_form(request):
-        return await read_body(request)
+        return await read_body(request), time.perf_counter() - started
     async with read_form(request, "file", most=1) as (file,):
-        return await file.read()
+        return await file.read(), time.perf_counter() - started
 
 
-async def _classify(service: Service, data: bytes, top_k: int | None, read: float) -> classifier.Classification:
-    result = await service.classifier.classify(data, top_k or service.settings.top_k)
+async def _picture(request: Request, index: int | None, *, evidence: bool) -> Response:
+    if not evidence:
+        raise BadOption("Only evidence is drawn: format=png goes with evidence=true.")
+    data, read = await _read_one(request)
+    drawn = await unless_caller_leaves(request, _draw(service_of(request), data, index, read))
+    headers = {"X-Class-Index": str(drawn.index), "Server-Timing": _timing(drawn.seconds)}
+    return Response(drawn.png, media_type="image/png", headers=headers)
+
+
+async def _classify(service: Service, data: bytes, k: int, read: float, *, evidence: bool) -> classifier.Classification:
+    result = await service.classifier.classify(data, k, evidence=evidence)
     result.seconds["read"] = read
     service.metrics.observe_stages(result.seconds)
     return result
 
 
-async def _result(service: Service, image: bytes, top_k: int | None, read: float) -> dict[str, Any]:
+async def _draw(service: Service, data: bytes, index: int | None, read: float) -> classifier.Overlay:
+    drawn = await service.classifier.draw_evidence(data, index)
+    drawn.seconds["read"] = read
+    service.metrics.observe_stages(drawn.seconds)
+    return drawn
+
+
+async def _result(service: Service, image: bytes, k: int, read: float, *, evidence: bool) -> dict[str, Any]:
     try:
-        return _body(await _classify(service, image, top_k, read))
+        return _body(await _classify(service, image, k, read, evidence=evidence))
     except ServiceError as error:
         service.metrics.rejected.labels(error.code).inc()
         return {"error": problem(error).model_dump()}
+
+
+def _timing(seconds: Mapping[str, float]) -> str:
+    return ", ".join(f"{stage};dur={value * 1e3:.2f}" for stage, value in seconds.items())
 
 
 def _body(result: classifier.Classification) -> dict[str, Any]:
