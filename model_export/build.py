@@ -125,7 +125,7 @@ def _convert(
         files[0].rename(files[1])
         itself = files[1], files[1]
         return proof.engine, compare(proof.engine, proof.engine, proof.pixels, method="fp32", kept=(), files=itself)
-    images = options.calibration or golden.generated(sets=16)
+    images = options.calibration or options.images or golden.generated(sets=16)
     pixels = pixels_of(images, source.preprocessing)
     with progress.step(f"make it {options.precision}"):
         method, kept = convert(options.precision, *files, pixels if options.calibration else None)

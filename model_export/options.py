@@ -91,12 +91,17 @@ def precision_of(arguments: argparse.Namespace) -> "PrecisionOptions":
         RequestError: there are no images to calibrate with, or nothing to calibrate.
     """
     from model_export import golden
-    from model_export.precision import MOST_CALIBRATION, PrecisionOptions
+    from model_export.precision import MOST_IMAGES, PrecisionOptions
 
     if arguments.calibrate and arguments.precision != "int8":
         raise RequestError("--calibrate is for --precision int8")
-    calibration = golden.from_folder(arguments.calibrate, MOST_CALIBRATION) if arguments.calibrate else None
-    return PrecisionOptions(arguments.precision, calibration, arguments.min_agreement)
+    if arguments.precision == "fp32":
+        return PrecisionOptions()
+    calibration, images = (
+        golden.from_folder(folder, MOST_IMAGES) if folder else None
+        for folder in (arguments.calibrate, arguments.images)
+    )
+    return PrecisionOptions(arguments.precision, calibration, images, arguments.min_agreement)
 
 
 def options_of(arguments: argparse.Namespace) -> "Options":

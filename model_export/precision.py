@@ -28,11 +28,11 @@ from onnxruntime.quantization import (
     quantize_dynamic,
     quantize_static,
 )
-from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from app.bundle import Method, Precision
 from app.engine import INPUT
 from model_export.golden import Images
+from model_export.half import to_half
 from model_export.verify import LOGITS
 
 Pixels = NDArray[np.uint8]
@@ -44,16 +44,21 @@ LENGTHS = {"ReduceL2", "Clip", "Max", "Div"}
 """Operators that only the cosine attention of version 2 has."""
 
 MIN_AGREEMENT = 0.99
-MOST_CALIBRATION = 256
-"""Images; the ranges of activations have long settled then."""
+MOST_IMAGES = 256
+"""To calibrate with, or to compare on: ranges and agreement have long settled then."""
 
 
 @dataclass(frozen=True)
 class PrecisionOptions:
-    """What is asked for. `calibration` images make int8 calibrated; below `min_agreement` with fp32, it is refused."""
+    """What is asked for.
+
+    `calibration` images make int8 calibrated. It is compared with float32 on them, else on `images`, else on generated
+    pictures; below `min_agreement` it is refused.
+    """
 
     precision: Precision = "fp32"
     calibration: Images | None = None
+    images: Images | None = None
     min_agreement: float = MIN_AGREEMENT
 
 
@@ -77,11 +82,10 @@ def convert(precision: Reduced, source: Path, output: Path, calibration: Pixels 
 def to_fp16(source: Path, output: Path) -> Names:
     """Write the graph in half floats; inputs and outputs keep their types. Returns the nodes that stay in float32."""
     model = onnx.load(source)
-    kept = [*_ends(model), *(node.name for node in model.graph.node if node.op_type in LENGTHS)]
-    model = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
-    _remove_twins(model.graph)
+    kept = *_ends(model), *(node.name for node in model.graph.node if node.op_type in LENGTHS)
+    to_half(model, kept)
     onnx.save(model, output)
-    return tuple(kept)
+    return kept
 
 
 def to_int8(source: Path, output: Path, calibration: Pixels | None) -> Names:
@@ -106,7 +110,7 @@ def to_int8(source: Path, output: Path, calibration: Pixels | None) -> Names:
             quantize_dynamic(model, output, **options)
         else:
             quantize_static(model, output, Calibration(calibration), quant_format=QuantFormat.QDQ, **options)
-    return tuple(kept)
+    return kept
 
 
 class Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
@@ -121,20 +125,13 @@ class Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime s
         return None if row is None else {INPUT: row[None]}
 
 
-def _remove_twins(graph: onnx.GraphProto) -> None:
-    """The converter casts a tensor once for each node that wants it in float32, always under the same name."""
-    names = set[str]()
-    for node in list(graph.node):
-        if node.output[0] in names:
-            graph.node.remove(node)
-        names.update(node.output)
-
-
-def _ends(model: onnx.ModelProto) -> list[str]:
-    """Patch projection, mean and head."""
-    first, *_, head = _weighted(model)
-    means = [node.name for node in model.graph.node if node.op_type == "ReduceMean"]
-    return [first.name, *means, head.name]
+def _ends(model: onnx.ModelProto) -> Names:
+    """Patch projection with its bias; last norm, mean and head."""
+    nodes = list(model.graph.node)
+    first, *_ = _weighted(model)
+    bias = next(node for node in nodes if first.output[0] in node.input)
+    norm = max(place for place, node in enumerate(nodes) if node.op_type == "LayerNormalization")
+    return first.name, bias.name, *(node.name for node in nodes[norm:])
 
 
 def _weighted(model: onnx.ModelProto) -> list[onnx.NodeProto]:

@@ -96,7 +96,7 @@ def _against(checkpoint: str, options: Options | None, bundle: Bundle, engine: E
 
 
 def _tolerance(manifest: Manifest) -> float:
-    """Of the logit range: in another precision the graph is as far from the checkpoint as the ledger says, or nearly."""
+    """Of the logit range: in another precision the graph is about as far from the checkpoint as the ledger says."""
     ledger = manifest.ledger
     known = max(ledger.max_logit_difference, ledger.max_batch_difference) / ledger.logit_range
     return LOGITS if manifest.precision == "fp32" else known + TOLERANCES[manifest.precision]

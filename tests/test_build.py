@@ -155,7 +155,7 @@ def off_by(amount: float) -> Callable[..., Any]:
 
 
 DEFECTS: dict[str, tuple[str, Any]] = {
-    "preprocessing, mean": ("model_export.verify.preprocess", lambda image, recipe: preprocess(image, recipe) ^ 1),
+    "preprocessing, mean": ("model_export.golden.preprocess", lambda image, recipe: preprocess(image, recipe) ^ 1),
     "network": ("model_export.swin.WindowAttention.position_bias", lambda part: torch.zeros(part.heads, 1, 1)),
     "static": ("model_export.static.StaticAttention.forward", lambda _, x: torch.zeros_like(x)),
     "onnx, batch of 1": ("model_export.build.open_engine", off_by(1e-3)),

@@ -97,7 +97,7 @@ def test_calibrated_rows_do_not_depend_on_their_batch(reduced: Bundle) -> None:
     ledger = reduced.manifest.ledger
     moves = ledger.max_batch_difference / ledger.logit_range
 
-    assert (moves > 1e-4) is (ledger.method == "int8 dynamic")
+    assert (moves > 0.005) is (ledger.method == "int8 dynamic")
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
