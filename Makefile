@@ -4,7 +4,7 @@ SERVE := .venv/serve
 DEV := .venv/dev
 PIP := -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: serve test test-all image lint format demo clean
+.PHONY: serve test test-all image lint format supported-models demo clean
 
 serve: $(SERVE)/ready  ## serve the demonstration bundle, or another: make serve BUNDLE=… PORT=…
 	$(SERVE)/bin/swin-serve run $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(PORT),--port $(PORT))
@@ -27,6 +27,9 @@ lint: $(DEV)/ready  ## style, format and types
 format: $(DEV)/ready
 	$(DEV)/bin/ruff check --fix
 	$(DEV)/bin/ruff format
+
+supported-models: $(DEV)/ready  ## measure every published variant against its sources; writes the README's table
+	$(DEV)/bin/python -m tests.references.table
 
 demo: $(DEV)/ready  ## train the demonstration classifier again and export it
 	$(DEV)/bin/python -m model_export.demo

@@ -109,7 +109,7 @@ def _open(source: Checkpoint, model: Path) -> Engine:
         buckets=BATCH_SIZES,
         input_size=config.input_size,
         classes=config.num_classes,
-        tokens=(_last_map(config).positions, _last_map(config).channels),
+        tokens=(last_map(config).positions, last_map(config).channels),
     )
 
 
@@ -174,7 +174,7 @@ def _manifest(
         input_height=config.input_size[0],
         input_width=config.input_size[1],
         classes=config.num_classes,
-        evidence=_last_map(config),
+        evidence=last_map(config),
         activation=source.activation,
         preprocessing=source.preprocessing,
         precision=PRECISIONS[ledger.method],
@@ -205,7 +205,8 @@ def _architecture(source: Checkpoint) -> Architecture:
     )
 
 
-def _last_map(config: SwinConfig) -> LastMap:
+def last_map(config: SwinConfig) -> LastMap:
+    """The map whose tokens the head averages."""
     last = len(config.depths) - 1
     height, width = config.stage_grid(last)
     return LastMap(height=height, width=width, channels=config.stage_dim(last), stride=config.patch_size << last)

@@ -1,7 +1,8 @@
 """The table of supported models: `python -m tests.references.table` writes it into README.md.
 
 For each published variant and each source that has it: random weights, every parameter random; the source library's own
-logits (stored for timm and torchvision, computed here for Hugging Face) against the bundle's, on ONNX Runtime.
+logits (stored for timm and torchvision, computed here for Hugging Face) against those of the exported graph, on ONNX
+Runtime.
 """
 
 import argparse
@@ -19,15 +20,16 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from transformers import AutoModelForImageClassification
 
-from app import bundle as bundles
-from app.golden import open_unproved
-from model_export.build import build
+from app.engine import open_engine
+from model_export import checkpoints
+from model_export.build import last_map
 from model_export.checkpoints.checkpoint import Options
 from model_export.graph import graph_macs
-from model_export.progress import Progress
+from model_export.static import StaticSwin
+from model_export.to_onnx import to_onnx
 from model_export.variants import MEAN, STD, TORCHVISION, VARIANTS
 from tests.fakes import save_checkpoint
-from tests.references.draw import draw_picture, draw_pixels
+from tests.references.draw import draw_pixels
 from tests.references.stored import stored
 
 README = Path(__file__).parents[2] / "README.md"
@@ -57,19 +59,30 @@ def has(source: str, variant: str) -> bool:
 
 
 def measure(source: str, variant: str, folder: Path) -> Row:
-    """Export the variant with random weights and compare it with its source."""
-    output = folder / "bundle"
+    """Read, bake and export the variant with random weights, run it, and compare it with its source."""
     checkpoint, options, expected = CHECKPOINTS[source](variant, folder)
-    side = VARIANTS[variant].side
-    picture = {"picture": draw_picture(side, side)}
-    build(str(checkpoint), output, options=options, images=picture, progress=Progress(quiet=True))
-    bundle = bundles.load(output)
-    engine = open_unproved(bundle, "cpu", torch.get_num_threads(), [2])
-    difference = np.abs(engine.run(draw_pixels(2, side, side)) - expected).max() / np.ptp(expected)
-    model = onnx.load(bundle.model)
-    megabytes = bundle.model.stat().st_size / 1e6
-    parameters = bundle.manifest.architecture.parameters
-    return Row(variant, {source: float(difference)}, parameters, graph_macs(model), len(model.graph.node), megabytes)
+    read = checkpoints.read(str(checkpoint), options)
+    config, recipe, model = read.network.config, read.preprocessing, folder / "model.onnx"
+    nodes = to_onnx(StaticSwin(read.network, recipe.scale, recipe.mean, recipe.std).eval(), config.input_size, model)
+    last = last_map(config)
+    engine = open_engine(
+        model,
+        "cpu",
+        threads=torch.get_num_threads(),
+        buckets=[2],
+        input_size=config.input_size,
+        classes=config.num_classes,
+        tokens=(last.positions, last.channels),
+    )
+    answer = engine.run(draw_pixels(2, *config.input_size))
+    return Row(
+        variant,
+        {source: float(np.abs(answer - expected).max() / np.ptp(expected))},
+        sum(parameter.numel() for parameter in read.network.parameters()),
+        graph_macs(onnx.load(model)),
+        nodes,
+        model.stat().st_size / 1e6,
+    )
 
 
 def of_timm(variant: str, folder: Path) -> tuple[Path, Options, NDArray[np.float32]]:
