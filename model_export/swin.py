@@ -48,6 +48,7 @@ class SwinConfig:
     pretrained_window_sizes: tuple[int, ...] = ()  # version 2, by stage; 0: trained with the window it has
     masked: float = -100.0  # added to the scores of positions that only the roll made neighbours; -inf was not trained
     dialect: Dialect = "original"
+    halves_down: bool = False  # windows are chosen as if merging rounded odd sides down (transformers' V2)
 
     def __post_init__(self) -> None:
         if len(self.depths) != len(self.num_heads):
@@ -83,6 +84,12 @@ class SwinConfig:
             height, width = -(-height // 2), -(-width // 2)
         return height, width
 
+    def _grid_for_windows(self, stage: int) -> Size:
+        if not self.halves_down:
+            return self.stage_grid(stage)
+        height, width = self.stage_grid(0)
+        return height >> stage, width >> stage
+
     def windowing(self, stage: int, block: int) -> Windowing:
         """How a block cuts its map.
 
@@ -92,7 +99,7 @@ class SwinConfig:
         - timm cuts it down side by side, and does not shift along that side; it rolls before it pads;
         - torchvision leaves it as it is and pads the map, and does not shift along a side that one window covers.
         """
-        (high, wide), (rows, columns) = size, grid = self.window_sizes[stage], self.stage_grid(stage)
+        (high, wide), (rows, columns) = size, grid = self.window_sizes[stage], self._grid_for_windows(stage)
         shift = high // 2 if rows > high else 0, wide // 2 if columns > wide else 0
         if self.dialect == "timm":
             size = min(high, rows), min(wide, columns)

@@ -25,6 +25,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "v2, window 7": {"version": 2, "image_size": 112, "window_size": 7, "depths": [2, 2, 2], "num_heads": [2, 4, 8]},
     "v2, pretrained windows": {"version": 2, "image_size": 64, "window_size": 8, "pretrained_window_sizes": [4, 6]},
     "v2, padded, window larger than the map": {"version": 2, "image_size": 72, "window_size": 10},
+    "v2, odd maps to merge": {"version": 2, "image_size": 72, "depths": [2, 2, 2], "num_heads": [2, 4, 4]},
+    "odd maps, window between": {"image_size": 36, "window_size": 5, "depths": [2, 2], "num_heads": [2, 4]},
     "v2, no qkv bias": {"version": 2, "qkv_bias": False},
     "narrow mlp, other eps": {"mlp_ratio": 2.0, "layer_norm_eps": 1e-3},
 }

@@ -229,7 +229,7 @@ def _config(settings: Settings, input_size: Size, num_classes: int) -> SwinConfi
 
 def _of_version_2(settings: Settings) -> dict[str, Any]:
     pretrained = settings.pretrained_window_sizes or (0,) * len(settings.depths)
-    return {"version": 2, "pretrained_window_sizes": pretrained, "masked": MASKED_TWICE}
+    return {"version": 2, "pretrained_window_sizes": pretrained, "masked": MASKED_TWICE, "halves_down": True}
 
 
 def _labels(settings: Settings) -> tuple[Label, ...]:
