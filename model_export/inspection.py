@@ -69,11 +69,24 @@ def show(facts: Mapping[str, Any], console: Console) -> None:
         for stage in facts["verified"]["stages"]
     ]
     console.print(table("proof", ("stage", "against", "difference", "allowed"), stages))
+    console.print(table("beside float32", ("", ""), _ledger(facts["ledger"])))
     graph = facts["graph"]
     counts = [(name, str(count)) for name, count in graph["operators"].items()]
     console.print(table(f"graph: {graph['nodes']} nodes", ("operator", "nodes"), counts))
     files = [(name, decimal(size)) for name, size in facts["files"].items()]
     console.print(table("files", ("file", "size"), files))
+
+
+def _ledger(ledger: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "made by", ledger["method"]
+    yield "graph", f"{decimal(ledger['bytes'])}, {decimal(ledger['fp32_bytes'])} in float32"
+    yield "top-1 agreement", f"{percent(ledger['top1_agreement'])} on {ledger['images']} images"
+    yield "largest Δlogit", f"{ledger['max_logit_difference'] / ledger['logit_range']:.2g} of their range"
+    yield "… by batch mates", f"{ledger['max_batch_difference'] / ledger['logit_range']:.2g}"
+    for bucket in ledger["buckets"]:
+        times = f"{bucket['milliseconds']:g} ms, {bucket['fp32_milliseconds']:g} ms in float32"
+        yield f"batch of {bucket['batch']}", times
+    yield "kept in float32", ", ".join(ledger["kept_float32"]) or "all of it"
 
 
 def _summary(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

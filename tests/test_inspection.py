@@ -111,7 +111,11 @@ def test_it_counts_what_is_there() -> None:
 
     assert facts["graph"]["nodes"] == len(model.graph.node) == sum(facts["graph"]["operators"].values())
     assert sum(facts["graph"]["constants"].values()) == sum(len(one.raw_data) for one in model.graph.initializer)
-    assert facts["graph"]["signature"] == {"pixels": "uint8 (batch, 32, 32, 3)", "logits": "float (batch, 10)"}
+    assert facts["graph"]["signature"] == {
+        "pixels": "uint8 (batch, 32, 32, 3)",
+        "logits": "float (batch, 10)",
+        "tokens": "float (batch, 16, 96)",
+    }
     assert facts["files"]["model.onnx"] == (DEMO_BUNDLE / "model.onnx").stat().st_size
     assert facts["labels"] == {"count": 10, "first": ["zero", "one", "two", "three", "four"]}
 
