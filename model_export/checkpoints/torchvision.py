@@ -85,7 +85,8 @@ class TorchvisionReference:
             num_classes=config.num_classes,
             **(version_2 if config.version == 2 else {}),  # noqa: PLR2004 (Swin V2)
         )
-        self._network.load_state_dict(weights)
+        own = {name: weight for name, weight in weights.items() if not name.endswith(state_dict.COMPUTED)}
+        self._network.load_state_dict(self._network.state_dict() | own)
         self._network.float().eval()
 
     def images(self, image: Image.Image) -> Tensor:
