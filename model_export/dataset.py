@@ -120,7 +120,7 @@ def _of_folder(data: Path, names: Names) -> list[LabelledImage]:
         LabelledImage(path, indices[folder.name])
         for folder in folders
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.startswith(".")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
 
 

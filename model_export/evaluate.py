@@ -203,6 +203,8 @@ def _pixels(path: Path, recipe: Preprocessing) -> Pixels | str:
         return error.detail
     except OSError as error:
         return error.strerror or "cannot be read"
+    except ValueError as error:  # a path with a NUL in it
+        return str(error)
 
 
 def _report(
@@ -222,7 +224,7 @@ def _report(
         else None,
         mean_confidence=float(confidences.mean()),
         calibration_error=scores.calibration_error(confidences, truth == best) if excludes else None,
-        published=published(bundle.manifest.source),
+        published=published(bundle.manifest),
         classes=scores.class_scores(truth, best),
         confusions=scores.confusions(truth, best),
     )

@@ -40,6 +40,8 @@ def from_folder(folder: Path, most: int = MOST_IMAGES) -> Images:
             continue  # a README, a .DS_Store
         except ServiceError as error:
             raise RequestError(f"{path}: {error.detail}") from error
+        except OSError as error:
+            raise RequestError(f"cannot read {path}: {error.strerror}") from error
         image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
         images[path.stem if path.stem not in images else path.name] = image
         if len(images) == most:

@@ -5,6 +5,7 @@ Nothing here needs torch before the options are used.
 
 import argparse
 import json
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -57,7 +58,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--crop", metavar="N|HxW", type=size, help="what is kept of the middle; it is the input size")
     add("--interpolation", choices=("bicubic", "bilinear", "lanczos", "nearest"))
     add("--mean", metavar="R,G,B", type=channels, help="in units of 255, for example 0.485,0.456,0.406")
-    add("--std", metavar="R,G,B", type=channels)
+    add("--std", metavar="R,G,B", type=spreads)
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
@@ -145,7 +146,7 @@ def read_labels(path: Path) -> tuple[Label, ...]:
         RequestError: the file cannot be read, or does not name the classes in one of these ways.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         names = json.loads(text) if text.lstrip().startswith(("[", "{")) else text.splitlines()
         if isinstance(names, dict):
             names = [names[str(index)] for index in range(len(names))]
@@ -160,7 +161,11 @@ def read_labels(path: Path) -> tuple[Label, ...]:
 
 
 def _label(name: object) -> Label:
-    return Label.model_validate({"wnid": None} | name) if isinstance(name, dict) else Label(name=str(name), wnid=None)
+    if isinstance(name, dict):
+        return Label.model_validate({"wnid": None} | name)
+    if not isinstance(name, str | int):
+        raise TypeError(f"{json.dumps(name)} is not the name of a class")
+    return Label(name=str(name), wnid=None)
 
 
 def size(text: str) -> Size:
@@ -196,4 +201,14 @@ def channels(text: str) -> tuple[float, float, float]:
         red, green, blue = values * 3 if len(values) == 1 else values
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not three numbers with commas between them") from error
+    if not all(map(math.isfinite, values)):
+        raise argparse.ArgumentTypeError(f"{text!r}: not all of them are finite")
     return red, green, blue
+
+
+def spreads(text: str) -> tuple[float, float, float]:
+    """Three numbers above 0."""
+    values = channels(text)
+    if min(values) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: images cannot be divided by that")
+    return values

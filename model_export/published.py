@@ -1,7 +1,7 @@
 """Accuracies that were published, on the 50,000 validation images of ImageNet-1k.
 
 Sources: `MODELHUB.md` in the authors' repository (github.com/microsoft/Swin-Transformer), and the metadata of
-torchvision's weights. A checkpoint is told by the name under which it was published.
+torchvision's weights. A checkpoint is told by the name under which it was published; torchvision's by its content.
 """
 
 import re
@@ -9,7 +9,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from app.bundle import Source
+from app.bundle import Manifest
+from model_export.variants import named
+
+IMAGENET_CLASSES = 1000
 
 AUTHORS = {  # the authors' file: top-1, top-5, in percent
     "swin_tiny_patch4_window7_224": (81.2, 95.5),
@@ -52,8 +55,11 @@ class Published:
     source: str
 
 
-def published(source: Source) -> Published | None:
-    """What was published of this checkpoint, where anything was."""
+def published(manifest: Manifest) -> Published | None:
+    """What was published of this checkpoint, where anything was: for ImageNet's classes, at that size."""
+    source, variant = manifest.source, named(manifest.source.id.removesuffix(".pth"))
+    if manifest.classes != IMAGENET_CLASSES or (variant and manifest.input_height != variant.side):
+        return None
     match source.kind:
         case "torchvision":
             return _published(TORCHVISION.get(source.weights_sha256[:8]), "torchvision's documentation")

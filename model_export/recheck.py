@@ -4,6 +4,7 @@
     device            where the session runs           against where it was asked to run; input, output
     golden pixels     the images of the bundle         against their digests
     golden logits     the graph, on this device        against the logits in the bundle
+    evidence          the maps of each class, summed   against the logits
     batch of n        every row                        against the same row in a batch of 1
 
 With the checkpoint also everything `model_export.verify` compares, from the source library's own network on.
@@ -20,8 +21,10 @@ from app.bundle import MANIFEST, Bundle, Manifest, Stage
 from app.cpus import available_cpus
 from app.engine import Device, Engine, Logits, Pixels
 from app.errors import StartError
+from app.evidence import contributions
 from app.golden import golden_pixels, open_unproved
 from model_export import checkpoints, golden
+from model_export.build import architecture_of
 from model_export.checkpoints.checkpoint import Checkpoint, Options
 from model_export.errors import ProofFailed, RequestError
 from model_export.precision import TOLERANCES
@@ -70,8 +73,12 @@ def recheck(
 
 
 def _stages(bundle: Bundle, engine: Engine, pixels: Pixels) -> Iterator[Stage]:
-    alone, tolerance = np.concatenate([engine.run(image[None]) for image in pixels]), bundle.manifest.golden.tolerance
+    tolerance = bundle.manifest.golden.tolerance
+    pairs = [engine.run_with_tokens(image[None]) for image in pixels]
+    alone = np.concatenate([logits for logits, _ in pairs])
     yield _logits("golden logits", "the bundle", alone, bundle.golden_logits, tolerance)
+    sums = np.stack([contributions(tokens[0], bundle.head).sum(axis=1) for _, tokens in pairs])
+    yield _logits("evidence", "the logits", sums, alone, LOGITS * bundle.manifest.verified.logit_range)
     tolerance += bundle.manifest.ledger.max_batch_difference
     for size in sorted({*bundle.manifest.verified.batch_sizes} - {1}):
         rows = np.arange(size) % len(pixels)  # repeats the images to fill it
@@ -90,7 +97,7 @@ def _against(checkpoint: str, options: Options | None, bundle: Bundle, engine: E
     with progress.step(f"prove it equals {source.reference.name}"):
         recipe = source.preprocessing
         static = StaticSwin(source.network, recipe.scale, recipe.mean, recipe.std).eval()
-        images = golden.from_folder(bundle.folder / "golden")
+        images = golden.from_folder(bundle.folder / "golden", len(bundle.manifest.golden.samples))
         for stage in Proof(source, static, engine, images, _tolerance(bundle.manifest)).stages():
             progress.stage(stage)
 
@@ -107,6 +114,7 @@ def _check_same(source: Checkpoint, bundle: Bundle) -> None:
     manifest = bundle.manifest
     ours = {
         "weights": (source.source.weights_sha256, manifest.source.weights_sha256),
+        "architecture": (architecture_of(source.network), manifest.architecture),
         "input size": (source.network.config.input_size, (manifest.input_height, manifest.input_width)),
         "preprocessing": (source.preprocessing, manifest.preprocessing),
         "labels": (source.labels, bundle.labels),

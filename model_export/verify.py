@@ -33,7 +33,7 @@ from model_export.static import StaticSwin
 
 BATCH_SIZES = (1, 2, 3, 8)
 LOGITS = 1e-4  # of the logit range, in float32
-MEAN_LEVEL, ANY_LEVEL = 0.1, 12.0  # of 255: resizing only what the crop keeps rounds differently here and there
+MEAN_LEVEL, ANY_LEVEL = 0.03, 6.0  # of 255: resizing only what the crop keeps rounds differently here and there
 VERSIONS = ("torch", "onnx", "onnxruntime", "pillow", "numpy")
 
 

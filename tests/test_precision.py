@@ -116,7 +116,7 @@ def test_too_much_loss_is_refused(tmp_path: Path) -> None:
     """Below the agreement asked for there is no bundle; the sentence has the figure."""
     options = PrecisionOptions("int8", min_agreement=1.01)
 
-    with pytest.raises(PrecisionLost, match=r"int8 gives the best class of float32 for \d+\.\d% of 72 images"):
+    with pytest.raises(PrecisionLost, match=r"int8 gives the best class of float32 for \d+\.\d% of 64 images"):
         build(str(CHECKPOINT), tmp_path / "out", precision=options, images=training_digits(8), progress=QUIET)
     assert list(tmp_path.iterdir()) == []
 

@@ -2,19 +2,19 @@
 
 import pytest
 
-from app.bundle import Source, SourceKind
+from app.bundle import Manifest, SourceKind, load
+from app.settings import DEMO_BUNDLE
 from model_export.published import published
+from model_export.variants import named
 
 
-def source(kind: SourceKind, name: str, digest: str = "0" * 64) -> Source:
-    return Source(
-        kind=kind,
-        id=name,
-        revision=None,
-        weights_sha256=digest,
-        preprocessing_from="checkpoint",
-        labels_from="checkpoint",
-    )
+def manifest(kind: SourceKind, name: str, digest: str = "0" * 64, classes: int = 1000) -> Manifest:
+    """As of a bundle that was made of it, at the size it was published for."""
+    demo = load(DEMO_BUNDLE).manifest
+    source = demo.source.model_copy(update={"kind": kind, "id": name, "weights_sha256": digest})
+    variant = named(name.removesuffix(".pth"))
+    side = variant.side if variant else 224
+    return demo.model_copy(update={"source": source, "classes": classes, "input_height": side})
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def source(kind: SourceKind, name: str, digest: str = "0" * 64) -> Source:
 )
 def test_one_checkpoint_has_three_names(kind: SourceKind, name: str, top1: float, top5: float) -> None:
     """The authors' file, timm's and Hugging Face's repository lead to the authors' figures."""
-    found = published(source(kind, name))
+    found = published(manifest(kind, name))
 
     assert found is not None
     assert (found.top1, found.top5) == (top1, top5)
@@ -39,7 +39,7 @@ def test_one_checkpoint_has_three_names(kind: SourceKind, name: str, top1: float
 
 def test_torchvision_s_files_are_told_by_content() -> None:
     """However the file is called: its SHA-256 begins as the published name ends."""
-    found = published(source("torchvision", "mine.pth", "704ceda3".ljust(64, "0")))
+    found = published(manifest("torchvision", "mine.pth", "704ceda3".ljust(64, "0")))
 
     assert found is not None
     assert (found.top1, found.top5) == (0.81474, 0.95776)
@@ -57,4 +57,13 @@ def test_torchvision_s_files_are_told_by_content() -> None:
 )
 def test_what_is_not_certain_is_not_claimed(kind: SourceKind, name: str) -> None:
     """A folder of that name, a repository that could be either of two, a file with other content: no figure."""
-    assert published(source(kind, name)) is None
+    assert published(manifest(kind, name)) is None
+
+
+def test_a_fine_tune_under_a_published_name_gets_no_figure() -> None:
+    """37 classes are not ImageNet's, and another input is not the one that was measured."""
+    name = "swin_tiny_patch4_window7_224.pth"
+    resized = manifest("original", name).model_copy(update={"input_height": 384})
+
+    assert published(manifest("original", name, classes=37)) is None
+    assert published(resized) is None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.bundle import GOLDEN_LOGITS, MANIFEST, digest
+from app.bundle import GOLDEN_LOGITS, HEAD_WEIGHT, MANIFEST, digest
 from app.engine import Engine
 from app.preprocess import preprocess
 from app.settings import DEMO_BUNDLE
@@ -52,6 +52,14 @@ def damage(bundle: Path) -> None:
     (bundle / "golden/zero.png").write_bytes(b"")
 
 
+def falsify_head(bundle: Path) -> None:
+    """As if evidence came from another head than the graph has."""
+    np.save(bundle / HEAD_WEIGHT, np.load(bundle / HEAD_WEIGHT) * 2)
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    manifest["files"][HEAD_WEIGHT] = digest(bundle / HEAD_WEIGHT)
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
+
+
 def falsify_logits(bundle: Path) -> None:
     logits = np.load(bundle / GOLDEN_LOGITS)
     np.save(bundle / GOLDEN_LOGITS, logits + np.float32(0.01))
@@ -70,7 +78,8 @@ def falsify_size(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "damaged"), [("files", damage), ("device", falsify_size), ("golden logits", falsify_logits)]
+    ("stage", "damaged"),
+    [("files", damage), ("device", falsify_size), ("golden logits", falsify_logits), ("evidence", falsify_head)],
 )
 def test_what_is_wrong_is_named(
     stage: str, damaged: Callable[[Path], None], bundle: Path, capsys: pytest.CaptureFixture[str]

@@ -126,10 +126,11 @@ async def classify_batch(
 
 
 def _count(service: Service, top_k: int | None, *, evidence: bool) -> int:
-    k = top_k or service.settings.top_k
-    if evidence and k > MOST_MAPS:
-        raise BadOption(f"Evidence is given for at most {MOST_MAPS} classes; top_k is {k}.")
-    return k
+    if top_k is None:
+        return min(service.settings.top_k, MOST_MAPS) if evidence else service.settings.top_k
+    if evidence and top_k > MOST_MAPS:
+        raise BadOption(f"Evidence is given for at most {MOST_MAPS} classes; top_k is {top_k}.")
+    return top_k
 
 
 async def _read_one(request: Request) -> tuple[bytes, float]:
