@@ -48,6 +48,9 @@ SIZES = {  # embed_dim, depths, num_heads
     "base": (128, (2, 2, 18, 2), (4, 8, 16, 32)),
     "large": (192, (2, 2, 18, 2), (6, 12, 24, 48)),
 }
+LARGE = 384
+"""Pixels of the inputs that are evaluated without cutting anything off."""
+
 TRAINED_192 = (12, 12, 12, 6)
 """Windows of the networks that were pretrained at 192 pixels and fine-tuned at more."""
 
@@ -118,14 +121,15 @@ def published_recipe(kind: SourceKind, config: SwinConfig) -> Preprocessing:
     - Hugging Face squashes.
     """
     height, width = config.input_size
+    is_large = min(height, width) >= LARGE
     crop = CenterCrop(height=height, width=width, rounding="half_even")
     match kind:
         case "huggingface":
             return recipe(Squash(mode="squash", height=height, width=width), None)
-        case "original" if min(height, width) >= 384:  # noqa: PLR2004 (the authors' larger input)
+        case "original" if is_large:
             return recipe(Squash(mode="squash", height=height, width=width), None)
         case "timm":
-            return recipe(cover(config.input_size, 1.0 if min(height, width) >= 384 else 0.9), crop)  # noqa: PLR2004
+            return recipe(cover(config.input_size, 1.0 if is_large else 0.9), crop)
         case "torchvision":
             return recipe(_torchvision_resize(config) or cover(config.input_size, 224 / 256), crop)
         case _:

@@ -6,6 +6,8 @@ from typing import Any
 
 from app.metrics import Metrics
 from app.settings import DEMO_BUNDLE, Settings
+from model_export.variants import VARIANTS
+from tests.references.table import MARKS, SOURCES, has
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -64,3 +66,14 @@ def test_every_file_is_in_the_tree() -> None:
 
     assert modules - {"__init__.py"} <= drawn
     assert {name for name in drawn if name.endswith(".py")} <= modules
+
+
+def test_every_variant_is_in_the_table_of_supported_models() -> None:
+    """`make supported-models` has been run since the last variant was added, and every difference is tolerated."""
+    table = README.split(MARKS[0])[1].split(MARKS[1])[0]
+    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", table, re.MULTILINE)
+    differences = [float(cell) for _, cells in rows for cell in cells.split("|")[4:] if "e-" in cell]
+
+    assert [name for name, _ in rows] == list(VARIANTS)
+    assert len(differences) == sum(has(source, name) for name in VARIANTS for source in SOURCES)
+    assert max(differences) <= 1e-4

@@ -23,7 +23,8 @@ from model_export import checkpoints
 from model_export.__main__ import main
 from model_export.checkpoints import timm
 from model_export.checkpoints.checkpoint import Checkpoint, Options
-from model_export.errors import CheckpointError
+from model_export.errors import CheckpointError, RequestError
+from model_export.options import read_labels
 from tests.fakes import encode, save_checkpoint
 from tests.references import cases
 from tests.references.draw import draw_picture
@@ -375,3 +376,48 @@ def test_options_that_contradict_are_refused(
     assert main(["build", str(timm_folder), str(tmp_path / "out"), "--quiet", *options]) == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (b"\xef\xbb\xbfone\r\ntwo\r\n", ["one", "two"]),
+        (b'["one", "two"]', ["one", "two"]),
+        (b'{"1": "two", "0": "one"}', ["one", "two"]),
+        (b'[{"name": "one", "wnid": "n01440764"}, {"name": "two"}]', ["one", "two"]),
+    ],
+)
+def test_labels_are_lines_or_json(content: bytes, names: list[str], tmp_path: Path) -> None:
+    """A line for each class, as any editor saves it; or a list; or `id2label`; or names with wnids."""
+    (tmp_path / "labels").write_bytes(content)
+
+    assert names == [label.name for label in read_labels(tmp_path / "labels")]
+
+
+@pytest.mark.parametrize("content", [b"", b"one\n\ntwo\n", b"[null]", b'{"0": "one", "2": "two"}', b"[1", b"\xff"])
+def test_what_names_no_classes_is_refused(content: bytes, tmp_path: Path) -> None:
+    """An empty name, a hole in the numbers, something that is no text: one sentence with the file's name."""
+    (tmp_path / "labels").write_bytes(content)
+
+    with pytest.raises(RequestError, match="labels"):
+        read_labels(tmp_path / "labels")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--std", "0"],
+        ["--mean", "nan"],
+        ["--mean", "1,2"],
+        ["--crop", "0"],
+        ["--window", "0"],
+        ["--min-agreement", "2"],
+    ],
+)
+def test_a_value_that_means_nothing_is_refused(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """By the option's name, with exit code 2, before anything is read."""
+    with pytest.raises(SystemExit) as ended:
+        main(["build", "nowhere", "out", *option])
+
+    assert ended.value.code == 2
+    assert f"argument {option[0]}: " in capsys.readouterr().err
