@@ -63,13 +63,14 @@ def changed(recipe: Preprocessing, options: RecipeOptions, input_size: Size) -> 
     recipe = _scaled(recipe, input_size)
     mean, std = options.mean or recipe.mean, options.std or recipe.std
     resize, crop = recipe.resize, recipe.crop
-    if options.fit or options.resize:
-        resize = _fitted(options, recipe.resize, input_size, mean)
-        crop = None if isinstance(resize, Squash | Pad) else crop
-    if options.crop or (crop is None and not isinstance(resize, Squash | Pad)):
-        crop = CenterCrop(height=input_size[0], width=input_size[1], rounding=crop.rounding if crop else "half_even")
     try:
-        return Preprocessing(
+        if options.fit or options.resize:
+            resize = _fitted(options, recipe.resize, input_size, mean)
+            crop = None if isinstance(resize, Squash | Pad) else crop
+        if options.crop or (crop is None and not isinstance(resize, Squash | Pad)):
+            rounding = crop.rounding if crop else "half_even"
+            crop = CenterCrop(height=input_size[0], width=input_size[1], rounding=rounding)
+        new = Preprocessing(
             resize=resize,
             crop=crop,
             interpolation=options.interpolation or recipe.interpolation,
@@ -79,6 +80,12 @@ def changed(recipe: Preprocessing, options: RecipeOptions, input_size: Size) -> 
         )
     except ValueError as error:
         raise RequestError(f"these options make no preprocessing: {sentence(error)}") from error
+    if new.output_size != input_size:
+        raise RequestError(
+            f"preprocessing would end with {new.output_size} pixels, the network takes {input_size}; "
+            "--crop cuts the middle out, --input-size makes it another network"
+        )
+    return new
 
 
 def _scaled(recipe: Preprocessing, input_size: Size) -> Preprocessing:

@@ -5,6 +5,8 @@ import json
 import os
 import pickle
 import re
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from tests.references import cases
 from tests.references.draw import draw_picture
 from tests.references.stored import Stored, stored
 
+ARGUMENTS = cases.SMALL | cases.TIMM_PIPELINE
 BREEDS = [f"breed {index}" for index in range(37)]
 FLOWERS = [f"flower {index}" for index in range(102)]
 
@@ -39,14 +42,13 @@ def timm_folder(tmp_path: Path) -> Path:
     """A fine-tune with 37 classes, as timm writes it for the hub."""
     folder = tmp_path / "timm"
     folder.mkdir()
-    arguments = cases.SMALL | cases.TIMM_PIPELINE
     config = {
         "architecture": "swin_tiny_patch4_window7_224",
         "num_classes": 37,
         "num_features": 48,
         "global_pool": "avg",
         "label_names": BREEDS,
-        "model_args": arguments,
+        "model_args": ARGUMENTS,
         "pretrained_cfg": {"tag": "mine", "num_classes": 37, **cases.TIMM_RECIPE},
     }
     (folder / "config.json").write_text(json.dumps(config))
@@ -283,10 +285,10 @@ def that_the_authors_would_not_run(_: Path, file: Path) -> list[str]:
 
 
 REFUSED: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
-    "runs code": (runs_code, r"weights.pth would run code when it is loaded \(posix.mkdir\); it is not read"),
-    "plain pickle": (is_a_plain_pickle, "weights.pth (would run code|is not a file of weights)"),
+    "runs code": (runs_code, "weights.pth asks for posix.mkdir, which is no weight and could run code; it is not read"),
+    "plain pickle": (is_a_plain_pickle, "weights.pth is not a file of weights, or is damaged"),
     "truncated": (truncated, "weights.pth is damaged"),
-    "text": (text, "weights.pth (is damaged|is not a file of weights|would run code)"),
+    "text": (text, "weights.pth is not a file of weights, or is damaged"),
     "empty": (empty, "weights.pth is damaged"),
     "somebody else's": (somebody_else_s, "no Swin Transformer's weights among layer1.0.conv1.weight"),
     "missing": (changed(lambda weights: weights.pop("norm.bias")), "norm.bias is missing"),
@@ -295,7 +297,7 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
         changed(lambda weights: weights["norm.bias"].fill_(torch.nan)),
         "norm.bias holds values that are not",
     ),
-    "another architecture": (of_another_architecture, r"has shape \(24,.*the configuration asks for \(128,"),
+    "another architecture": (of_another_architecture, "asks for embed_dim 128, the weights have 24"),
     "labels": (with_a_label_too_few, "--labels names 2 classes, the network has 37"),
     "no window": (without_a_window, "--architecture: swinv2_tiny_window8_256, swinv2_tiny_window16_256"),
     "padding": (that_the_authors_would_not_run, "windows of 7 do not divide a map of 96×96"),
@@ -319,18 +321,31 @@ def test_a_bad_file_is_refused(case: str, tmp_path: Path, capsys: pytest.Capture
 
 FOLDERS: dict[str, tuple[dict[str, Any], str]] = {
     "architecture": ({"architecture": "vit_base_patch16_224"}, "'vit_base_patch16_224' is no Swin"),
-    "sizes": ({"model_args": cases.SMALL | cases.TIMM_PIPELINE | {"embed_dim": 48}}, "the configuration asks for"),
-    "depths": ({"model_args": cases.SMALL | cases.TIMM_PIPELINE | {"depths": [2, 3]}}, "is missing"),
+    "sizes": (
+        {"model_args": ARGUMENTS | {"embed_dim": 48}},
+        "asks for embed_dim 48, the weights have 24",
+    ),
+    "depths": (
+        {"model_args": ARGUMENTS | {"depths": [2, 3]}},
+        r"asks for depths \(2, 3\), the weights have \(2, 2\)",
+    ),
     "labels": ({"label_names": BREEDS[1:]}, "names 36 classes, the network has 37"),
     "images": (
         {"pretrained_cfg": {"input_size": [3, 32, 32]}},
         r"made for \(64, 64\) pixels, its images have \(32, 32\)",
     ),
-    "pooling": ({"global_pool": "max"}, "global_pool is 'max'"),
-    "argument": ({"model_args": {"spatial_gating": True}}, "spatial_gating, which is not known here"),
+    "pooling": ({"global_pool": "max"}, "global_pool: Input should be 'avg'"),
+    "argument": ({"model_args": {"spatial_gating": True}}, "model_args.spatial_gating: Extra inputs are not permitted"),
     "crop mode": ({"pretrained_cfg": cases.TIMM_RECIPE | {"crop_mode": "random"}}, "crop_mode 'random'"),
     "interpolation": ({"pretrained_cfg": cases.TIMM_RECIPE | {"interpolation": "random"}}, "interpolation 'random'"),
-    "fraction": ({"pretrained_cfg": cases.TIMM_RECIPE | {"crop_pct": -1}}, "pretrained_cfg contradicts itself"),
+    "fraction": ({"pretrained_cfg": cases.TIMM_RECIPE | {"crop_pct": -1}}, "crop_pct: Input should be greater than 0"),
+    "classes": ({"num_classes": 99}, r"says of \[37, 99\] classes"),
+    "classes of the weights": (
+        {"num_classes": 99, "model_args": ARGUMENTS | {"num_classes": 99}, "pretrained_cfg": cases.TIMM_RECIPE},
+        "has 99 classes, the weights 37",
+    ),
+    "a hole in the labels": ({"label_names": {"0": "a", "2": "b"}}, "does not count from 0 to 1"),
+    "sizes that are none": ({"model_args": {"embed_dim": 24.5}}, "embed_dim: Input should be a valid integer"),
 }
 
 
@@ -344,7 +359,10 @@ def test_a_configuration_that_contradicts_is_refused(
     (timm_folder / "config.json").write_text(json.dumps(config | change))
 
     assert main(["build", str(timm_folder), str(tmp_path / "out"), "--quiet"]) == 2
-    assert re.search(sentence, capsys.readouterr().err)
+
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert re.search(sentence, said)
     assert not (tmp_path / "out").exists()
 
 
@@ -367,6 +385,9 @@ def test_a_truncated_safetensors_is_refused(
         (["--architecture", "swin_huge"], "--architecture swin_huge is not known"),
         (["--labels", "nowhere.txt"], "nowhere.txt does not name classes"),
         (["--resize", "32"], "a crop of 64×64 is larger than the resized image"),
+        (["--fit", "squash", "--resize", "96"], "would end with (96, 96) pixels, the network takes (64, 64)"),
+        (["--fit", "pad", "--mean", "123,116,103"], "these options make no preprocessing"),
+        (["--window", "6", "--input-size", "16x64"], "only squares are interpolated"),
     ],
 )
 def test_options_that_contradict_are_refused(
@@ -421,3 +442,68 @@ def test_a_value_that_means_nothing_is_refused(option: list[str], capsys: pytest
 
     assert ended.value.code == 2
     assert f"argument {option[0]}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("source", ["timm", "huggingface"])
+def test_a_folder_s_pickle_cannot_run_code_either(
+    source: str, timm_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A pytorch_model.bin that would: one sentence, exit code 2, no bundle and no trace."""
+    folder = timm_folder if source == "timm" else save_checkpoint(tmp_path / "checkpoint")
+    (folder / "model.safetensors").unlink()
+    runs_code(tmp_path, folder / "pytorch_model.bin")
+
+    assert main(["build", str(folder), str(tmp_path / "out"), "--quiet"]) == 2
+    assert "pytorch_model.bin asks for posix.mkdir" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "trace").exists()
+
+
+def test_the_authors_settings_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their training pickles a configuration of the yacs library beside the weights: a dictionary of its own class."""
+    config = types.ModuleType("yacs.config")
+    config.CfgNode = type("CfgNode", (dict,), {"__module__": "yacs.config"})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "yacs", types.ModuleType("yacs"))
+    monkeypatch.setitem(sys.modules, "yacs.config", config)
+    weights = timm.renamed(stored("timm").state_dict("plain"))
+    settings = config.CfgNode(MODEL=config.CfgNode(NAME="swin"))
+    torch.save({"model": weights, "config": settings}, tmp_path / "ckpt_epoch_299.pth")
+
+    assert (
+        checkpoints.read(str(tmp_path / "ckpt_epoch_299.pth"), Options(input_size=(64, 64))).source.kind == "original"
+    )
+
+
+def test_early_configurations_of_timm_s(timm_folder: Path) -> None:
+    """Without `pretrained_cfg` its keys are at the top, and classes are called `labels`; an object counts them."""
+    config = json.loads((timm_folder / "config.json").read_text())
+    del config["pretrained_cfg"], config["label_names"]
+    early = {
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
+        "input_size": [3, 64, 64],
+    }
+    config |= early | {"labels": {str(index): name for index, name in enumerate(BREEDS)}}
+    (timm_folder / "config.json").write_text(json.dumps(config))
+    checkpoint = checkpoints.read(str(timm_folder))
+
+    assert [label.name for label in checkpoint.labels] == BREEDS
+    assert (checkpoint.preprocessing.mean, checkpoint.preprocessing.interpolation) == ((0.5, 0.5, 0.5), "bilinear")
+
+
+def test_the_size_it_has_is_no_other_size(timm_folder: Path) -> None:
+    """Asking for what is there anyway changes nothing, and the source library is still the reference."""
+    expected, asked = (checkpoints.read(str(timm_folder), options) for options in (None, Options(input_size=(64, 64))))
+
+    assert expected.network.config == asked.network.config
+    assert expected.reference.name == asked.reference.name
+
+
+def test_an_architecture_is_for_what_does_not_say_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside Hugging Face's config.json it would contradict, or say nothing: refused, not ignored."""
+    folder = save_checkpoint(tmp_path / "checkpoint")
+
+    assert main(["build", str(folder), str(tmp_path / "out"), "--architecture", "swin_tiny_patch4_window7_224"]) == 2
+    assert "--architecture is for bare state dicts" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from app.bundle import Activation, Label, LabelsFrom, Preprocessing, PreprocessingFrom, Source, SourceKind
-from model_export.errors import CheckpointError, RequestError
+from model_export.errors import CheckpointError, RequestError, UnsupportedModel
 from model_export.imagenet import imagenet_labels
 from model_export.preprocessing import RecipeOptions
 from model_export.swin import Swin, SwinConfig
@@ -35,11 +35,6 @@ class Options:
     def size(self) -> Size | None:
         """The input size asked for; a crop asks for one, too."""
         return self.input_size or self.recipe.crop
-
-    @property
-    def resizes(self) -> bool:
-        """Whether the network is asked to be another than the one that was trained."""
-        return self.size is not None or self.window is not None
 
 
 class Reference(Protocol):
@@ -103,18 +98,35 @@ def at_size(config: SwinConfig, options: Options) -> SwinConfig:
     """The network as it was trained, or with the input and window asked for.
 
     Version 2 then measures offsets in the windows it was trained with (there section 3.3).
+
+    Raises:
+        UnsupportedModel: position embedding or bias tables would be interpolated, and are not square.
     """
-    if not options.resizes:
-        return config
     windows = ((options.window, options.window),) * len(config.depths) if options.window else config.window_sizes
+    if (options.size or config.input_size, windows) == (config.input_size, config.window_sizes):
+        return config
     trained = (config.windowing(stage, 0).size[0] for stage in range(len(config.depths)))
     pretrained = (given or side for given, side in zip(config.pretrained_window_sizes, trained, strict=False))
-    return replace(
+    resized = replace(
         config,
         input_size=options.size or config.input_size,
         window_sizes=windows,
         pretrained_window_sizes=tuple(pretrained),
     )
+    _check_square(config, resized)
+    return resized
+
+
+def _check_square(trained: SwinConfig, wanted: SwinConfig) -> None:
+    maps = [("the position embedding", trained.stage_grid(0), wanted.stage_grid(0))] if trained.ape else []
+    if trained.version == 1:
+        for stage in range(len(trained.depths)):
+            old, new = (config.windowing(stage, 0).size for config in (trained, wanted))
+            maps.append((f"the bias table of stage {stage}", old, new))
+    for name, old, new in maps:
+        if old != new and (old[0] != old[1] or new[0] != new[1]):
+            sizes = f"{old[0]}×{old[1]} to {new[0]}×{new[1]}"
+            raise UnsupportedModel(f"{name} would go from {sizes}; only squares are interpolated")
 
 
 def load_weights(network: Swin, weights: Mapping[str, Tensor]) -> None:
@@ -136,7 +148,7 @@ def load_weights(network: Swin, weights: Mapping[str, Tensor]) -> None:
     if complaints:
         first, rest = sorted(complaints)[:5], len(complaints) - 5
         raise CheckpointError(f"weights: {'; '.join(first)}{f'; and {rest} more' if rest > 0 else ''}")
-    if broken := [name for name, weight in weights.items() if not weight.isfinite().all()]:
+    if broken := [name for name, weight in weights.items() if not weight.float().isfinite().all()]:
         raise CheckpointError(f"weights: {min(broken)} holds values that are not finite")
     network.load_state_dict({name: weight.float() for name, weight in weights.items()})
     network.requires_grad_(requires_grad=False).eval()

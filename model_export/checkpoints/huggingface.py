@@ -7,6 +7,7 @@ is asked only for the reference of the proof. Where a file leaves a key out, the
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +22,6 @@ from app.errors import sentence
 from model_export.checkpoints.checkpoint import (
     Checkpoint,
     Options,
-    Reference,
     at_size,
     choose_labels,
     load_weights,
@@ -31,11 +31,12 @@ from model_export.checkpoints.checkpoint import (
 from model_export.checkpoints.folder import config_of, weight_files
 from model_export.checkpoints.reference import Ours, in_steps
 from model_export.checkpoints.weights import digest_of, read_files, unwrap
-from model_export.errors import CheckpointError, UnsupportedModel
+from model_export.errors import CheckpointError, RequestError, UnsupportedModel
 from model_export.imagenet import with_wnids
 from model_export.preprocessing import changed, from_huggingface
 from model_export.swin import Swin, SwinConfig
 from model_export.variants import published_recipe
+from model_export.windows import Windowing
 
 Size = tuple[int, int]
 
@@ -62,11 +63,11 @@ class Settings(BaseModel):
     depths: tuple[Count, ...] = (2, 2, 6, 2)
     num_heads: tuple[Count, ...] = (3, 6, 12, 24)
     window_size: Count = 7
-    mlp_ratio: float = 4.0
+    mlp_ratio: Annotated[float, Field(gt=0, lt=100)] = 4.0
     qkv_bias: bool = True
     hidden_act: str = "gelu"
     use_absolute_embeddings: bool = False
-    layer_norm_eps: float = 1e-5
+    layer_norm_eps: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     problem_type: str | None = None
     id2label: dict[str, str] | None = None
     num_labels: Count = 2
@@ -100,16 +101,22 @@ def read(folder: Path, source_id: str, revision: str | None, options: Options) -
         CheckpointError: a file is missing, damaged, or contradicts another.
         UnsupportedModel: it is something else than a Swin image classifier.
     """
+    if options.architecture is not None:
+        raise RequestError("--architecture is for bare state dicts; config.json says what this is")
     settings = _settings(folder)
     own_labels = _labels(settings)
     own_recipe, trained_size = _recipe(folder, _pair(settings.image_size))
-    config = at_size(_config(settings, trained_size, len(own_labels)), options)
+    trained = _config(settings, trained_size, len(own_labels))
+    config = at_size(trained, options)
+    if config.version != 1 and _windows(trained) != _windows(replace(trained, input_size=_pair(settings.image_size))):
+        raise UnsupportedModel("config.json: Swin V2 has the windows of image_size; the preprocessor's size has others")
     if config.version != 1 and config.input_size[0] != config.input_size[1]:
         raise UnsupportedModel(f"Swin V2 on {config.input_size} pixels: the library takes square ones only")
     files = weight_files(folder)
-    network = Swin(config)
     weights = dict(_renamed(unwrap(read_files(files), options.weights)))
-    if options.resizes:
+    _check_width(config, weights)
+    network = Swin(config)
+    if config != trained:
         wanted = network.state_dict()
         weights = {name: resized(name, weight, wanted.get(name, weight)) for name, weight in weights.items()}
     load_weights(network, weights)
@@ -128,8 +135,21 @@ def read(folder: Path, source_id: str, revision: str | None, options: Options) -
         preprocessing=recipe,
         labels=labels,
         activation=options.activation or _activation(settings, len(labels)),
-        reference=_reference(folder, network, recipe, options, is_stated=own_recipe is not None),
+        reference=Ours(network, recipe, "resized, which transformers does not do")
+        if config != trained
+        else TransformersReference(folder, recipe if own_recipe is None or options.recipe.says_anything else None),
     )
+
+
+def _windows(config: SwinConfig) -> list[Windowing]:
+    return [config.windowing(stage, 1) for stage in range(len(config.depths))]
+
+
+def _check_width(config: SwinConfig, weights: Mapping[str, Tensor]) -> None:
+    """Before a network is made that no memory would hold."""
+    first = weights.get("patch_embed.proj.weight")
+    if first is not None and len(first) != config.embed_dim:
+        raise CheckpointError(f"config.json asks for embed_dim {config.embed_dim}, the weights have {len(first)}")
 
 
 def _recipe(folder: Path, image_size: Size) -> tuple[Preprocessing | None, Size]:
@@ -137,13 +157,6 @@ def _recipe(folder: Path, image_size: Size) -> tuple[Preprocessing | None, Size]
     if not (folder / "preprocessor_config.json").exists():
         return None, image_size
     return from_huggingface(config_of(folder, "preprocessor_config.json"))
-
-
-def _reference(folder: Path, network: Swin, recipe: Preprocessing, options: Options, *, is_stated: bool) -> Reference:
-    if options.resizes:
-        return Ours(network, recipe, "resized, which transformers does not do")
-    is_own = is_stated and not options.recipe.says_anything
-    return TransformersReference(folder, None if is_own else recipe)
 
 
 class TransformersReference:
@@ -234,6 +247,8 @@ def _of_version_2(settings: Settings) -> dict[str, Any]:
 
 def _labels(settings: Settings) -> tuple[Label, ...]:
     names = settings.id2label or {str(index): f"LABEL_{index}" for index in range(settings.num_labels)}
+    if "num_labels" in settings.model_fields_set and len(names) != settings.num_labels:
+        raise CheckpointError(f"config.json: num_labels is {settings.num_labels}, id2label names {len(names)}")
     if not all(index.isdecimal() for index in names):
         raise CheckpointError("config.json: id2label does not map class numbers to names")
     by_index = {int(index): name for index, name in names.items()}

@@ -4,8 +4,6 @@ github.com/microsoft/Swin-Transformer. Their code is no package that could be as
 and is the reference where it is installed.
 """
 
-from typing import Any
-
 from app.bundle import Preprocessing
 from model_export.checkpoints import state_dict
 from model_export.checkpoints.checkpoint import Checkpoint, Options, Reference
@@ -23,10 +21,10 @@ def read(found: Found, options: Options) -> Checkpoint:
         CheckpointError: the weights are no Swin's, or leave something open.
     """
 
-    def reference(network: Swin, recipe: Preprocessing, *_: Any) -> Reference:
-        if options.resizes:
+    def reference(network: Swin, recipe: Preprocessing, is_resized: bool) -> Reference:  # noqa: FBT001 (by place)
+        if is_resized:
             return Ours(network, recipe, "resized, which timm does otherwise")
-        return timm_reference(found.weights, network, recipe) or Ours(network, recipe, "timm is not installed")
+        return timm_reference(found.weights, network, recipe) or Ours(network, recipe, "without timm")
 
     checkpoint = state_dict.read(found, dialect="original", rename=dict, reference=reference, options=options)
     _refuse_padding(checkpoint.network.config)

@@ -43,12 +43,14 @@ class Stated:
     config: Mapping[str, Any]  # fields of SwinConfig
     recipe: Callable[[Size], Preprocessing] | None = None
     labels: tuple[Label, ...] | None = None
+    classes: int | None = None
     variant: Variant | None = None
 
 
 SILENT = Stated({})
 
-MakeReference = Callable[[Swin, Preprocessing, Stated, Options], Reference]
+MakeReference = Callable[[Swin, Preprocessing, bool], Reference]
+"""Of a network with its weights, its preprocessing, and whether it was resized."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,10 @@ def read(
     """
     own = rename(found.weights)
     tables = {name: own.pop(name) for name in list(own) if name.endswith(COMPUTED)}
-    config = at_size(_trained(own, tables, dialect, stated, options), options)
+    trained = _trained(own, tables, dialect, stated, options)
+    config = at_size(trained, options)
     network = Swin(config)
-    if options.resizes:
+    if config != trained:
         wanted = network.state_dict()
         own = {name: resized(name, weight, wanted.get(name, weight)) for name, weight in own.items()}
     load_weights(network, own)
@@ -104,7 +107,7 @@ def read(
         labels_from=labels_from,
     )
     activation: Activation = options.activation or ("sigmoid" if config.num_classes == 1 else "softmax")
-    return Checkpoint(source, network, recipe, labels, activation, reference(network, recipe, stated, options))
+    return Checkpoint(source, network, recipe, labels, activation, reference(network, recipe, config != trained))
 
 
 def _trained(weights: Weights, tables: Weights, dialect: Dialect, stated: Stated, options: Options) -> SwinConfig:
@@ -123,13 +126,19 @@ def _trained(weights: Weights, tables: Weights, dialect: Dialect, stated: Stated
     size = size or (known and (known.side, known.side)) or options.size
     if size is None:
         raise CheckpointError("these weights do not say the size of their images; give it with --input-size")
+    if stated.classes not in (None, measured["num_classes"]):
+        raise CheckpointError(f"the configuration has {stated.classes} classes, the weights {measured['num_classes']}")
     shape = {"input_size": size, "window_sizes": tuple(windows), "dialect": dialect}
     if variant:
         shape |= {"embed_dim": variant.embed_dim, "depths": variant.depths, "num_heads": variant.num_heads}
         shape |= {"version": variant.version, "pretrained_window_sizes": variant.pretrained_windows}
     elif measured["version"] == 2:  # noqa: PLR2004 (Swin V2)
         shape["pretrained_window_sizes"] = _pretrained(tables, windows)
-    return SwinConfig(**(measured | shape | said))
+    asked = measured | shape | said
+    for name in ("version", "embed_dim", "depths", "num_heads", "patch_size", "qkv_bias"):
+        if asked[name] != measured[name]:
+            raise CheckpointError(f"the configuration asks for {name} {asked[name]}, the weights have {measured[name]}")
+    return SwinConfig(**asked)
 
 
 def _variant(options: Options) -> Variant | None:
@@ -163,7 +172,7 @@ def _measured(weights: Weights) -> dict[str, Any]:
         classes = weights["head.weight"].shape[0]
     except KeyError as error:
         raise CheckpointError(f"weights: {error.args[0]} is missing") from error
-    except ValueError as error:
+    except (ValueError, IndexError) as error:
         raise CheckpointError(f"weights: they do not have a Swin's shapes ({error})") from error
     if patch_height != patch_width:
         raise CheckpointError(f"weights: patches of {patch_height}×{patch_width} pixels are not square")
@@ -206,8 +215,9 @@ def _input_size(tables: Weights, patch: int) -> Size | None:
     mask = tables.get("layers.0.blocks.1.attn_mask")
     if mask is None:
         return None
-    side = math.isqrt(mask.shape[0] * mask.shape[1]) * patch
-    return side, side
+    positions = mask.shape[0] * mask.shape[1]
+    side = math.isqrt(positions)
+    return (side * patch, side * patch) if side**2 == positions else None
 
 
 def _pretrained(tables: Weights, windows: Sequence[Size]) -> tuple[int, ...]:

@@ -5,15 +5,19 @@ Its networks merge at the beginning of a stage, everybody else's at the end of t
 used the authors' names; such a state dict is told from theirs by `--source timm` only.
 """
 
+import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from typing import Annotated, Any, Literal
 
 import torch
 from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from app.bundle import Label, Preprocessing
+from app.errors import sentence
 from model_export.checkpoints import state_dict
 from model_export.checkpoints.checkpoint import Checkpoint, Options, Reference
 from model_export.checkpoints.reference import Ours, in_steps, library
@@ -23,26 +27,75 @@ from model_export.errors import CheckpointError, UnsupportedModel
 from model_export.imagenet import imagenet_labels
 from model_export.preprocessing import from_timm
 from model_export.swin import Swin, SwinConfig
-from model_export.variants import Variant, named
+from model_export.variants import VARIANTS, Variant, named
+
+Size = tuple[int, int]
 
 MERGING = re.compile(r"^layers\.(\d+)\.downsample\.")
 
-SHAPES = {"img_size", "patch_size", "embed_dim", "depths", "num_heads", "window_size", "mlp_ratio", "qkv_bias"}
-"""Arguments that shape the network and are followed."""
+Count = Annotated[int, Field(gt=0, lt=100_000)]
+Ratio = Annotated[float, Field(gt=0, lt=100)]
+Channels = tuple[float, float, float]
 
-WITHOUT_EFFECT = {"drop_rate", "proj_drop_rate", "attn_drop_rate", "drop_path_rate", "weight_init", "num_classes"}
-"""Of training only, or told by the weights."""
 
-ONLY = {  # arguments of which one value is supported, and that value
-    "in_chans": 3,
-    "global_pool": "avg",
-    "always_partition": False,
-    "head_dim": None,
-    "act_layer": "gelu",
-    "norm_layer": "layernorm",
-    "strict_img_size": True,
-    "dynamic_img_size": False,
-}
+class Arguments(BaseModel):
+    """`model_args`: what the network was made with. What is not here, or has another value, is not followed."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    img_size: Count | tuple[Count, Count] | None = None
+    patch_size: Count = 4
+    embed_dim: Count | None = None
+    depths: tuple[Count, ...] | None = None
+    num_heads: tuple[Count, ...] | None = None
+    window_size: Count | tuple[Count | tuple[Count, Count], ...] | None = None
+    pretrained_window_sizes: tuple[int, ...] | None = None
+    mlp_ratio: Ratio | None = None
+    qkv_bias: bool = True
+    num_classes: Count | None = None
+    in_chans: Literal[3] = 3
+    global_pool: Literal["avg"] = "avg"
+    always_partition: Literal[False] = False
+    strict_img_size: Literal[True] = True
+    dynamic_img_size: Literal[False] = False
+    head_dim: None = None
+    act_layer: Literal["gelu"] = "gelu"
+    drop_rate: float = 0.0
+    proj_drop_rate: float = 0.0
+    attn_drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    weight_init: str = ""
+
+
+class Recipe(BaseModel):
+    """`pretrained_cfg`, as far as it says how images are prepared and what the classes are called."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    input_size: tuple[Count, Count, Count] | None = None
+    interpolation: str | None = None
+    crop_pct: Annotated[float, Field(gt=0, le=2)] | None = None
+    crop_mode: str | None = None
+    mean: Channels | None = None
+    std: Channels | None = None
+    num_classes: Count | None = None
+    label_names: tuple[str, ...] | dict[str, str] | None = None
+    label_descriptions: dict[str, str] | None = None
+    labels: tuple[str, ...] | dict[str, str] | None = None  # of early versions
+
+    @property
+    def says_how(self) -> bool:
+        """Whether it speaks of preprocessing at all."""
+        return any((self.interpolation, self.crop_pct, self.crop_mode, self.mean, self.std))
+
+
+class Config(Recipe):
+    """`config.json`. Early versions have no `pretrained_cfg`, but its keys at the top."""
+
+    architecture: str
+    global_pool: Literal["avg", ""] | None = None
+    model_args: Arguments = Arguments()
+    pretrained_cfg: Recipe | None = None
 
 
 def read(found: Found, config: Mapping[str, Any] | None, options: Options) -> Checkpoint:
@@ -52,17 +105,18 @@ def read(found: Found, config: Mapping[str, Any] | None, options: Options) -> Ch
         CheckpointError: weights and configuration are damaged or contradict each other.
         UnsupportedModel: the network was made with arguments that are not followed.
     """
-    stated = Stated({}) if config is None else _stated(config)
-    name = options.architecture or (config or {}).get("architecture")
+    parsed = None if config is None else _parsed(config)
+    stated = Stated({}) if parsed is None else _stated(parsed)
+    name = options.architecture or (parsed.architecture if parsed else None)
 
-    def reference(network: Swin, recipe: Preprocessing, stated: Stated, options: Options) -> Reference:
-        if options.resizes:
-            return Ours(network, recipe, "timm interpolates bias tables otherwise")
+    def reference(network: Swin, recipe: Preprocessing, is_resized: bool) -> Reference:  # noqa: FBT001 (by place)
+        if is_resized:
+            return Ours(network, recipe, "resized, which timm does otherwise")
         is_own = stated.recipe is not None and not options.recipe.says_anything
-        cfg = (config or {}).get("pretrained_cfg") if is_own else None
+        cfg = (config or {}).get("pretrained_cfg", config) if is_own else None
         arguments = (config or {}).get("model_args") or {}
         asked = timm_reference(found.weights, network, recipe, name=name, arguments=arguments, preprocessing=cfg)
-        return asked or Ours(network, recipe, "timm is not installed")
+        return asked or Ours(network, recipe, "without timm")
 
     return state_dict.read(found, dialect="timm", rename=renamed, reference=reference, stated=stated, options=options)
 
@@ -84,68 +138,74 @@ def _original_name(name: str) -> str:
     return name.replace("head.fc.", "head.")
 
 
-def _stated(config: Mapping[str, Any]) -> Stated:
-    cfg, arguments = config.get("pretrained_cfg") or {}, config.get("model_args") or {}
-    if not isinstance(cfg, dict) or not isinstance(arguments, dict):
-        raise CheckpointError("config.json: pretrained_cfg and model_args are no objects")
-    variant = named(str(config["architecture"]))
+def _parsed(config: Mapping[str, Any]) -> Config:
+    try:
+        return Config.model_validate_json(json.dumps(config))
+    except ValidationError as error:
+        raise CheckpointError(f"config.json: {sentence(error)}") from error
+
+
+def _stated(config: Config) -> Stated:
+    variant, recipe = named(config.architecture), config.pretrained_cfg or config
     if variant is None:
-        raise UnsupportedModel(f"config.json: architecture {config['architecture']!r} is no Swin that is known here")
-    if (pool := config.get("global_pool") or "avg") != "avg":
-        raise UnsupportedModel(f"config.json: global_pool is {pool!r}; only 'avg' is exported")
-    size = _input_size(cfg, arguments, variant)
-    shape = {"input_size": size, "qkv_bias": arguments.get("qkv_bias", True)} | _shape(arguments, variant)
-    return Stated(shape, lambda size: from_timm(cfg, size), _labels(config, cfg), variant)
+        raise UnsupportedModel(f"config.json: architecture {config.architecture!r} is no Swin that is known here")
+    counts = {config.num_classes, recipe.num_classes, config.model_args.num_classes} - {None}
+    if len(counts) > 1:
+        raise CheckpointError(f"config.json: it says of {sorted(filter(None, counts))} classes that they are all")
+    return Stated(
+        _shape(config.model_args, variant) | {"input_size": _input_size(recipe, config.model_args, variant)},
+        partial(from_timm, recipe.model_dump()) if recipe.says_how else None,
+        _labels(config, recipe),
+        next(iter(counts), None),
+        variant,
+    )
 
 
-def _input_size(cfg: Mapping[str, Any], arguments: Mapping[str, Any], variant: Variant) -> tuple[int, int]:
-    _, *given = cfg.get("input_size") or (3, variant.side, variant.side)
-    made_for = _pair(arguments.get("img_size") or given)
-    if tuple(given) != made_for:
+def _input_size(recipe: Recipe, arguments: Arguments, variant: Variant) -> Size:
+    _, *given = recipe.input_size or (3, variant.side, variant.side)
+    made_for = _pair(arguments.img_size or (given[0], given[1]))
+    if recipe.input_size and tuple(given) != made_for:
         raise CheckpointError(f"config.json: the network is made for {made_for} pixels, its images have {tuple(given)}")
     return made_for
 
 
-def _shape(arguments: Mapping[str, Any], variant: Variant) -> dict[str, Any]:
-    for name, value in arguments.items():
-        if name not in SHAPES | WITHOUT_EFFECT | ONLY.keys() | {"pretrained_window_sizes"}:
-            raise UnsupportedModel(f"config.json: model_args has {name}, which is not known here")
-        if name in ONLY and value not in (None, ONLY[name]):
-            raise UnsupportedModel(f"config.json: {name} is {value!r}; only {ONLY[name]!r} is exported")
-    stages = len(arguments.get("depths") or variant.depths)
-    shape: dict[str, Any] = {
-        name: tuple(arguments[name]) for name in ("depths", "num_heads", "pretrained_window_sizes") if name in arguments
-    }
-    shape |= {name: arguments[name] for name in ("embed_dim", "mlp_ratio", "patch_size") if name in arguments}
-    if "window_size" in arguments:
-        shape["window_sizes"] = _windows(arguments["window_size"], stages)
-    if not all(isinstance(value, int | float | tuple) for value in shape.values()):
-        raise UnsupportedModel("config.json: model_args has sizes that differ from stage to stage")
+def _shape(arguments: Arguments, variant: Variant) -> dict[str, Any]:
+    shape = arguments.model_dump(
+        include={"patch_size", "embed_dim", "depths", "num_heads", "pretrained_window_sizes", "mlp_ratio", "qkv_bias"},
+        exclude_none=True,
+    )
+    if arguments.window_size is not None:
+        shape["window_sizes"] = _windows(arguments.window_size, len(arguments.depths or variant.depths))
     return shape
 
 
-def _windows(value: Any, stages: int) -> tuple[tuple[int, int], ...]:
+def _windows(value: Any, stages: int) -> tuple[Size, ...]:
     """One side, one (height, width), or one of either for each stage; two numbers are a height and a width."""
-    if isinstance(value, int) or (len(value) == 2 and stages != 2 and all(isinstance(side, int) for side in value)):  # noqa: PLR2004 (height, width)
+    is_pair = isinstance(value, tuple) and len(value) == 2 != stages and all(isinstance(side, int) for side in value)  # noqa: PLR2004 (height, width)
+    if isinstance(value, int) or is_pair:
         return (_pair(value),) * stages
     return tuple(_pair(side) for side in value)
 
 
-def _labels(config: Mapping[str, Any], cfg: Mapping[str, Any]) -> tuple[Label, ...] | None:
+def _labels(config: Config, recipe: Recipe) -> tuple[Label, ...] | None:
     """`label_names`, with `label_descriptions` for people where there are any; ImageNet's names are its wnids."""
-    names = config.get("label_names") or cfg.get("label_names")
+    names = config.label_names or recipe.label_names or config.labels
     if not names:
         return None
+    if isinstance(names, dict):
+        if names.keys() != {str(index) for index in range(len(names))}:
+            raise CheckpointError(f"config.json: label_names does not count from 0 to {len(names) - 1}")
+        names = tuple(names[str(index)] for index in range(len(names)))
     published = imagenet_labels(len(names))
-    if published and [label.wnid for label in published] == list(names):
+    if published and tuple(label.wnid for label in published) == names:
         return published
-    said = config.get("label_descriptions") or cfg.get("label_descriptions") or {}
-    return tuple(Label(name=str(said.get(name, name)), wnid=None) for name in names)
+    said = config.label_descriptions or recipe.label_descriptions or {}
+    return tuple(Label(name=said.get(name, name), wnid=None) for name in names)
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def _pair(value: Any) -> Size:
     height, width = (value, value) if isinstance(value, int) else value
-    return int(height), int(width)
+    return height, width
 
 
 def timm_reference(
@@ -159,9 +219,11 @@ def timm_reference(
 ) -> Reference | None:
     """The network of timm with these weights, by name where it has one; None where timm is not installed."""
     timm = library("timm")
-    if timm is None:
+    if timm is None or network.config.ape or not network.config.patch_norm:  # which timm's networks do not have
         return None
     if name is not None:
+        variant = named(name)
+        name = next((own for own, known in VARIANTS.items() if known is variant), name)
         options = {"num_classes": network.config.num_classes, "img_size": network.config.input_size}
         model = timm.create_model(name, pretrained=False, **(options | dict(arguments or {})))
     else:

@@ -32,12 +32,12 @@ def read(found: Found, options: Options) -> Checkpoint:
         CheckpointError: the weights are no Swin's, or leave something open.
     """
 
-    def reference(network: Swin, recipe: Preprocessing, *_: Any) -> Reference:
-        if options.resizes:
+    def reference(network: Swin, recipe: Preprocessing, _: bool) -> Reference:  # noqa: FBT001 (by place)
+        if options.window:
             return Ours(network, recipe, "resized, which torchvision does not do")
         torchvision = library("torchvision")
         if torchvision is None:
-            return Ours(network, recipe, "torchvision is not installed")
+            return Ours(network, recipe, "without torchvision")
         return TorchvisionReference(torchvision, found.weights, network.config, recipe)
 
     return state_dict.read(found, dialect="torchvision", rename=renamed, reference=reference, options=options)

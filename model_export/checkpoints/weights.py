@@ -4,11 +4,11 @@ What a training run wraps around the weights ({"model": …, "optimizer": …}) 
 all names share ("module.", "_orig_mod.").
 """
 
-import argparse
 import hashlib
 import pickle
 import re
 import warnings
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,9 @@ class Ignored:
     def __setstate__(self, state: Any) -> None:
         """Forget what was pickled."""
 
-    def __setitem__(self, key: Any, value: Any) -> None:
-        """Forget an entry: a yacs configuration is pickled as a dictionary."""
 
-
-SETTINGS = [(Ignored, f"{argparse.Namespace.__module__}.Namespace"), (Ignored, "yacs.config.CfgNode")]
-"""What training scripts pickle beside the weights, and what is made of it."""
+SETTINGS = [(Ignored, "argparse.Namespace"), (OrderedDict, "yacs.config.CfgNode")]
+"""What training scripts pickle beside the weights, and what is made of it. The second is pickled as a dictionary."""
 
 
 def read_files(files: Sequence[Path]) -> dict[str, Any]:
@@ -77,7 +74,8 @@ def unwrap(content: Mapping[str, Any], key: str | None = None) -> Weights:
     Raises:
         CheckpointError: there is no Swin in it, or more than one and no `key`.
     """
-    sets = {name: value for name, value in {"": content, **content}.items() if _is_swin(value)}
+    inside = {name: value for name, value in content.items() if isinstance(name, str)}
+    sets = {name: value for name, value in {"": content, **inside}.items() if _is_swin(value)}
     if key is not None:
         if key not in sets:
             raise CheckpointError(f"there are no weights under '{key}', but under {sorted(sets) or 'nothing'}")
@@ -108,6 +106,8 @@ def _unprefixed(weights: Mapping[str, Any]) -> Weights:
     if source == "huggingface":  # its names begin with the model's own name
         prefix = prefix.removesuffix("swin.").removesuffix("swinv2.")
     tensors = {name.removeprefix(prefix): value for name, value in weights.items() if name not in BOOKKEEPING}
+    if len(tensors) < len(weights.keys() - BOOKKEEPING):
+        raise CheckpointError(f"weights: some are there twice, with '{prefix}' and without")
     if strangers := [name for name, value in tensors.items() if not isinstance(value, Tensor)]:
         raise CheckpointError(f"weights: {min(strangers)} is not a tensor")
     return tensors
@@ -136,11 +136,12 @@ def _pickled(file: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # of unusual protocols
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if forbidden := re.search(r"GLOBAL (\S+)|class (\S+) ", str(error)):
-            name = forbidden[1] or forbidden[2]
-            raise CheckpointError(f"{file.name} would run code when it is loaded ({name}); it is not read") from error
-        raise CheckpointError(f"{file.name} is not a file of weights: {sentence(error)}") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        if forbidden := re.search(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)", str(error)):
+            raise CheckpointError(
+                f"{file.name} asks for {forbidden[1]}, which is no weight and could run code; it is not read"
+            ) from error
+        raise CheckpointError(f"{file.name} is not a file of weights, or is damaged") from error
+    except Exception as error:  # a damaged pickle makes its reader raise anything
         raise CheckpointError(f"{file.name} is damaged: {sentence(error)}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{file.name} holds a {type(content).__name__}, not weights by name")
