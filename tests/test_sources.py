@@ -462,7 +462,7 @@ def test_a_folder_s_pickle_cannot_run_code_either(
 def test_the_authors_settings_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their training pickles a configuration of the yacs library beside the weights: a dictionary of its own class."""
     config = types.ModuleType("yacs.config")
-    config.CfgNode = type("CfgNode", (dict,), {"__module__": "yacs.config"})  # type: ignore[attr-defined]
+    config.CfgNode = type("CfgNode", (dict,), {"__module__": "yacs.config"})  # type: ignore[attr-defined]  # made right here
     monkeypatch.setitem(sys.modules, "yacs", types.ModuleType("yacs"))
     monkeypatch.setitem(sys.modules, "yacs.config", config)
     weights = timm.renamed(stored("timm").state_dict("plain"))
