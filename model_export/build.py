@@ -95,13 +95,13 @@ def _export(source: Checkpoint, model: Path, progress: Progress) -> tuple[Static
     with progress.step("export to ONNX") as notes:
         notes.append(f"{to_onnx(static, config.input_size, model)} nodes")
     with progress.step("open with ONNX Runtime") as notes:
-        engine = _open(source, model)
+        engine = open_graph(source.network.config, model)
         notes.append(engine.truth.provider)
     return static, engine
 
 
-def _open(source: Checkpoint, model: Path) -> Engine:
-    config = source.network.config
+def open_graph(config: SwinConfig, model: Path) -> Engine:
+    """On the CPU, for every batch size of the proof."""
     return open_engine(
         model,
         "cpu",
@@ -129,7 +129,7 @@ def _convert(
     pixels = pixels_of(images, source.preprocessing)
     with progress.step(f"make it {options.precision}"):
         method, kept = convert(options.precision, *files, pixels if options.calibration else None)
-        engine = _open(source, files[1])
+        engine = open_graph(source.network.config, files[1])
     with progress.step("compare it with float32") as notes:
         if options.calibration:  # what it was calibrated on is kind to it
             pixels = np.concatenate([proof.pixels, pixels])

@@ -8,8 +8,8 @@ from app.bundle import CenterCrop, Cover, Interpolation, Pad, Preprocessing, Sho
 from app.errors import sentence
 from model_export.errors import CheckpointError, RequestError, UnsupportedModel
 from model_export.variants import MEAN, STD, cover
+from model_export.windows import Size
 
-Size = tuple[int, int]
 Resize = Squash | ShorterSide | Cover | Pad
 Channels = tuple[float, float, float]
 Fit = Literal["shorter-side", "squash", "pad"]

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 from app.bundle import CenterCrop, Cover, Preprocessing, ShorterSide, SourceKind, Squash
 from model_export.swin import SwinConfig
-
-Size = tuple[int, int]
+from model_export.windows import Size
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet, in units of 255: what every published Swin was trained with."""

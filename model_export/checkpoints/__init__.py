@@ -5,9 +5,8 @@ from pathlib import Path
 
 from app.bundle import SourceKind
 from model_export.checkpoints import huggingface, original, timm, torchvision
-from model_export.checkpoints.checkpoint import Checkpoint, Options
+from model_export.checkpoints.checkpoint import Checkpoint, Found, Options
 from model_export.checkpoints.folder import config_of, download, weight_files
-from model_export.checkpoints.state_dict import Found
 from model_export.checkpoints.weights import Weights, anchor, read_files, unwrap
 from model_export.errors import CheckpointError, RequestError
 

@@ -1,7 +1,8 @@
 """What every reader is asked, what it returns, and how it fills the network."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
 import torch.nn.functional as F
@@ -9,12 +10,13 @@ from PIL import Image
 from torch import Tensor
 
 from app.bundle import Activation, Label, LabelsFrom, Preprocessing, PreprocessingFrom, Source, SourceKind
+from model_export.checkpoints.weights import Weights, digest_of
 from model_export.errors import CheckpointError, RequestError, UnsupportedModel
 from model_export.imagenet import imagenet_labels
-from model_export.preprocessing import RecipeOptions
+from model_export.preprocessing import RecipeOptions, changed
 from model_export.swin import Swin, SwinConfig
-
-Size = tuple[int, int]
+from model_export.variants import published_recipe
+from model_export.windows import Size
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,21 @@ class Reference(Protocol):
 
     def logits(self, images: Tensor) -> Tensor:
         """Normalised images → (batch, classes)."""
+
+
+MakeReference = Callable[[Swin, Preprocessing, bool], Reference]
+"""Of a network with its weights, its preprocessing, and whether it was resized."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Weights by their source's names, and where they were."""
+
+    kind: SourceKind
+    id: str
+    revision: str | None
+    files: list[Path]
+    weights: Weights
 
 
 @dataclass(frozen=True)
@@ -127,6 +144,54 @@ def _check_square(trained: SwinConfig, wanted: SwinConfig) -> None:
         if old != new and (old[0] != old[1] or new[0] != new[1]):
             sizes = f"{old[0]}×{old[1]} to {new[0]}×{new[1]}"
             raise UnsupportedModel(f"{name} would go from {sizes}; only squares are interpolated")
+
+
+def assemble(
+    found: Found,
+    trained: SwinConfig,
+    config: SwinConfig,
+    weights: Weights,
+    *,
+    recipe: Preprocessing | None,
+    labels: tuple[Label, ...] | None,
+    activation: Activation,
+    reference: MakeReference,
+    options: Options,
+) -> Checkpoint:
+    """The second half of every reader: what the checkpoint says, completed and overruled.
+
+    Args:
+        found: the weights and where they were.
+        trained: the network as it was trained.
+        config: the network asked for.
+        weights: by the names of `swin.py`.
+        recipe: the checkpoint's own preprocessing; None where it has none.
+        labels: its own; None where it has none.
+        activation: what its source does with the logits.
+        reference: makes what the result is compared with.
+        options: what the person at the terminal says.
+
+    Raises:
+        CheckpointError: weights or labels are not the network's.
+        RequestError: the options do not fit it.
+    """
+    network = Swin(config)
+    if config != trained:
+        wanted = network.state_dict()
+        weights = {name: resized(name, weight, wanted.get(name, weight)) for name, weight in weights.items()}
+    load_weights(network, weights)
+    done = changed(recipe or published_recipe(found.kind, config), options.recipe, config.input_size)
+    names, labels_from = choose_labels(config.num_classes, labels, options)
+    source = Source(
+        kind=found.kind,
+        id=found.id,
+        revision=found.revision,
+        weights_sha256=digest_of(found.files),
+        preprocessing_from=origin(options, is_stated=recipe is not None),
+        labels_from=labels_from,
+    )
+    made = reference(network, done, config != trained)
+    return Checkpoint(source, network, done, names, options.activation or activation, made)
 
 
 def load_weights(network: Swin, weights: Mapping[str, Tensor]) -> None:

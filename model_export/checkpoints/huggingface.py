@@ -17,28 +17,17 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from app.bundle import Activation, Label, Preprocessing, Source
+from app.bundle import Activation, Label, Preprocessing
 from app.errors import sentence
-from model_export.checkpoints.checkpoint import (
-    Checkpoint,
-    Options,
-    at_size,
-    choose_labels,
-    load_weights,
-    origin,
-    resized,
-)
+from model_export.checkpoints.checkpoint import Checkpoint, Found, Options, Reference, assemble, at_size
 from model_export.checkpoints.folder import config_of, weight_files
 from model_export.checkpoints.reference import Ours, in_steps
-from model_export.checkpoints.weights import digest_of, read_files, unwrap
+from model_export.checkpoints.weights import read_files, unwrap
 from model_export.errors import CheckpointError, RequestError, UnsupportedModel
 from model_export.imagenet import with_wnids
-from model_export.preprocessing import changed, from_huggingface
+from model_export.preprocessing import from_huggingface
 from model_export.swin import Swin, SwinConfig
-from model_export.variants import published_recipe
-from model_export.windows import Windowing
-
-Size = tuple[int, int]
+from model_export.windows import Size, Windowing
 
 CLASSIFIERS = {"swin": "SwinForImageClassification", "swinv2": "Swinv2ForImageClassification"}
 """Model types, and the class of their image classifiers."""
@@ -115,29 +104,23 @@ def read(folder: Path, source_id: str, revision: str | None, options: Options) -
     files = weight_files(folder)
     weights = dict(_renamed(unwrap(read_files(files), options.weights)))
     _check_width(config, weights)
-    network = Swin(config)
-    if config != trained:
-        wanted = network.state_dict()
-        weights = {name: resized(name, weight, wanted.get(name, weight)) for name, weight in weights.items()}
-    load_weights(network, weights)
-    recipe = changed(own_recipe or published_recipe("huggingface", config), options.recipe, config.input_size)
-    labels, labels_from = choose_labels(len(own_labels), own_labels, options)
-    return Checkpoint(
-        source=Source(
-            kind="huggingface",
-            id=source_id,
-            revision=revision,
-            weights_sha256=digest_of(files),
-            preprocessing_from=origin(options, is_stated=own_recipe is not None),
-            labels_from=labels_from,
-        ),
-        network=network,
-        preprocessing=recipe,
-        labels=labels,
-        activation=options.activation or _activation(settings, len(labels)),
-        reference=Ours(network, recipe, "resized, which transformers does not do")
-        if config != trained
-        else TransformersReference(folder, recipe if own_recipe is None or options.recipe.says_anything else None),
+
+    def reference(network: Swin, recipe: Preprocessing, is_resized: bool) -> Reference:  # noqa: FBT001 (by place)
+        if is_resized:
+            return Ours(network, recipe, "resized, which transformers does not do")
+        is_own = own_recipe is not None and not options.recipe.says_anything
+        return TransformersReference(folder, None if is_own else recipe)
+
+    return assemble(
+        Found("huggingface", source_id, revision, files, weights),
+        trained,
+        config,
+        weights,
+        recipe=own_recipe,
+        labels=own_labels,
+        activation=_activation(settings, len(own_labels)),
+        reference=reference,
+        options=options,
     )
 
 

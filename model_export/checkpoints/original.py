@@ -6,9 +6,8 @@ and is the reference where it is installed.
 
 from app.bundle import Preprocessing
 from model_export.checkpoints import state_dict
-from model_export.checkpoints.checkpoint import Checkpoint, Options, Reference
+from model_export.checkpoints.checkpoint import Checkpoint, Found, Options, Reference
 from model_export.checkpoints.reference import Ours
-from model_export.checkpoints.state_dict import Found
 from model_export.checkpoints.timm import timm_reference
 from model_export.errors import UnsupportedModel
 from model_export.swin import Swin, SwinConfig

@@ -8,29 +8,17 @@ that was named, or of the only one that fits.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from app.bundle import Activation, Label, Preprocessing, Source, SourceKind
-from model_export.checkpoints.checkpoint import (
-    Checkpoint,
-    Options,
-    Reference,
-    at_size,
-    choose_labels,
-    load_weights,
-    origin,
-    resized,
-)
-from model_export.checkpoints.weights import Weights, digest_of
+from app.bundle import Label, Preprocessing
+from model_export.checkpoints.checkpoint import Checkpoint, Found, MakeReference, Options, assemble, at_size
+from model_export.checkpoints.weights import Weights
 from model_export.errors import CheckpointError, RequestError
-from model_export.preprocessing import changed
-from model_export.swin import Dialect, Swin, SwinConfig
-from model_export.variants import VARIANTS, Variant, fitting, named, published_recipe
-
-Size = tuple[int, int]
+from model_export.swin import Dialect, SwinConfig
+from model_export.variants import VARIANTS, Variant, fitting, named
+from model_export.windows import Size
 
 COMPUTED = ("relative_position_index", "relative_coords_table", "attn_mask")
 """Buffers that hold no weights: sources compute them from the sizes, and some save them all the same."""
@@ -48,20 +36,6 @@ class Stated:
 
 
 SILENT = Stated({})
-
-MakeReference = Callable[[Swin, Preprocessing, bool], Reference]
-"""Of a network with its weights, its preprocessing, and whether it was resized."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """Weights by their source's names, and where they were."""
-
-    kind: SourceKind
-    id: str
-    revision: str | None
-    files: list[Path]
-    weights: Weights
 
 
 def read(
@@ -90,24 +64,17 @@ def read(
     tables = {name: own.pop(name) for name in list(own) if name.endswith(COMPUTED)}
     trained = _trained(own, tables, dialect, stated, options)
     config = at_size(trained, options)
-    network = Swin(config)
-    if config != trained:
-        wanted = network.state_dict()
-        own = {name: resized(name, weight, wanted.get(name, weight)) for name, weight in own.items()}
-    load_weights(network, own)
-    base = stated.recipe(config.input_size) if stated.recipe else published_recipe(found.kind, config)
-    recipe = changed(base, options.recipe, config.input_size)
-    labels, labels_from = choose_labels(config.num_classes, stated.labels, options)
-    source = Source(
-        kind=found.kind,
-        id=found.id,
-        revision=found.revision,
-        weights_sha256=digest_of(found.files),
-        preprocessing_from=origin(options, is_stated=stated.recipe is not None),
-        labels_from=labels_from,
+    return assemble(
+        found,
+        trained,
+        config,
+        own,
+        recipe=stated.recipe and stated.recipe(config.input_size),
+        labels=stated.labels,
+        activation="sigmoid" if config.num_classes == 1 else "softmax",
+        reference=reference,
+        options=options,
     )
-    activation: Activation = options.activation or ("sigmoid" if config.num_classes == 1 else "softmax")
-    return Checkpoint(source, network, recipe, labels, activation, reference(network, recipe, config != trained))
 
 
 def _trained(weights: Weights, tables: Weights, dialect: Dialect, stated: Stated, options: Options) -> SwinConfig:

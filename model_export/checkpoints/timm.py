@@ -19,17 +19,16 @@ from torch import Tensor
 from app.bundle import Label, Preprocessing
 from app.errors import sentence
 from model_export.checkpoints import state_dict
-from model_export.checkpoints.checkpoint import Checkpoint, Options, Reference
+from model_export.checkpoints.checkpoint import Checkpoint, Found, Options, Reference
 from model_export.checkpoints.reference import Ours, in_steps, library
-from model_export.checkpoints.state_dict import Found, Stated
+from model_export.checkpoints.state_dict import Stated
 from model_export.checkpoints.weights import Weights
 from model_export.errors import CheckpointError, UnsupportedModel
 from model_export.imagenet import imagenet_labels
 from model_export.preprocessing import from_timm
 from model_export.swin import Swin, SwinConfig
 from model_export.variants import VARIANTS, Variant, named
-
-Size = tuple[int, int]
+from model_export.windows import Size
 
 MERGING = re.compile(r"^layers\.(\d+)\.downsample\.")
 

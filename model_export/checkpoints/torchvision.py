@@ -9,9 +9,8 @@ from torch import Tensor
 
 from app.bundle import Preprocessing, ShorterSide
 from model_export.checkpoints import state_dict
-from model_export.checkpoints.checkpoint import Checkpoint, Options, Reference
+from model_export.checkpoints.checkpoint import Checkpoint, Found, Options, Reference
 from model_export.checkpoints.reference import Ours, in_steps, library
-from model_export.checkpoints.state_dict import Found
 from model_export.checkpoints.weights import Weights
 from model_export.swin import Swin, SwinConfig
 

@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from transformers import AutoModelForImageClassification
 
-from app.engine import open_engine
 from model_export import checkpoints
-from model_export.build import last_map
+from model_export.build import open_graph
 from model_export.checkpoints.checkpoint import Options
 from model_export.graph import graph_macs
 from model_export.static import StaticSwin
@@ -64,16 +63,7 @@ def measure(source: str, variant: str, folder: Path) -> Row:
     read = checkpoints.read(str(checkpoint), options)
     config, recipe, model = read.network.config, read.preprocessing, folder / "model.onnx"
     nodes = to_onnx(StaticSwin(read.network, recipe.scale, recipe.mean, recipe.std).eval(), config.input_size, model)
-    last = last_map(config)
-    engine = open_engine(
-        model,
-        "cpu",
-        threads=torch.get_num_threads(),
-        buckets=[2],
-        input_size=config.input_size,
-        classes=config.num_classes,
-        tokens=(last.positions, last.channels),
-    )
+    engine = open_graph(config, model)
     answer = engine.run(draw_pixels(2, *config.input_size))
     return Row(
         variant,
