@@ -5,15 +5,16 @@ import asyncio
 import contextlib
 import importlib.metadata
 import logging
+import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator, Sequence
-from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 import uvloop
-from fastapi import FastAPI
 from pydantic import ValidationError
 from pydantic_settings import CliSettingsSource
 
@@ -23,6 +24,7 @@ from app.settings import Settings, unknown_variables
 
 try:
     from app.main import create_app
+    from app.server import Connection, Server
 except ModuleNotFoundError as error:
     if error.name != "onnxruntime":
         raise
@@ -36,6 +38,7 @@ DONE, INTERRUPTED, REFUSED = 0, 1, 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; without one, `run`. Returns the exit code: 0 done, 1 interrupted, 2 the request was wrong."""
+    signal.signal(signal.SIGTERM, _leave)  # the first process of a container has no other way to be stopped so early
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version"}):
         arguments.insert(0, "run")
@@ -76,7 +79,20 @@ def _run(settings: Settings) -> int:
         log.warning("no such setting", extra={"variable": variable})
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings))
+    _leave_threads_behind()
     return DONE
+
+
+def _leave(*_: object) -> NoReturn:
+    """SIGTERM before the server took over the signals: there is nothing to finish."""
+    raise SystemExit(DONE)
+
+
+def _leave_threads_behind() -> None:
+    """A run that is stuck cannot be ended from outside, and Python waits for every thread of a pool."""
+    if any(thread.name.startswith(("engine", "decode")) for thread in threading.enumerate()):
+        logging.shutdown()
+        os._exit(DONE)
 
 
 async def _serve(settings: Settings) -> None:
@@ -87,6 +103,8 @@ async def _serve(settings: Settings) -> None:
             config = uvicorn.Config(
                 app,
                 lifespan="off",
+                http=Connection,
+                ws="none",
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -94,13 +112,14 @@ async def _serve(settings: Settings) -> None:
             )
             with _port_refused(listener, settings):  # two may bind one port as long as neither listens
                 listener.listen(config.backlog)
-            await Server(config, app, settings.drain_delay).serve(sockets=[listener])
+            await Server(config, settings, app.state.service).serve(sockets=[listener])
 
 
 def _bind(settings: Settings) -> socket.socket:
     """Bound, not yet listening: a port in use is told at once, and nobody is let in before the service is ready."""
     listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setblocking(False)
     with _port_refused(listener, settings):
         listener.bind((settings.host, settings.port))
     return listener
@@ -113,36 +132,6 @@ def _port_refused(listener: socket.socket, settings: Settings) -> Iterator[None]
     except OSError as error:
         listener.close()
         raise StartError(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}") from error
-
-
-class Server(uvicorn.Server):
-    """uvicorn with a drain: the first signal turns readiness off and waits, the second leaves now."""
-
-    def __init__(self, config: uvicorn.Config, app: FastAPI, drain_delay: float) -> None:
-        super().__init__(config)
-        self._app, self._drain_delay = app, drain_delay
-        self._loop = asyncio.get_running_loop()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say where, once callers are let in."""
-        await super().startup(sockets)
-        for listener in sockets or []:
-            host, port = listener.getsockname()[:2]
-            log.info("listening", extra={"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"})
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (uvicorn calls it as signal handlers are called)
-        """Not passed on to uvicorn, which would end the process by the signal: a drain that worked exits with 0."""
-        service = self._app.state.service
-        if service.is_draining:
-            self.should_exit = self.force_exit = True
-            self._loop.call_soon_threadsafe(service.batcher.abort)
-            return
-        log.info("draining", extra={"signal": signal.Signals(sig).name})
-        service.is_draining = True
-        self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_delay, self._stop)
-
-    def _stop(self) -> None:
-        self.should_exit = True
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ A batch forms because an engine became free, not because a clock ran: whoever wa
 with it, so a lone request never waits and a busy service batches by itself.
 
 - The event loop owns the queue; nothing else touches it. No lock, no polling, no sleep.
+- A row that cannot make its deadline is refused when it comes, or failed instead of run.
 - A row whose caller left is skipped before the run, and again when the answers are handed out.
 - A row may ask for the detailed answer; what that is, and what it costs the batch, is the engine's own affair.
-- A failing engine reaches every row of its batch and nobody else; the loop lives on.
-- If the loop itself dies, every waiter hears of it and `alive` turns false.
+- A failing or stuck engine reaches every row of its batch and nobody else. It is renewed, once until it answers again.
+- If the last engine is lost, or the loop itself dies, every waiter hears of it and `alive` turns false.
 """
 
 import asyncio
@@ -24,13 +25,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import Draining, EngineFailed, NotReady, Overloaded, ServiceError
+from app.errors import DeadlineExceeded, Draining, EngineFailed, NotReady, Overloaded, ServiceError
 
 log = logging.getLogger("swin.batcher")
 
 Array = NDArray[Any]
 Run = Callable[[Array, Sequence[bool]], Collection[Any]]
 """Rows (n, …), and which of them ask for the detailed answer → n answers."""
+
+NEVER = math.inf
+
+RENEWAL_SECONDS = 600
+"""Opening and warming a network can take minutes; what takes longer will not come."""
 
 
 class Answer(NamedTuple):
@@ -58,11 +64,38 @@ class Row:
     answer: asyncio.Future[Answer]
     is_detailed: bool
     submitted: float
+    deadline: float
     is_taken: bool = False  # by an engine
+
+
+@dataclass(slots=True, eq=False)
+class Seat:
+    """An engine's place, with the thread it is called from."""
+
+    index: int
+    run: Run
+    thread: ThreadPoolExecutor
+    free_at: float = 0.0  # when the batch that runs is expected to end
+    works: bool = True
+    is_renewed: bool = False  # and has not answered a batch since
 
 
 def ignore(_: Any) -> None:
     """The observer of those who do not observe."""
+
+
+def at_once(_: int) -> float:
+    """What a batch takes where nobody measured."""
+    return 0.0
+
+
+class EngineLost(Exception):
+    """An engine failed, and there is none to put in its place."""
+
+
+def no_other(_: int) -> Run:
+    """For those who have no other engine."""
+    raise EngineLost
 
 
 class Batcher:
@@ -72,8 +105,11 @@ class Batcher:
         engines: each answers n rows with n outputs and blocks; it is called from a thread of its own.
         capacity: rows that may wait; one more is refused at once.
         linger: seconds a free engine waits for a fuller batch. 0: it never does.
+        expected_seconds: what a batch of so many rows takes; deadlines and `Retry-After` are estimated from it.
+        stuck_after: seconds after which a run is given up, if ten times what is expected is not more.
+        renew: blocks, and returns a proved engine for the place of the one that failed; raises if it cannot.
         on_batch: told of every batch that was run.
-        on_leave: called with `queue` or `infer` for every caller that left there.
+        on_leave: called with `queue` or `infer` for every row whose caller left there.
     """
 
     def __init__(
@@ -83,27 +119,36 @@ class Batcher:
         max_batch: int,
         capacity: int,
         linger: float = 0.0,
+        expected_seconds: Callable[[int], float] = at_once,
+        stuck_after: float = NEVER,
+        renew: Callable[[int], Run] = no_other,
         on_batch: Callable[[BatchReport], None] = ignore,
         on_leave: Callable[[str], None] = ignore,
     ) -> None:
         self.alive = False
-        self._engines, self._max_batch, self._capacity, self._linger = engines, max_batch, capacity, linger
+        self._seats = [Seat(index, run, _thread(index)) for index, run in enumerate(engines)]
+        self._max_batch, self._capacity, self._linger = max_batch, capacity, linger
+        self._expected_seconds, self._stuck_after, self._new_engine = expected_seconds, stuck_after, renew
         self._on_batch, self._on_leave = on_batch, on_leave
         self._queue: deque[Row] = deque()
         self._arrived, self._full = asyncio.Event(), asyncio.Event()
         self._draining = False
-        self._seconds_per_batch = 0.0  # of the last batch
         self._workers: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin to serve, on the running event loop."""
         self.alive = True
-        self._workers = [asyncio.create_task(self._work(engine)) for engine in range(len(self._engines))]
+        self._workers = [asyncio.create_task(self._work(seat)) for seat in self._seats]
 
     @property
     def waiting(self) -> int:
         """Rows in the queue."""
         return len(self._queue)
+
+    @property
+    def works(self) -> bool:
+        """Whether an engine runs, or could run, batches now: false while the only one is being renewed."""
+        return self.alive and any(seat.works for seat in self._seats)
 
     async def drain(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 (a bound, after which we go on)
         """Refuse what is new, finish what is queued, stop; after `timeout` seconds, stop without finishing."""
@@ -121,29 +166,56 @@ class Batcher:
         for worker in self._workers:
             worker.cancel()
 
-    async def submit(self, pixels: Array, *, detailed: bool = False) -> Answer:
-        """Wait for one row's answer, plain or detailed. Cancelling the caller takes the row out and disturbs nobody.
+    def admit(self, *, deadline: float = NEVER, coming: int = 0) -> None:
+        """Return if a row that came now would be taken.
+
+        `coming` rows are on their way here. They count if others wait already: the engines are then what is slow.
 
         Raises:
-            Overloaded: the queue is full.
+            Overloaded: the queue is full, or what is ahead takes longer than the deadline allows.
+            DeadlineExceeded: the deadline could not even be made by an idle engine.
             Draining, NotReady: the batcher stops, or has died.
-            EngineFailed: the batch this row was in could not be run.
         """
         if self._draining:
             raise Draining
         if not self.alive:
             raise NotReady
-        if self.waiting >= self._capacity:
-            raise Overloaded(self._retry_after())
-        row = Row(pixels, asyncio.get_running_loop().create_future(), detailed, time.perf_counter())
+        ahead = self.waiting and self.waiting + coming
+        if ahead >= self._capacity:
+            raise Overloaded(self._seconds_until_run(ahead))
+        if deadline != NEVER:
+            left = deadline - time.perf_counter() - self._expected_seconds(1)
+            if left < 0:
+                raise DeadlineExceeded
+            if (wait := self._seconds_until_run(ahead)) > left:
+                raise Overloaded(wait)
+
+    async def submit(self, pixels: Array, *, detailed: bool = False, deadline: float = NEVER) -> Answer:
+        """Wait for one row's answer, plain or detailed. Cancelling the caller takes the row out and disturbs nobody.
+
+        `deadline` is a time of `time.perf_counter`.
+
+        Raises:
+            Overloaded, DeadlineExceeded, Draining, NotReady: as `admit`.
+            DeadlineExceeded: the deadline came first.
+            EngineFailed: the batch this row was in could not be run.
+        """
+        self.admit(deadline=deadline)
+        loop = asyncio.get_running_loop()
+        row = Row(pixels, loop.create_future(), detailed, time.perf_counter(), deadline)
         self._enqueue(row)
+        timer = None if deadline == NEVER else loop.call_later(deadline - row.submitted, self._expire, row)
         try:
             return await row.answer
         except asyncio.CancelledError:
-            with contextlib.suppress(ValueError):  # no longer in the queue: it is being run, or everybody was told off
-                self._queue.remove(row)
+            self._forget(row)
+            if not row.answer.cancelled():
+                row.answer.exception()  # it had just been answered: an error that nobody fetched would be logged
             self._on_leave("infer" if row.is_taken else "queue")
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def _enqueue(self, row: Row) -> None:
         self._queue.append(row)
@@ -151,25 +223,40 @@ class Batcher:
         if self.waiting >= self._max_batch:
             self._full.set()
 
-    def _retry_after(self) -> int:
-        batches = self.waiting / self._max_batch / len(self._engines)
-        return max(1, math.ceil(batches * self._seconds_per_batch))
+    def _forget(self, row: Row) -> None:
+        with contextlib.suppress(ValueError):  # no longer in the queue: it is being run, or everybody was told off
+            self._queue.remove(row)
 
-    async def _work(self, engine: int) -> None:
+    def _expire(self, row: Row) -> None:
+        self._forget(row)
+        _fail([row], DeadlineExceeded)
+
+    def _seconds_until_run(self, ahead: int) -> float:
+        """Until an engine begins with a row that has so many before it."""
+        full_batches = ahead // self._max_batch / len(self._seats)
+        until_free = min(seat.free_at for seat in self._seats) - time.perf_counter()
+        return max(until_free, 0.0) + full_batches * self._expected_seconds(self._max_batch)
+
+    async def _work(self, seat: Seat) -> None:
         rows: list[Row] = []
-        thread = ThreadPoolExecutor(1, thread_name_prefix=f"engine-{engine}")
         try:
             while rows := await self._next_rows():
-                await self._run(rows, engine, thread)
+                if not await self._run(rows, seat):
+                    await self._renew(seat)
         except asyncio.CancelledError:
             self._give_up(rows, Draining)
             raise
+        except EngineLost:
+            log.critical("engine %d is lost", seat.index)
+            self._seats.remove(seat)
+            if not self._seats:
+                self._give_up([], NotReady)
         except BaseException:
             log.exception("the batcher died")
             self._give_up(rows, NotReady)
             raise
         finally:
-            thread.shutdown(wait=False)  # waiting for a run that is stuck would hold the event loop
+            seat.thread.shutdown(wait=False)  # waiting for a run that is stuck would hold the event loop
 
     async def _next_rows(self) -> list[Row]:
         """The rows of the next batch, as soon as there is one; none once the batcher is drained."""
@@ -190,33 +277,75 @@ class Batcher:
                     await self._full.wait()
 
     def _take(self) -> list[Row]:
+        """Up to `max_batch` rows that can still make their deadline; those before them that cannot are told so."""
         rows: list[Row] = []
+        ends = time.perf_counter() + self._expected_seconds(min(self.waiting, self._max_batch)) if self._queue else 0.0
         while self._queue and len(rows) < self._max_batch:
             row = self._queue.popleft()
             row.is_taken = True
-            if not row.answer.done():  # otherwise its caller has left in this very turn of the loop
+            if row.deadline < ends:
+                _fail([row], DeadlineExceeded)
+            elif not row.answer.done():  # otherwise its caller has left in this very turn of the loop
                 rows.append(row)
         return rows
 
-    async def _run(self, rows: list[Row], engine: int, thread: ThreadPoolExecutor) -> None:
+    async def _run(self, rows: list[Row], seat: Seat) -> bool:
+        """Run a batch and answer its rows; whether the engine did its work."""
         started = time.perf_counter()
-        try:
-            outputs = await asyncio.get_running_loop().run_in_executor(thread, _run_batch, self._engines[engine], rows)
-        except Exception:
-            log.exception("a batch of %d failed", len(rows))
-            outputs = None
+        expected = self._expected_seconds(len(rows))
+        seat.free_at = started + expected
+        outputs = await self._outputs(rows, seat, max(self._stuck_after, 10 * expected))
         seconds = time.perf_counter() - started
+        seat.free_at = 0.0
         if outputs is None:
             _fail(rows, EngineFailed)
         else:
             _hand_out(rows, outputs, started, seconds)
-            self._seconds_per_batch = seconds
-        self._on_batch(BatchReport(engine, len(rows), seconds, failed=outputs is None))
+            seat.is_renewed = False
+        self._on_batch(BatchReport(seat.index, len(rows), seconds, failed=outputs is None))
+        return outputs is not None
+
+    async def _outputs(self, rows: list[Row], seat: Seat, patience: float) -> Collection[Any] | None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(None if patience == NEVER else patience) as limit:
+                return await loop.run_in_executor(seat.thread, _run_batch, seat.run, rows)
+        except Exception:
+            if limit.expired():
+                log.error("a batch of %d has been running for %.1f s: its engine is stuck", len(rows), patience)  # noqa: TRY400 (where we waited says nothing)
+            else:
+                log.exception("a batch of %d failed", len(rows))
+            return None
+
+    async def _renew(self, seat: Seat) -> None:
+        """Another engine in the place of one that failed, in a thread of its own: the old one may be stuck.
+
+        Raises:
+            EngineLost: the one that failed had just been renewed, or there is none to be had.
+        """
+        seat.works = False
+        seat.thread.shutdown(wait=False)
+        if seat.is_renewed:
+            raise EngineLost
+        seat.thread = _thread(seat.index)
+        try:
+            async with asyncio.timeout(RENEWAL_SECONDS):
+                loop = asyncio.get_running_loop()
+                seat.run = await loop.run_in_executor(seat.thread, self._new_engine, seat.index)
+        except Exception as error:
+            log.exception("engine %d cannot be renewed", seat.index)
+            raise EngineLost from error
+        log.warning("engine %d was renewed", seat.index)
+        seat.works = seat.is_renewed = True
 
     def _give_up(self, running: list[Row], error: Callable[[], ServiceError]) -> None:
         self.alive = False
         _fail([*running, *self._queue], error)
         self._queue.clear()
+
+
+def _thread(index: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix=f"engine-{index}")
 
 
 def _run_batch(run: Run, rows: Sequence[Row]) -> Collection[Any]:

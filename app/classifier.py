@@ -13,9 +13,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from app.batcher import Answer, Batcher
+from app.batcher import NEVER, Answer, Batcher, ignore
 from app.bundle import Activation, Head, Label, LastMap, Preprocessing
-from app.errors import BadOption, Overloaded
+from app.errors import BadOption, DeadlineExceeded, Overloaded
 from app.evidence import contributions, overlay
 from app.image import Limits, Picture, open_image, to_rgb
 from app.preprocess import preprocess
@@ -83,22 +83,37 @@ class Classifier:
         limits: Limits,
         decode_threads: int,
         decode_queue: int,
+        on_leave: Callable[[str], None] = ignore,
     ) -> None:
         self._batcher, self._preprocessing = batcher, preprocessing
         self._labels, self._activation, self._limits = labels, activation, limits
         self._head, self._map = head, last_map
         self._pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
-        self._decode_queue = decode_queue
+        self._decode_threads, self._decode_queue = decode_threads, decode_queue
+        self._decode_seconds = 0.0  # of an image in the pool, lately
+        self._on_leave = on_leave
         self.decoding = 0  # images in the pool or waiting for it
 
-    async def classify(self, data: bytes, k: int, *, evidence: bool = False) -> Classification:
+    def admit(self, size: int = 0, deadline: float = NEVER) -> None:
+        """Return if an image of so many bytes that came now would be taken, as far as can be told without it.
+
+        Raises:
+            Overloaded, DeadlineExceeded, Draining, NotReady: what `classify` would raise sooner or later.
+        """
+        self._batcher.admit(deadline=deadline, coming=self.decoding)
+        if size > SMALL_BYTES:
+            self._admit_to_pool()
+
+    async def classify(self, data: bytes, k: int, *, evidence: bool = False, deadline: float = NEVER) -> Classification:
         """Encoded image → its k best classes; with evidence, each of them `Explained`.
+
+        `deadline` is a time of `time.perf_counter`.
 
         Raises:
             ServiceError: any of the leaves drawn in `errors.py`.
         """
-        pixels, seconds = await self._pixels(data)
-        answer = await self._submit(pixels, seconds, detailed=evidence)
+        pixels, seconds = await self._pixels(data, deadline)
+        answer = await self._submit(pixels, seconds, deadline, detailed=evidence)
         started = time.perf_counter()
         ranked = top_k(answer.output.logits, k, self._activation)
         predictions = [Prediction(index, self._labels[index].name, score) for index, score in ranked]
@@ -109,7 +124,7 @@ class Classifier:
             seconds["evidence"] = time.perf_counter() - started
         return Classification(predictions, seconds)
 
-    async def draw_evidence(self, data: bytes, index: int | None) -> Overlay:
+    async def draw_evidence(self, data: bytes, index: int | None, *, deadline: float = NEVER) -> Overlay:
         """Encoded image → a picture of the evidence for a class, the best one if none is named.
 
         Raises:
@@ -117,13 +132,12 @@ class Classifier:
         """
         if index is not None and index >= len(self._labels):
             raise BadOption(f"There is no class {index}: they are counted from 0 to {len(self._labels) - 1}.")
-        pixels, seconds = await self._pixels(data)
-        answer = await self._submit(pixels, seconds, detailed=True)
+        pixels, seconds = await self._pixels(data, deadline)
+        answer = await self._submit(pixels, seconds, deadline, detailed=True)
         started = time.perf_counter()
         index = int(answer.output.logits.argmax()) if index is None else index
         (evidence,) = self._maps(answer, [index])
-        loop = asyncio.get_running_loop()
-        png = await loop.run_in_executor(self._pool, overlay, pixels, evidence, self._map.stride)
+        png = await self._off_the_loop(lambda: overlay(pixels, evidence, self._map.stride), "evidence", deadline)
         seconds["evidence"] = time.perf_counter() - started
         return Overlay(index, png, seconds)
 
@@ -131,8 +145,10 @@ class Classifier:
         """Stop the decode threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _submit(self, pixels: NDArray[np.uint8], seconds: dict[str, float], *, detailed: bool) -> Answer:
-        answer = await self._batcher.submit(pixels, detailed=detailed)
+    async def _submit(
+        self, pixels: NDArray[np.uint8], seconds: dict[str, float], deadline: float, *, detailed: bool
+    ) -> Answer:
+        answer = await self._batcher.submit(pixels, detailed=detailed, deadline=deadline)
         seconds |= {"queue": answer.queue_seconds, "infer": answer.run_seconds}
         return answer
 
@@ -153,24 +169,41 @@ class Classifier:
         shares = contributions(answer.output.tokens, self._head, classes)  # classes, positions
         return shares.reshape(-1, self._map.height, self._map.width)
 
-    async def _pixels(self, data: bytes) -> Preprocessed:
+    async def _pixels(self, data: bytes, deadline: float) -> Preprocessed:
+        self.admit(deadline=deadline)  # before the work, which would be for nothing
         if len(data) > SMALL_BYTES:  # not even opened here: a header can hold megabytes to walk through
-            return await self._in_pool(self._open_and_decode, data)
+            return await self._in_pool(self._open_and_decode, data, deadline)
         image = open_image(data, self._limits)
         if image.width * image.height > SMALL_PIXELS:
-            return await self._in_pool(self._decode, image)
+            return await self._in_pool(self._decode, image, deadline)
         return self._decode(image)
 
-    async def _in_pool(self, work: Callable[[T], Preprocessed], item: T) -> Preprocessed:
-        if self.decoding >= self._decode_queue:
-            raise Overloaded(retry_after=1)
+    async def _in_pool(self, work: Callable[[T], Preprocessed], item: T, deadline: float) -> Preprocessed:
+        self._admit_to_pool()
         self.decoding += 1
         held = [item]  # emptied for a caller that left: what waits in the pool cannot be taken out of it
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: work(held[0]))
+            pixels, seconds = await self._off_the_loop(lambda: work(held[0]), "decode", deadline)
         finally:
             held.clear()
             self.decoding -= 1
+        self._decode_seconds += (sum(seconds.values()) - self._decode_seconds) / 8
+        return pixels, seconds
+
+    def _admit_to_pool(self) -> None:
+        if self.decoding >= self._decode_queue:
+            raise Overloaded(self.decoding * self._decode_seconds / self._decode_threads)
+
+    async def _off_the_loop(self, work: Callable[[], T], stage: str, deadline: float) -> T:
+        """In a thread of the decode pool, until the deadline. Work that nobody waits for any more is not begun."""
+        try:
+            async with asyncio.timeout(None if deadline == NEVER else deadline - time.perf_counter()):
+                return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        except TimeoutError:
+            raise DeadlineExceeded from None
+        except asyncio.CancelledError:
+            self._on_leave(stage)
+            raise
 
     def _open_and_decode(self, data: bytes) -> Preprocessed:
         return self._decode(open_image(data, self._limits))

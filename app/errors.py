@@ -3,14 +3,19 @@
 Exception
 ├── ServiceError               one request failed; becomes an RFC 9457 problem document
 │   ├── BadRequest
+│   │   ├── MalformedRequest   400
+│   │   ├── SlowSender         408
 │   │   ├── ImageTooLarge      413
 │   │   ├── UnsupportedImage   415
 │   │   ├── UnreadableImage    422
-│   │   └── BadOption          422
-│   ├── Busy                   nothing is wrong with the request; try again
-│   │   ├── Overloaded         429, with Retry-After
+│   │   ├── BadOption          422
+│   │   └── HeadTooLarge       431
+│   ├── Busy                   nothing is wrong with the request; try again, Retry-After says when
+│   │   ├── Overloaded         429
 │   │   ├── NotReady           503
-│   │   └── Draining           503
+│   │   ├── Draining           503
+│   │   ├── TooManyConnections 503
+│   │   └── DeadlineExceeded   504
 │   └── Failed                 the fault is ours; details go to the log only
 │       ├── EngineFailed       500
 │       └── InternalError      500
@@ -21,6 +26,7 @@ Exception
 `detail` is for the caller: it holds no path, version or stack trace.
 """
 
+import math
 from typing import ClassVar
 
 from pydantic import ValidationError
@@ -40,6 +46,18 @@ class ServiceError(Exception):
 
 class BadRequest(ServiceError):
     """The request cannot be answered as it is."""
+
+
+class MalformedRequest(BadRequest):
+    """What was sent is not HTTP."""
+
+    status, code, title = 400, "malformed_request", "The request is not HTTP"
+
+
+class SlowSender(BadRequest):
+    """The request did not arrive in the time a setting allows."""
+
+    status, code, title = 408, "slow_sender", "The request took too long to arrive"
 
 
 class ImageTooLarge(BadRequest):
@@ -66,18 +84,29 @@ class BadOption(BadRequest):
     status, code, title = 422, "bad_option", "An option of the request is not valid"
 
 
+class HeadTooLarge(BadRequest):
+    """The request's line and headers have more bytes than anybody needs."""
+
+    status, code, title = 431, "head_too_large", "The head of the request is too large"
+
+    def __init__(self) -> None:
+        super().__init__("The request's line and headers are too long.")
+
+
 class Busy(ServiceError):
-    """Nothing is wrong with the request: the same one may succeed later."""
+    """Nothing is wrong with the request: the same one may succeed in `retry_after` seconds."""
+
+    retry_after = 1
 
 
 class Overloaded(Busy):
-    """A queue is full. `retry_after` is the number of seconds the work ahead is expected to take."""
+    """There is more work ahead than may wait, or than the request's deadline allows; `seconds` of it, as expected."""
 
     status, code, title = 429, "overloaded", "The service has more work than it can queue"
 
-    def __init__(self, retry_after: int) -> None:
-        super().__init__(f"The queue is full. Try again in {retry_after} s.")
-        self.retry_after = retry_after
+    def __init__(self, seconds: float) -> None:
+        self.retry_after = max(math.ceil(seconds), 1)
+        super().__init__(f"There is too much work ahead. Try again in {self.retry_after} s.")
 
 
 class NotReady(Busy):
@@ -96,6 +125,24 @@ class Draining(Busy):
 
     def __init__(self) -> None:
         super().__init__("The service is shutting down. Another instance will answer.")
+
+
+class TooManyConnections(Busy):
+    """As many callers are connected as may be."""
+
+    status, code, title = 503, "too_many_connections", "The service has too many callers"
+
+    def __init__(self) -> None:
+        super().__init__("Too many connections are open.")
+
+
+class DeadlineExceeded(Busy):
+    """The answer would have come too late, or it did."""
+
+    status, code, title = 504, "deadline_exceeded", "The answer did not come in time"
+
+    def __init__(self) -> None:
+        super().__init__("The image could not be classified in the time that the request had.")
 
 
 class Failed(ServiceError):

@@ -17,7 +17,7 @@ def configure(style: str, level: str) -> None:
     handler.setFormatter(JsonLine() if style == "json" else TextLine())
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.captureWarnings(capture=True)
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # ours say in one line what it says in six
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # ours say in one line what it says in six
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a damaged form is the caller's news, not ours
 
 

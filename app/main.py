@@ -2,13 +2,13 @@
 
 import importlib.metadata
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
 from app import bundle as bundles
-from app.batcher import Batcher, BatchReport
+from app.batcher import Batcher, BatchReport, Run
 from app.bundle import Bundle
 from app.classifier import Classifier
 from app.cpus import available_cpus
@@ -19,6 +19,7 @@ from app.image import Limits
 from app.metrics import Metrics
 from app.routes import classify, health, model
 from app.routes.access import AccessLog
+from app.routes.gate import Gate
 from app.routes.problems import add_problem_handlers
 from app.service import Service
 from app.settings import Settings
@@ -47,6 +48,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for routes in (classify, health, model):
         app.include_router(routes.router)
     add_problem_handlers(app, metrics)
+    app.add_middleware(Gate, metrics=metrics)
     app.add_middleware(AccessLog, metrics=metrics)  # the outermost of ours: it sees every answer
     return app
 
@@ -60,8 +62,17 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
     """
     bundle = bundles.load(settings.bundle)
     cpus = available_cpus()
-    engines = [_open_engine(bundle, settings, settings.threads or cpus)]
-    batcher = _open_batcher(settings, engines, metrics)
+    threads = settings.threads or cpus
+    engines = [_open_engine(bundle, settings, threads)]
+
+    def renew(index: int) -> Run:
+        """On the device it was on: what failed there must not come back elsewhere in silence."""
+        failed = engines[index]
+        engines[index] = open_proved(bundle, failed.truth.device, threads, failed.buckets)
+        metrics.engines_renewed.inc()
+        return engines[index].answer
+
+    batcher = _open_batcher(settings, engines, renew, metrics)
     classifier = Classifier(
         batcher,
         preprocessing=bundle.manifest.preprocessing,
@@ -72,6 +83,7 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
         limits=Limits(pixels=round(settings.max_megapixels * 1e6)),
         decode_threads=settings.decode_threads or cpus,
         decode_queue=settings.decode_queue,
+        on_leave=lambda stage: metrics.abandoned.labels(stage).inc(),
     )
     service = Service(settings, bundle, engines, batcher, classifier, metrics)
     _watch(service)
@@ -97,7 +109,9 @@ def _open_engine(bundle: Bundle, settings: Settings, threads: int) -> Engine:
         return open_proved(bundle, "cpu", threads, buckets)
 
 
-def _open_batcher(settings: Settings, engines: Sequence[Engine], metrics: Metrics) -> Batcher:
+def _open_batcher(
+    settings: Settings, engines: Sequence[Engine], renew: Callable[[int], Run], metrics: Metrics
+) -> Batcher:
     def on_batch(report: BatchReport) -> None:
         engine = engines[report.engine]
         metrics.batch_size.observe(report.size)
@@ -110,6 +124,9 @@ def _open_batcher(settings: Settings, engines: Sequence[Engine], metrics: Metric
         max_batch=settings.max_batch,
         capacity=settings.queue_images,
         linger=settings.linger_ms / 1e3,
+        expected_seconds=lambda size: max(engine.expected_seconds(size) for engine in engines),
+        stuck_after=settings.stuck_seconds,
+        renew=renew,
         on_batch=on_batch,
         on_leave=lambda stage: metrics.abandoned.labels(stage).inc(),
     )
@@ -126,5 +143,6 @@ def _watch(service: Service) -> None:
     metrics.ready.set_function(lambda: service.is_ready)
     metrics.queue_depth.set_function(lambda: service.batcher.waiting)
     metrics.decode_depth.set_function(lambda: service.classifier.decoding)
+    metrics.uploaded_bytes.set_function(lambda: service.uploaded)
     metrics.engine.info({"device": truth.device, "provider": truth.provider, "precision": manifest.precision})
     metrics.model.info({"name": manifest.name, "source": manifest.source.id, "sha256": manifest.files[bundles.MODEL]})

@@ -34,10 +34,16 @@ class Metrics:
             "swin_batch_padding", "Empty places that batches were padded with to reach a bucket.", registry=registry
         )
         self.batches_failed = Counter("swin_batches_failed", "Batches the engine could not run.", registry=registry)
+        self.engines_renewed = Counter(
+            "swin_engines_renewed", "Engines opened and proved again after a failure.", registry=registry
+        )
         self.queue_depth = Gauge("swin_queue_depth", "Images that wait for an engine.", registry=registry)
         self.decode_depth = Gauge("swin_decode_depth", "Images in decoding or waiting for it.", registry=registry)
+        self.uploaded_bytes = Gauge("swin_uploaded_bytes", "Request bodies held at the moment.", registry=registry)
         self.rejected = Counter("swin_rejected", "Images not classified, by error code.", ["reason"], registry=registry)
-        self.abandoned = Counter("swin_abandoned", "Callers who left, by stage.", ["stage"], registry=registry)
+        self.abandoned = Counter(
+            "swin_abandoned", "Images given up because their caller left, by stage.", ["stage"], registry=registry
+        )
         self.decode_busy_seconds = Counter(
             "swin_decode_busy_seconds", "Time spent decoding and preprocessing, over all threads.", registry=registry
         )
@@ -45,7 +51,7 @@ class Metrics:
             "swin_engine_busy_seconds", "Time an engine ran batches.", ["engine"], registry=registry
         )
         self.ready = Gauge(
-            "swin_ready", "1 while the service classifies, 0 while it drains or is broken.", registry=registry
+            "swin_ready", "1 while the service classifies, 0 while it drains, recovers or is broken.", registry=registry
         )
         self.engine = Info("swin_engine", "Where the network runs.", registry=registry)
         self.model = Info("swin_model", "Which network runs.", registry=registry)

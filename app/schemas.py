@@ -58,4 +58,4 @@ class BatchClassification(BaseModel):
 class Health(BaseModel):
     """Whether the process lives, or whether it should be sent requests."""
 
-    status: Literal["alive", "ready", "draining", "broken"]
+    status: Literal["alive", "ready", "recovering", "draining", "broken"]

@@ -22,8 +22,14 @@ class Service:
     classifier: Classifier
     metrics: Metrics
     is_draining: bool = False
+    uploaded: int = 0  # bytes of request bodies held at the moment
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether nothing but another process can classify: no engine is left, or the batcher has died."""
+        return not self.batcher.alive and not self.is_draining
 
     @property
     def is_ready(self) -> bool:
         """Whether a load balancer should send requests here."""
-        return self.batcher.alive and not self.is_draining
+        return self.batcher.works and not self.is_draining

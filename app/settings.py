@@ -15,6 +15,7 @@ DEMO_BUNDLE = Path(__file__).parent / "demo_bundle"
 
 Count = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
+Timeout = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
@@ -70,10 +71,33 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Largest image, in megapixels, told from its header. Decoding takes about 3 to 6 bytes per pixel.",
     )
+    max_uploads_mib: Count = Field(
+        1024,
+        description="Bodies held at once, in MiB, over all requests; more are refused (429). Bounds the memory.",
+    )
+    max_connections: Count = Field(
+        1024,
+        description="Callers connected at once; more are refused (503). Each takes a file descriptor, and some memory.",
+    )
     max_images: Count = Field(
         64, description="Most images in one `POST /classify/batch`. Callers with more send several requests."
     )
     top_k: Count = Field(5, description="Classes in an answer when the request does not say.")
+    request_timeout: Timeout = Field(
+        30,
+        description="Seconds from a request's head to its answer; then 504. Callers shorten theirs: X-Request-Timeout.",
+    )
+    header_timeout: Timeout = Field(
+        10, description="Seconds that the head of a request may take to arrive; then the connection is closed."
+    )
+    body_timeout: Timeout = Field(
+        20,
+        description="Seconds that a body may take to arrive (then 408), or an answer to leave. High serves slow lines.",
+    )
+    stuck_seconds: Timeout = Field(
+        60,
+        description="Seconds after which a batch is stuck and its engine renewed, or ten times its usual time if more.",
+    )
     drain_delay: Seconds = Field(
         0,
         description="Seconds to keep serving after SIGTERM with readiness off, while load balancers look elsewhere.",
@@ -90,10 +114,12 @@ class Settings(BaseSettings):
     )
 
     @model_validator(mode="after")
-    def _fits_the_queue(self) -> Self:
+    def _fits(self) -> Self:
         for name in ("max_batch", "max_images"):
             if getattr(self, name) > self.queue_images:
                 raise ValueError(f"{name} is {getattr(self, name)}, more than queue_images, {self.queue_images}")
+        if self.max_body_mib > self.max_uploads_mib:
+            raise ValueError(f"max_body_mib is {self.max_body_mib}, more than max_uploads_mib, {self.max_uploads_mib}")
         return self
 
 

@@ -1,6 +1,7 @@
 """`app/batcher.py`, rule by rule."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from app.batcher import Answer, Batcher, BatchReport, Run
-from app.errors import Draining, EngineFailed, NotReady, Overloaded
+from app.errors import DeadlineExceeded, Draining, EngineFailed, NotReady, Overloaded
 from tests.fakes import Gate, rows
 
 pytestmark = pytest.mark.anyio
@@ -127,17 +128,13 @@ async def test_a_full_queue_refuses_at_once() -> None:
 
 
 async def test_retry_after_is_the_work_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six rows in batches of two that took five seconds each: come back in fifteen."""
+    """Three seconds of the batch that runs are over, and six rows in batches of two wait: come back in seventeen."""
     gate, now = Gate(), [0.0]
     monkeypatch.setattr("app.batcher.time.perf_counter", lambda: now[0])
-    async with batcher_of(gate, capacity=6, max_batch=2) as batcher:
-        first = submit_all(batcher, range(1))
-        await entered(gate)
-        now[0] = 5.0
-        gate.open()
-        await asyncio.gather(*first)
+    async with batcher_of(gate, capacity=6, max_batch=2, expected_seconds=lambda _: 5.0) as batcher:
         running = submit_all(batcher, range(1))
         await entered(gate)
+        now[0] = 3.0
         waiting = submit_all(batcher, range(6))
         await turns()
         with pytest.raises(Overloaded) as refusal:
@@ -145,7 +142,81 @@ async def test_retry_after_is_the_work_ahead(monkeypatch: pytest.MonkeyPatch) ->
         gate.open(times=4)
         await asyncio.gather(*running, *waiting)
 
-    assert refusal.value.retry_after == 15
+    assert refusal.value.retry_after == 2 + 3 * 5
+
+
+async def test_a_row_that_cannot_make_its_deadline_is_refused_when_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told from what batches take: too late behind the work ahead is `Overloaded`, too late in any case is not."""
+    gate = Gate()
+    monkeypatch.setattr("app.batcher.time.perf_counter", lambda: 0.0)
+    async with batcher_of(gate, max_batch=1, expected_seconds=lambda _: 5.0) as batcher:
+        running = submit_all(batcher, range(1))
+        await entered(gate)
+        waiting = submit_all(batcher, range(2))
+        await turns()
+        with pytest.raises(Overloaded) as behind:
+            await batcher.submit(np.zeros(1, np.float32), deadline=19.9)
+        with pytest.raises(DeadlineExceeded):
+            await batcher.submit(np.zeros(1, np.float32), deadline=4.9)
+        in_time = asyncio.create_task(batcher.submit(np.zeros(1, np.float32), deadline=20.0))
+        gate.open(times=4)
+        await asyncio.gather(*running, *waiting, in_time)
+
+    assert behind.value.retry_after == 15
+    assert gate.batches == [1, 1, 1, 1]
+
+
+async def test_a_row_that_cannot_make_its_deadline_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch before took longer than expected: who can no longer be answered in time is told, the others are run."""
+    gate, now = Gate(), [0.0]
+    monkeypatch.setattr("app.batcher.time.perf_counter", lambda: now[0])
+    async with batcher_of(gate, expected_seconds=lambda _: 5.0) as batcher:
+        running = submit_all(batcher, range(1))
+        await entered(gate)
+        late, early = (
+            asyncio.create_task(batcher.submit(np.zeros(1, np.float32), deadline=deadline)) for deadline in (12.0, 99.0)
+        )
+        await turns()
+        now[0] = 8.0
+        gate.open(times=2)
+        await asyncio.gather(*running, early)
+        with pytest.raises(DeadlineExceeded):
+            await late
+
+    assert gate.batches == [1, 1]
+
+
+@pytest.mark.parametrize("place", ["queue", "engine"])
+async def test_nobody_waits_past_the_deadline(place: str) -> None:
+    """Whatever the engine does, a row is told at its deadline; it leaves the queue, and did not walk away."""
+    gate, left = Gate(), list[str]()
+    async with batcher_of(gate, max_batch=1, on_leave=left.append) as batcher:
+        before = submit_all(batcher, range(place == "queue"))
+        if before:
+            await entered(gate)
+        with pytest.raises(DeadlineExceeded):
+            await batcher.submit(np.zeros(1, np.float32), deadline=time.perf_counter() + 0.02)
+        waiting = batcher.waiting
+        gate.open(times=2)
+        await asyncio.gather(*before)
+
+    assert (waiting, left) == (0, [])
+
+
+async def test_what_is_being_decoded_counts_where_the_engine_is_slow() -> None:
+    """Behind rows that wait, images on their way here take places; before an idle engine they do not."""
+    gate = Gate()
+    async with batcher_of(gate, capacity=3, max_batch=1) as batcher:
+        batcher.admit(coming=3)
+        running = submit_all(batcher, range(1))
+        await entered(gate)
+        waiting = submit_all(batcher, range(1))
+        await turns()
+        batcher.admit(coming=1)
+        with pytest.raises(Overloaded):
+            batcher.admit(coming=2)
+        gate.open(times=2)
+        await asyncio.gather(*running, *waiting)
 
 
 async def test_callers_that_come_and_go_leave_nothing_behind() -> None:
@@ -211,13 +282,109 @@ async def test_a_failing_engine_reaches_its_batch_and_nobody_else() -> None:
         return pixels
 
     reports = list[BatchReport]()
-    async with batcher_of(engine, max_batch=8, on_batch=reports.append) as batcher:
+    async with batcher_of(engine, max_batch=8, renew=lambda _: engine, on_batch=reports.append) as batcher:
         answers = await asyncio.gather(*submit_all(batcher, range(12, 15)), return_exceptions=True)
         after = await batcher.submit(np.zeros(1, np.float32))
 
     assert [EngineFailed] * 3 == [type(answer) for answer in answers]
     assert after.output.item() == 0
     assert [report.failed for report in reports] == [True, False]
+
+
+def broken(*_: object) -> NDArray[Any]:
+    raise RuntimeError("the engine broke")
+
+
+async def test_a_failed_engine_is_renewed_before_the_next_batch() -> None:
+    """The queue waits for the new engine, and meanwhile the batcher says that it does not work."""
+    renewing, new = Gate(), Gate()
+
+    def renew(_: int) -> Run:
+        renewing(np.zeros(1))
+        return new
+
+    new.open()
+    async with batcher_of(broken, max_batch=1, renew=renew) as batcher:
+        callers = submit_all(batcher, range(2))
+        await entered(renewing)
+        meanwhile = (batcher.alive, batcher.works, batcher.waiting)
+        renewing.open()
+        answers = await asyncio.gather(*callers, return_exceptions=True)
+        afterwards = batcher.works
+
+    assert meanwhile == (True, False, 1)
+    assert [type(answer) for answer in answers] == [EngineFailed, Answer]
+    assert afterwards
+
+
+async def test_a_stuck_engine_is_given_up_and_renewed() -> None:
+    """Its batch fails when `stuck_after` is over, and the next batch runs in another thread."""
+    stuck = Gate()
+    renewed = list[int]()
+
+    def renew(index: int) -> Run:
+        renewed.append(index)
+        return lambda pixels, _: pixels + 1
+
+    async with batcher_of(stuck, max_batch=1, stuck_after=0.02, renew=renew) as batcher:
+        answers = await asyncio.gather(*submit_all(batcher, range(2)), return_exceptions=True)
+        stuck.open()
+
+    assert [type(answer) for answer in answers] == [EngineFailed, Answer]
+    assert renewed == [0]
+
+
+async def test_a_slow_engine_is_not_stuck() -> None:
+    """Ten times of what a batch is expected to take are waited for, however small `stuck_after` is."""
+    gate = Gate()
+    async with batcher_of(gate, stuck_after=0.001, expected_seconds=lambda _: 10.0) as batcher:
+        callers = submit_all(batcher, range(1))
+        await entered(gate)
+        await asyncio.sleep(0.01)  # longer than `stuck_after`
+        gate.open()
+        (answer,) = await asyncio.gather(*callers)
+
+    assert answer.output.item() == 1
+
+
+async def test_an_engine_is_renewed_once_until_it_answers() -> None:
+    """One that fails right after it was renewed is lost, and with the last one everybody who waits is told."""
+    async with batcher_of(broken, max_batch=1, renew=lambda _: broken) as batcher:
+        answers = await asyncio.gather(*submit_all(batcher, range(4)), return_exceptions=True)
+        with pytest.raises(NotReady):
+            await batcher.submit(np.zeros(1, np.float32))
+        alive = batcher.alive
+
+    assert [type(answer) for answer in answers] == [EngineFailed, EngineFailed, NotReady, NotReady]
+    assert not alive
+
+
+async def test_an_engine_that_answered_may_be_renewed_again() -> None:
+    """Once in a while is not twice in a row."""
+    failing = [True, False, True, False]
+
+    def sometimes(pixels: NDArray[Any], _: Sequence[bool]) -> NDArray[Any]:
+        if failing.pop(0):
+            raise RuntimeError("the engine broke")
+        return pixels
+
+    async with batcher_of(sometimes, max_batch=1, renew=lambda _: sometimes) as batcher:
+        answers = await asyncio.gather(*submit_all(batcher, range(4)), return_exceptions=True)
+
+    assert [type(answer) for answer in answers] == [EngineFailed, Answer, EngineFailed, Answer]
+
+
+async def test_the_others_go_on_when_one_engine_is_lost() -> None:
+    """What cannot be renewed is no longer asked; the queue is the others'."""
+    good = Gate()
+    good.open(times=9)
+    async with batcher_of(broken, good, max_batch=1) as batcher:
+        answers = await asyncio.gather(*submit_all(batcher, range(6)), return_exceptions=True)
+        works = batcher.works
+
+    assert [type(answer) for answer in answers].count(EngineFailed) == 1
+    assert [type(answer) for answer in answers].count(Answer) == 5
+    assert works
 
 
 async def test_a_wrong_number_of_answers_is_an_engine_failure() -> None:

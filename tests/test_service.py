@@ -18,13 +18,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from app import errors
-from app.__main__ import Server
 from app.bundle import Bundle
 from app.engine import Device, Engine
 from app.errors import DeviceError
 from app.golden import open_proved
 from app.image import Limits, open_image, to_rgb
 from app.main import create_app
+from app.server import Server
 from app.settings import Settings
 from tests.fakes import Gate, HeldSession, encode
 from tests.references.draw import draw_picture
@@ -393,7 +393,8 @@ async def test_the_second_signal_waits_for_nobody(demo: Bundle, monkeypatch: pyt
     gate = Gate()
     app = create_app(SETTINGS)
     async with app.router.lifespan_context(app), caller_of(app) as caller:
-        server = Server(uvicorn.Config(app), app, drain_delay=3600)
+        settings = Settings(device="cpu", drain_delay=3600)
+        server = Server(uvicorn.Config(app), settings, app.state.service)
         (engine,) = app.state.service.engines
         monkeypatch.setattr(engine, "_session", HeldSession(engine._session, gate))  # noqa: SLF001 (to hold it)
         call = asyncio.create_task(caller.post("/classify", content=digit(demo, "two")))

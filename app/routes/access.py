@@ -44,6 +44,7 @@ class AccessLog:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
+        scope.setdefault("state", {})["started"] = started  # what deadlines are counted from
         code = None
         identity = _identity(scope)
         token = request_id.set(identity)

@@ -1,30 +1,36 @@
 """`POST /classify` and `POST /classify/batch`."""
 
 import asyncio
-import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from app import classifier, schemas
 from app.errors import (
     BadOption,
+    DeadlineExceeded,
     Draining,
     EngineFailed,
+    HeadTooLarge,
     ImageTooLarge,
     InternalError,
+    MalformedRequest,
     NotReady,
     Overloaded,
     ServiceError,
+    SlowSender,
+    TooManyConnections,
     UnreadableImage,
     UnsupportedImage,
 )
 from app.routes.problems import documented, problem
-from app.routes.upload import is_form, read_body, read_form, service_of, unless_caller_leaves
+from app.routes.upload import deadline_of, is_form, received, service_of, unless_caller_leaves
 from app.service import Service
+
+T = TypeVar("T")
 
 router = APIRouter(tags=["classify"])
 
@@ -42,14 +48,28 @@ Format = Annotated[
 ClassIndex = Annotated[
     int | None, Query(alias="class", ge=0, description="Number of the class to draw the evidence for.")
 ]
+Timeout = Annotated[
+    float | None,
+    Header(
+        alias="X-Request-Timeout",
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds from the request's head in which an answer is of use; at most the service's setting.",
+    ),
+]
 ERRORS = documented(
+    MalformedRequest,
+    SlowSender,
     ImageTooLarge,
     UnsupportedImage,
     UnreadableImage,
     BadOption,
+    HeadTooLarge,
     Overloaded,
     NotReady,
     Draining,
+    TooManyConnections,
+    DeadlineExceeded,
     EngineFailed,
     InternalError,
 )
@@ -77,21 +97,28 @@ def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
 )
 async def classify(
     request: Request,
+    *,
     top_k: TopK = None,
-    evidence: Evidence = False,  # noqa: FBT002 (FastAPI passes it by name)
+    evidence: Evidence = False,
     answer_format: Format = "json",
     index: ClassIndex = None,
+    timeout: Timeout = None,  # noqa: ASYNC109 (the caller's, and part of the request)
 ) -> Response:
     """The best classes of one image: the body itself, or the field `file` of a form."""
     service = service_of(request)
-    if answer_format == "png":
-        return await _picture(request, index, evidence=evidence)
-    if index is not None:
+    if index is not None and answer_format != "png":
         raise BadOption("A class is named for its picture: class goes with evidence=true and format=png.")
+    if answer_format == "png" and not evidence:
+        raise BadOption("Only evidence is drawn: format=png goes with evidence=true.")
     k = _count(service, top_k, evidence=evidence)
-    data, read = await _read_one(request)
-    result = await unless_caller_leaves(request, _classify(service, data, k, read, evidence=evidence))
-    return JSONResponse(_body(result), headers={"Server-Timing": _timing(result.seconds)})
+    deadline = deadline_of(request, timeout)
+    async with received(request, "file", 1, deadline) as upload:
+        (image,) = upload.images
+        if answer_format == "png":
+            return await _picture(request, image, index, upload.seconds, deadline)
+        work = _classify(service, image, k, upload.seconds, deadline, evidence=evidence)
+        result = await unless_caller_leaves(request, work)
+        return JSONResponse(_body(result), headers={"Server-Timing": _timing(result.seconds)})
 
 
 @router.post(
@@ -109,20 +136,27 @@ async def classify(
 )
 async def classify_batch(
     request: Request,
+    *,
     top_k: TopK = None,
-    evidence: Evidence = False,  # noqa: FBT002 (FastAPI passes it by name)
+    evidence: Evidence = False,
+    timeout: Timeout = None,  # noqa: ASYNC109 (the caller's, and part of the request)
 ) -> Response:
     """A result or an error for each image of the form's field `files`, in order."""
     service = service_of(request)
     if not is_form(request):
         raise BadOption("Send the images as multipart/form-data, in a field named 'files'.")
     k = _count(service, top_k, evidence=evidence)
-    started = time.perf_counter()
-    async with read_form(request, "files", service.settings.max_images) as files:
-        images = [await file.read() for file in files]
-    read = (time.perf_counter() - started) / len(images)
-    work = asyncio.gather(*(_result(service, image, k, read, evidence=evidence) for image in images))
-    return JSONResponse({"results": await unless_caller_leaves(request, work)})
+    deadline = deadline_of(request, timeout)
+    async with received(request, "files", service.settings.max_images, deadline) as upload:
+        work = [_result(service, image, k, upload.seconds, deadline, evidence=evidence) for image in upload.images]
+        return JSONResponse({"results": await unless_caller_leaves(request, _all(work))})
+
+
+async def _all(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """What each came to. If one of them breaks, the others are not left to run for nobody."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(each) for each in work]
+    return [task.result() for task in tasks]
 
 
 def _count(service: Service, top_k: int | None, *, evidence: bool) -> int:
@@ -133,41 +167,33 @@ def _count(service: Service, top_k: int | None, *, evidence: bool) -> int:
     return top_k
 
 
-async def _read_one(request: Request) -> tuple[bytes, float]:
-    """The image, and the seconds it took to arrive."""
-    started = time.perf_counter()
-    if not is_form(request):
-        return await read_body(request), time.perf_counter() - started
-    async with read_form(request, "file", most=1) as (file,):
-        return await file.read(), time.perf_counter() - started
-
-
-async def _picture(request: Request, index: int | None, *, evidence: bool) -> Response:
-    if not evidence:
-        raise BadOption("Only evidence is drawn: format=png goes with evidence=true.")
-    data, read = await _read_one(request)
-    drawn = await unless_caller_leaves(request, _draw(service_of(request), data, index, read))
+async def _picture(request: Request, image: bytes, index: int | None, read: float, deadline: float) -> Response:
+    drawn = await unless_caller_leaves(request, _draw(service_of(request), image, index, read, deadline))
     headers = {"X-Class-Index": str(drawn.index), "Server-Timing": _timing(drawn.seconds)}
     return Response(drawn.png, media_type="image/png", headers=headers)
 
 
-async def _classify(service: Service, data: bytes, k: int, read: float, *, evidence: bool) -> classifier.Classification:
-    result = await service.classifier.classify(data, k, evidence=evidence)
+async def _classify(
+    service: Service, image: bytes, k: int, read: float, deadline: float, *, evidence: bool
+) -> classifier.Classification:
+    result = await service.classifier.classify(image, k, evidence=evidence, deadline=deadline)
     result.seconds["read"] = read
     service.metrics.observe_stages(result.seconds)
     return result
 
 
-async def _draw(service: Service, data: bytes, index: int | None, read: float) -> classifier.Overlay:
-    drawn = await service.classifier.draw_evidence(data, index)
+async def _draw(service: Service, image: bytes, index: int | None, read: float, deadline: float) -> classifier.Overlay:
+    drawn = await service.classifier.draw_evidence(image, index, deadline=deadline)
     drawn.seconds["read"] = read
     service.metrics.observe_stages(drawn.seconds)
     return drawn
 
 
-async def _result(service: Service, image: bytes, k: int, read: float, *, evidence: bool) -> dict[str, Any]:
+async def _result(
+    service: Service, image: bytes, k: int, read: float, deadline: float, *, evidence: bool
+) -> dict[str, Any]:
     try:
-        return _body(await _classify(service, image, k, read, evidence=evidence))
+        return _body(await _classify(service, image, k, read, deadline, evidence=evidence))
     except ServiceError as error:
         service.metrics.rejected.labels(error.code).inc()
         return {"error": problem(error).model_dump()}

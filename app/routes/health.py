@@ -9,10 +9,14 @@ from app.schemas import Health
 router = APIRouter(tags=["health"])
 
 
-@router.get("/health/live")
-async def live() -> Health:
-    """The process lives. Restart it only when this does not answer."""
-    return Health(status="alive")
+@router.get(
+    "/health/live", response_model=Health, responses={503: {"model": Health, "description": "Start another process."}}
+)
+async def live(request: Request) -> Response:
+    """The process lives. Restart it when this does not answer, or says that it is broken for good."""
+    if service_of(request).is_broken:
+        return JSONResponse({"status": "broken"}, 503)
+    return JSONResponse({"status": "alive"})
 
 
 @router.get(
@@ -23,7 +27,8 @@ async def ready(request: Request) -> Response:
     service = service_of(request)
     if service.is_ready:
         return JSONResponse({"status": "ready"})
-    return JSONResponse({"status": "draining" if service.is_draining else "broken"}, 503)
+    status = "draining" if service.is_draining else "broken" if service.is_broken else "recovering"
+    return JSONResponse({"status": status}, 503)
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

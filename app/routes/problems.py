@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from app.errors import BadOption, Overloaded, ServiceError
+from app.errors import BadOption, Busy, ServiceError
 from app.metrics import Metrics
 from app.schemas import Problem
 
@@ -58,7 +58,7 @@ def add_problem_handlers(app: FastAPI, metrics: Metrics) -> None:
 
 def problem_response(error: ServiceError) -> JSONResponse:
     """The answer to a request that ended in this error."""
-    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Overloaded) else None
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else None
     return _response(problem(error), headers)
 
 

@@ -1,8 +1,10 @@
-"""Reading what a caller sends, within limits, and noticing when the caller leaves."""
+"""Reading what a caller sends, within limits of size, number and time, and noticing when the caller leaves."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from fastapi import Request
@@ -10,7 +12,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from app.errors import BadOption, ImageTooLarge
+from app.errors import BadOption, DeadlineExceeded, ImageTooLarge, Overloaded, SlowSender
 from app.service import Service
 
 T = TypeVar("T")
@@ -19,10 +21,28 @@ MOST_FIELDS = 16
 """Text fields a form may have beside its files. None is read, but clients send some."""
 
 
+@dataclass(frozen=True)
+class Upload:
+    """What a request brought, and the seconds each image took to arrive."""
+
+    images: Sequence[bytes]
+    seconds: float
+
+
 def service_of(request: Request) -> Service:
     """The service behind this application."""
     service: Service = request.app.state.service
     return service
+
+
+def deadline_of(request: Request, timeout: float | None) -> float:
+    """When the answer has to be there, as a time of `time.perf_counter`: a caller can have it sooner than the setting.
+
+    Counted from the request's head, so that what was spent on a slow upload is spent.
+    """
+    longest = service_of(request).settings.request_timeout
+    started: float = request.state.started
+    return started + (longest if timeout is None else min(timeout, longest))
 
 
 def is_form(request: Request) -> bool:
@@ -30,25 +50,71 @@ def is_form(request: Request) -> bool:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data"
 
 
-async def read_body(request: Request) -> bytes:
-    """The whole body.
-
-    Raises:
-        ImageTooLarge: it is longer than the limit; what follows is not read.
-    """
-    return b"".join([chunk async for chunk in _within_limit(request)])
-
-
 @contextlib.asynccontextmanager
-async def read_form(request: Request, field: str, most: int) -> AsyncIterator[list[UploadFile]]:
-    """The files of one form field, in order.
+async def received(request: Request, field: str, most: int, deadline: float) -> AsyncIterator[Upload]:
+    """The images of a request: its body itself, or the files of one field of its form, in order.
+
+    Until the block ends they count as held: over all requests, that is bounded.
 
     Raises:
         BadOption: the form is damaged, has no such file, or more of them than `most`.
-        ImageTooLarge: the form is longer than the limit.
+        ImageTooLarge: the body is longer than the limit; what follows is not read.
+        Overloaded: the bodies of other requests take all the memory there is for bodies.
+        SlowSender, DeadlineExceeded: it did not arrive in time.
+        ClientDisconnect: the caller left.
     """
-    parser = MultiPartParser(request.headers, _within_limit(request), max_files=most, max_fields=MOST_FIELDS)
-    parser.spool_max_size = _limit(request)  # in memory: no file of ours on anybody's disk
+    started = time.perf_counter()
+    body = Body(request)
+    try:
+        async with _in_time(request, deadline):
+            images = await _files(request, body, field, most) if is_form(request) else [await body.whole()]
+        yield Upload(images, (time.perf_counter() - started) / len(images))
+    finally:
+        body.release()
+
+
+class Body:
+    """The body of one request, counted as it arrives."""
+
+    def __init__(self, request: Request) -> None:
+        self._request, self._service = request, service_of(request)
+        self._size = 0
+
+    async def whole(self) -> bytes:
+        """All of it."""
+        return b"".join([chunk async for chunk in self.chunks()])
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Piece by piece, as long as it is within the limits."""
+        announced = self._request.headers.get("content-length", "")
+        if announced.isdecimal():
+            self._check(int(announced))
+        try:
+            async for chunk in self._request.stream():
+                self._size += len(chunk)
+                self._service.uploaded += len(chunk)
+                self._check(self._size)
+                yield chunk
+        except ClientDisconnect:
+            self._service.metrics.abandoned.labels("read").inc()
+            raise
+
+    def release(self) -> None:
+        """It is no longer held."""
+        self._service.uploaded -= self._size
+        self._size = 0
+
+    def _check(self, size: int) -> None:
+        settings = self._service.settings
+        if size > settings.max_body_mib * 2**20:
+            raise ImageTooLarge(f"The body is longer than {settings.max_body_mib} MiB.")
+        if self._service.uploaded > settings.max_uploads_mib * 2**20:
+            raise Overloaded(1)
+
+
+async def _files(request: Request, body: Body, field: str, most: int) -> list[bytes]:
+    parser = MultiPartParser(request.headers, body.chunks(), max_files=most, max_fields=MOST_FIELDS)
+    parser.spool_max_size = service_of(request).settings.max_body_mib * 2**20  # no file of ours on anybody's disk
     try:
         form = await parser.parse()
     except MultiPartException as error:
@@ -56,35 +122,29 @@ async def read_form(request: Request, field: str, most: int) -> AsyncIterator[li
     except UnicodeError as error:  # the charset that the content type names is one that does not decode
         raise BadOption("The form cannot be read: its charset does not fit its text.") from error
     try:
-        yield _files(form, field)
+        return [await file.read() for file in _of_field(form, field)]
     finally:
         await form.close()
 
 
-def _files(form: FormData, field: str) -> list[UploadFile]:
+def _of_field(form: FormData, field: str) -> list[UploadFile]:
     files = [value for value in form.getlist(field) if isinstance(value, UploadFile)]
     if not files:
         raise BadOption(f"The form has no file in a field named '{field}'.")
     return files
 
 
-def _limit(request: Request) -> int:
-    """Bytes a body may have."""
-    return service_of(request).settings.max_body_mib * 2**20
-
-
-async def _within_limit(request: Request) -> AsyncGenerator[bytes, None]:
-    limit = _limit(request)
-    too_large = ImageTooLarge(f"The body is longer than {limit} bytes.")
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit:
-        raise too_large
-    read = 0
-    async for chunk in request.stream():
-        read += len(chunk)
-        if read > limit:
-            raise too_large
-        yield chunk
+@contextlib.asynccontextmanager
+async def _in_time(request: Request, deadline: float) -> AsyncIterator[None]:
+    patience = service_of(request).settings.body_timeout
+    left = deadline - time.perf_counter()
+    try:
+        async with asyncio.timeout(min(patience, left)):
+            yield
+    except TimeoutError:
+        if left < patience:
+            raise DeadlineExceeded from None
+        raise SlowSender(f"The body did not arrive in {patience:g} s.") from None
 
 
 async def unless_caller_leaves(request: Request, work: Awaitable[T]) -> T:

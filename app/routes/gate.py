@@ -1,0 +1,32 @@
+"""Refusing, before its body is read, work that would be refused after it."""
+
+from app.errors import ServiceError
+from app.metrics import Metrics
+from app.routes.access import App, Receive, Scope, Send
+from app.routes.problems import problem_response
+
+
+class Gate:
+    """Wraps an ASGI application in which every POST brings images."""
+
+    def __init__(self, app: App, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let one request pass, or refuse it."""
+        if scope["type"] == "http" and scope["method"] == "POST":
+            try:
+                scope["app"].state.service.classifier.admit(_size_of_image(scope))
+            except ServiceError as error:
+                self._metrics.rejected.labels(error.code).inc()
+                await problem_response(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _size_of_image(scope: Scope) -> int:
+    """Bytes of the body, as announced; 0 where that says little of an image's: of a form, which may hold many."""
+    headers = dict(scope["headers"])
+    size: bytes = headers.get(b"content-length", b"")
+    is_form = headers.get(b"content-type", b"").startswith(b"multipart/")
+    return int(size) if size.isdigit() and not is_form else 0

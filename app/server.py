@@ -1,0 +1,246 @@
+"""uvicorn, with what it lacks: bounds on what a connection may take, and an end that loses nobody.
+
+uvicorn bounds neither the time nor the size of a request's head, reads a body that was refused for as long as it comes,
+keeps answers that nobody fetches, and closes connections on which a request may just be arriving.
+"""
+
+import asyncio
+import contextlib
+import logging
+import resource
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from http import HTTPStatus
+from types import FrameType
+from typing import Literal
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from app.errors import Busy, HeadTooLarge, ImageTooLarge, MalformedRequest, ServiceError, SlowSender, TooManyConnections
+from app.routes.problems import MEDIA_TYPE, problem
+from app.service import Service
+from app.settings import Settings
+
+log = logging.getLogger("swin.server")
+
+MOST_HEAD_BYTES = 64 * 2**10
+"""Of a request's line and headers, beside the first piece that arrives."""
+
+MOST_PIPELINED = 16
+"""Requests that a caller may send without waiting for the answers."""
+
+LINGER_SECONDS = 5
+"""How long the rest of a body is read that was refused: a connection closed on unread bytes loses its answer."""
+
+LAST_SECONDS = 0.25
+"""Between the last connection taken and the first idle one closed: what was sent before that is answered."""
+
+OTHER_FILES = 64
+"""File descriptors for anything but connections."""
+
+
+class State(ServerState):
+    """What all connections share."""
+
+    def __init__(self, settings: Settings, service: Service) -> None:
+        super().__init__()
+        self.settings, self.service = settings, service
+
+
+class Connection(HttpToolsProtocol):
+    """One connection. What its caller owes, and since when, is looked at once a second: no timer for each request."""
+
+    server_state: State
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # (uvicorn narrows it, too)
+        """Take it, if there are not too many."""
+        super().connection_made(transport)
+        self._settings = self.server_state.settings
+        self._keeps_alive = True
+        self._unsent, self._unsent_since = 0, 0.0
+        self._owe("head")
+        if len(self.connections) > self._settings.max_connections:
+            self._refuse(TooManyConnections())
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, within bounds: a head can have no end, and chunks can be longer than the body they carry."""
+        if self._owed is None:
+            self._owe("head")
+        owed, request = self._owed, self.scope
+        super().data_received(data)
+        if owed is self._owed and request is self.scope:  # all of it belonged to the same part
+            self._count(len(data))
+
+    def send_400_response(self, msg: str) -> None:
+        """Like every other refusal, a problem document."""
+        self._refuse(MalformedRequest(msg))
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        super().on_message_begin()
+        self._owe("head")
+
+    def on_headers_complete(self) -> None:
+        """A request begins. Until its body has arrived, its answer does not close the connection."""
+        super().on_headers_complete()
+        if len(self.pipeline) > MOST_PIPELINED:
+            raise ValueError("too many requests at once")  # what uvicorn calls an invalid request
+        self._owe("body")
+        self._keeps_alive, self.cycle.keep_alive = self.cycle.keep_alive, True
+
+    def on_message_complete(self) -> None:
+        """All of the request is here."""
+        super().on_message_complete()
+        self._owe(None)
+        self.cycle.keep_alive = self._keeps_alive and not self.server_state.service.is_draining
+        if self.cycle.response_complete and not self.cycle.keep_alive:
+            self.transport.close()
+
+    def on_response_complete(self) -> None:
+        """The answer has been written, perhaps before all of the request had come."""
+        super().on_response_complete()
+        if self._owed == "body":
+            self._owe("rest")
+
+    def let_go(self) -> None:
+        """Close after the answer to what has been asked."""
+        self._keeps_alive = False
+        if self.cycle is not None and self._owed is None:
+            self.cycle.keep_alive = False
+
+    def check(self, now: float) -> None:
+        """Close it if its caller has owed something for too long: a head, the rest of a refused body, or reading."""
+        if self._owed == "head" and not self._is_busy and now - self._since > self._settings.header_timeout:
+            self._refuse(SlowSender("The head of the request did not arrive in time."))
+        elif self._owed == "rest" and now - self._since > LINGER_SECONDS:
+            self.transport.close()
+        unsent = self.transport.get_write_buffer_size()
+        if not unsent or unsent < self._unsent:
+            self._unsent_since = now
+        elif now - self._unsent_since > self._settings.body_timeout:
+            self.transport.abort()
+        self._unsent = unsent
+
+    @property
+    def _is_busy(self) -> bool:
+        """With an earlier request: what comes after it is not read before it is answered."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _owe(self, part: Literal["head", "body", "rest"] | None) -> None:
+        self._owed, self._since, self._bytes = part, time.monotonic(), 0
+
+    def _count(self, size: int) -> None:
+        self._bytes += size
+        if self._owed == "head" and self._bytes > MOST_HEAD_BYTES:
+            self._refuse(HeadTooLarge())
+        elif self._owed == "body" and self._bytes > 2 * self._settings.max_body_mib * 2**20:
+            self._refuse(ImageTooLarge("The body is too long as it was sent."))
+
+    def _refuse(self, error: ServiceError) -> None:
+        """Outside of any request that the application knows of."""
+        self.server_state.service.metrics.rejected.labels(error.code).inc()
+        log.info("refused", extra={"client": self.client and self.client[0], "code": error.code})
+        if self.scope is not None or isinstance(error, Busy):  # to who never said a word, none is said
+            self.transport.write(_answer(error))
+        self.transport.close()
+
+
+class Server(uvicorn.Server):
+    """uvicorn with a drain: the first signal turns readiness off and waits, the second leaves now."""
+
+    def __init__(self, config: uvicorn.Config, settings: Settings, service: Service) -> None:
+        super().__init__(config)
+        self.server_state = self._state = State(settings, service)
+        self._settings, self._service = settings, service
+        self._loop = asyncio.get_running_loop()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say where, once callers are let in."""
+        _allow_files(self._settings.max_connections + OTHER_FILES)
+        await super().startup(sockets)
+        for listener in sockets or []:
+            host, port = listener.getsockname()[:2]
+            log.info("listening", extra={"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"})
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second; looks at the connections once."""
+        if counter % 10 == 0:
+            now = time.monotonic()
+            for connection in self._connections:
+                connection.check(now)
+        return await super().on_tick(counter)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (uvicorn calls it as signal handlers are called)
+        """Not passed on to uvicorn, which would end the process by the signal: a drain that worked exits with 0."""
+        if self._service.is_draining:
+            self.should_exit = self.force_exit = True
+            self._loop.call_soon_threadsafe(self._service.batcher.abort)
+            return
+        log.info("draining", extra={"signal": signal.Signals(sig).name})
+        self._service.is_draining = True
+        self._loop.call_soon_threadsafe(self._drain)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take whoever has already connected, answer what they send, then close what is idle, then what was busy."""
+        await self._take_last(sockets or [])
+        if not self.force_exit:
+            await asyncio.sleep(LAST_SECONDS)
+        await super().shutdown(sockets)
+
+    @property
+    def _connections(self) -> list[Connection]:
+        return [each for each in self.server_state.connections if isinstance(each, Connection)]
+
+    def _drain(self) -> None:
+        for connection in self._connections:
+            connection.let_go()
+        self._loop.call_later(self._settings.drain_delay, self._stop)
+
+    def _stop(self) -> None:
+        self.should_exit = True
+
+    async def _take_last(self, listeners: Sequence[socket.socket]) -> None:
+        """Closing a listener resets the connections that nobody has accepted yet."""
+        taken = [connection for listener in listeners for connection in _accepted(listener)]
+        for server in self.servers:
+            server.close()
+        for connection in taken:
+            await self._loop.connect_accepted_socket(self._connect, connection)
+
+    def _connect(self) -> Connection:
+        return Connection(self.config, self._state, self.lifespan.state)
+
+
+def _accepted(listener: socket.socket) -> list[socket.socket]:
+    connections = []
+    with contextlib.suppress(OSError):  # there is none left, or no file descriptor for it
+        while True:
+            connection, _ = listener.accept()
+            connection.setblocking(False)
+            connections.append(connection)
+    return connections
+
+
+def _allow_files(wanted: int) -> None:
+    """Raise this process's limit of open files as far as it may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if soft < wanted:
+            log.warning("fewer open files are allowed than max_connections needs", extra={"files": soft})
+
+
+def _answer(error: ServiceError) -> bytes:
+    """A whole response, for a connection that is then closed."""
+    body = problem(error).model_dump_json().encode()
+    retry = f"Retry-After: {error.retry_after}\r\n" if isinstance(error, Busy) else ""
+    head = (
+        f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n{retry}Connection: close\r\n"
+        f"Content-Type: {MEDIA_TYPE}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
