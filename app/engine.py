@@ -95,17 +95,17 @@ class Engine:
         padding = self.bucket(len(pixels)) - len(pixels)
         if padding:
             pixels = np.concatenate([pixels, np.zeros((padding, *self.image_shape), np.uint8)])
-        outputs = self._session.run(names, {INPUT: pixels})
-        for name, values in zip(names, outputs, strict=True):
-            self._check(name, values, len(pixels))
-        return [values[: len(values) - padding] for values in outputs]
+        outputs = zip(names, self._session.run(names, {INPUT: pixels}), strict=True)
+        return [self._checked(name, values, len(pixels) - padding, len(pixels)) for name, values in outputs]
 
-    def _check(self, name: str, values: NDArray[np.float32], batch: int) -> None:
-        wanted = (batch, *self._output_shapes[name])
+    def _checked(self, name: str, values: NDArray[np.float32], size: int, bucket: int) -> NDArray[np.float32]:
+        wanted = (bucket, *self._output_shapes[name])
         if values.shape != wanted:
             raise ValueError(f"{self.truth.device} gave {name} of shape {values.shape}, not {wanted}")
+        values = values[:size]
         if not np.isfinite(values).all():
             raise ValueError(f"{self.truth.device} gave {name} that are not finite")
+        return values
 
     def bucket(self, size: int) -> int:
         """The batch size a batch of this size is padded to."""

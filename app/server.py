@@ -39,6 +39,9 @@ LINGER_SECONDS = 5
 LAST_SECONDS = 0.25
 """Between the last connection taken and the first idle one closed: what was sent before that is answered."""
 
+SPARE_CONNECTIONS = 64
+"""Beyond the bound, on which a refusal is still said."""
+
 OTHER_FILES = 64
 """File descriptors for anything but connections."""
 
@@ -62,14 +65,20 @@ class Connection(HttpToolsProtocol):
         self._settings = self.server_state.settings
         self._keeps_alive = True
         self._unsent, self._unsent_since = 0, 0.0
+        self._is_refused = False
         self._owe("head")
-        if len(self.connections) > self._settings.max_connections:
-            self._refuse(TooManyConnections())
+        if len(self.connections) > self._settings.max_connections + SPARE_CONNECTIONS:
+            transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Parse, within bounds: a head can have no end, and chunks can be longer than the body they carry."""
+        if self._is_refused:
+            return
         if self._owed is None:
             self._owe("head")
+        if self.scope is None and len(self.connections) > self._settings.max_connections:
+            self._refuse(TooManyConnections())
+            return
         owed, request = self._owed, self.scope
         super().data_received(data)
         if owed is self._owed and request is self.scope:  # all of it belonged to the same part
@@ -115,11 +124,14 @@ class Connection(HttpToolsProtocol):
     def check(self, now: float) -> None:
         """Close it if its caller has owed something for too long: a head, the rest of a refused body, or reading."""
         if self._owed == "head" and not self._is_busy and now - self._since > self._settings.header_timeout:
-            self._refuse(SlowSender("The head of the request did not arrive in time."))
+            if self.scope is None:  # to who never said a word, none is said
+                self.transport.close()
+            else:
+                self._refuse(SlowSender("The head of the request did not arrive in time."))
         elif self._owed == "rest" and now - self._since > LINGER_SECONDS:
             self.transport.close()
         unsent = self.transport.get_write_buffer_size()
-        if not unsent or unsent < self._unsent:
+        if not self._unsent or unsent < self._unsent:
             self._unsent_since = now
         elif now - self._unsent_since > self._settings.body_timeout:
             self.transport.abort()
@@ -141,12 +153,16 @@ class Connection(HttpToolsProtocol):
             self._refuse(ImageTooLarge("The body is too long as it was sent."))
 
     def _refuse(self, error: ServiceError) -> None:
-        """Outside of any request that the application knows of."""
+        """Outside of any request that the application knows of; what else is sent is read for a while, and dropped."""
         self.server_state.service.metrics.rejected.labels(error.code).inc()
         log.info("refused", extra={"client": self.client and self.client[0], "code": error.code})
-        if self.scope is not None or isinstance(error, Busy):  # to who never said a word, none is said
-            self.transport.write(_answer(error))
-        self.transport.close()
+        self._is_refused = True
+        self._owe("rest")
+        if self._is_busy:  # an answer from there would come after this one
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.transport.write(_answer(error))
+        self.transport.write_eof()
 
 
 class Server(uvicorn.Server):

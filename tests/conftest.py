@@ -1,5 +1,6 @@
 """What many tests share."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from app.settings import DEMO_BUNDLE
 from model_export.build import build
 from model_export.progress import Progress
 from tests.fakes import save_checkpoint
+from tests.served import Served
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +45,13 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     output = tmp_path_factory.mktemp("bundles") / "tiny"
     build(str(tiny_checkpoint), output, progress=Progress(quiet=True))
     return output
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    """The demonstration bundle, served by a process of its own."""
+    served = Served()
+    try:
+        yield served
+    finally:
+        served.stop()

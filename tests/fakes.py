@@ -1,13 +1,16 @@
 """Stand-ins: engines that can be held, images that are made, networks with every weight random."""
 
+import asyncio
 import io
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import torch
+from fastapi import FastAPI
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
@@ -43,6 +46,22 @@ class Gate:
     def open(self, times: int = 1) -> None:
         """Let so many batches through."""
         self._opened.release(times)
+
+
+class FailingSession:
+    """A session of ONNX Runtime that breaks in one of the ways in which they do."""
+
+    def __init__(self, session: Any, failure: str) -> None:
+        self._session, self._failure = session, failure
+
+    def run(self, outputs: list[str], inputs: dict[str, NDArray[Any]]) -> Any:
+        """Fail."""
+        if self._failure == "exception":
+            raise RuntimeError("CUDA failure 700: an illegal memory access was encountered")
+        values = self._session.run(outputs, inputs)
+        if self._failure == "shape":
+            return [value[:, :-1] for value in values]
+        return [np.full_like(value, np.nan) for value in values]
 
 
 class HeldSession:
@@ -110,3 +129,39 @@ def save_checkpoint(folder: Path, *, size: dict[str, int] | None = None, process
 def rows(values: Iterable[float]) -> list[NDArray[np.float32]]:
     """One row for each value."""
     return [np.array([value], np.float32) for value in values]
+
+
+def caller_of(app: FastAPI) -> httpx.AsyncClient:
+    """A client of the application, without sockets."""
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://swin")
+
+
+class Visitor:
+    """Sends an image to `POST /classify`, or its first pieces only, and hangs up when it is told to."""
+
+    def __init__(self, app: FastAPI, *pieces: bytes, is_whole: bool = True) -> None:
+        self.sent = list[MutableMapping[str, Any]]()  # to it
+        self._app = app
+        self._pieces, self._is_whole = list(pieces), is_whole
+        self._leaves = asyncio.Event()
+        self.waits = asyncio.Event()  # all it has to say has been said
+
+    async def ask(self) -> None:
+        """The request, until it is answered or given up."""
+        scope = {"type": "http", "method": "POST", "path": "/classify", "query_string": b"", "headers": []}
+        await self._app(scope | {"app": self._app}, self._receive, self._send)
+
+    def leave(self) -> None:
+        """Hang up."""
+        self._leaves.set()
+
+    async def _receive(self) -> dict[str, Any]:
+        if self._pieces:
+            piece = self._pieces.pop(0)
+            return {"type": "http.request", "body": piece, "more_body": bool(self._pieces) or not self._is_whole}
+        self.waits.set()
+        await self._leaves.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: MutableMapping[str, Any]) -> None:
+        self.sent.append(message)

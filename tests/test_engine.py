@@ -15,7 +15,7 @@ import pytest
 from app.bundle import Bundle
 from app.engine import Engine, open_engine
 from app.errors import BundleError, DeviceError
-from tests.fakes import engine_of
+from tests.fakes import FailingSession, engine_of
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,29 @@ def test_tokens_nobody_asks_for_are_not_fetched(engine: Engine, monkeypatch: pyt
     engine.answer(random_pixels(1), [True])
 
     assert asked == [["logits"], ["logits", "tokens"]]
+
+
+@pytest.mark.parametrize("failure", ["shape", "nan"])
+def test_an_answer_that_cannot_be_right_is_an_error(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, failure: str
+) -> None:
+    """Logits of another shape, or that are not numbers, reach nobody."""
+    monkeypatch.setattr(engine, "_session", FailingSession(engine._session, failure))  # noqa: SLF001 (to break it)
+
+    with pytest.raises(ValueError, match=r"of shape|not finite"):
+        engine.run(random_pixels(3))
+
+
+def test_what_pads_a_batch_may_come_to_anything(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the rows that somebody waits for are looked at."""
+
+    class Padded:
+        def run(self, *_: Any) -> list[np.ndarray]:
+            return [np.concatenate([np.zeros((3, 10), np.float32), np.full((1, 10), np.nan, np.float32)])]
+
+    monkeypatch.setattr(engine, "_session", Padded())
+
+    assert engine.run(random_pixels(3)).shape == (3, 10)
 
 
 def test_a_batch_goes_to_the_nearest_bucket(engine: Engine) -> None:

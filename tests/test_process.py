@@ -1,7 +1,6 @@
 """`swin-serve` as a process: signals, sockets, exit codes."""
 
 import json
-import os
 import queue
 import shutil
 import signal
@@ -9,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,72 +20,7 @@ from app import bundle as bundles
 from app.bundle import Bundle
 from app.settings import DEMO_BUNDLE
 from tests.fakes import encode
-
-START_SECONDS = 60
-
-
-class Served:
-    """A real `swin-serve`; its log is read line by line."""
-
-    def __init__(self, *options: str) -> None:
-        command = [
-            sys.executable,
-            "-m",
-            "app",
-            "run",
-            "--device",
-            "cpu",
-            "--log-format",
-            "json",
-            "--port",
-            "0",
-            *options,
-        ]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)  # noqa: S603 (our own interpreter)
-        self.log: queue.Queue[dict[str, object]] = queue.Queue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        self.url = str(self.wait_for("listening")["url"])
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.log.put(json.loads(line))
-
-    def wait_for(self, message: str) -> dict[str, object]:
-        """The next event of this name."""
-        while True:
-            event = self.log.get(timeout=START_SECONDS)
-            if event["message"] == message:
-                return event
-
-    def stop(self) -> int:
-        """End it if it still runs; its exit code."""
-        if self.process.poll() is None:
-            self.process.kill()
-        code = self.process.wait(timeout=START_SECONDS)
-        self._reader.join()
-        assert self.process.stderr is not None
-        self.process.stderr.close()
-        return code
-
-
-@pytest.fixture
-def served() -> Iterator[Served]:
-    """The demonstration bundle, served by a process of its own."""
-    served = Served()
-    try:
-        yield served
-    finally:
-        served.stop()
-
-
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`swin-serve`, expected to end by itself."""
-    command = [sys.executable, "-m", "app", *arguments]
-    return subprocess.run(  # noqa: S603 (our own interpreter)
-        command, capture_output=True, text=True, timeout=START_SECONDS, env=os.environ | environment, check=False
-    )
+from tests.served import START_SECONDS, Served, everything, run
 
 
 def test_callers_on_real_sockets_get_their_own_answers(served: Served) -> None:
@@ -111,15 +44,14 @@ def test_callers_on_real_sockets_get_their_own_answers(served: Served) -> None:
 def test_sigterm_drains_and_exits_with_0(served: Served, demo: Bundle) -> None:
     """A request that is in flight when the signal comes is answered; then the process ends, with 0."""
     image = (demo.folder / "golden/seven.png").read_bytes()
-    host, port = served.url.removeprefix("http://").split(":")
     head = f"POST /classify HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(image)}\r\n\r\n".encode()
-    with socket.create_connection((host, int(port)), timeout=START_SECONDS) as connection:
+    with served.connect() as connection:
         connection.sendall(head + image[:10])
         httpx.get(f"{served.url}/health/live")  # a later request was served: the head of ours has been read
         served.process.send_signal(signal.SIGTERM)
         served.wait_for("draining")
         connection.sendall(image[10:])
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        answer = everything(connection)
 
     assert answer.startswith(b"HTTP/1.1 200")
     assert b'"seven"' in answer
@@ -130,12 +62,11 @@ def test_a_sender_too_slow_for_the_drain_is_told() -> None:
     """Who has not finished when `drain_timeout` is over gets a problem document, not a broken connection or a trace."""
     served = Served("--drain-timeout", "1")
     try:
-        host, port = served.url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=START_SECONDS) as connection:
+        with served.connect() as connection:
             connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf")
             httpx.get(f"{served.url}/health/live")  # a later request was served: the head of ours has been read
             served.process.send_signal(signal.SIGTERM)
-            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+            answer = everything(connection)
         code = served.process.wait(timeout=START_SECONDS)
     finally:
         served.stop()

@@ -3,16 +3,13 @@
 import asyncio
 import io
 import logging
-import signal
 import threading
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-import uvicorn
-from fastapi import FastAPI
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
@@ -24,9 +21,8 @@ from app.errors import DeviceError
 from app.golden import open_proved
 from app.image import Limits, open_image, to_rgb
 from app.main import create_app
-from app.server import Server
 from app.settings import Settings
-from tests.fakes import Gate, HeldSession, encode
+from tests.fakes import caller_of, encode
 from tests.references.draw import draw_picture
 from tests.test_image import header_of_png
 
@@ -336,18 +332,6 @@ def test_a_defect_is_answered_and_logged_once(
     assert "x-request-id" in answer.headers
 
 
-def test_an_engine_failure_is_a_500_and_the_next_request_works(
-    client: TestClient, demo: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The caller hears that the model failed; the service lives on."""
-    with monkeypatch.context() as patch:
-        patch.setattr("app.batcher.np.stack", None)
-        failed = client.post("/classify", content=digit(demo, "two"))
-
-    assert (failed.status_code, failed.json()["code"]) == (500, "engine_failed")
-    assert client.post("/classify", content=digit(demo, "two")).status_code == 200
-
-
 @pytest.mark.anyio
 async def test_sixty_four_callers_get_their_own_answers() -> None:
     """Sixty-four images at once: each gets what it gets alone, all are different, and batches of several form."""
@@ -365,72 +349,6 @@ async def test_sixty_four_callers_get_their_own_answers() -> None:
     assert np.allclose(alone, [scores(answer) for answer in together], atol=1e-5)
     assert batches_alone == 64
     assert 8 <= batches_together < 64
-
-
-@pytest.mark.anyio
-async def test_a_full_queue_answers_429(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the engine busy and the queue full, the next caller is refused with Retry-After; the others are answered."""
-    gate = Gate()
-    app = create_app(Settings(device="cpu", threads=1, max_batch=1, queue_images=2, max_images=2))
-    async with app.router.lifespan_context(app), caller_of(app) as caller:
-        (engine,) = app.state.service.engines
-        monkeypatch.setattr(engine, "_session", HeldSession(engine._session, gate))  # noqa: SLF001 (to hold it)
-        running = asyncio.create_task(caller.post("/classify", content=digit(demo, "two")))
-        await asyncio.to_thread(gate.wait_until_entered)
-        calls = [asyncio.create_task(caller.post("/classify", content=digit(demo, "two"))) for _ in range(3)]
-        refused, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
-        gate.open(times=3)
-        answers = await asyncio.gather(running, *calls)
-
-    assert sorted(answer.status_code for answer in answers) == [200, 200, 200, 429]
-    (refusal,) = (call.result() for call in refused)
-    assert (refusal.json()["code"], refusal.headers["retry-after"]) == ("overloaded", "1")
-
-
-@pytest.mark.anyio
-async def test_the_second_signal_waits_for_nobody(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever still waits for the engine then hears that the service shuts down, and the process can end."""
-    gate = Gate()
-    app = create_app(SETTINGS)
-    async with app.router.lifespan_context(app), caller_of(app) as caller:
-        settings = Settings(device="cpu", drain_delay=3600)
-        server = Server(uvicorn.Config(app), settings, app.state.service)
-        (engine,) = app.state.service.engines
-        monkeypatch.setattr(engine, "_session", HeldSession(engine._session, gate))  # noqa: SLF001 (to hold it)
-        call = asyncio.create_task(caller.post("/classify", content=digit(demo, "two")))
-        await asyncio.to_thread(gate.wait_until_entered)
-        server.handle_exit(signal.SIGTERM, None)
-        first = (server.should_exit, call.done(), (await caller.get("/health/ready")).json()["status"])
-        server.handle_exit(signal.SIGTERM, None)
-        answer = await call
-        gate.open()
-
-    assert first == (False, False, "draining")
-    assert (answer.status_code, answer.json()["code"]) == (503, "draining")
-    assert server.should_exit
-    assert server.force_exit
-
-
-@pytest.mark.anyio
-async def test_a_full_decode_queue_answers_429(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images that wait for decoding are bounded as well."""
-    gate = Gate()
-
-    def held(image: Image.Image) -> Image.Image:
-        gate(np.zeros(1))
-        return to_rgb(image)
-
-    monkeypatch.setattr("app.classifier.to_rgb", held)
-    app = create_app(Settings(device="cpu", threads=1, decode_threads=1, decode_queue=2))
-    async with app.router.lifespan_context(app), caller_of(app) as caller:
-        photo = encode(draw_picture(300, 300))
-        calls = [asyncio.create_task(caller.post("/classify", content=photo)) for _ in range(3)]
-        refused, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
-        gate.open(times=2)
-        answers = await asyncio.gather(*calls)
-
-    assert sorted(answer.status_code for answer in answers) == [200, 200, 429]
-    assert [call.result().json()["code"] for call in refused] == ["overloaded"]
 
 
 def test_auto_serves_on_the_cpu_where_cuda_does_not_prove_itself(
@@ -452,38 +370,6 @@ def test_auto_serves_on_the_cpu_where_cuda_does_not_prove_itself(
 
 
 @pytest.mark.anyio
-async def test_a_caller_that_hangs_up_is_let_go(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its row is abandoned as soon as the connection closes, is counted, and nothing is sent to nobody."""
-    gate, sent = Gate(), list[MutableMapping[str, Any]]()
-    hung_up = asyncio.Event()
-    body = iter([{"type": "http.request", "body": digit(demo, "two"), "more_body": False}])
-
-    async def receive() -> dict[str, Any]:
-        for message in body:
-            return message
-        await hung_up.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(message: MutableMapping[str, Any]) -> None:
-        sent.append(message)
-
-    app = create_app(SETTINGS)
-    async with app.router.lifespan_context(app):
-        (engine,), metrics = app.state.service.engines, app.state.service.metrics
-        monkeypatch.setattr(engine, "_session", HeldSession(engine._session, gate))  # noqa: SLF001 (to hold it)
-        scope = {"type": "http", "method": "POST", "path": "/classify", "query_string": b"", "headers": [], "app": app}
-        request = asyncio.create_task(app(scope, receive, send))
-        await asyncio.to_thread(gate.wait_until_entered)
-        hung_up.set()
-        await request
-        gate.open()
-
-    assert sent == []
-    assert metrics.registry.get_sample_value("swin_abandoned_total", {"stage": "infer"}) == 1
-    assert metrics.registry.get_sample_value("swin_requests_total", {"route": "/classify", "code": "499"}) == 1
-
-
-@pytest.mark.anyio
 async def test_a_request_leaves_no_task_behind(demo: Bundle) -> None:
     """What watches for the caller to hang up ends with the request."""
     app = create_app(SETTINGS)
@@ -494,10 +380,6 @@ async def test_a_request_leaves_no_task_behind(demo: Bundle) -> None:
         await asyncio.sleep(0)
 
         assert len(asyncio.all_tasks()) == before
-
-
-def caller_of(app: FastAPI) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://swin")
 
 
 def scores(answer: httpx.Response) -> list[float]:
