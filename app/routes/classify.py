@@ -1,9 +1,9 @@
 """`POST /classify` and `POST /classify/batch`."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
@@ -27,10 +27,8 @@ from app.errors import (
     UnsupportedImage,
 )
 from app.routes.problems import documented, problem
-from app.routes.upload import deadline_of, is_form, received, service_of, unless_caller_leaves
+from app.routes.upload import deadline_of, is_form, received, service_of, while_caller_stays
 from app.service import Service
-
-T = TypeVar("T")
 
 router = APIRouter(tags=["classify"])
 
@@ -112,12 +110,11 @@ async def classify(
         raise BadOption("Only evidence is drawn: format=png goes with evidence=true.")
     k = _count(service, top_k, evidence=evidence)
     deadline = deadline_of(request, timeout)
-    async with received(request, "file", 1, deadline) as upload:
+    async with received(request, "file", 1, deadline) as upload, while_caller_stays(request):
         (image,) = upload.images
         if answer_format == "png":
-            return await _picture(request, image, index, upload.seconds, deadline)
-        work = _classify(service, image, k, upload.seconds, deadline, evidence=evidence)
-        result = await unless_caller_leaves(request, work)
+            return await _picture(service, image, index, upload.seconds, deadline)
+        result = await _classify(service, image, k, upload.seconds, deadline, evidence=evidence)
         return JSONResponse(_body(result), headers={"Server-Timing": _timing(result.seconds)})
 
 
@@ -147,16 +144,16 @@ async def classify_batch(
         raise BadOption("Send the images as multipart/form-data, in a field named 'files'.")
     k = _count(service, top_k, evidence=evidence)
     deadline = deadline_of(request, timeout)
-    async with received(request, "files", service.settings.max_images, deadline) as upload:
-        work = [_result(service, image, k, upload.seconds, deadline, evidence=evidence) for image in upload.images]
-        return JSONResponse({"results": await unless_caller_leaves(request, _all(work))})
-
-
-async def _all(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """What each came to. If one of them breaks, the others are not left to run for nobody."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(each) for each in work]
-    return [task.result() for task in tasks]
+    async with (
+        received(request, "files", service.settings.max_images, deadline) as upload,
+        while_caller_stays(request),
+        asyncio.TaskGroup() as group,  # if one image breaks, the others are not left to run for nobody
+    ):
+        results = [
+            group.create_task(_result(service, image, k, upload.seconds, deadline, evidence=evidence))
+            for image in upload.images
+        ]
+    return JSONResponse({"results": [result.result() for result in results]})
 
 
 def _count(service: Service, top_k: int | None, *, evidence: bool) -> int:
@@ -167,8 +164,10 @@ def _count(service: Service, top_k: int | None, *, evidence: bool) -> int:
     return top_k
 
 
-async def _picture(request: Request, image: bytes, index: int | None, read: float, deadline: float) -> Response:
-    drawn = await unless_caller_leaves(request, _draw(service_of(request), image, index, read, deadline))
+async def _picture(service: Service, image: bytes, index: int | None, read: float, deadline: float) -> Response:
+    drawn = await service.classifier.draw_evidence(image, index, deadline=deadline)
+    drawn.seconds["read"] = read
+    service.metrics.observe_stages(drawn.seconds)
     headers = {"X-Class-Index": str(drawn.index), "Server-Timing": _timing(drawn.seconds)}
     return Response(drawn.png, media_type="image/png", headers=headers)
 
@@ -180,13 +179,6 @@ async def _classify(
     result.seconds["read"] = read
     service.metrics.observe_stages(result.seconds)
     return result
-
-
-async def _draw(service: Service, image: bytes, index: int | None, read: float, deadline: float) -> classifier.Overlay:
-    drawn = await service.classifier.draw_evidence(image, index, deadline=deadline)
-    drawn.seconds["read"] = read
-    service.metrics.observe_stages(drawn.seconds)
-    return drawn
 
 
 async def _result(

@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
@@ -14,8 +14,6 @@ from starlette.requests import ClientDisconnect
 
 from app.errors import BadOption, DeadlineExceeded, ImageTooLarge, Overloaded, SlowSender
 from app.service import Service
-
-T = TypeVar("T")
 
 MOST_FIELDS = 16
 """Text fields a form may have beside its files. None is read, but clients send some."""
@@ -147,24 +145,27 @@ async def _in_time(request: Request, deadline: float) -> AsyncIterator[None]:
         raise SlowSender(f"The body did not arrive in {patience:g} s.") from None
 
 
-async def unless_caller_leaves(request: Request, work: Awaitable[T]) -> T:
-    """Do the work, or cancel it as soon as the caller has hung up. The body must have been read.
+@contextlib.asynccontextmanager
+async def while_caller_stays(request: Request) -> AsyncIterator[None]:
+    """Cancel what is in the block as soon as the caller has hung up. The body must have been read.
 
     Raises:
         ClientDisconnect: the caller left; there is nobody to answer.
     """
-    task = asyncio.ensure_future(work)
-    watch = asyncio.create_task(_hung_up(request))
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 (for the type checker: this is a coroutine)
+    watch = asyncio.create_task(_cancel_when_left(request, task))
     try:
-        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
+        yield
+    except asyncio.CancelledError:
+        if watch.done() and task.uncancel() == 0:  # otherwise somebody else cancels, too
+            raise ClientDisconnect from None
+        raise
     finally:
         watch.cancel()
-        task.cancel()
 
 
-async def _hung_up(request: Request) -> None:
+async def _cancel_when_left(request: Request, task: asyncio.Task[Any]) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    task.cancel()
