@@ -1,8 +1,9 @@
-"""Images to send, and what has to come back: each is asked alone once, so that a crossed answer is told from its own."""
+"""Images to send, and what has to come back: each is asked alone once, so that a wrong answer is noticed."""
 
 import io
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -35,7 +36,8 @@ class Known:
     def is_telling(self, others: Iterable["Known"]) -> bool:
         """Whether its answer can be told from theirs, and has an order that rounding cannot change."""
         scores = [score for _, score in self.scores]
-        return min(-np.diff(scores)) > TIE and not any(self._resembles(other) for other in others)
+        is_tied = any(better - worse <= TIE for better, worse in pairwise(scores))
+        return not is_tied and not any(self._resembles(other) for other in others)
 
     def _resembles(self, other: "Known") -> bool:
         mine, others = dict(self.scores), dict(other.scores)

@@ -1,6 +1,6 @@
 """A crowd that behaves as badly as it can, against a real `swin-serve` whose engine fails: `python -m tests.chaos`.
 
-What it must not be able to do is written in `_violations`, a sentence for each claim that did not hold.
+What it must not be able to do stands in `Attack.violations`: a sentence for each claim that does not hold.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from benchmarks.served import Served, Usage, metrics
 from tests import broken_engine
 from tests.behaviours import BEHAVIOURS, BUSY, FAILED, Crowd
 
-OPTIONS = ["--queue-images", "64", "--decode-queue", "24", "--max-images", "16"]
-"""Queues so short that they fill now and then."""
+OPTIONS = ["--queue-images", "64", "--decode-queue", "24", "--max-images", "16", "--stuck-seconds", "1"]
+"""Queues so short that they fill now and then, and little patience with an engine that hangs."""
 
 MAX_BATCH = 8
 SETTLING_SECONDS = 20
@@ -76,8 +76,14 @@ class Attack:
         photos = await learn(self._callers, [photo(*size, self._random) for size in SIDES * 3])
         return Crowd(self._callers, digits, photos, self._random)
 
-    async def crowd_in(self, crowd: Crowd, rate: float, seconds: float) -> None:
-        """Let them all do what they do, as they come."""
+    async def act(self, crowd: Crowd, rate: float, seconds: float, failures: Sequence[str]) -> Rest:
+        """Let them all in for so long, while the engine fails now and then; what is left when they are gone."""
+        async with asyncio.TaskGroup() as all_at_once:
+            all_at_once.create_task(self._crowd_in(crowd, rate, seconds))
+            all_at_once.create_task(self._break_engine(failures, seconds * 0.8))
+        return await self._rest()
+
+    async def _crowd_in(self, crowd: Crowd, rate: float, seconds: float) -> None:
         weights = [behaviour.weight for behaviour in BEHAVIOURS]
 
         async def play(_: float) -> None:
@@ -86,7 +92,7 @@ class Attack:
 
         await open_loop(rate, seconds, self._random, play)
 
-    async def break_engine(self, failures: Sequence[str], seconds: float) -> None:
+    async def _break_engine(self, failures: Sequence[str], seconds: float) -> None:
         """One failure after the other, each when the service has recovered from the last one."""
         ends = time.perf_counter() + seconds
         for failure in cycle(failures):
@@ -95,19 +101,19 @@ class Attack:
             if time.perf_counter() > ends:
                 return
             broken_engine.give(failure, self._order)
-            while self._order.exists():
+            while self._order.exists():  # noqa: ASYNC110 (another process takes it away)
                 await asyncio.sleep(0.01)
             self.injected[failure.split()[0]] += 1
 
     async def _until_ready(self) -> None:
         async with asyncio.timeout(SETTLING_SECONDS):
-            while not await self._is_ready():
+            while not await self._is_ready():  # noqa: ASYNC110 (it is another process that becomes ready)
                 await asyncio.sleep(0.1)
 
     async def _is_ready(self) -> bool:
         return (await self._callers.ask(request("/health/ready", method="GET"))).status == 200
 
-    async def rest(self) -> Rest:
+    async def _rest(self) -> Rest:
         """Wait until the service has noticed that everybody is gone, or long enough."""
         ends = time.perf_counter() + SETTLING_SECONDS
         while True:
@@ -165,13 +171,16 @@ class Attack:
         return codes
 
     def _bad_log(self) -> Iterator[str]:
-        failures = 0
+        failures, alarms = 0, Counter[str]()
         while not self._served.log.empty():
             event = self._served.log.get()
             if str(event["message"]).startswith("a batch of"):
                 failures += 1
             elif event["level"] in {"error", "critical"} or "exception" in event:
-                yield f"in the log: {event['message']} {event.get('exception', '')}"
+                trace = str(event.get("exception", event["message"])).splitlines()
+                alarms[f"{str(event['message']).splitlines()[0]}: {trace[-1]}"] += 1
+        for alarm, count in alarms.items():
+            yield f"in the log, {count} times: {alarm}"
         if failures != self.injected.total():
             yield f"{failures} batches failed by the log, {self.injected.total()} were made to"
 
@@ -179,9 +188,9 @@ class Attack:
 def _bad_accounts(crowd: Crowd, codes: dict[str, list[int]], samples: dict[str, float]) -> Iterator[str]:
     """Each request is counted once, by the service as by us, and with the code that we got."""
     for identity, answer in crowd.answers.items():
-        logged = codes.get(identity, [])
-        if len(logged) > 1 or (answer is not None and logged != [answer]):
-            yield f"{identity} got {answer}, and the service's account of it is {logged}"
+        account = codes.get(identity, [])
+        if len(account) > 1 or (answer is not None and account != [answer]):
+            yield f"{identity} got {answer}, and the service's account of it is {account}"
     counted = sum(count for name, count in samples.items() if name.startswith("swin_requests_total"))
     logged = sum(map(len, codes.values()))
     if not logged - 2 <= counted <= logged:  # the last look at metrics and readiness is not in its own count
@@ -198,12 +207,7 @@ async def attack(
         try:
             scene = Attack(served, order, seed)
             crowd = await scene.meet()
-            await scene.crowd_in(crowd, rate, warm_up)
-            before = await scene.rest()
-            async with asyncio.TaskGroup() as all_at_once:
-                all_at_once.create_task(scene.crowd_in(crowd, rate, seconds))
-                all_at_once.create_task(scene.break_engine(failures, seconds * 0.8))
-            after = await scene.rest()
+            before, after = [await scene.act(crowd, rate, each, failures) for each in (warm_up, seconds)]
             violations = list(scene.violations(crowd, before, after))
         finally:
             served.stop()
@@ -214,11 +218,13 @@ async def attack(
 def main() -> int:
     """Attack, and print what came of it. Returns 0, or 1 if a claim does not hold."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--seconds", type=float, default=90)
     parser.add_argument("--warm-up", type=float, default=30)
     parser.add_argument("--rate", type=float, default=150, help="callers a second")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--failures", nargs="+", default=["raise", "rows", "nan"], help="the engine's, in turns")
+    parser.add_argument(
+        "--failures", nargs="+", default=["raise", "rows", "nan", "hang 3"], help="the engine's, in turns"
+    )
     parser.add_argument("--option", action="append", default=[], dest="options", help="of the service: --option=--x=y")
     report = uvloop.run(attack(**vars(parser.parse_args())))
     print(_table(report))
@@ -228,17 +234,19 @@ def main() -> int:
 
 
 def _table(report: Report) -> str:
-    rows = [
-        f"{name:24}{outcomes.total():7}   {', '.join(f'{outcome} × {count}' for outcome, count in outcomes.most_common())}"
-        for name, outcomes in report.outcomes.items()
-    ]
-    return "\n".join([
-        *rows,
-        f"engine failures: {dict(report.injected)}",
-        f"images abandoned: {report.abandoned}",
-        f"before: {report.before}",
-        f"after:  {report.after}",
-    ])
+    return "\n".join(
+        [
+            *(f"{name:24}{outcomes.total():7}   {_shown(outcomes)}" for name, outcomes in report.outcomes.items()),
+            f"engine failures: {dict(report.injected)}",
+            f"images abandoned: {report.abandoned}",
+            f"before: {report.before}",
+            f"after:  {report.after}",
+        ]
+    )
+
+
+def _shown(outcomes: Counter[str]) -> str:
+    return ", ".join(f"{outcome} × {count}" for outcome, count in outcomes.most_common())
 
 
 if __name__ == "__main__":
