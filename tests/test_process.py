@@ -20,8 +20,9 @@ from PIL import Image
 from app import bundle as bundles
 from app.bundle import Bundle
 from app.settings import DEMO_BUNDLE
+from benchmarks.served import START_SECONDS
 from tests.fakes import encode
-from tests.served import START_SECONDS, Served, everything, run
+from tests.served import Served, everything, run
 
 
 def test_callers_on_real_sockets_get_their_own_answers(served: Served) -> None:
