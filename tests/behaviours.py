@@ -231,27 +231,24 @@ async def half_closes(crowd: Crowd) -> str:
 
 
 async def dawdles(crowd: Crowd) -> str:
-    """A piece now and then, for a second in all."""
+    """A piece now and then, but in time."""
     known, connection = crowd.digit(), await crowd.connect()
     sent = crowd.request("/classify", known.data)
     try:
         for start in range(0, len(sent), 100):
             connection.writer.write(sent[start : start + 100])
-            await asyncio.sleep(0.08)
+            await asyncio.sleep(0.05)
         return crowd.judge(await connection.reply(), sent, known)
     finally:
         connection.close()
 
 
 async def stops_sending(crowd: Crowd) -> str:
-    """And waits whether the service will say something."""
+    """In the head or in the body, and waits for what the service will say."""
     sent, connection = crowd.request("/classify", crowd.photo().data), await crowd.connect()
     connection.writer.write(sent[: crowd.random.randrange(20, len(sent))])
     try:
-        async with asyncio.timeout(2):
-            return crowd.note(await connection.reply())
-    except TimeoutError:
-        return crowd.leave(connection)
+        return crowd.note(await connection.reply())
     finally:
         connection.close()
 
@@ -266,7 +263,7 @@ async def reads_slowly(crowd: Crowd) -> str:
     asked = [crowd.request("/openapi.json", method="GET") for _ in range(16)]
     connection.writer.write(b"".join(asked))
     try:
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.5)
         return max([crowd.judge(await connection.reply(), sent) for sent in asked])
     finally:
         connection.close()
@@ -426,7 +423,7 @@ BEHAVIOURS = [
     Behaviour("leaves with many", 1, leaves_with_many, _allowed(LEFT)),
     Behaviour("half-closes", 2, half_closes, RIGHT | {NO_ANSWER}),
     Behaviour("dawdles", 2, dawdles, RIGHT),
-    Behaviour("stops sending", 1, stops_sending, _allowed(LEFT, "408 slow_sender")),
+    Behaviour("stops sending", 1, stops_sending, _allowed("408 slow_sender")),
     Behaviour("reads slowly", 0.7, reads_slowly, RIGHT),
     Behaviour("bad file", 8, bad_file, RIGHT | REFUSED),
     Behaviour("bad form", 2, bad_form, _allowed("422 bad_option")),

@@ -26,13 +26,19 @@ from benchmarks.served import Served, Usage, metrics
 from tests import broken_engine
 from tests.behaviours import BEHAVIOURS, BUSY, FAILED, Crowd
 
-OPTIONS = ["--queue-images", "64", "--decode-queue", "24", "--max-images", "16", "--stuck-seconds", "1"]
-"""Queues so short that they fill now and then, and little patience with an engine that hangs."""
+OPTIONS = [
+    *("--queue-images", "64", "--decode-queue", "24", "--max-images", "16"),
+    *("--stuck-seconds", "1", "--header-timeout", "1.5", "--body-timeout", "1.5"),
+]
+"""Queues so short that they fill now and then, and little patience with engines that hang and callers that dawdle."""
 
 MAX_BATCH = 8
 SETTLING_SECONDS = 20
 BETWEEN_FAILURES = 1.5
 SIDES = [(320, 240), (500, 375), (900, 1200), (2000, 1500)]
+
+GAUGES = ("swin_queue_depth", "swin_decode_depth", "swin_uploaded_bytes")
+"""Zero when nobody calls."""
 
 GROWTH = 0.15
 """Of memory, from the warm-up to the end: what threads and allocators keep varies by 10 % from run to run."""
@@ -78,10 +84,11 @@ class Attack:
 
     async def act(self, crowd: Crowd, rate: float, seconds: float, failures: Sequence[str]) -> Rest:
         """Let them all in for so long, while the engine fails now and then; what is left when they are gone."""
-        async with asyncio.TaskGroup() as all_at_once:
-            all_at_once.create_task(self._crowd_in(crowd, rate, seconds))
-            all_at_once.create_task(self._break_engine(failures, seconds * 0.8))
-        return await self._rest()
+        async with asyncio.timeout(seconds + 4 * SETTLING_SECONDS):
+            async with asyncio.TaskGroup() as all_at_once:
+                all_at_once.create_task(self._crowd_in(crowd, rate, seconds))
+                all_at_once.create_task(self._break_engine(failures, seconds * 0.8))
+            return await self._rest()
 
     async def _crowd_in(self, crowd: Crowd, rate: float, seconds: float) -> None:
         weights = [behaviour.weight for behaviour in BEHAVIOURS]
@@ -106,9 +113,8 @@ class Attack:
             self.injected[failure.split()[0]] += 1
 
     async def _until_ready(self) -> None:
-        async with asyncio.timeout(SETTLING_SECONDS):
-            while not await self._is_ready():  # noqa: ASYNC110 (it is another process that becomes ready)
-                await asyncio.sleep(0.1)
+        while not await self._is_ready():  # noqa: ASYNC110 (it is another process that becomes ready)
+            await asyncio.sleep(0.1)
 
     async def _is_ready(self) -> bool:
         return (await self._callers.ask(request("/health/ready", method="GET"))).status == 200
@@ -121,8 +127,8 @@ class Attack:
             self._callers.close()
             await asyncio.sleep(0.2)
             usage = self._served.usage()
-            is_busy = samples["swin_queue_depth"] or samples["swin_decode_depth"] or usage.files > self._idle_files
-            if not (is_busy or not is_ready) or time.perf_counter() > ends:
+            is_idle = usage.files <= self._idle_files and not any(samples[gauge] for gauge in GAUGES)
+            if (is_idle and is_ready) or time.perf_counter() > ends:
                 return Rest(usage, samples, is_ready)
 
     def violations(self, crowd: Crowd, before: Rest, after: Rest) -> Iterator[str]:
@@ -146,7 +152,7 @@ class Attack:
             yield f"{failed} requests heard of a failing engine, which failed at most {most} images"
 
     def _bad_rest(self, before: Rest, after: Rest) -> Iterator[str]:
-        for gauge in ("swin_queue_depth", "swin_decode_depth"):
+        for gauge in GAUGES:
             if after.samples[gauge]:
                 yield f"{gauge} is {after.samples[gauge]:.0f} when nobody calls"
         if not after.is_ready:
