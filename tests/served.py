@@ -16,7 +16,7 @@ START_SECONDS = 60
 class Served:
     """A real `swin-serve`; its log is read line by line."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, **environment: str) -> None:
         command = [
             sys.executable,
             "-m",
@@ -30,7 +30,9 @@ class Served:
             "0",
             *options,
         ]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)  # noqa: S603 (our own interpreter)
+        self.process = subprocess.Popen(  # noqa: S603 (our own interpreter)
+            command, stderr=subprocess.PIPE, text=True, env=os.environ | environment
+        )
         self.log: queue.Queue[dict[str, object]] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
