@@ -97,6 +97,7 @@ def _leave_threads_behind() -> None:
 
 async def _serve(settings: Settings) -> None:
     app = create_app(settings)
+    proxies = [str(network) for network in settings.trusted_proxies]
     with _bind(settings) as listener:
         # The lifespan is entered here and not by uvicorn, so that a StartError leaves as it is and ends the process.
         async with app.router.lifespan_context(app):
@@ -108,6 +109,8 @@ async def _serve(settings: Settings) -> None:
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=bool(proxies),  # uvicorn's own default believes whoever asks from this machine
+                forwarded_allow_ips=proxies,
                 timeout_graceful_shutdown=round(settings.drain_timeout),
             )
             with _port_refused(listener, settings):  # two may bind one port as long as neither listens

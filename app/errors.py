@@ -4,6 +4,7 @@ Exception
 ├── ServiceError               one request failed; becomes an RFC 9457 problem document
 │   ├── BadRequest
 │   │   ├── MalformedRequest   400
+│   │   ├── Unauthorized       401
 │   │   ├── SlowSender         408
 │   │   ├── ImageTooLarge      413
 │   │   ├── UnsupportedImage   415
@@ -52,6 +53,15 @@ class MalformedRequest(BadRequest):
     """What was sent is not HTTP."""
 
     status, code, title = 400, "malformed_request", "The request is not HTTP"
+
+
+class Unauthorized(BadRequest):
+    """The request brings no key, or none that is known."""
+
+    status, code, title = 401, "unauthorized", "The request needs a key"
+
+    def __init__(self) -> None:
+        super().__init__("Send one of the service's keys in one header: Authorization: Bearer KEY.")
 
 
 class SlowSender(BadRequest):
@@ -183,6 +193,6 @@ def sentence(error: Exception) -> str:
     """The first line of what another library has to say: of pydantic, the first field and what is wrong with it."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False)[0]
-        return f"{'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}"
+        return f"{'.'.join(map(str, first['loc'])) or 'document'}: {first['msg'].removeprefix('Value error, ')}"
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -3,10 +3,12 @@
 import json
 import logging
 import sys
+from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
-request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+of_request: ContextVar[Mapping[str, str]] = ContextVar("of_request")
+"""Fields of every line that belongs to the current request."""
 
 STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
@@ -19,17 +21,18 @@ def configure(style: str, level: str) -> None:
     logging.captureWarnings(capture=True)
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # ours say in one line what it says in six
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a damaged form is the caller's news, not ours
+    logging.getLogger("PIL").setLevel(logging.ERROR)  # for debugging it logs what images hold
 
 
 class TextLine(logging.Formatter):
-    """Time, level, logger, message, then the fields as `name=value`."""
+    """Time, level, logger, message, then the fields as `name=value`; a stack trace is indented below."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
         moment = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
         fields = " ".join(f"{name}={_plain(str(value))}" for name, value in _fields(record).items())
-        line = f"{moment} {record.levelname} {record.name} {record.getMessage()} {fields}".rstrip()
-        return line if record.exc_info is None else f"{line}\n{self.formatException(record.exc_info)}"
+        line = f"{moment} {record.levelname} {record.name} {_message(record)} {fields}".rstrip()
+        return line if record.exc_info is None else f"{line}\n{_indented(self.formatException(record.exc_info))}"
 
 
 class JsonLine(logging.Formatter):
@@ -41,12 +44,26 @@ class JsonLine(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _message(record),
             **_fields(record),
         }
         if record.exc_info is not None:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
+
+
+def _message(record: logging.LogRecord) -> str:
+    """In one line, whatever a library makes of it."""
+    return _printable(" ".join(record.getMessage().split()))
+
+
+def _indented(trace: str) -> str:
+    """No line of it looks like an event: it can hold what a caller sent."""
+    return "\n".join(f"    {_printable(line)}" for line in trace.splitlines())
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else json.dumps(text)
 
 
 def _plain(value: str) -> str:
@@ -56,5 +73,4 @@ def _plain(value: str) -> str:
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
     fields = {name: value for name, value in vars(record).items() if name not in STANDARD}
-    current = request_id.get()
-    return fields if current is None else {"request_id": current, **fields}
+    return {**of_request.get({}), **fields}

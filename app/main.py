@@ -4,8 +4,10 @@ import importlib.metadata
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from app import bundle as bundles
 from app.batcher import Batcher, BatchReport
@@ -20,12 +22,20 @@ from app.metrics import Metrics
 from app.routes import classify, health, model
 from app.routes.access import AccessLog
 from app.routes.gate import Gate
-from app.routes.problems import add_problem_handlers
+from app.routes.keys import HEALTH, METRICS, Keys, declare
+from app.routes.problems import ANYWHERE, add_problem_handlers
 from app.seat import Run
 from app.service import Service
 from app.settings import Settings
 
 log = logging.getLogger("swin.start")
+
+CORS: dict[str, Any] = {
+    "allow_methods": ["GET", "POST"],
+    "allow_headers": ["Authorization", "X-Request-ID", "X-Request-Timeout", "traceparent", "tracestate"],
+    "expose_headers": ["X-Request-ID", "Server-Timing", "Retry-After", "X-Class-Index"],
+}
+"""What pages may do that were let in."""
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -45,13 +55,26 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=importlib.metadata.version("swin-serve"),
         lifespan=lifespan,
         redoc_url=None,
+        responses=ANYWHERE,
     )
     for routes in (classify, health, model):
         app.include_router(routes.router)
     add_problem_handlers(app, metrics)
     app.add_middleware(Gate, metrics=metrics)
+    _lock(app, settings, metrics)
+    if settings.cors_origins:  # around the lock: browsers ask what they may without a key
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
     app.add_middleware(AccessLog, metrics=metrics)  # the outermost of ours: it sees every answer
     return app
+
+
+def _lock(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
+    """Ask for a key, if there are any, wherever it is not left open."""
+    if settings.api_keys:
+        open_paths = {*(HEALTH if settings.health_open else ()), *(METRICS if settings.metrics_open else ())}
+        keys = [key.get_secret_value() for key in settings.api_keys]
+        app.add_middleware(Keys, metrics=metrics, keys=keys, open_paths=open_paths)
+        declare(app.openapi(), open_paths)
 
 
 @asynccontextmanager

@@ -4,15 +4,43 @@ Each is an option of `swin-serve run` and an environment variable `SWIN_<NAME>`;
 """
 
 import os
+import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyNetwork, SecretStr, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "SWIN_"
 DEMO_BUNDLE = Path(__file__).parent / "demo_bundle"
 
+T = TypeVar("T")
+
+
+def _split(value: object) -> object:
+    """`a, b` → a and b; nothing → none. An empty place between commas stays one, for its type to refuse."""
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",")] if value.strip() else []
+
+
+def _sendable(key: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[!-~]{16,}", key.get_secret_value()):
+        raise ValueError("a key has at least 16 characters, all of them printable ASCII and none a space or a comma")
+    return key
+
+
+def _as_browsers_say_it(origin: str) -> str:
+    if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+", origin):  # any other would be equal to none
+        raise ValueError("an origin is scheme://host or scheme://host:port in lower case, without a path; or *")
+    return origin
+
+
+Listed = Annotated[tuple[T, ...], NoDecode, BeforeValidator(_split)]
+"""Comma separated, in the environment as on the command line."""
+
+Key = Annotated[SecretStr, AfterValidator(_sendable)]
+Origin = Annotated[str, AfterValidator(_as_browsers_say_it)]
 Count = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
 Timeout = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
@@ -21,7 +49,7 @@ Timeout = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 class Settings(BaseSettings):
     """What an operator decides."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     bundle: Path = Field(
         DEMO_BUNDLE,
@@ -33,6 +61,26 @@ class Settings(BaseSettings):
         description="Address to listen on. The default is reached from this machine only; 0.0.0.0 from everywhere.",
     )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and logs it.")
+    api_keys: Listed[Key] = Field(
+        (),
+        description="Keys, comma separated; a request must bring one of them. Use the variable: a command line is seen "
+        "by everybody on the machine.",
+    )
+    health_open: bool = Field(
+        default=True,
+        description="`/health/*` needs no key. Orchestrators seldom have one; closed, give it to their probes.",
+    )
+    metrics_open: bool = Field(
+        default=True, description="`/metrics` needs no key. Closed, Prometheus has to bring one, too."
+    )
+    cors_origins: Listed[Origin] = Field(
+        (),
+        description="Sites whose pages may ask from a browser, as `https://example.org`, comma separated; `*`: all.",
+    )
+    trusted_proxies: Listed[IPvAnyNetwork] = Field(
+        (),
+        description="Addresses or networks of proxies, whose X-Forwarded-For is believed; the log has it as `client`.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto",
         description="Where the network runs. `cuda` means CUDA or no start; `auto` takes the best that proves itself.",

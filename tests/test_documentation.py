@@ -23,8 +23,10 @@ def settings_table() -> str:
 
 
 def shown(default: Any) -> str:
-    if default is None:
+    if default in (None, ()):
         return "unset"
+    if isinstance(default, bool):
+        return f"`{default}`".lower()
     return "`app/demo_bundle`" if default == DEMO_BUNDLE else f"`{default}`"
 
 

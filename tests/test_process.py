@@ -189,7 +189,9 @@ def test_a_missing_bundle_is_one_sentence_and_exit_code_2(tmp_path: Path) -> Non
         (["--drain-delay", "inf"], {}),
         (["--host", ""], {}),
         (["--max-images", "300"], {}),
+        (["--cors-origins", "https://example.org/"], {}),
         ([], {"SWIN_MAX_BATCH": "0"}),
+        ([], {"SWIN_TRUSTED_PROXIES": "127.0.0.1,proxy"}),
         (["serve"], {}),
     ],
 )

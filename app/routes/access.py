@@ -1,4 +1,4 @@
-"""Around every request: its id, its time, a line in the log, a count in the metrics, an answer come what may."""
+"""Around every request: its id and trace, its time, a line in the log, a count, an answer come what may."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 
 from app.errors import Draining, InternalError
-from app.logs import request_id
+from app.logs import of_request
 from app.metrics import Metrics
 from app.routes.problems import problem_response
 
@@ -27,6 +27,11 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 ID_HEADER = b"x-request-id"
 USABLE_ID = re.compile(r"[\w.:+/=@-]{1,128}", re.ASCII)
 """An id from outside is repeated in the log and in the answer: nothing that could forge a line or a header."""
+
+TRACEPARENT = re.compile(
+    rb"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})(?P<trace_id>[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
+)
+"""W3C Trace Context, 3.2: version 00 has 55 characters, later ones may go on after a dash, ff and zeros are invalid."""
 
 ABANDONED = 499
 """Not sent to anybody: the code in log and metrics of a request whose caller left (nginx's convention)."""
@@ -47,7 +52,7 @@ class AccessLog:
         scope.setdefault("state", {})["started"] = started  # what deadlines are counted from
         code = None
         identity = _identity(scope)
-        token = request_id.set(identity)
+        token = of_request.set({"request_id": identity, **_trace(scope)})
 
         async def send_with_id(message: Message) -> None:
             nonlocal code
@@ -69,15 +74,16 @@ class AccessLog:
                 await problem_response(InternalError())(scope, receive, send_with_id)
         finally:
             self._note(scope, code or ABANDONED, time.perf_counter() - started)
-            request_id.reset(token)
+            of_request.reset(token)
 
     def _note(self, scope: Scope, code: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unknown")  # the pattern: a path from outside would be a label each
         self._metrics.requests.labels(route, code).inc()
         self._metrics.request_seconds.labels(route).observe(seconds)
         if log.isEnabledFor(logging.INFO):
-            fields = {"method": scope["method"], "path": scope["path"], "code": code, "ms": round(seconds * 1e3, 2)}
-            log.info("request", extra=fields)
+            client = (scope.get("client") or [None])[0]
+            fields = {"client": client, "method": scope["method"], "path": scope["path"]}
+            log.info("request", extra=fields | {"code": code, "ms": round(seconds * 1e3, 2)})
 
 
 def _identity(scope: Scope) -> str:
@@ -88,3 +94,10 @@ def _identity(scope: Scope) -> str:
                 if USABLE_ID.fullmatch(given):
                     return given
     return uuid.uuid4().hex
+
+
+def _trace(scope: Scope) -> dict[str, str]:
+    """The trace that this request is a part of, if its caller says so and in one way."""
+    given = [value for name, value in scope["headers"] if name == b"traceparent"]
+    parent = TRACEPARENT.fullmatch(given[0]) if len(given) == 1 else None
+    return {"trace_id": parent["trace_id"].decode()} if parent else {}

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
 
 from app import classifier, schemas
 from app.errors import (
@@ -14,14 +15,11 @@ from app.errors import (
     DeadlineExceeded,
     Draining,
     EngineFailed,
-    HeadTooLarge,
     ImageTooLarge,
     InternalError,
-    MalformedRequest,
     NotReady,
     Overloaded,
     ServiceError,
-    SlowSender,
     TooManyConnections,
     UnreadableImage,
     UnsupportedImage,
@@ -35,17 +33,25 @@ router = APIRouter(tags=["classify"])
 MOST_MAPS = 100
 """Evidence maps in an answer, of one image: a network can have tens of thousands of classes, and each map is a page."""
 
-TopK = Annotated[int | None, Query(ge=1, description="Classes in the answer; the service's setting if absent.")]
-Evidence = Annotated[
-    bool, Query(description=f"Add what each place of the image contributes; for at most {MOST_MAPS} classes.")
-]
-Format = Annotated[
-    Literal["json", "png"],
-    Query(alias="format", description="`png`, with evidence: a picture of it, for the best class or the one named."),
-]
-ClassIndex = Annotated[
-    int | None, Query(alias="class", ge=0, description="Number of the class to draw the evidence for.")
-]
+
+class Options(BaseModel, extra="forbid"):
+    """What a request may ask for. An option that does not exist is refused: its caller would get another answer."""
+
+    top_k: int | None = Field(None, ge=1, description="Classes in the answer; the service's setting if absent.")
+    evidence: bool = Field(
+        default=False, description=f"Add what each place of the image contributes; for at most {MOST_MAPS} classes."
+    )
+
+
+class OptionsOfOne(Options):
+    """What a request with one image may ask for."""
+
+    format: Literal["json", "png"] = Field(
+        "json", description="`png`, with evidence: a picture of it, for the best class or the one named."
+    )
+    index: int | None = Field(None, alias="class", ge=0, description="Number of the class to draw the evidence for.")
+
+
 Timeout = Annotated[
     float | None,
     Header(
@@ -56,13 +62,10 @@ Timeout = Annotated[
     ),
 ]
 ERRORS = documented(
-    MalformedRequest,
-    SlowSender,
     ImageTooLarge,
     UnsupportedImage,
     UnreadableImage,
     BadOption,
-    HeadTooLarge,
     Overloaded,
     NotReady,
     Draining,
@@ -95,26 +98,22 @@ def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
 )
 async def classify(
     request: Request,
-    *,
-    top_k: TopK = None,
-    evidence: Evidence = False,
-    answer_format: Format = "json",
-    index: ClassIndex = None,
+    options: Annotated[OptionsOfOne, Query()],
     timeout: Timeout = None,  # noqa: ASYNC109 (the caller's, and part of the request)
 ) -> Response:
     """The best classes of one image: the body itself, or the field `file` of a form."""
     service = service_of(request)
-    if index is not None and answer_format != "png":
+    if options.index is not None and options.format != "png":
         raise BadOption("A class is named for its picture: class goes with evidence=true and format=png.")
-    if answer_format == "png" and not evidence:
+    if options.format == "png" and not options.evidence:
         raise BadOption("Only evidence is drawn: format=png goes with evidence=true.")
-    k = _count(service, top_k, evidence=evidence)
+    k = _count(service, options)
     deadline = deadline_of(request, timeout)
     async with received(request, "file", 1, deadline) as upload, while_caller_stays(request):
         (image,) = upload.images
-        if answer_format == "png":
-            return await _picture(service, image, index, upload.seconds, deadline)
-        result = await _classify(service, image, k, upload.seconds, deadline, evidence=evidence)
+        if options.format == "png":
+            return await _picture(service, image, options.index, upload.seconds, deadline)
+        result = await _classify(service, image, k, upload.seconds, deadline, evidence=options.evidence)
         return JSONResponse(_body(result), headers={"Server-Timing": _timing(result.seconds)})
 
 
@@ -133,16 +132,14 @@ async def classify(
 )
 async def classify_batch(
     request: Request,
-    *,
-    top_k: TopK = None,
-    evidence: Evidence = False,
+    options: Annotated[Options, Query()],
     timeout: Timeout = None,  # noqa: ASYNC109 (the caller's, and part of the request)
 ) -> Response:
     """A result or an error for each image of the form's field `files`, in order."""
     service = service_of(request)
     if not is_form(request):
         raise BadOption("Send the images as multipart/form-data, in a field named 'files'.")
-    k = _count(service, top_k, evidence=evidence)
+    k = _count(service, options)
     deadline = deadline_of(request, timeout)
     async with (
         received(request, "files", service.settings.max_images, deadline) as upload,
@@ -150,18 +147,18 @@ async def classify_batch(
         asyncio.TaskGroup() as group,  # if one image breaks, the others are not left to run for nobody
     ):
         results = [
-            group.create_task(_result(service, image, k, upload.seconds, deadline, evidence=evidence))
+            group.create_task(_result(service, image, k, upload.seconds, deadline, evidence=options.evidence))
             for image in upload.images
         ]
     return JSONResponse({"results": [result.result() for result in results]})
 
 
-def _count(service: Service, top_k: int | None, *, evidence: bool) -> int:
-    if top_k is None:
-        return min(service.settings.top_k, MOST_MAPS) if evidence else service.settings.top_k
-    if evidence and top_k > MOST_MAPS:
-        raise BadOption(f"Evidence is given for at most {MOST_MAPS} classes; top_k is {top_k}.")
-    return top_k
+def _count(service: Service, options: Options) -> int:
+    if options.top_k is None:
+        return min(service.settings.top_k, MOST_MAPS) if options.evidence else service.settings.top_k
+    if options.evidence and options.top_k > MOST_MAPS:
+        raise BadOption(f"Evidence is given for at most {MOST_MAPS} classes; top_k is {options.top_k}.")
+    return options.top_k
 
 
 async def _picture(service: Service, image: bytes, index: int | None, read: float, deadline: float) -> Response:

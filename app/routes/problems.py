@@ -8,7 +8,17 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from app.errors import BadOption, Busy, ServiceError
+from app.errors import (
+    BadOption,
+    Busy,
+    HeadTooLarge,
+    InternalError,
+    MalformedRequest,
+    ServiceError,
+    SlowSender,
+    TooManyConnections,
+    Unauthorized,
+)
 from app.metrics import Metrics
 from app.schemas import Problem
 
@@ -30,6 +40,10 @@ def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
         entry["description"] = f"{entry['description']} `{error.code}`: {error.title}.".strip()
         entry["content"] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return by_status
+
+
+ANYWHERE = documented(MalformedRequest, Unauthorized, SlowSender, HeadTooLarge, TooManyConnections, InternalError)
+"""What every route may answer with."""
 
 
 def add_problem_handlers(app: FastAPI, metrics: Metrics) -> None:
@@ -58,8 +72,13 @@ def add_problem_handlers(app: FastAPI, metrics: Metrics) -> None:
 
 def problem_response(error: ServiceError) -> JSONResponse:
     """The answer to a request that ended in this error."""
-    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Busy) else None
-    return _response(problem(error), headers)
+    return _response(problem(error), _headers(error))
+
+
+def _headers(error: ServiceError) -> dict[str, str] | None:
+    if isinstance(error, Busy):
+        return {"Retry-After": str(error.retry_after)}
+    return {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorized) else None
 
 
 def _response(document: Problem, headers: dict[str, str] | None) -> JSONResponse:
