@@ -39,7 +39,7 @@ class Served:
         self.process = subprocess.Popen(  # noqa: S603 (our own interpreter)
             [*command, *options], stderr=subprocess.PIPE, text=True, env=os.environ | environment
         )
-        self.log: queue.Queue[dict[str, object]] = queue.Queue()  # but for requests
+        self.log: queue.Queue[dict[str, object]] = queue.Queue()
         self._requests: list[tuple[str, int]] | None = None
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -51,9 +51,9 @@ class Served:
         assert self.process.stderr is not None  # noqa: S101 (it is a pipe)
         for line in self.process.stderr:
             event = _event(line)
-            if event["message"] != "request":
+            if self._requests is None or event["message"] != "request":
                 self.log.put(event)
-            elif self._requests is not None:
+            else:
                 self._requests.append((str(event["request_id"]), int(str(event["code"]))))
 
     def watch_requests(self) -> list[tuple[str, int]]:
