@@ -63,7 +63,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and logs it.")
     api_keys: Listed[Key] = Field(
         (),
-        description="Keys, comma separated, of which a request must bring one. Use the variable: a command line is seen "
+        description="Keys, comma separated; a request must bring one of them. Use the variable: a command line is seen "
         "by everybody on the machine.",
     )
     health_open: bool = Field(
