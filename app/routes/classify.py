@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from app import classifier, schemas
 from app.errors import (
@@ -28,16 +29,29 @@ from app.routes.problems import documented, problem
 from app.routes.upload import deadline_of, is_form, received, service_of, while_caller_stays
 from app.service import Service
 
-router = APIRouter(tags=["classify"])
+
+async def each_option_once(request: Request) -> None:
+    """Refuse an option that is given twice: either could be meant."""
+    given = [name for name, _ in request.query_params.multi_items()]
+    if len(given) > len(set(given)):
+        raise BadOption("An option is given more than once.")
+
+
+router = APIRouter(tags=["classify"], dependencies=[Depends(each_option_once)])
 
 MOST_MAPS = 100
 """Evidence maps in an answer, of one image: a network can have tens of thousands of classes, and each map is a page."""
+
+Absent = SkipJsonSchema[None]
+"""Not given. OpenAPI would call it `null`, which nobody can say in a query or a header."""
 
 
 class Options(BaseModel, extra="forbid"):
     """What a request may ask for. An option that does not exist is refused: its caller would get another answer."""
 
-    top_k: int | None = Field(None, ge=1, description="Classes in the answer; the service's setting if absent.")
+    top_k: Annotated[int, Field(ge=1)] | Absent = Field(
+        None, description="Classes in the answer; the service's setting if absent."
+    )
     evidence: bool = Field(
         default=False, description=f"Add what each place of the image contributes; for at most {MOST_MAPS} classes."
     )
@@ -49,15 +63,15 @@ class OptionsOfOne(Options):
     format: Literal["json", "png"] = Field(
         "json", description="`png`, with evidence: a picture of it, for the best class or the one named."
     )
-    index: int | None = Field(None, alias="class", ge=0, description="Number of the class to draw the evidence for.")
+    index: Annotated[int, Field(ge=0)] | Absent = Field(
+        None, alias="class", description="Number of the class to draw the evidence for."
+    )
 
 
 Timeout = Annotated[
-    float | None,
+    Annotated[float, Field(gt=0, allow_inf_nan=False)] | Absent,
     Header(
         alias="X-Request-Timeout",
-        gt=0,
-        allow_inf_nan=False,
         description="Seconds from the request's head in which an answer is of use; at most the service's setting.",
     ),
 ]
@@ -125,7 +139,7 @@ async def classify(
         "requestBody": {
             "required": True,
             "content": {
-                "multipart/form-data": _form("files", {"type": "array", "items": BINARY["schema"]}),
+                "multipart/form-data": _form("files", {"type": "array", "minItems": 1, "items": BINARY["schema"]}),
             },
         }
     },

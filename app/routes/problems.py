@@ -56,7 +56,8 @@ def add_problem_handlers(app: FastAPI, metrics: Metrics) -> None:
 
     async def on_bad_option(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        return await on_service_error(request, BadOption(f"{'.'.join(map(str, first['loc']))}: {first['msg']}"))
+        where = ".".join(map(str, first["loc"][:2]))  # what follows is how we write types
+        return await on_service_error(request, BadOption(f"{where}: {first['msg']}"))
 
     async def on_http_error(_: Request, error: HTTPException) -> JSONResponse:  # no such route, no such method
         code = str(error.detail).lower().replace(" ", "_")

@@ -1,0 +1,94 @@
+"""What OpenAPI says is true: what it allows is answered, what it does not is refused, answers are as it describes."""
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import strategies as st
+from schemathesis.schemas import BaseSchema
+
+from app.main import create_app
+from app.routes.classify import MOST_MAPS
+from app.settings import Settings
+from tests.fakes import encode
+from tests.references.draw import draw_picture
+from tests.served import Served
+
+KEY = "a-key-of-the-tests-0123456789"
+CREDENTIALS = {"Authorization": f"Bearer {KEY}"}
+CLASSES = 10
+SHORT = 5
+"""Seconds in which an image may not be classified, on a machine that does something else, too."""
+
+IMAGES = st.sampled_from(
+    [
+        encode(draw_picture(side, side), kind)
+        for side, kind in itertools.product((1, 32, 300), ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"))
+    ]
+)
+"""What OpenAPI calls binary data."""
+
+schemathesis.openapi.format("binary", IMAGES)
+for media_type in ("image/*", "application/octet-stream"):
+    schemathesis.openapi.media_type(media_type, IMAGES)
+
+
+@pytest.fixture(scope="module")
+def locked() -> Iterator[Served]:
+    """The demonstration bundle, served to who has a key."""
+    served = Served(SWIN_API_KEYS=KEY)
+    try:
+        yield served
+    finally:
+        served.stop()
+
+
+def described(examples: int) -> BaseSchema:
+    """What the service says of itself, to be held against so many requests of each kind; always the same ones.
+
+    All of schemathesis' checks are on. No resource is made or deleted and no operation links to another, so those about
+    sequences of requests find nothing to do.
+    """
+    schema = schemathesis.openapi.from_dict(create_app(Settings.model_validate({"api_keys": KEY})).openapi())
+    schema.config.generation.update(deterministic=True, database="none", max_examples=examples)
+    schema.config.phases.coverage.generate_duplicate_query_parameters = True
+    schema.config.checks.positive_data_acceptance.expected_statuses = ["200"]
+    schema.config.checks.negative_data_rejection.expected_statuses = ["401", "405", "422"]
+    return schema
+
+
+def hold(case: schemathesis.Case[Any], served: Served) -> None:
+    """Send one request and look at its answer."""
+    assert case.meta is not None
+    if case.meta.generation.mode.is_positive:
+        settle(case)
+    with contextlib.suppress(KeyError, ValueError):  # there is no time, or it is the one thing that is wrong
+        if 0 < float(case.headers["X-Request-Timeout"]) < SHORT:
+            case.headers["X-Request-Timeout"] = str(SHORT)
+    case.call_and_validate(base_url=served.url, headers=CREDENTIALS)
+
+
+def settle(case: schemathesis.Case[Any]) -> None:
+    """What OpenAPI has no words for: options that need each other, and how many classes there are."""
+    if "class" in case.query:
+        case.query |= {"class": int(case.query["class"]) % CLASSES, "format": "png"}
+    if case.query.get("format") == "png":
+        case.query["evidence"] = "true"
+    if "top_k" in case.query:
+        case.query["top_k"] = min(int(case.query["top_k"]), MOST_MAPS)
+
+
+@described(50).parametrize()
+def test_the_service_is_as_it_says(case: schemathesis.Case[Any], locked: Served) -> None:
+    """Values at their bounds, on both sides of them, and at random; methods, headers and keys that are not there."""
+    hold(case, locked)
+
+
+@pytest.mark.slow
+@described(2000).parametrize()
+def test_the_service_is_as_it_says_for_long(case: schemathesis.Case[Any], locked: Served) -> None:
+    """The same, with many more of them."""
+    hold(case, locked)
