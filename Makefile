@@ -4,7 +4,7 @@ SERVE := .venv/serve
 DEV := .venv/dev
 PIP := -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: serve test test-all image lint format supported-models demo clean
+.PHONY: serve test test-all chaos soak image lint format supported-models demo clean
 
 serve: $(SERVE)/ready  ## serve the demonstration bundle, or another: make serve BUNDLE=… PORT=…
 	$(SERVE)/bin/swin-serve run $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(PORT),--port $(PORT))
@@ -14,6 +14,14 @@ test: $(DEV)/ready  ## everything this machine can run in minutes
 
 test-all: $(DEV)/ready  ## what takes longer, too
 	$(DEV)/bin/python -m pytest $(ARGS)
+
+chaos: $(DEV)/ready  ## attack a real process for three minutes: callers that leave, lie and dawdle, engines that fail, stops
+	$(DEV)/bin/python -m tests.chaos $(ARGS)
+	$(DEV)/bin/python -m pytest -m slow tests/test_shutdown.py
+
+soak: $(DEV)/ready  ## a quarter of an hour at four fifths of the capacity; then what a refusal costs
+	$(DEV)/bin/python -m benchmarks.soak $(ARGS)
+	$(DEV)/bin/python -m benchmarks.refusal
 
 image: $(DEV)/ready  ## build the service's container image and test it; needs a Docker engine
 	docker build --tag swin-serve .

@@ -14,29 +14,19 @@ with it, so a lone request never waits and a busy service batches by itself.
 import asyncio
 import contextlib
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from app.errors import DeadlineExceeded, Draining, EngineFailed, NotReady, Overloaded, ServiceError
+from app.seat import NEVER, Array, EngineLost, Run, Seat, no_other
 
 log = logging.getLogger("swin.batcher")
-
-Array = NDArray[Any]
-Run = Callable[[Array, Sequence[bool]], Collection[Any]]
-"""Rows (n, …), and which of them ask for the detailed answer → n answers."""
-
-NEVER = math.inf
-
-RENEWAL_SECONDS = 600
-"""Opening and warming a network can take minutes; what takes longer will not come."""
 
 
 class Answer(NamedTuple):
@@ -68,18 +58,6 @@ class Row:
     is_taken: bool = False  # by an engine
 
 
-@dataclass(slots=True, eq=False)
-class Seat:
-    """An engine's place, with the thread it is called from."""
-
-    index: int
-    run: Run
-    thread: ThreadPoolExecutor
-    free_at: float = 0.0  # when the batch that runs is expected to end
-    works: bool = True
-    is_renewed: bool = False  # and has not answered a batch since
-
-
 def ignore(_: Any) -> None:
     """The observer of those who do not observe."""
 
@@ -87,15 +65,6 @@ def ignore(_: Any) -> None:
 def at_once(_: int) -> float:
     """What a batch takes where nobody measured."""
     return 0.0
-
-
-class EngineLost(Exception):
-    """An engine failed, and there is none to put in its place."""
-
-
-def no_other(_: int) -> Run:
-    """For those who have no other engine."""
-    raise EngineLost
 
 
 class Batcher:
@@ -106,8 +75,7 @@ class Batcher:
         capacity: rows that may wait; one more is refused at once.
         linger: seconds a free engine waits for a fuller batch. 0: it never does.
         expected_seconds: what a batch of so many rows takes; deadlines and `Retry-After` are estimated from it.
-        stuck_after: seconds after which a run is given up, if ten times what is expected is not more.
-        renew: blocks, and returns a proved engine for the place of the one that failed; raises if it cannot.
+        stuck_after, renew: see `Seat`.
         on_batch: told of every batch that was run.
         on_leave: called with `queue` or `infer` for every row whose caller left there.
     """
@@ -126,9 +94,9 @@ class Batcher:
         on_leave: Callable[[str], None] = ignore,
     ) -> None:
         self.alive = False
-        self._seats = [Seat(index, run, _thread(index)) for index, run in enumerate(engines)]
+        self._seats = [Seat(index, run, stuck_after=stuck_after, renew=renew) for index, run in enumerate(engines)]
         self._max_batch, self._capacity, self._linger = max_batch, capacity, linger
-        self._expected_seconds, self._stuck_after, self._new_engine = expected_seconds, stuck_after, renew
+        self._expected_seconds = expected_seconds
         self._on_batch, self._on_leave = on_batch, on_leave
         self._queue: deque[Row] = deque()
         self._arrived, self._full = asyncio.Event(), asyncio.Event()
@@ -242,7 +210,7 @@ class Batcher:
         try:
             while rows := await self._next_rows():
                 if not await self._run(rows, seat):
-                    await self._renew(seat)
+                    await seat.renew()
         except asyncio.CancelledError:
             self._give_up(rows, Draining)
             raise
@@ -256,7 +224,7 @@ class Batcher:
             self._give_up(rows, NotReady)
             raise
         finally:
-            seat.thread.shutdown(wait=False)  # waiting for a run that is stuck would hold the event loop
+            seat.close()
 
     async def _next_rows(self) -> list[Row]:
         """The rows of the next batch, as soon as there is one; none once the batcher is drained."""
@@ -292,51 +260,14 @@ class Batcher:
     async def _run(self, rows: list[Row], seat: Seat) -> bool:
         """Run a batch and answer its rows; whether the engine did its work."""
         started = time.perf_counter()
-        expected = self._expected_seconds(len(rows))
-        seat.free_at = started + expected
-        outputs = await self._outputs(rows, seat, max(self._stuck_after, 10 * expected))
+        outputs = await seat.attempt(partial(_run_batch, rows), self._expected_seconds(len(rows)))
         seconds = time.perf_counter() - started
-        seat.free_at = 0.0
         if outputs is None:
             _fail(rows, EngineFailed)
         else:
             _hand_out(rows, outputs, started, seconds)
-            seat.is_renewed = False
         self._on_batch(BatchReport(seat.index, len(rows), seconds, failed=outputs is None))
         return outputs is not None
-
-    async def _outputs(self, rows: list[Row], seat: Seat, patience: float) -> Collection[Any] | None:
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(None if patience == NEVER else patience) as limit:
-                return await loop.run_in_executor(seat.thread, _run_batch, seat.run, rows)
-        except Exception:
-            if limit.expired():
-                log.error("a batch of %d has been running for %.1f s: its engine is stuck", len(rows), patience)  # noqa: TRY400 (where we waited says nothing)
-            else:
-                log.exception("a batch of %d failed", len(rows))
-            return None
-
-    async def _renew(self, seat: Seat) -> None:
-        """Another engine in the place of one that failed, in a thread of its own: the old one may be stuck.
-
-        Raises:
-            EngineLost: the one that failed had just been renewed, or there is none to be had.
-        """
-        seat.works = False
-        seat.thread.shutdown(wait=False)
-        if seat.is_renewed:
-            raise EngineLost
-        seat.thread = _thread(seat.index)
-        try:
-            async with asyncio.timeout(RENEWAL_SECONDS):
-                loop = asyncio.get_running_loop()
-                seat.run = await loop.run_in_executor(seat.thread, self._new_engine, seat.index)
-        except Exception as error:
-            log.exception("engine %d cannot be renewed", seat.index)
-            raise EngineLost from error
-        log.warning("engine %d was renewed", seat.index)
-        seat.works = seat.is_renewed = True
 
     def _give_up(self, running: list[Row], error: Callable[[], ServiceError]) -> None:
         self.alive = False
@@ -344,11 +275,7 @@ class Batcher:
         self._queue.clear()
 
 
-def _thread(index: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, thread_name_prefix=f"engine-{index}")
-
-
-def _run_batch(run: Run, rows: Sequence[Row]) -> Collection[Any]:
+def _run_batch(rows: Sequence[Row], run: Run) -> Collection[Any]:
     """In the engine's own thread: copying the rows together is kept off the event loop."""
     outputs = run(np.stack([row.pixels for row in rows]), [row.is_detailed for row in rows])
     if len(outputs) != len(rows):

@@ -13,13 +13,14 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from app.batcher import NEVER, Answer, Batcher, ignore
+from app.batcher import Answer, Batcher, ignore
 from app.bundle import Activation, Head, Label, LastMap, Preprocessing
 from app.errors import BadOption, DeadlineExceeded, Overloaded
 from app.evidence import contributions, overlay
 from app.image import Limits, Picture, open_image, to_rgb
 from app.preprocess import preprocess
 from app.ranking import top_k
+from app.seat import NEVER
 
 T = TypeVar("T")
 

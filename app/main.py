@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from app import bundle as bundles
-from app.batcher import Batcher, BatchReport, Run
+from app.batcher import Batcher, BatchReport
 from app.bundle import Bundle
 from app.classifier import Classifier
 from app.cpus import available_cpus
@@ -24,6 +24,7 @@ from app.routes.access import AccessLog
 from app.routes.gate import Gate
 from app.routes.keys import HEALTH, METRICS, Keys, declare
 from app.routes.problems import ANYWHERE, add_problem_handlers
+from app.seat import Run
 from app.service import Service
 from app.settings import Settings
 
@@ -96,18 +97,7 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
         return engines[index].answer
 
     batcher = _open_batcher(settings, engines, renew, metrics)
-    classifier = Classifier(
-        batcher,
-        preprocessing=bundle.manifest.preprocessing,
-        labels=bundle.labels,
-        activation=bundle.manifest.activation,
-        head=bundle.head,
-        last_map=bundle.manifest.evidence,
-        limits=Limits(pixels=round(settings.max_megapixels * 1e6)),
-        decode_threads=settings.decode_threads or cpus,
-        decode_queue=settings.decode_queue,
-        on_leave=lambda stage: metrics.abandoned.labels(stage).inc(),
-    )
+    classifier = _open_classifier(bundle, settings, batcher, settings.decode_threads or cpus, metrics)
     service = Service(settings, bundle, engines, batcher, classifier, metrics)
     _watch(service)
     batcher.start()
@@ -130,6 +120,23 @@ def _open_engine(bundle: Bundle, settings: Settings, threads: int) -> Engine:
     except DeviceError as error:
         log.info("serving on the CPU", extra={"device": "auto", "why": str(error)})
         return open_proved(bundle, "cpu", threads, buckets)
+
+
+def _open_classifier(
+    bundle: Bundle, settings: Settings, batcher: Batcher, decode_threads: int, metrics: Metrics
+) -> Classifier:
+    return Classifier(
+        batcher,
+        preprocessing=bundle.manifest.preprocessing,
+        labels=bundle.labels,
+        activation=bundle.manifest.activation,
+        head=bundle.head,
+        last_map=bundle.manifest.evidence,
+        limits=Limits(pixels=round(settings.max_megapixels * 1e6)),
+        decode_threads=decode_threads,
+        decode_queue=settings.decode_queue,
+        on_leave=lambda stage: metrics.abandoned.labels(stage).inc(),
+    )
 
 
 def _open_batcher(

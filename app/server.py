@@ -7,6 +7,7 @@ keeps answers that nobody fetches, and closes connections on which a request may
 import asyncio
 import contextlib
 import logging
+import re
 import resource
 import signal
 import socket
@@ -41,6 +42,10 @@ LAST_SECONDS = 0.25
 
 SPARE_CONNECTIONS = 64
 """Beyond the bound, on which a refusal is still said."""
+
+UPGRADE = re.compile(rb"(?<=\r\n)upgrade:", re.IGNORECASE)
+"""Asked for by Java's own client with every request. No protocol is spoken but HTTP/1.1, and that is no error; but the
+parser, where it sees this header, takes the body for the other protocol."""
 
 OTHER_FILES = 64
 """File descriptors for anything but connections."""
@@ -80,7 +85,7 @@ class Connection(HttpToolsProtocol):
             self._refuse(TooManyConnections())
             return
         owed, request = self._owed, self.scope
-        super().data_received(data)
+        super().data_received(_without_upgrade(data) if owed == "head" else data)
         if owed is self._owed and request is self.scope:  # all of it belonged to the same part
             self._count(len(data))
 
@@ -229,6 +234,11 @@ class Server(uvicorn.Server):
 
     def _connect(self) -> Connection:
         return Connection(self.config, self._state, self.lifespan.state)
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    head, end, body = data.partition(b"\r\n\r\n")
+    return UPGRADE.sub(b"x-upgrade:", head) + end + body if UPGRADE.search(head) else data
 
 
 def _accepted(listener: socket.socket) -> list[socket.socket]:

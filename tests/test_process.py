@@ -1,6 +1,7 @@
 """`swin-serve` as a process: signals, sockets, exit codes."""
 
 import json
+import os
 import queue
 import shutil
 import signal
@@ -19,8 +20,9 @@ from PIL import Image
 from app import bundle as bundles
 from app.bundle import Bundle
 from app.settings import DEMO_BUNDLE
+from benchmarks.served import START_SECONDS
 from tests.fakes import encode
-from tests.served import START_SECONDS, Served, everything, run
+from tests.served import Served, everything, run
 
 
 def test_callers_on_real_sockets_get_their_own_answers(served: Served) -> None:
@@ -74,6 +76,18 @@ def test_a_sender_too_slow_for_the_drain_is_told() -> None:
     assert answer.startswith(b"HTTP/1.1 503")
     assert b'"code":"draining"' in answer
     assert code == 0
+
+
+def test_sigterm_ends_a_service_that_is_starting(tmp_path: Path) -> None:
+    """There is nothing to finish then: it ends at once with 0, as the first process of a container as well."""
+    os.mkfifo(tmp_path / "manifest.json")
+    command = [sys.executable, "-m", "app", "--bundle", str(tmp_path), "--port", "0"]
+    starting = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)  # noqa: S603 (our own interpreter)
+    with (tmp_path / "manifest.json").open("w"):  # as soon as the service opens it, too; it then waits for its content
+        starting.send_signal(signal.SIGTERM)
+        _, errors = starting.communicate(timeout=START_SECONDS)
+
+    assert (starting.returncode, errors) == (0, "")
 
 
 def test_a_bundle_that_computes_otherwise_here_is_not_served(tmp_path: Path) -> None:

@@ -102,6 +102,42 @@ async def test_a_full_decode_queue_answers_429(monkeypatch: pytest.MonkeyPatch) 
     assert [call.result().json()["code"] for call in refused] == ["overloaded"]
 
 
+async def test_the_decode_queue_says_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry-After is what decoding has taken lately, for all who wait."""
+    now = [0.0]
+
+    def slow(image: Image.Image) -> Image.Image:
+        now[0] += 80.0
+        return to_rgb(image)
+
+    app = create_app(Settings(device="cpu", threads=1, decode_threads=1, decode_queue=2, request_timeout=3600))
+    async with app.router.lifespan_context(app), caller_of(app) as caller:
+        with monkeypatch.context() as patch:
+            patch.setattr("app.classifier.time.perf_counter", lambda: now[0])
+            patch.setattr("app.classifier.to_rgb", slow)
+            await caller.post("/classify", content=PHOTO)
+        gate = hold_decoding(monkeypatch)
+        calls = [asyncio.create_task(caller.post("/classify", content=PHOTO)) for _ in range(3)]
+        refused, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        gate.open(times=2)
+        await asyncio.gather(*calls)
+
+    assert [call.result().headers["retry-after"] for call in refused] == ["20"]  # an eighth of 80 s, for each of two
+
+
+async def test_a_request_with_many_images_is_split(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches count images, not requests: five images and a largest batch of two are three runs."""
+    app = create_app(Settings(device="cpu", threads=1, max_batch=2))
+    async with app.router.lifespan_context(app), caller_of(app) as caller:
+        gate = hold_engine(app, monkeypatch)
+        gate.open(times=9)
+        names = ["one", "two", "three", "four", "five"]
+        answer = await caller.post("/classify/batch", files=[("files", digit(demo, name)) for name in names])
+
+    assert names == [result["predictions"][0]["label"] for result in answer.json()["results"]]
+    assert len(gate.batches) == 3
+
+
 async def test_a_refusal_needs_no_body(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the queue full, the body of what is refused anyway is neither read nor decoded."""
     app = create_app(Settings(device="cpu", threads=1, max_batch=1, queue_images=1, max_images=1))

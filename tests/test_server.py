@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.bundle import Bundle
 from app.server import Connection
 from app.settings import Settings
 from tests.served import Served, answer_of, everything
@@ -107,6 +108,18 @@ def test_one_connection_too_many_is_refused(strict: Served) -> None:
 
     assert (status, problem["code"], headers["retry-after"]) == (503, "too_many_connections", "1")
     assert (before, after) == (200, 200)
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
+def test_who_offers_another_protocol_is_answered_in_this_one(served: Served, demo: Bundle, protocol: bytes) -> None:
+    """Java's client asks for HTTP/2 with every request: that is ignored, and the body is still the image."""
+    image = (demo.folder / "golden/seven.png").read_bytes()
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: " + protocol + b"\r\n"
+    with served.connect() as connection:
+        connection.sendall(HEAD + upgrade + f"Content-Length: {len(image)}\r\n\r\n".encode() + image)
+        status, _, answer = answer_of(connection)
+
+    assert (status, answer["predictions"][0]["label"]) == (200, "seven")
 
 
 def test_pipelined_requests_are_answered_in_order_and_bounded(served: Served) -> None:

@@ -1,0 +1,101 @@
+"""A `swin-serve` process, started here and seen from outside: its log, its metrics, what `/proc` says of it."""
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.load import Address, Callers, request
+
+START_SECONDS = 60
+TICKS = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGESIZE")
+
+
+class Usage(NamedTuple):
+    """What a process has taken, as the kernel counts."""
+
+    cpu_seconds: float  # user and system, all threads
+    rss: int  # bytes
+    threads: int
+    files: int
+
+
+class Served:
+    """A real `swin-serve` on a port of its own; its log is read event by event.
+
+    Args:
+        options: of `swin-serve run`.
+        module: what to run instead of the service itself.
+        environment: variables to set for it.
+    """
+
+    def __init__(self, *options: str, module: str = "app", **environment: str) -> None:
+        command = [sys.executable, "-m", module, "run", "--device", "cpu", "--log-format", "json", "--port", "0"]
+        self.process = subprocess.Popen(  # noqa: S603 (our own interpreter)
+            [*command, *options], stderr=subprocess.PIPE, text=True, env=os.environ | environment
+        )
+        self.log: queue.Queue[dict[str, object]] = queue.Queue()
+        self._requests: list[tuple[str, int]] | None = None
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.url = str(self.wait_for("listening")["url"])
+        host, port = self.url.removeprefix("http://").split(":")
+        self.address: Address = (host, int(port))
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None  # noqa: S101 (it is a pipe)
+        for line in self.process.stderr:
+            event = _event(line)
+            if self._requests is None or event["message"] != "request":
+                self.log.put(event)
+            else:
+                self._requests.append((str(event["request_id"]), int(str(event["code"]))))
+
+    def watch_requests(self) -> list[tuple[str, int]]:
+        """From now on, ids and codes of the requests it has served, as it logs them; complete once it has ended."""
+        self._requests = []
+        return self._requests
+
+    def wait_for(self, message: str) -> dict[str, object]:
+        """The next event of this name."""
+        while True:
+            event = self.log.get(timeout=START_SECONDS)
+            if event["message"] == message:
+                return event
+
+    def usage(self) -> Usage:
+        """What the process has taken until now, and holds now."""
+        proc = Path(f"/proc/{self.process.pid}")
+        fields = (proc / "stat").read_text().rpartition(")")[2].split()  # from the third on: the second is a name
+        user, system, threads, pages = (int(fields[place - 3]) for place in (14, 15, 20, 24))  # proc(5) counts from 1
+        return Usage((user + system) / TICKS, pages * PAGE, threads, len(list((proc / "fd").iterdir())))
+
+    def stop(self) -> int:
+        """End it if it still runs; its exit code."""
+        if self.process.poll() is None:
+            self.process.kill()
+        code = self.process.wait(timeout=START_SECONDS)
+        self._reader.join()
+        assert self.process.stderr is not None  # noqa: S101 (it is a pipe)
+        self.process.stderr.close()
+        return code
+
+
+def _event(line: str) -> dict[str, object]:
+    try:
+        event: dict[str, object] = json.loads(line)
+    except ValueError:  # not from the service's own log: an interpreter that dies says so
+        return {"level": "critical", "message": line.rstrip()}
+    return event
+
+
+async def metrics(callers: Callers) -> dict[str, float]:
+    """Samples by name and labels, as they are written: `swin_queue_depth`, `swin_abandoned_total{stage="queue"}`."""
+    lines = (await callers.ask(request("/metrics", method="GET"))).body.decode().splitlines()
+    samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, _, value in samples}

@@ -1,0 +1,88 @@
+"""`swin-serve`, whose engine misbehaves on demand: `python -m tests.broken_engine run …`, in the place of `-m app`.
+
+An order is a file, named by the variable BROKEN_ENGINE, with one of `ORDERS` in it, and for `hang` the seconds. The
+next run of two rows or more carries it out, once, and takes the file away.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app import engine
+from app.__main__ import main
+
+VARIABLE = "BROKEN_ENGINE"
+
+Outputs = list[np.ndarray[Any, Any]]
+
+
+def fail(_: Outputs) -> Outputs:
+    """As ONNX Runtime does when memory runs out."""
+    raise RuntimeError("an injected failure")
+
+
+def lose_a_row(outputs: Outputs) -> Outputs:
+    """One answer too few."""
+    return [values[1:] for values in outputs]
+
+
+def spoil(outputs: Outputs) -> Outputs:
+    """Numbers that are none."""
+    return [np.full_like(values, np.nan) for values in outputs]
+
+
+def cross(outputs: Outputs) -> Outputs:
+    """To each row its neighbour's answer: what nobody but the callers can notice."""
+    return [np.roll(values, 1, axis=0) for values in outputs]
+
+
+def hang(outputs: Outputs, seconds: str) -> Outputs:
+    """Right, but late."""
+    time.sleep(float(seconds))
+    return outputs
+
+
+ORDERS: Mapping[str, Callable[..., Outputs]] = {
+    "raise": fail,
+    "rows": lose_a_row,
+    "nan": spoil,
+    "cross": cross,
+    "hang": hang,
+}
+
+
+class BrokenSession:
+    """A session of ONNX Runtime that takes orders."""
+
+    def __init__(self, session: Any, order: Path) -> None:
+        self._session, self._order = session, order
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run(self, *arguments: Any) -> Outputs:
+        """Run, and carry out the order if there is one."""
+        outputs: Outputs = self._session.run(*arguments)
+        if len(outputs[0]) < 2 or not self._order.exists():
+            return outputs
+        order, *details = self._order.read_text().split()
+        self._order.unlink()
+        return ORDERS[order](outputs, *details)
+
+
+def give(order: str, place: Path) -> None:
+    """Leave an order, complete from the first moment on."""
+    draft = place.with_suffix(".draft")
+    draft.write_text(order)
+    draft.rename(place)
+
+
+if __name__ == "__main__":
+    open_session, place = engine._session, Path(os.environ[VARIABLE])  # noqa: SLF001 (every session is opened there)
+    engine._session = lambda *arguments: BrokenSession(open_session(*arguments), place)  # noqa: SLF001 (likewise)
+    sys.exit(main())

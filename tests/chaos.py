@@ -1,0 +1,263 @@
+"""A crowd that behaves as badly as it can, against a real `swin-serve` whose engine fails: `python -m tests.chaos`.
+
+What it must not be able to do stands in `Attack.violations`: a sentence for each claim that does not hold.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from random import Random
+
+import uvloop
+
+from benchmarks.images import learn, noise, photo
+from benchmarks.load import Callers, open_loop, request
+from benchmarks.served import Served, Usage, metrics
+from tests import broken_engine
+from tests.behaviours import BEHAVIOURS, BUSY, FAILED, Crowd
+
+OPTIONS = [
+    *("--queue-images", "64", "--decode-queue", "24", "--max-images", "16"),
+    *("--stuck-seconds", "1", "--header-timeout", "1.5", "--body-timeout", "1.5"),
+]
+"""Queues so short that they fill now and then, and little patience with engines that hang and callers that dawdle."""
+
+MAX_BATCH = 8
+SETTLING_SECONDS = 20
+BETWEEN_FAILURES = 1.5
+SIDES = [(320, 240), (500, 375), (900, 1200), (2000, 1500)]
+
+GAUGES = ("swin_queue_depth", "swin_decode_depth", "swin_uploaded_bytes")
+"""Zero when nobody calls."""
+
+GIVE_BACK = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
+"""glibc gives freed memory back at once: what is left is what the service holds, not what its allocator keeps."""
+
+GROWTH = 0.1
+"""Of memory, from the end of the warm-up to the end."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of it."""
+
+    outcomes: dict[str, Counter[str]]  # by behaviour
+    injected: Counter[str]  # failures of the engine
+    abandoned: dict[str, float]  # images whose caller left, by stage
+    before: Usage
+    after: Usage
+    violations: list[str]
+
+
+@dataclass(frozen=True)
+class Rest:
+    """The service when nobody calls."""
+
+    usage: Usage
+    samples: dict[str, float]
+    is_ready: bool
+
+
+class Attack:
+    """One service, and the crowd before it."""
+
+    def __init__(self, served: Served, order: Path, seed: int) -> None:
+        self._served, self._order, self._random = served, order, Random(seed)
+        self._callers = Callers(served.address)
+        self._log = served.watch_requests()
+        self._idle_files = served.usage().files
+        self.outcomes = {behaviour.name: Counter[str]() for behaviour in BEHAVIOURS}
+        self.injected = Counter[str]()
+
+    async def meet(self) -> Crowd:
+        """A crowd that knows what each of its images comes to alone."""
+        digits = await learn(self._callers, [noise(self._random) for _ in range(120)])
+        photos = await learn(self._callers, [photo(*size, self._random) for size in SIDES * 3])
+        return Crowd(self._callers, digits, photos, self._random)
+
+    async def act(self, crowd: Crowd, rate: float, seconds: float, failures: Sequence[str]) -> Rest:
+        """Let them all in for so long, while the engine fails now and then; what is left when they are gone."""
+        async with asyncio.timeout(seconds + 4 * SETTLING_SECONDS):
+            async with asyncio.TaskGroup() as all_at_once:
+                all_at_once.create_task(self._crowd_in(crowd, rate, seconds))
+                all_at_once.create_task(self._break_engine(failures, seconds * 0.8))
+            return await self._rest()
+
+    async def _crowd_in(self, crowd: Crowd, rate: float, seconds: float) -> None:
+        weights = [behaviour.weight for behaviour in BEHAVIOURS]
+
+        async def play(_: float) -> None:
+            (behaviour,) = self._random.choices(BEHAVIOURS, weights)
+            self.outcomes[behaviour.name][await behaviour(crowd)] += 1
+
+        await open_loop(rate, seconds, self._random, play)
+
+    async def _break_engine(self, failures: Sequence[str], seconds: float) -> None:
+        """One failure after the other, each when the service has recovered from the last one."""
+        ends = time.perf_counter() + seconds
+        for failure in cycle(failures):
+            await asyncio.sleep(BETWEEN_FAILURES)  # batches have to be answered in between
+            await self._until_ready()
+            if time.perf_counter() > ends:
+                return
+            broken_engine.give(failure, self._order)
+            while self._order.exists():  # noqa: ASYNC110 (another process takes it away)
+                await asyncio.sleep(0.01)
+            self.injected[failure.split()[0]] += 1
+
+    async def _until_ready(self) -> None:
+        while not await self._is_ready():  # noqa: ASYNC110 (it is another process that becomes ready)
+            await asyncio.sleep(0.1)
+
+    async def _is_ready(self) -> bool:
+        return (await self._callers.ask(request("/health/ready", method="GET"))).status == 200
+
+    async def _rest(self) -> Rest:
+        """Wait until the service has noticed that everybody is gone, or long enough."""
+        ends = time.perf_counter() + SETTLING_SECONDS
+        while True:
+            samples, is_ready = await metrics(self._callers), await self._is_ready()
+            self._callers.close()
+            await asyncio.sleep(0.2)
+            usage = self._served.usage()
+            is_idle = usage.files <= self._idle_files and not any(samples[gauge] for gauge in GAUGES)
+            if (is_idle and is_ready) or time.perf_counter() > ends:
+                return Rest(usage, samples, is_ready)
+
+    def violations(self, crowd: Crowd, before: Rest, after: Rest) -> Iterator[str]:
+        """A sentence for each claim that does not hold. Ends the service."""
+        yield from self._bad_outcomes()
+        yield from self._bad_rest(before, after)
+        codes = self._end()
+        if self._served.process.returncode != 0:
+            yield f"SIGTERM ended the service with {self._served.process.returncode}"
+        yield from _bad_accounts(crowd, codes, after.samples)
+        yield from self._bad_log()
+
+    def _bad_outcomes(self) -> Iterator[str]:
+        for behaviour in BEHAVIOURS:
+            for outcome, count in self.outcomes[behaviour.name].items():
+                if outcome not in behaviour.allowed | BUSY | {FAILED}:
+                    yield f"{behaviour.name}: {outcome}, {count} times"
+        failed = sum(outcomes[FAILED] for outcomes in self.outcomes.values())
+        most = MAX_BATCH * self.injected.total()
+        if failed > most:
+            yield f"{failed} requests heard of a failing engine, which failed at most {most} images"
+
+    def _bad_rest(self, before: Rest, after: Rest) -> Iterator[str]:
+        for gauge in GAUGES:
+            if after.samples[gauge]:
+                yield f"{gauge} is {after.samples[gauge]:.0f} when nobody calls"
+        if not after.is_ready:
+            yield "the service is not ready again"
+        for name in ("files", "threads"):
+            was, now = getattr(before.usage, name), getattr(after.usage, name)
+            if now > was:
+                yield f"{now} {name} when nobody calls; there were {was}"
+        growth = after.usage.rss / before.usage.rss - 1
+        if growth > GROWTH:
+            yield f"memory grew by {growth:.0%}"
+
+    def _end(self) -> dict[str, list[int]]:
+        """Terminate the service; the codes it logged, by request."""
+        self._served.process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._served.process.wait(SETTLING_SECONDS)
+        self._served.stop()
+        codes = dict[str, list[int]]()
+        for identity, code in self._log:
+            codes.setdefault(identity, []).append(code)
+        return codes
+
+    def _bad_log(self) -> Iterator[str]:
+        failures, alarms = 0, Counter[str]()
+        while not self._served.log.empty():
+            event = self._served.log.get()
+            if str(event["message"]).startswith("a batch of"):
+                failures += 1
+            elif event["level"] in {"error", "critical"} or "exception" in event:
+                trace = str(event.get("exception", event["message"])).splitlines()
+                alarms[f"{str(event['message']).splitlines()[0]}: {trace[-1]}"] += 1
+        for alarm, count in alarms.items():
+            yield f"in the log, {count} times: {alarm}"
+        if failures != self.injected.total():
+            yield f"{failures} batches failed by the log, {self.injected.total()} were made to"
+
+
+def _bad_accounts(crowd: Crowd, codes: dict[str, list[int]], samples: dict[str, float]) -> Iterator[str]:
+    """Each request is counted once, by the service as by us, and with the code that we got."""
+    for identity, answer in crowd.answers.items():
+        account = codes.get(identity, [])
+        if len(account) > 1 or (answer is not None and account != [answer]):
+            yield f"{identity} got {answer}, and the service's account of it is {account}"
+    counted = sum(count for name, count in samples.items() if name.startswith("swin_requests_total"))
+    logged = sum(map(len, codes.values()))
+    if not logged - 2 <= counted <= logged:  # the last look at metrics and readiness is not in its own count
+        yield f"{counted:.0f} requests by the metrics, {logged} by the log"
+
+
+async def attack(
+    *, seconds: float, warm_up: float, rate: float, seed: int, failures: Sequence[str], options: Sequence[str] = ()
+) -> Report:
+    """Start a service, warm it up with the same crowd, attack it while its engine fails, and see what is left of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        order = Path(folder) / "order"
+        variables = {broken_engine.VARIABLE: str(order), **GIVE_BACK}
+        served = Served(*OPTIONS, *options, module="tests.broken_engine", **variables)
+        try:
+            scene = Attack(served, order, seed)
+            crowd = await scene.meet()
+            before, after = [await scene.act(crowd, rate, each, failures) for each in (warm_up, seconds)]
+            violations = list(scene.violations(crowd, before, after))
+        finally:
+            served.stop()
+    abandoned = {name: count for name, count in after.samples.items() if name.startswith("swin_abandoned_total")}
+    return Report(scene.outcomes, scene.injected, abandoned, before.usage, after.usage, violations)
+
+
+def main() -> int:
+    """Attack, and print what came of it. Returns 0, or 1 if a claim does not hold."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=90)
+    parser.add_argument("--warm-up", type=float, default=30)
+    parser.add_argument("--rate", type=float, default=150, help="callers a second")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--failures", nargs="+", default=["raise", "rows", "nan", "hang 3"], help="the engine's, in turns"
+    )
+    parser.add_argument("--option", action="append", default=[], dest="options", help="of the service: --option=--x=y")
+    report = uvloop.run(attack(**vars(parser.parse_args())))
+    print(_table(report))
+    for violation in report.violations:
+        print(f"VIOLATED: {violation}")
+    return min(len(report.violations), 1)
+
+
+def _table(report: Report) -> str:
+    return "\n".join(
+        [
+            *(f"{name:24}{outcomes.total():7}   {_shown(outcomes)}" for name, outcomes in report.outcomes.items()),
+            f"engine failures: {dict(report.injected)}",
+            f"images abandoned: {report.abandoned}",
+            f"before: {report.before}",
+            f"after:  {report.after}",
+        ]
+    )
+
+
+def _shown(outcomes: Counter[str]) -> str:
+    return ", ".join(f"{outcome} × {count}" for outcome, count in outcomes.most_common())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

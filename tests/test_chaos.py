@@ -1,0 +1,35 @@
+"""A short attack by `tests/chaos.py`. `make chaos` takes its time."""
+
+import pytest
+import uvloop
+
+from tests.behaviours import BEHAVIOURS
+from tests.chaos import Report, attack
+
+FAILURES = ["raise", "rows", "nan", "hang 2"]
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    """What came of five seconds, after three of warm-up."""
+    return uvloop.run(attack(seconds=5, warm_up=3, rate=120, seed=1, failures=FAILURES))
+
+
+def test_nobody_can_break_the_service(report: Report) -> None:
+    """Every request has its own answer or one clear error, every account is right, and all is as before."""
+    assert report.violations == []
+
+
+def test_everybody_was_there(report: Report) -> None:
+    """No behaviour is so rare that it does not take part, and the engine fails."""
+    absent = [behaviour.name for behaviour in BEHAVIOURS if not report.outcomes[behaviour.name]]
+
+    assert absent == []
+    assert report.injected.total() >= 4
+
+
+def test_crossed_answers_are_found() -> None:
+    """An engine that gives each row its neighbour's answer is the one failure that only the callers can notice."""
+    report = uvloop.run(attack(seconds=2, warm_up=0, rate=250, seed=1, failures=["cross"]))
+
+    assert any("another's answer" in violation for violation in report.violations)
