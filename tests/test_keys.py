@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -137,6 +139,20 @@ def test_a_refused_body_is_not_read() -> None:
         served.stop()
 
     assert (status, problem["code"]) == (401, "unauthorized")
+
+
+def test_the_container_s_health_check_brings_a_key() -> None:
+    """A locked service is seen to be ready, also where health is not open."""
+    served = Served("--health-open", "false", SWIN_API_KEYS=f"{OLD},{NEW}")
+    host, port = served.url.removeprefix("http://").split(":")
+    environment = {"SWIN_HOST": host, "SWIN_PORT": port, "SWIN_API_KEYS": f"{OLD},{NEW}"}
+    command = [sys.executable, "-IS", "docker/healthcheck.py"]
+    try:
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 (our own)
+    finally:
+        served.stop()
+
+    assert (ended.stdout, ended.returncode) == ('200 {"status":"ready"}\n', 0)
 
 
 WRITTEN = "what-the-image-says"

@@ -39,7 +39,17 @@ def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
         entry = by_status.setdefault(error.status, {"description": "", "content": {}})
         entry["description"] = f"{entry['description']} `{error.code}`: {error.title}.".strip()
         entry["content"] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        entry["headers"] = _documented_headers(error)
     return by_status
+
+
+def _documented_headers(error: type[ServiceError]) -> dict[str, Any]:
+    if issubclass(error, Busy):
+        seconds = {"type": "integer", "minimum": 1}
+        return {"Retry-After": {"description": "Seconds to wait.", "required": True, "schema": seconds}}
+    if issubclass(error, Unauthorized):
+        return {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}}
+    return {}
 
 
 ANYWHERE = documented(MalformedRequest, Unauthorized, SlowSender, HeadTooLarge, TooManyConnections, InternalError)
