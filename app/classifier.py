@@ -82,12 +82,14 @@ class Classifier:
         head: Head,
         last_map: LastMap,
         limits: Limits,
+        follow_profiles: bool,
         decode_threads: int,
         decode_queue: int,
         on_leave: Callable[[str], None] = ignore,
     ) -> None:
         self._batcher, self._preprocessing = batcher, preprocessing
         self._labels, self._activation, self._limits = labels, activation, limits
+        self._follow_profiles = follow_profiles
         self._head, self._map = head, last_map
         self._pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
         self._decode_threads, self._decode_queue = decode_threads, decode_queue
@@ -211,7 +213,7 @@ class Classifier:
 
     def _decode(self, image: Picture) -> Preprocessed:
         started = time.perf_counter()
-        rgb = to_rgb(image)
+        rgb = to_rgb(image, follow_profile=self._follow_profiles)
         decoded = time.perf_counter()
         pixels = preprocess(rgb, self._preprocessing)
         return pixels, {"decode": decoded - started, "preprocess": time.perf_counter() - decoded}

@@ -4,21 +4,49 @@ Everything that can be refused without decoding is refused in `open_image`: a he
 and a decompression bomb is told from its first few bytes.
 """
 
-import io
 from dataclasses import dataclass
 
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+import numpy as np
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+    features,
+)
 
-from app.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
+from app.errors import ImageTooLarge, ServiceError, UnreadableImage, UnsupportedImage
+from app.header import File, check_pieces, check_scans, other_depth
+from app.icc import to_srgb
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""Pillow's names of the formats read; each has a decoder that holds out against hostile input."""
+PLUGINS = {
+    "jpeg": JpegImagePlugin,
+    "png": PngImagePlugin,
+    "webp": WebPImagePlugin,
+    "gif": GifImagePlugin,
+    "bmp": BmpImagePlugin,
+    "tiff": TiffImagePlugin,
+    "avif": AvifImagePlugin,
+}
+"""Formats that are read, and what reads them. Imported here, or Pillow would import all it has at the first image."""
+
+FORMATS = tuple(name for name in PLUGINS if name != "avif" or features.check("avif"))
+"""Those that this build of Pillow reads."""
 
 Picture = Image.Image
 """What an image is called by modules that do not know Pillow."""
 
 LONGEST_SIDE = 65_535
 """JPEG's own limit. Resampling takes memory in proportion to a side: a line of millions of pixels, gigabytes."""
+
+STRAIGHT = {"La": "LA", "RGBa": "RGBA"}
+"""Modes whose colours are multiplied by their alpha, as some TIFFs have them, and those that they become."""
 
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = {
@@ -32,8 +60,14 @@ UPRIGHT = {
 }
 """What undoes each EXIF orientation."""
 
+# Pillow would do it at the first image.
+Image.preinit()
+
 # Texts in a PNG are unpacked while its header is read, on the event loop for small files: 64 MiB by default.
 PngImagePlugin.MAX_TEXT_MEMORY = 4 * 2**20
+
+# Images are decoded side by side already; more threads for one would be taken from the others.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 MOST_PIXELS = 89_478_485
 """Above this Pillow warns of a decompression bomb, and at twice as many it refuses: no limit may be higher."""
@@ -51,40 +85,59 @@ def open_image(data: bytes, limits: Limits) -> Image.Image:
     """Read the header only; the pixels are decoded by `to_rgb`.
 
     Raises:
-        UnsupportedImage: no allowed format starts with these bytes.
+        UnsupportedImage: no allowed format starts with these bytes, or its samples are of a kind that is not read.
         UnreadableImage: the header is damaged.
-        ImageTooLarge: the header promises more pixels than the limit.
+        ImageTooLarge: the header promises more pixels than the limit, or more work for them than they are worth.
     """
     if not data:
         raise UnreadableImage("The body is empty.")
+    check_pieces(data)
     try:
-        image = Image.open(io.BytesIO(data), formats=limits.formats)
+        image = Image.open(File(data), formats=limits.formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageTooLarge(f"The image has over {MOST_PIXELS} pixels; {limits.pixels} are allowed.") from None
     except UnidentifiedImageError:
-        raise UnsupportedImage(f"The bytes are none of {', '.join(limits.formats)}.") from None
+        if bits := other_depth(data):
+            raise UnsupportedImage(f"The JPEG has {bits} bits per sample; 8 are read.") from None
+        raise UnsupportedImage(f"The bytes are none of {', '.join(limits.formats).upper()}.") from None
+    except (MemoryError, ServiceError):  # ours, not the caller's, or said already
+        raise
     except Exception as error:  # a damaged header makes decoders raise anything
         raise UnreadableImage("The header of the image is damaged.") from error
-    if image.width * image.height > limits.pixels:
-        raise ImageTooLarge(f"The image has {image.width} × {image.height} pixels; {limits.pixels} are allowed.")
-    if max(image.size) > LONGEST_SIDE:
-        raise ImageTooLarge(f"A side of the image has {max(image.size)} pixels; {LONGEST_SIDE} are allowed.")
+    _check(image, data, limits)
     return image
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Decode: first frame, upright by its EXIF orientation, alpha over white, 8 bits, RGB.
+def to_rgb(image: Image.Image, *, follow_profile: bool = True) -> Image.Image:
+    """Decode: first frame, upright by its EXIF orientation, sRGB by its profile, alpha over white, 8 bits, RGB.
 
     Raises:
         UnreadableImage: the data is truncated or corrupt.
     """
     try:
+        transparent = _transparent_level(image)
         image.load()
-        return _flatten(_upright(image))
-    except MemoryError:  # ours, not the caller's
+        return _flatten(_upright(image), transparent, follow_profile=follow_profile)
+    except (MemoryError, ServiceError):  # ours, not the caller's, or said already
         raise
     except Exception as error:  # corrupt data makes decoders raise anything, SyntaxError and struct.error included
         raise UnreadableImage(f"The {image.format or 'image'} data is truncated or corrupt.") from error
+
+
+def _check(image: Image.Image, data: bytes, limits: Limits) -> None:
+    pixels = image.width * image.height
+    if not pixels:
+        raise UnreadableImage("The image has no pixels.")
+    if pixels > limits.pixels:
+        raise ImageTooLarge(f"The image has {image.width} × {image.height} pixels; {limits.pixels} are allowed.")
+    if max(image.size) > LONGEST_SIDE:
+        raise ImageTooLarge(f"A side of the image has {max(image.size)} pixels; {LONGEST_SIDE} are allowed.")
+    if image.mode in {"I", "F"}:
+        raise UnsupportedImage(
+            "The samples of the image are floats or wide integers, of which none is agreed to be white."
+        )
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        check_scans(data, pixels)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -96,16 +149,51 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _flatten(image: Image.Image) -> Image.Image:
+def _transparent_level(image: Image.Image) -> int | tuple[int, int, int] | None:
+    """The colour that a PNG of 16 bits declares transparent, in the bits that Pillow keeps of each pixel."""
+    level = image.info.get("transparency")
+    if image.mode == "I;16":
+        return level
+    if isinstance(level, tuple) and isinstance(image, ImageFile.ImageFile) and image.tile[0].args == "RGB;16B":
+        red, green, blue = (part >> 8 for part in level)
+        return red, green, blue
+    return None
+
+
+def _flatten(
+    image: Image.Image, transparent: int | tuple[int, int, int] | None, *, follow_profile: bool
+) -> Image.Image:
+    profile = image.info.get("icc_profile") if follow_profile else None
     if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I"):
-        return _to_8_bits(image).convert("RGB")
+        return to_srgb(image, profile) if profile else image
+    colours, alpha = _split(image, transparent)
+    if profile:
+        colours = to_srgb(colours, profile)
+    colours = colours.convert("RGB")
+    if alpha is None:
+        return colours
+    white = Image.new("RGB", image.size, "white")
+    white.paste(colours, mask=alpha)
+    return white
+
+
+def _split(
+    image: Image.Image, transparent: int | tuple[int, int, int] | None
+) -> tuple[Image.Image, Image.Image | None]:
+    """Colours of 8 bits in a mode that profiles are made for (RGB, L, CMYK), and how opaque pixels are if not fully."""
+    if image.mode.startswith("I;16"):
+        opaque = None if transparent is None else Image.fromarray((np.asarray(image) != transparent) * np.uint8(255))
+        return _to_8_bits(image), opaque
+    if image.mode in STRAIGHT:
+        image = image.convert(STRAIGHT[image.mode])
     if image.has_transparency_data:
+        if transparent is not None:
+            image.info["transparency"] = transparent
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+        return image.convert("RGB"), image.getchannel("A")
+    if image.mode == "1":
+        return image.convert("L"), None
+    return image if image.mode in {"RGB", "L", "CMYK"} else image.convert("RGB"), None
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:

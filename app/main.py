@@ -17,7 +17,7 @@ from app.cpus import available_cpus
 from app.engine import Engine
 from app.errors import DeviceError
 from app.golden import open_proved
-from app.image import Limits
+from app.image import FORMATS, Limits
 from app.metrics import Metrics
 from app.routes import classify, health, model
 from app.routes.access import AccessLog
@@ -132,7 +132,11 @@ def _open_classifier(
         activation=bundle.manifest.activation,
         head=bundle.head,
         last_map=bundle.manifest.evidence,
-        limits=Limits(pixels=round(settings.max_megapixels * 1e6)),
+        limits=Limits(
+            pixels=round(settings.max_megapixels * 1e6),
+            formats=tuple(name for name in settings.formats if name in FORMATS),
+        ),
+        follow_profiles=settings.color_profiles == "convert",
         decode_threads=decode_threads,
         decode_queue=settings.decode_queue,
         on_leave=lambda stage: metrics.abandoned.labels(stage).inc(),

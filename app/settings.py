@@ -6,7 +6,7 @@ Each is an option of `swin-serve run` and an environment variable `SWIN_<NAME>`;
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyNetwork, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -41,6 +41,7 @@ Listed = Annotated[tuple[T, ...], NoDecode, BeforeValidator(_split)]
 
 Key = Annotated[SecretStr, AfterValidator(_sendable)]
 Origin = Annotated[str, AfterValidator(_as_browsers_say_it)]
+ImageFormat = Literal["jpeg", "png", "webp", "gif", "bmp", "tiff", "avif"]
 Count = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
 Timeout = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
@@ -126,6 +127,15 @@ class Settings(BaseSettings):
     max_connections: Count = Field(
         1024,
         description="Callers connected at once; more are refused (503). Each takes a file descriptor, and some memory.",
+    )
+    formats: Listed[ImageFormat] = Field(
+        get_args(ImageFormat),
+        min_length=1,
+        description="Formats that are read, comma separated. Each is a decoder callers can reach: fewer are safer.",
+    )
+    color_profiles: Literal["convert", "ignore"] = Field(
+        "convert",
+        description="ICC profiles: convert colours to sRGB, or ignore them, as most training code does. sRGB is free.",
     )
     max_images: Count = Field(
         64, description="Most images in one `POST /classify/batch`. Callers with more send several requests."

@@ -19,7 +19,9 @@ ALLOWED = {  # module of app → modules of app it may import
     "settings": set(),
     "cpus": set(),
     "bundle": {"errors"},
-    "image": VALUES,
+    "header": {"errors"},
+    "icc": set(),
+    "image": VALUES | {"header", "icc"},
     "preprocess": VALUES,
     "ranking": VALUES,
     "evidence": VALUES,
@@ -40,7 +42,7 @@ ALLOWED = {  # module of app → modules of app it may import
 ROUTES_MAY = VALUES | {"classifier", "schemas", "service", "metrics", "logs", "routes"}
 DOORS = {  # third-party library → modules of app that may import it
     "onnxruntime": {"engine"},
-    "PIL": {"image", "preprocess", "evidence"},
+    "PIL": {"image", "icc", "preprocess", "evidence"},
     "prometheus_client": {"metrics"},
     "fastapi": {"main", "__main__", "routes"},
     "starlette": {"routes"},

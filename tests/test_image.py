@@ -2,7 +2,10 @@
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,14 +23,15 @@ def decode(data: bytes) -> Image.Image:
     return to_rgb(open_image(data, LIMITS))
 
 
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
 def header_of_png(width: int, height: int) -> bytes:
     """A PNG that promises so many pixels and holds next to none."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -168,10 +172,130 @@ def test_other_modes_become_rgb(mode: str) -> None:
     assert np.asarray(image).min() >= 250
 
 
-def test_animations_give_their_first_frame() -> None:
-    """Of an animated GIF, the first frame counts."""
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
-    file = io.BytesIO()
-    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+def png(*, depth: int, colour: int, rows: list[bytes], transparent: bytes) -> bytes:
+    """A PNG of the kinds that Pillow does not write: 16 bits, with a transparent colour."""
+    size = struct.pack(">II", len(rows[0]) // (depth // 8 * (3 if colour == 2 else 1)), len(rows))
+    header = png_chunk(b"IHDR", size + bytes([depth, colour, 0, 0, 0]))
+    data = png_chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
+    return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"tRNS", transparent) + data + png_chunk(b"IEND", b"")
 
-    assert decode(file.getvalue()).getpixel((0, 0)) == (255, 0, 0)
+
+def test_a_transparent_level_of_16_bits_is_white() -> None:
+    """Of grey, the very level; its neighbour, which has the same upper bits, is not."""
+    data = png(depth=16, colour=0, rows=[struct.pack(">3H", 1000, 1001, 65535)], transparent=struct.pack(">H", 1000))
+
+    assert np.asarray(decode(data))[0, :, 0].tolist() == [255, 3, 255]
+
+
+def test_a_transparent_colour_of_16_bits_is_white() -> None:
+    """Of colours, as far as the bits tell that are kept."""
+    black, red = struct.pack(">3H", 0, 0, 0), struct.pack(">3H", 65535, 0, 0)
+    data = png(depth=16, colour=2, rows=[black + red], transparent=red)
+
+    assert np.asarray(decode(data))[0].tolist() == [[0, 0, 0], [255, 255, 255]]
+
+
+@pytest.mark.parametrize("bits", [2, 12])
+def test_other_depths_of_jpeg_are_refused_by_their_name(bits: int) -> None:
+    """Medical images have 12 bits: that is another matter than bytes that are no image."""
+    data = bytearray(encode(draw_picture(40, 30), "JPEG"))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 4] = bits
+
+    with pytest.raises(UnsupportedImage, match=f"{bits} bits per sample"):
+        decode(bytes(data))
+
+
+@pytest.mark.parametrize("transform", [0, 2], ids=["CMYK", "YCCK"])
+def test_inks_are_read_as_adobe_writes_them(transform: int) -> None:
+    """Inverted, and for YCCK with the inks in luma and chroma (Adobe's technical note 5116)."""
+    inks = (40, 120, 140, 30)
+    data = bytearray(encode(Image.new("CMYK", (16, 16), inks), "JPEG", quality=100, subsampling=0))
+    data[data.index(b"Adobe") + 11] = transform
+    cmy, black = np.array(inks[:3], float), inks[3]
+    if transform:
+        luma, blue, red = 255 - cmy
+        cmy = luma + np.array([1.402 * (red - 128), -0.344 * (blue - 128) - 0.714 * (red - 128), 1.772 * (blue - 128)])
+
+    expected = (255 - cmy) * (255 - black) / 255
+
+    assert np.allclose(np.asarray(decode(bytes(data))), expected, atol=3)
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"subsampling": 0}, {"optimize": True}], ids=str)
+def test_jpegs_of_all_kinds_are_read(options: dict[str, Any]) -> None:
+    """Progressive or not, with whatever sampling, the picture is the picture."""
+    picture = draw_picture(200, 150)
+
+    decoded = decode(encode(picture, "JPEG", quality=95, **options))
+
+    assert np.abs(np.asarray(picture).astype(int) - np.asarray(decoded)).mean() < 3
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF", "AVIF", "MPO"])
+def test_of_several_pictures_the_first_counts(kind: str) -> None:
+    """Animations, pages of a TIFF, and the second picture that phones put beside a photo."""
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    file = io.BytesIO()
+    frames[0].save(file, kind, save_all=True, append_images=frames[1:])
+
+    red, green, blue = np.asarray(decode(file.getvalue()))[16, 16].tolist()
+
+    assert (red > 240, green < 15, blue < 15) == (True, True, True)
+
+
+def test_an_animation_s_first_frame_lies_over_white() -> None:
+    """Where it is transparent, or smaller than the whole, there is nothing before it."""
+    frame = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    frame.putpixel((3, 3), (255, 0, 0, 255))
+    file = io.BytesIO()
+    frame.save(file, "GIF", save_all=True, append_images=[Image.new("RGBA", (8, 8), "blue")])
+
+    decoded = decode(file.getvalue())
+
+    assert [decoded.getpixel((0, 0)), decoded.getpixel((3, 3))] == [(255, 255, 255), (255, 0, 0)]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16"])
+def test_tiffs_of_all_kinds_are_read(mode: str) -> None:
+    """White is white in every mode that has one."""
+    white = Image.new("RGB", (8, 8), "white")
+    if mode == "LAB":
+        white = Image.merge("LAB", [Image.new("L", (8, 8), level) for level in (255, 128, 128)])
+    elif mode == "I;16":
+        white = Image.fromarray(np.full((8, 8), 65535, np.uint16))
+    else:
+        white = white.convert(mode)
+
+    assert np.asarray(decode(encode(white, "TIFF"))).min() >= 253
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_samples_without_a_white_are_refused(kind: type) -> None:
+    """Floats and wide integers could mean anything: a guess would be a silent wrong answer."""
+    with pytest.raises(UnsupportedImage, match="white"):
+        decode(encode(Image.fromarray(np.zeros((8, 8), kind)), "TIFF"))
+
+
+def test_only_what_is_allowed_is_read() -> None:
+    """A list of formats that is shorter than what could be read."""
+    picture = draw_picture(8, 8)
+    only_png = Limits(pixels=1000, formats=("png",))
+
+    assert open_image(encode(picture), only_png).size == (8, 8)
+    with pytest.raises(UnsupportedImage, match="none of PNG"):
+        open_image(encode(picture, "JPEG"), only_png)
+
+
+def test_the_first_image_imports_nothing() -> None:
+    """Whatever it is: Pillow would otherwise import all its plugins then, while others wait."""
+    code = (
+        "import sys; from app.image import *; before = set(sys.modules)\n"
+        "for data in (b'no image at all', b'GIF89a'):\n"
+        "    try: open_image(data, Limits(1))\n"
+        "    except Exception: pass\n"
+        "print([name for name in set(sys.modules) - before if name.startswith('PIL.')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 (our own)
+
+    assert done.stdout.strip() == "[]"
