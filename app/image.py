@@ -4,6 +4,7 @@ Everything that can be refused without decoding is refused in `open_image`: a he
 and a decompression bomb is told from its first few bytes.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import (
     GifImagePlugin,
     Image,
     ImageFile,
+    ImageOps,
     JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
@@ -45,6 +47,9 @@ Picture = Image.Image
 LONGEST_SIDE = 65_535
 """JPEG's own limit. Resampling takes memory in proportion to a side: a line of millions of pixels, gigabytes."""
 
+MOST_PLANES = 6
+"""Of a TIFF: each has all the pixels. What covers more of them has strips that lie on others."""
+
 STRAIGHT = {"La": "LA", "RGBa": "RGBA"}
 """Modes whose colours are multiplied by their alpha, as some TIFFs have them, and those that they become."""
 
@@ -62,6 +67,9 @@ UPRIGHT = {
 
 # Pillow would do it at the first image.
 Image.preinit()
+
+# What Pillow has to say of damaged metadata would be in the log, and each text in memory for ever: callers choose them.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 # Texts in a PNG are unpacked while its header is read, on the event loop for small files: 64 MiB by default.
 PngImagePlugin.MAX_TEXT_MEMORY = 4 * 2**20
@@ -92,8 +100,10 @@ def open_image(data: bytes, limits: Limits) -> Image.Image:
     if not data:
         raise UnreadableImage("The body is empty.")
     check_pieces(data)
+    file = File(data)
     try:
-        image = Image.open(File(data), formats=limits.formats)
+        image = Image.open(file, formats=limits.formats)
+        _check(image, data, limits)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageTooLarge(f"The image has over {MOST_PIXELS} pixels; {limits.pixels} are allowed.") from None
     except UnidentifiedImageError:
@@ -104,7 +114,7 @@ def open_image(data: bytes, limits: Limits) -> Image.Image:
         raise
     except Exception as error:  # a damaged header makes decoders raise anything
         raise UnreadableImage("The header of the image is damaged.") from error
-    _check(image, data, limits)
+    file.go_on()
     return image
 
 
@@ -117,7 +127,11 @@ def to_rgb(image: Image.Image, *, follow_profile: bool = True) -> Image.Image:
     try:
         transparent = _transparent_level(image)
         image.load()
-        return _flatten(_upright(image), transparent, follow_profile=follow_profile)
+        if image.mode.startswith("I;16"):
+            image = _to_8_bits(image, transparent)
+        elif transparent is not None:
+            image.info["transparency"] = transparent
+        return _flatten(_upright(image), follow_profile=follow_profile)
     except (MemoryError, ServiceError):  # ours, not the caller's, or said already
         raise
     except Exception as error:  # corrupt data makes decoders raise anything, SyntaxError and struct.error included
@@ -138,6 +152,19 @@ def _check(image: Image.Image, data: bytes, limits: Limits) -> None:
         )
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         check_scans(data, pixels)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _check_tiles(image, limits)
+
+
+def _check_tiles(image: TiffImagePlugin.TiffImageFile, limits: Limits) -> None:
+    """Tiles are decoded whole, however little of them is in the image; strips as often as they are named."""
+    width, height = (image.tag_v2.get(tag) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
+    if isinstance(width, int) and isinstance(height, int) and width * height > limits.pixels:
+        raise ImageTooLarge(f"A tile of the image has {width} × {height} pixels; {limits.pixels} are allowed.")
+    extents = (tile.extents or (0, 0, 0, 0) for tile in image.tile)
+    covered = sum((right - left) * (lower - upper) for left, upper, right, lower in extents)
+    if covered > MOST_PLANES * image.width * image.height:
+        raise UnreadableImage("The strips of the TIFF lie on each other.")
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -160,13 +187,28 @@ def _transparent_level(image: Image.Image) -> int | tuple[int, int, int] | None:
     return None
 
 
-def _flatten(
-    image: Image.Image, transparent: int | tuple[int, int, int] | None, *, follow_profile: bool
-) -> Image.Image:
+def _to_8_bits(image: Image.Image, transparent: int | tuple[int, int, int] | None) -> Image.Image:
+    """16-bit grey by its full range; Pillow's own conversion clips at 255 and makes the picture white.
+
+    A TIFF can have 12 bits, and its zero can be white: of both, Pillow knows nothing in this mode.
+    """
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    white = 4095 if tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,) else 65535
+    levels = np.asarray(image)
+    grey = Image.fromarray((levels.astype(np.uint32) * 255 // white).astype(np.uint8))
+    if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
+        grey = ImageOps.invert(grey)
+    if transparent is not None:
+        grey.putalpha(Image.fromarray((levels != transparent) * np.uint8(255)))
+    grey.info = {name: value for name, value in image.info.items() if name != "transparency"}
+    return grey
+
+
+def _flatten(image: Image.Image, *, follow_profile: bool) -> Image.Image:
     profile = image.info.get("icc_profile") if follow_profile else None
     if image.mode == "RGB" and "transparency" not in image.info:
         return to_srgb(image, profile) if profile else image
-    colours, alpha = _split(image, transparent)
+    colours, alpha = _split(image)
     if profile:
         colours = to_srgb(colours, profile)
     colours = colours.convert("RGB")
@@ -177,25 +219,15 @@ def _flatten(
     return white
 
 
-def _split(
-    image: Image.Image, transparent: int | tuple[int, int, int] | None
-) -> tuple[Image.Image, Image.Image | None]:
+def _split(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """Colours of 8 bits in a mode that profiles are made for (RGB, L, CMYK), and how opaque pixels are if not fully."""
-    if image.mode.startswith("I;16"):
-        opaque = None if transparent is None else Image.fromarray((np.asarray(image) != transparent) * np.uint8(255))
-        return _to_8_bits(image), opaque
     if image.mode in STRAIGHT:
         image = image.convert(STRAIGHT[image.mode])
+    if image.mode == "LA":
+        return image.getchannel("L"), image.getchannel("A")
     if image.has_transparency_data:
-        if transparent is not None:
-            image.info["transparency"] = transparent
         image = image.convert("RGBA")
         return image.convert("RGB"), image.getchannel("A")
     if image.mode == "1":
         return image.convert("L"), None
     return image if image.mode in {"RGB", "L", "CMYK"} else image.convert("RGB"), None
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey (0 … 65535) to 8 bits; Pillow's own conversion clips at 255 and makes the picture white."""
-    return image.convert("I").point(lambda value: value / 257).convert("L")

@@ -270,6 +270,27 @@ def test_tiffs_of_all_kinds_are_read(mode: str) -> None:
     assert np.asarray(decode(encode(white, "TIFF"))).min() >= 253
 
 
+def grey_tiff(bits: int, white_is: int, row: bytes) -> bytes:
+    """A TIFF of two pixels, of the kinds that Pillow does not write."""
+    values = [(256, 4, 1, 2), (257, 4, 1, 1), (258, 3, 1, bits), (262, 3, 1, white_is), (273, 4, 1, 128)]
+    entries = b"".join(struct.pack("<HHLL", *value) for value in values)
+    return (b"II*\0" + struct.pack("<LH", 8, len(values)) + entries).ljust(128, b"\0") + row
+
+
+@pytest.mark.parametrize(
+    ("bits", "white_is", "row", "expected"),
+    [
+        (12, 1, b"\xff\xf8\x00", [255, 127]),
+        (16, 1, struct.pack("<2H", 65535, 32768), [255, 127]),
+        (16, 0, struct.pack("<2H", 65535, 32768), [0, 128]),
+    ],
+    ids=["12 bits", "16 bits", "zero is white"],
+)
+def test_wide_grey_tiffs_keep_their_range(bits: int, white_is: int, row: bytes, expected: list[int]) -> None:
+    """Microscopes have 12 bits, scanners a zero that is white."""
+    assert expected == np.asarray(decode(grey_tiff(bits, white_is, row)))[0, :, 0].tolist()
+
+
 @pytest.mark.parametrize("kind", [np.int32, np.float32])
 def test_samples_without_a_white_are_refused(kind: type) -> None:
     """Floats and wide integers could mean anything: a guess would be a silent wrong answer."""
@@ -285,6 +306,23 @@ def test_only_what_is_allowed_is_read() -> None:
     assert open_image(encode(picture), only_png).size == (8, 8)
     with pytest.raises(UnsupportedImage, match="none of PNG"):
         open_image(encode(picture, "JPEG"), only_png)
+
+
+def test_what_pillow_warns_of_is_not_kept() -> None:
+    """Python keeps every text it has warned of, and callers choose these: memory would grow with each."""
+    code = (
+        "import sys; from PIL import TiffImagePlugin; from app.image import *\n"
+        "for number in range(9):\n"
+        "    to_rgb(open_image(sys.stdin.buffer.read(133)[:133], Limits(2)))\n"
+        "print(getattr(TiffImagePlugin, '__warningregistry__', {}).keys() - {'version'})"
+    )
+    damaged = b"".join(
+        grey_tiff(16, 1, bytes(5)).replace(struct.pack("<HHL", 262, 3, 1), struct.pack("<HHL", 262, 3, 4000 + number))
+        for number in range(9)
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=damaged, capture_output=True, check=True)  # noqa: S603 (our own)
+
+    assert (done.stdout.strip(), done.stderr) == (b"set()", b"")
 
 
 def test_the_first_image_imports_nothing() -> None:
