@@ -97,7 +97,7 @@ def _counts(tiff: bytes, order: str) -> Iterator[int]:
     try:
         (place,) = struct.unpack_from(start, tiff)
         (entries,) = struct.unpack_from(number, tiff, place)
-    except struct.error:  # Pillow will say so, too
+    except (struct.error, OverflowError):  # outside of the file; Pillow will say so, too
         return
     place += struct.calcsize(number)
     size = struct.calcsize(entry)

@@ -116,9 +116,18 @@ def test_a_tiff_of_too_many_pieces_is_refused(data: bytes) -> None:
         b"II*\0\xff\xff\xff\xff" + bytes(4 * MOST_PIECES),
         b"MM" + bytes(2**19),
         b"II*\0",
+        b"II+\0" + bytes(4) + b"\xff" * 8,
         tiff("<", MOST_PIECES + 1, 37724, kind=7),
     ],
-    ids=["as many as may be", "of 64 bits", "no directory", "nothing", "truncated", "a program's own"],
+    ids=[
+        "as many as may be",
+        "of 64 bits",
+        "no directory",
+        "nothing",
+        "truncated",
+        "directory beyond any file",
+        "a program's own",
+    ],
 )
 def test_what_is_no_such_tiff_passes(data: bytes) -> None:
     """The bound refuses what is beyond it, and leaves the rest to Pillow."""
