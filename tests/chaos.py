@@ -34,7 +34,7 @@ OPTIONS = [
 
 MAX_BATCH = 8
 SETTLING_SECONDS = 20
-BETWEEN_FAILURES = 0.8
+BETWEEN_FAILURES = 0.5
 SIDES = [(320, 240), (500, 375), (900, 1200), (2000, 1500)]
 
 GAUGES = ("swin_queue_depth", "swin_decode_depth", "swin_uploaded_bytes")
@@ -81,8 +81,8 @@ class Attack:
 
     async def meet(self) -> Crowd:
         """A crowd that knows what each of its images comes to alone."""
-        digits = await learn(self._callers, [noise(self._random) for _ in range(120)])
-        photos = await learn(self._callers, [photo(*size, self._random) for size in SIDES * 3])
+        digits = await learn(self._callers, [noise(self._random) for _ in range(80)])
+        photos = await learn(self._callers, [photo(*size, self._random) for size in SIDES * 2])
         return Crowd(self._callers, digits, photos, self._random)
 
     async def act(self, crowd: Crowd, rate: float, seconds: float) -> Rest:

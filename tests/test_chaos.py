@@ -11,8 +11,8 @@ FAILURES = ["raise", "rows", "nan", "hang 2"]
 
 @pytest.fixture(scope="module")
 def report() -> Report:
-    """What came of five seconds, after three of warm-up."""
-    return uvloop.run(attack(seconds=5, warm_up=3, rate=120, seed=1, failures=FAILURES))
+    """What came of six seconds, after three of warm-up."""
+    return uvloop.run(attack(seconds=6, warm_up=3, rate=120, seed=1, failures=FAILURES))
 
 
 def test_nobody_can_break_the_service(report: Report) -> None:
