@@ -28,7 +28,7 @@ from tests.behaviours import BEHAVIOURS, BUSY, FAILED, Crowd
 
 OPTIONS = [
     *("--queue-images", "64", "--decode-queue", "24", "--max-images", "16"),
-    *("--stuck-seconds", "1", "--header-timeout", "1.5", "--body-timeout", "1.5"),
+    *("--stuck-seconds", "1", "--header-timeout", "2.5", "--body-timeout", "2.5"),
 ]
 """Queues so short that they fill now and then, and little patience with engines that hang and callers that dawdle."""
 
