@@ -23,7 +23,7 @@ soak: $(DEV)/ready  ## a quarter of an hour at four fifths of the capacity; then
 	$(DEV)/bin/python -m benchmarks.soak $(ARGS)
 	$(DEV)/bin/python -m benchmarks.refusal
 
-fuzz: $(DEV)/ready  ## decode 200 000 damaged images: pixels or an error of ours, nothing else (about ten minutes)
+fuzz: $(DEV)/ready  ## decode 200 000 damaged images: pixels or an error of ours, nothing else (a few minutes)
 	$(DEV)/bin/python -m tests.fuzz 200000
 
 image: $(DEV)/ready  ## build the service's container image and test it; needs a Docker engine

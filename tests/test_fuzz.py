@@ -7,7 +7,7 @@ import pytest
 from app.image import FORMATS
 from tests import fuzz
 
-COUNT = 30_000
+COUNT = 100_000
 """About a minute on two slow cores."""
 
 
