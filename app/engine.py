@@ -7,7 +7,6 @@ the network says so too, and the fallback is switched off. What a build *lists* 
 
 import os
 import time
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -236,11 +235,9 @@ def _session(model: Path, provider: str, options: Mapping[str, str], threads: in
     if provider != PROVIDERS["cpu"]:
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a provider that cannot be had is only a warning to ONNX Runtime
-            session = onnxruntime.InferenceSession(
-                model, settings, providers=[(provider, dict(options))], enable_fallback=0
-            )
+        session = onnxruntime.InferenceSession(
+            model, settings, providers=[(provider, dict(options))], enable_fallback=0
+        )
     except Exception as error:  # ONNX Runtime raises bare Exception subclasses of its C++ layer
         raise DeviceError(f"ONNX Runtime cannot open the model with {provider}: {sentence(error)}") from error
     session.disable_fallback()

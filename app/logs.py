@@ -21,7 +21,7 @@ def configure(style: str, level: str) -> None:
     logging.captureWarnings(capture=True)
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # ours say in one line what it says in six
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a damaged form is the caller's news, not ours
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it logs what images hold, and what is wrong with them
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # damaged images are their callers' news
 
 
 class TextLine(logging.Formatter):

@@ -18,7 +18,8 @@ from types import FrameType
 from typing import Literal
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from app.errors import Busy, HeadTooLarge, ImageTooLarge, MalformedRequest, ServiceError, SlowSender, TooManyConnections
@@ -71,9 +72,15 @@ class Connection(HttpToolsProtocol):
         self._keeps_alive = True
         self._unsent, self._unsent_since = 0, 0.0
         self._is_refused = False
+        self._running: RequestResponseCycle | None = None
         self._owe("head")
         if len(self.connections) > self._settings.max_connections + SPARE_CONNECTIONS:
             transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The caller has gone."""
+        super().connection_lost(exc)
+        self._tell_running()
 
     def data_received(self, data: bytes) -> None:
         """Parse, within bounds: a head can have no end, and chunks can be longer than the body they carry."""
@@ -128,7 +135,9 @@ class Connection(HttpToolsProtocol):
 
     def check(self, now: float) -> None:
         """Close it if its caller has owed something for too long: a head, the rest of a refused body, or reading."""
-        if self._owed == "head" and not self._is_busy and now - self._since > self._settings.header_timeout:
+        if self.transport.is_closing():
+            pass
+        elif self._owed == "head" and not self._is_busy and now - self._since > self._settings.header_timeout:
             if self.scope is None:  # to who never said a word, none is said
                 self.transport.close()
             else:
@@ -147,6 +156,16 @@ class Connection(HttpToolsProtocol):
         """With an earlier request: what comes after it is not read before it is answered."""
         return self.cycle is not None and not self.cycle.response_complete
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _tell_running(self) -> None:
+        """The request that is being answered, that nobody waits any more: uvicorn tells the one that came last."""
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+
     def _owe(self, part: Literal["head", "body", "rest"] | None) -> None:
         self._owed, self._since, self._bytes = part, time.monotonic(), 0
 
@@ -163,9 +182,7 @@ class Connection(HttpToolsProtocol):
         log.info("refused", extra={"client": self.client and self.client[0], "code": error.code})
         self._is_refused = True
         self._owe("rest")
-        if self._is_busy:  # an answer from there would come after this one
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+        self._tell_running()  # whose answer would come after this one
         self.transport.write(_answer(error))
         self.transport.write_eof()
 

@@ -1,10 +1,12 @@
 """`swin-serve`, whose engine misbehaves on demand: `python -m tests.broken_engine run …`, in the place of `-m app`.
 
 An order is a file, named by the variable BROKEN_ENGINE, with one of `ORDERS` in it, and for `hang` the seconds. The
-next run of two rows or more carries it out, once, and takes the file away.
+next run of two rows or more carries it out, once, and takes the file away. SIGUSR1 collects garbage.
 """
 
+import gc
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -83,6 +85,7 @@ def give(order: str, place: Path) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGUSR1, lambda *_: gc.collect())
     open_session, place = engine._session, Path(os.environ[VARIABLE])  # noqa: SLF001 (every session is opened there)
     engine._session = lambda *arguments: BrokenSession(open_session(*arguments), place)  # noqa: SLF001 (likewise)
     sys.exit(main())

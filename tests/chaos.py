@@ -28,13 +28,13 @@ from tests.behaviours import BEHAVIOURS, BUSY, FAILED, Crowd
 
 OPTIONS = [
     *("--queue-images", "64", "--decode-queue", "24", "--max-images", "16"),
-    *("--stuck-seconds", "1", "--header-timeout", "1.5", "--body-timeout", "1.5"),
+    *("--stuck-seconds", "1", "--header-timeout", "2.5", "--body-timeout", "2.5"),
 ]
 """Queues so short that they fill now and then, and little patience with engines that hang and callers that dawdle."""
 
 MAX_BATCH = 8
 SETTLING_SECONDS = 20
-BETWEEN_FAILURES = 1.5
+BETWEEN_FAILURES = 0.5
 SIDES = [(320, 240), (500, 375), (900, 1200), (2000, 1500)]
 
 GAUGES = ("swin_queue_depth", "swin_decode_depth", "swin_uploaded_bytes")
@@ -71,9 +71,9 @@ class Rest:
 class Attack:
     """One service, and the crowd before it."""
 
-    def __init__(self, served: Served, order: Path, seed: int) -> None:
+    def __init__(self, served: Served, order: Path, failures: Sequence[str], seed: int) -> None:
         self._served, self._order, self._random = served, order, Random(seed)
-        self._callers = Callers(served.address)
+        self._callers, self._failures = Callers(served.address), cycle(failures)
         self._log = served.watch_requests()
         self._idle_files = served.usage().files
         self.outcomes = {behaviour.name: Counter[str]() for behaviour in BEHAVIOURS}
@@ -81,16 +81,16 @@ class Attack:
 
     async def meet(self) -> Crowd:
         """A crowd that knows what each of its images comes to alone."""
-        digits = await learn(self._callers, [noise(self._random) for _ in range(120)])
-        photos = await learn(self._callers, [photo(*size, self._random) for size in SIDES * 3])
+        digits = await learn(self._callers, [noise(self._random) for _ in range(80)])
+        photos = await learn(self._callers, [photo(*size, self._random) for size in SIDES * 2])
         return Crowd(self._callers, digits, photos, self._random)
 
-    async def act(self, crowd: Crowd, rate: float, seconds: float, failures: Sequence[str]) -> Rest:
+    async def act(self, crowd: Crowd, rate: float, seconds: float) -> Rest:
         """Let them all in for so long, while the engine fails now and then; what is left when they are gone."""
         async with asyncio.timeout(seconds + 4 * SETTLING_SECONDS):
             async with asyncio.TaskGroup() as all_at_once:
                 all_at_once.create_task(self._crowd_in(crowd, rate, seconds))
-                all_at_once.create_task(self._break_engine(failures, seconds * 0.8))
+                all_at_once.create_task(self._break_engine(seconds * 0.8))
             return await self._rest()
 
     async def _crowd_in(self, crowd: Crowd, rate: float, seconds: float) -> None:
@@ -102,22 +102,34 @@ class Attack:
 
         await open_loop(rate, seconds, self._random, play)
 
-    async def _break_engine(self, failures: Sequence[str], seconds: float) -> None:
-        """One failure after the other, each when the service has recovered from the last one."""
+    async def _break_engine(self, seconds: float) -> None:
+        """One failure after the other, each when the service has recovered from the last one and answered again."""
         ends = time.perf_counter() + seconds
-        for failure in cycle(failures):
-            await asyncio.sleep(BETWEEN_FAILURES)  # batches have to be answered in between
-            await self._until_ready()
+        while await self._becomes_ready():
+            await asyncio.sleep(BETWEEN_FAILURES)
             if time.perf_counter() > ends:
                 return
+            failure = next(self._failures)
             broken_engine.give(failure, self._order)
-            while self._order.exists():  # noqa: ASYNC110 (another process takes it away)
-                await asyncio.sleep(0.01)
             self.injected[failure.split()[0]] += 1
+            while self._order.exists() or await self._failed_batches() < self._to_be_noticed:  # noqa: ASYNC110 (likewise)
+                await asyncio.sleep(0.05)
 
-    async def _until_ready(self) -> None:
-        while not await self._is_ready():  # noqa: ASYNC110 (it is another process that becomes ready)
-            await asyncio.sleep(0.1)
+    async def _failed_batches(self) -> float:
+        return (await metrics(self._callers))["swin_batches_failed_total"]
+
+    @property
+    def _to_be_noticed(self) -> int:
+        """Failures of the engine that the service itself can notice."""
+        return self.injected.total() - self.injected["cross"]
+
+    async def _becomes_ready(self) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLING_SECONDS):
+                while not await self._is_ready():  # noqa: ASYNC110 (it is another process that becomes ready)
+                    await asyncio.sleep(0.1)
+                return True
+        return False
 
     async def _is_ready(self) -> bool:
         return (await self._callers.ask(request("/health/ready", method="GET"))).status == 200
@@ -126,6 +138,9 @@ class Attack:
         """Wait until the service has noticed that everybody is gone, or long enough."""
         ends = time.perf_counter() + SETTLING_SECONDS
         while True:
+            self._served.process.send_signal(
+                signal.SIGUSR1
+            )  # a body can hang on a traceback until garbage is collected
             samples, is_ready = await metrics(self._callers), await self._is_ready()
             self._callers.close()
             await asyncio.sleep(0.2)
@@ -183,15 +198,15 @@ class Attack:
         failures, alarms = 0, Counter[str]()
         while not self._served.log.empty():
             event = self._served.log.get()
-            if str(event["message"]).startswith("a batch of"):
+            if str(event["message"]).startswith("engine 0: "):
                 failures += 1
             elif event["level"] in {"error", "critical"} or "exception" in event:
                 trace = str(event.get("exception", event["message"])).splitlines()
                 alarms[f"{str(event['message']).splitlines()[0]}: {trace[-1]}"] += 1
         for alarm, count in alarms.items():
             yield f"in the log, {count} times: {alarm}"
-        if failures != self.injected.total():
-            yield f"{failures} batches failed by the log, {self.injected.total()} were made to"
+        if failures != self._to_be_noticed:
+            yield f"{failures} batches failed by the log, {self._to_be_noticed} were made to"
 
 
 def _bad_accounts(crowd: Crowd, codes: dict[str, list[int]], samples: dict[str, float]) -> Iterator[str]:
@@ -215,9 +230,9 @@ async def attack(
         variables = {broken_engine.VARIABLE: str(order), **GIVE_BACK}
         served = Served(*OPTIONS, *options, module="tests.broken_engine", **variables)
         try:
-            scene = Attack(served, order, seed)
+            scene = Attack(served, order, failures, seed)
             crowd = await scene.meet()
-            before, after = [await scene.act(crowd, rate, each, failures) for each in (warm_up, seconds)]
+            before, after = [await scene.act(crowd, rate, each) for each in (warm_up, seconds)]
             violations = list(scene.violations(crowd, before, after))
         finally:
             served.stop()

@@ -11,8 +11,8 @@ FAILURES = ["raise", "rows", "nan", "hang 2"]
 
 @pytest.fixture(scope="module")
 def report() -> Report:
-    """What came of five seconds, after three of warm-up."""
-    return uvloop.run(attack(seconds=5, warm_up=3, rate=120, seed=1, failures=FAILURES))
+    """What came of six seconds, after three of warm-up."""
+    return uvloop.run(attack(seconds=6, warm_up=3, rate=120, seed=1, failures=FAILURES))
 
 
 def test_nobody_can_break_the_service(report: Report) -> None:
@@ -21,11 +21,11 @@ def test_nobody_can_break_the_service(report: Report) -> None:
 
 
 def test_everybody_was_there(report: Report) -> None:
-    """No behaviour is so rare that it does not take part, and the engine fails."""
+    """No behaviour is so rare that it does not take part, and the engine fails in every way."""
     absent = [behaviour.name for behaviour in BEHAVIOURS if not report.outcomes[behaviour.name]]
 
     assert absent == []
-    assert report.injected.total() >= 4
+    assert report.injected.keys() == {failure.split()[0] for failure in FAILURES}
 
 
 def test_crossed_answers_are_found() -> None:

@@ -133,12 +133,31 @@ def test_pipelined_requests_are_answered_in_order_and_bounded(served: Served) ->
     assert many.count(b"malformed_request") == 1
 
 
+def test_garbage_behind_a_request_ends_both_with_one_answer(served: Served) -> None:
+    """The request that was being answered is given up, without a trace in the log, and the service goes on."""
+    with served.connect() as connection:
+        connection.sendall(HEAD + b"Content-Length: 10\r\n\r\n" + b"0123456789" + b"garbage\r\n\r\n")
+        answer = everything(connection)
+    with served.connect() as connection:
+        connection.sendall(LIVE)
+        status, _, _ = answer_of(connection)
+    served.stop()
+    levels = {served.log.get()["level"] for _ in range(served.log.qsize())}
+
+    assert (answer.count(b"HTTP/1.1"), answer.count(b"malformed_request"), status) == (1, 1, 200)
+    assert levels == {"info"}
+
+
 class Unread:
     """A transport that has so many bytes to send, each time it is looked at."""
 
     def __init__(self, *unsent: int) -> None:
         self._unsent = iter(unsent)
         self.aborted = False
+
+    def is_closing(self) -> bool:
+        """As long as it is not aborted, it is open."""
+        return self.aborted
 
     def get_write_buffer_size(self) -> int:
         """What the other side has not read yet."""
