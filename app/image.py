@@ -4,6 +4,8 @@ Everything that can be refused without decoding is refused in `open_image`: a he
 and a decompression bomb is told from its first few bytes.
 """
 
+import contextlib
+import ctypes
 import warnings
 from dataclasses import dataclass
 
@@ -20,6 +22,7 @@ from PIL import (
     TiffImagePlugin,
     UnidentifiedImageError,
     WebPImagePlugin,
+    _imaging,
     features,
 )
 
@@ -70,6 +73,10 @@ Image.preinit()
 
 # What Pillow has to say of damaged metadata would be in the log, and each text in memory for ever: callers choose them.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+
+# libtiff would write what is wrong with a file to standard error, between the lines of the log.
+with contextlib.suppress(AttributeError):  # a Pillow without it
+    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 # Texts in a PNG are unpacked while its header is read, on the event loop for small files: 64 MiB by default.
 PngImagePlugin.MAX_TEXT_MEMORY = 4 * 2**20

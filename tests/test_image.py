@@ -325,6 +325,20 @@ def test_what_pillow_warns_of_is_not_kept() -> None:
     assert (done.stdout.strip(), done.stderr) == (b"set()", b"")
 
 
+def test_damage_is_not_told_on_standard_error() -> None:
+    """There is the log, each line of it whole: what callers send has no lines there."""
+    code = (
+        "import sys; from app.image import *\n"
+        "try: to_rgb(open_image(sys.stdin.buffer.read(), Limits(10**6)))\n"
+        "except Exception as error: print(type(error).__name__)"
+    )
+    whole = encode(Image.effect_noise((99, 99), 50), "TIFF", compression="tiff_lzw")
+    damaged = whole[:8] + bytes(4000) + whole[4008:]
+    done = subprocess.run([sys.executable, "-c", code], input=damaged, capture_output=True, check=True)  # noqa: S603 (our own)
+
+    assert (done.stdout.strip(), done.stderr) == (b"UnreadableImage", b"")
+
+
 def test_the_first_image_imports_nothing() -> None:
     """Whatever it is: Pillow would otherwise import all its plugins then, while others wait."""
     code = (
