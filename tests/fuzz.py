@@ -325,7 +325,7 @@ def _work(seed: int, numbers: range, current: Any, results: Connection) -> None:
 
 
 def _most_memory() -> int:
-    """Bytes that this process has had resident at most; what `getrusage` says begins with the process it was made from."""
+    """Bytes that this process has had resident at most; what `getrusage` says begins with its parent."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
