@@ -110,7 +110,7 @@ def test_unreadable_files_are_counted_not_fatal(held_out: Path, tmp_path: Path) 
     assert {Path(path).name: reason for path, reason in report.unreadable} == {
         "half.png": "The PNG data is truncated or corrupt.",
         "missing.png": "No such file or directory",
-        "notes.txt": "The bytes are none of JPEG, PNG, WEBP, GIF, BMP, TIFF.",
+        "notes.txt": "The bytes are none of JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF.",
     }
     assert report.top1.of == len(list((data / "three").glob("*.png"))) - 1
 

@@ -39,9 +39,9 @@ def hold_decoding(monkeypatch: pytest.MonkeyPatch) -> Gate:
     """A gate before every decoding."""
     gate = Gate()
 
-    def held(image: Image.Image) -> Image.Image:
+    def held(image: Image.Image, **options: bool) -> Image.Image:
         gate(np.zeros(1))
-        return to_rgb(image)
+        return to_rgb(image, **options)
 
     monkeypatch.setattr("app.classifier.to_rgb", held)
     return gate
@@ -83,13 +83,7 @@ async def test_a_full_queue_answers_429(demo: Bundle, monkeypatch: pytest.Monkey
 
 async def test_a_full_decode_queue_answers_429(monkeypatch: pytest.MonkeyPatch) -> None:
     """Images that wait for decoding are bounded as well."""
-    gate = Gate()
-
-    def held(image: Image.Image) -> Image.Image:
-        gate(np.zeros(1))
-        return to_rgb(image)
-
-    monkeypatch.setattr("app.classifier.to_rgb", held)
+    gate = hold_decoding(monkeypatch)
     app = create_app(Settings(device="cpu", threads=1, decode_threads=1, decode_queue=2))
     async with app.router.lifespan_context(app), caller_of(app) as caller:
         photo = encode(draw_picture(300, 300))
@@ -106,9 +100,9 @@ async def test_the_decode_queue_says_when_to_come_back(monkeypatch: pytest.Monke
     """Retry-After is what decoding has taken lately, for all who wait."""
     now = [0.0]
 
-    def slow(image: Image.Image) -> Image.Image:
+    def slow(image: Image.Image, **options: bool) -> Image.Image:
         now[0] += 80.0
-        return to_rgb(image)
+        return to_rgb(image, **options)
 
     app = create_app(Settings(device="cpu", threads=1, decode_threads=1, decode_queue=2, request_timeout=3600))
     async with app.router.lifespan_context(app), caller_of(app) as caller:

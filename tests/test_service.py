@@ -263,9 +263,9 @@ def test_what_is_not_small_stays_off_the_event_loop(
     """Small images are decoded in place; many pixels, or a body that may hide a long header, go to the pool."""
     threads = list[str]()
 
-    def watched(image: Image.Image) -> Image.Image:
+    def watched(image: Image.Image, **options: bool) -> Image.Image:
         threads.append("pool" if threading.current_thread().name.startswith("decode") else "event loop")
-        return to_rgb(image)
+        return to_rgb(image, **options)
 
     monkeypatch.setattr("app.classifier.to_rgb", watched)
 
