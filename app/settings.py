@@ -6,7 +6,7 @@ Each is an option of `swin-serve run` and an environment variable `SWIN_<NAME>`;
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyNetwork, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -129,9 +129,9 @@ class Settings(BaseSettings):
         description="Callers connected at once; more are refused (503). Each takes a file descriptor, and some memory.",
     )
     formats: Listed[ImageFormat] = Field(
-        ("jpeg", "png", "webp", "gif", "bmp", "tiff"),
+        get_args(ImageFormat),
         min_length=1,
-        description="Formats that are read, comma separated; `avif` too if named: few bytes of it can take gigabytes.",
+        description="Formats that are read, comma separated. Each is a decoder callers can reach: fewer are safer.",
     )
     color_profiles: Literal["convert", "ignore"] = Field(
         "convert",
