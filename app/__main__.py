@@ -18,7 +18,7 @@ import uvloop
 from pydantic import ValidationError
 from pydantic_settings import CliSettingsSource
 
-from app import logs
+from app import logs, memory
 from app.errors import StartError, sentence
 from app.settings import Settings, unknown_variables
 
@@ -77,6 +77,7 @@ def _run(settings: Settings) -> int:
     logs.configure(settings.log_format, settings.log_level)
     for variable in sorted(unknown_variables()):
         log.warning("no such setting", extra={"variable": variable})
+    memory.give_back()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings))
     _leave_threads_behind()

@@ -20,6 +20,7 @@ ALLOWED = {  # module of app → modules of app it may import
     "cpus": set(),
     "bundle": {"errors"},
     "header": {"errors"},
+    "memory": set(),
     "icc": set(),
     "image": VALUES | {"header", "icc"},
     "preprocess": VALUES,

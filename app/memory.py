@@ -1,0 +1,22 @@
+"""What the C library keeps of memory that was freed."""
+
+import contextlib
+import ctypes
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's mallopt(3)."""
+
+LARGE = 2**20
+"""Bytes: the pixels of a photo of 500×500, and more."""
+
+
+def give_back() -> None:
+    """From now on, large pieces come from the kernel and go back to it. Elsewhere than on glibc, nothing happens.
+
+    glibc begins so as well, but takes ever larger pieces from its heap the larger those are that it sees freed: what an
+    image leaves behind there is then kept for as long as something small lies above it.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        library = ctypes.CDLL(None)
+        for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            library.mallopt(parameter, LARGE)
