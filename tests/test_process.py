@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from app import bundle as bundles
 from app.bundle import Bundle
 from app.settings import DEMO_BUNDLE
 from benchmarks.served import START_SECONDS
+from tests.broken_engine import VARIABLE, give
 from tests.fakes import encode
 from tests.served import Served, everything, run
 
@@ -76,6 +78,26 @@ def test_a_sender_too_slow_for_the_drain_is_told() -> None:
     assert answer.startswith(b"HTTP/1.1 503")
     assert b'"code":"draining"' in answer
     assert code == 0
+
+
+def test_a_stuck_engine_does_not_hold_the_end(tmp_path: Path, demo: Bundle) -> None:
+    """A run that does not come back cannot be ended: who waits for it is told, and the process ends with 0."""
+    order = tmp_path / "order"
+    served = Served("--drain-timeout", "1", module="tests.broken_engine", **{VARIABLE: str(order)})
+    files = [("files", (demo.folder / f"golden/{name}.png").read_bytes()) for name in ("one", "two", "three", "four")]
+    try:
+        give("hang 600", order)
+        with ThreadPoolExecutor(1) as callers:
+            call = callers.submit(httpx.post, f"{served.url}/classify/batch", files=files, timeout=START_SECONDS)
+            while order.exists():  # until the engine has it
+                time.sleep(0.05)
+            served.process.send_signal(signal.SIGTERM)
+            code = served.process.wait(timeout=START_SECONDS)
+            answer = call.result()
+    finally:
+        served.stop()
+
+    assert (answer.status_code, answer.json()["code"], code) == (503, "draining", 0)
 
 
 def test_sigterm_ends_a_service_that_is_starting(tmp_path: Path) -> None:
