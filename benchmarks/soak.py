@@ -7,9 +7,11 @@
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from http import HTTPStatus
 from random import Random
+from typing import Any, Literal
 
 import numpy as np
 import uvloop
@@ -38,13 +40,24 @@ class Request:
     sent: bytes
     images: Sequence[Known]
 
-    def is_right(self, reply: Reply) -> bool:
-        """Whether the answer is the right one, for each image."""
+    def judge(self, reply: Reply) -> Literal["right", "refused", "wrong"]:
+        """What the answer is, image by image: of a batch, some may have found the queue full."""
+        if reply.status == HTTPStatus.TOO_MANY_REQUESTS:
+            return "refused"
         answer = reply.json()
         results = answer.get("results", [answer])
-        return len(results) == len(self.images) and all(
-            image.matches(result.get("predictions", ())) for image, result in zip(self.images, results, strict=True)
-        )
+        taken = [
+            (image, result) for image, result in zip(self.images, results, strict=False) if not _is_refused(result)
+        ]
+        if len(results) != len(self.images) or not all(
+            image.matches(result.get("predictions", ())) for image, result in taken
+        ):
+            return "wrong"
+        return "right" if len(taken) == len(results) else "refused"
+
+
+def _is_refused(result: Mapping[str, Any]) -> bool:
+    return bool(result.get("error", {}).get("code") == "overloaded")
 
 
 @dataclass(frozen=True)
@@ -79,8 +92,9 @@ class Traffic:
             self.lost += 1
             return
         self.seconds.append(time.perf_counter() - started)
-        self.refused += reply.status == 429  # noqa: PLR2004 (too many requests)
-        self.wrong += reply.status != 429 and not (reply.status == 200 and asked.is_right(reply))  # noqa: PLR2004 (HTTP)
+        verdict = asked.judge(reply)
+        self.refused += verdict == "refused"
+        self.wrong += verdict == "wrong"
 
     def _single(self, image: Known) -> Request:
         return Request(request("/classify", image.data), [image])
