@@ -1,9 +1,11 @@
 """`swin-serve`, whose engine misbehaves on demand: `python -m tests.broken_engine run …`, in the place of `-m app`.
 
 An order is a file, named by the variable BROKEN_ENGINE, with one of `ORDERS` in it, and for `hang` the seconds. The
-next run of two rows or more carries it out, once, and takes the file away. SIGUSR1 collects garbage.
+next run of two rows or more carries it out, once, and takes the file away. SIGUSR1 collects garbage and gives what was
+freed back to the system.
 """
 
+import ctypes
 import gc
 import os
 import signal
@@ -84,8 +86,14 @@ def give(order: str, place: Path) -> None:
     draft.rename(place)
 
 
+def tidy_up(*_: object) -> None:
+    """Keep what is in use and nothing else: what the process occupies now is what it holds."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGUSR1, lambda *_: gc.collect())
+    signal.signal(signal.SIGUSR1, tidy_up)
     open_session, place = engine._session, Path(os.environ[VARIABLE])  # noqa: SLF001 (every session is opened there)
     engine._session = lambda *arguments: BrokenSession(open_session(*arguments), place)  # noqa: SLF001 (likewise)
     sys.exit(main())
