@@ -1,6 +1,7 @@
 """Every metric: its name, its help text, and nothing else. One registry per service, so that tests can open several."""
 
 from collections.abc import Mapping
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -55,13 +56,19 @@ class Metrics:
         )
         self.engine = Info("swin_engine", "Where the network runs.", registry=registry)
         self.model = Info("swin_model", "Which network runs.", registry=registry)
-        for stage in STAGES:
-            self.stage_seconds.labels(stage)
+        self._stages = {stage: self.stage_seconds.labels(stage) for stage in STAGES}
+        # To find a metric by its labels takes longer than to count.
+        self._requests, self._request_seconds = cache(self.requests.labels), cache(self.request_seconds.labels)
+
+    def observe_request(self, route: str, code: int, seconds: float) -> None:
+        """Count one request, and the time it took."""
+        self._requests(route, code).inc()
+        self._request_seconds(route).observe(seconds)
 
     def observe_stages(self, seconds: Mapping[str, float]) -> None:
         """Count one image's time in each of the `STAGES` it went through."""
         for stage, value in seconds.items():
-            self.stage_seconds.labels(stage).observe(value)
+            self._stages[stage].observe(value)
         self.decode_busy_seconds.inc(seconds["decode"] + seconds["preprocess"])
 
     def render(self) -> tuple[bytes, str]:

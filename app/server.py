@@ -22,6 +22,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from app.caller import Caller
 from app.errors import Busy, HeadTooLarge, ImageTooLarge, MalformedRequest, ServiceError, SlowSender, TooManyConnections
 from app.routes.problems import MEDIA_TYPE, problem
 from app.service import Service
@@ -73,6 +74,7 @@ class Connection(HttpToolsProtocol):
         self._unsent, self._unsent_since = 0, 0.0
         self._is_refused = False
         self._running: RequestResponseCycle | None = None
+        self._caller = Caller()  # of the request that is parsed
         self._owe("head")
         if len(self.connections) > self._settings.max_connections + SPARE_CONNECTIONS:
             transport.abort()
@@ -103,6 +105,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
+        self._caller = self.scope["state"]["caller"] = Caller()
         self._owe("head")
 
     def on_headers_complete(self) -> None:
@@ -116,6 +119,7 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """All of the request is here."""
         super().on_message_complete()
+        self._caller.has_sent_all = True
         self._owe(None)
         self.cycle.keep_alive = self._keeps_alive and not self.server_state.service.is_draining
         if self.cycle.response_complete and not self.cycle.keep_alive:
@@ -165,6 +169,7 @@ class Connection(HttpToolsProtocol):
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
             self._running.message_event.set()
+            self._running.scope["state"]["caller"].leave()
 
     def _owe(self, part: Literal["head", "body", "rest"] | None) -> None:
         self._owed, self._since, self._bytes = part, time.monotonic(), 0

@@ -18,6 +18,7 @@ from transformers import SwinConfig, SwinForImageClassification, Swinv2Config, S
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from app.bundle import Bundle
+from app.caller import Caller
 from app.engine import Device, Engine
 from app.golden import open_unproved
 from tests.references.draw import draw
@@ -143,22 +144,27 @@ class Visitor:
         self.sent = list[MutableMapping[str, Any]]()  # to it
         self._app = app
         self._pieces, self._is_whole = list(pieces), is_whole
-        self._leaves = asyncio.Event()
+        self._leaves, self._caller = asyncio.Event(), Caller()
         self.waits = asyncio.Event()  # all it has to say has been said
 
     async def ask(self) -> None:
         """The request, until it is answered or given up."""
         scope = {"type": "http", "method": "POST", "path": "/classify", "query_string": b"", "headers": []}
-        await self._app(scope | {"app": self._app}, self._receive, self._send)
+        state = {"caller": self._caller}
+        await self._app(scope | {"app": self._app, "state": state}, self._receive, self._send)
 
     def leave(self) -> None:
         """Hang up."""
         self._leaves.set()
+        self._caller.leave()
 
     async def _receive(self) -> dict[str, Any]:
         if self._pieces:
             piece = self._pieces.pop(0)
-            return {"type": "http.request", "body": piece, "more_body": bool(self._pieces) or not self._is_whole}
+            has_more = bool(self._pieces) or not self._is_whole
+            if not has_more:
+                self.waits.set()
+            return {"type": "http.request", "body": piece, "more_body": has_more}
         self.waits.set()
         await self._leaves.wait()
         return {"type": "http.disconnect"}

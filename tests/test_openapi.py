@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from schemathesis.schemas import BaseSchema
 
 from app.main import create_app
-from app.routes.classify import MOST_MAPS
+from app.routes.options import MOST_MAPS
 from app.settings import Settings
 from tests.fakes import encode
 from tests.references.draw import draw_picture

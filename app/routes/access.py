@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import logging
+import os
 import re
 import time
-import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -78,8 +78,7 @@ class AccessLog:
 
     def _note(self, scope: Scope, code: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unknown")  # the pattern: a path from outside would be a label each
-        self._metrics.requests.labels(route, code).inc()
-        self._metrics.request_seconds.labels(route).observe(seconds)
+        self._metrics.observe_request(route, code, seconds)
         if log.isEnabledFor(logging.INFO):
             client = (scope.get("client") or [None])[0]
             fields = {"client": client, "method": scope["method"], "path": scope["path"]}
@@ -93,7 +92,7 @@ def _identity(scope: Scope) -> str:
                 given: str = value.decode("ascii")
                 if USABLE_ID.fullmatch(given):
                     return given
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 def _trace(scope: Scope) -> dict[str, str]:

@@ -2,13 +2,10 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
-from pydantic.json_schema import SkipJsonSchema
+from fastapi import APIRouter, Request, Response
+from pydantic_core import to_json
 
 from app import classifier, schemas
 from app.errors import (
@@ -25,56 +22,13 @@ from app.errors import (
     UnreadableImage,
     UnsupportedImage,
 )
+from app.routes.options import MOST_MAPS, Options, OptionsOfOne, declared, options_of
 from app.routes.problems import documented, problem
 from app.routes.upload import deadline_of, is_form, received, service_of, while_caller_stays
 from app.service import Service
 
+router = APIRouter(tags=["classify"])
 
-async def each_option_once(request: Request) -> None:
-    """Refuse an option that is given twice: either could be meant."""
-    given = [name for name, _ in request.query_params.multi_items()]
-    if len(given) > len(set(given)):
-        raise BadOption("An option is given more than once.")
-
-
-router = APIRouter(tags=["classify"], dependencies=[Depends(each_option_once)])
-
-MOST_MAPS = 100
-"""Evidence maps in an answer, of one image: a network can have tens of thousands of classes, and each map is a page."""
-
-Absent = SkipJsonSchema[None]
-"""Not given. OpenAPI would call it `null`, which nobody can say in a query or a header."""
-
-
-class Options(BaseModel, extra="forbid"):
-    """What a request may ask for. An option that does not exist is refused: its caller would get another answer."""
-
-    top_k: Annotated[int, Field(ge=1)] | Absent = Field(
-        None, description="Classes in the answer; the service's setting if absent."
-    )
-    evidence: bool = Field(
-        default=False, description=f"Add what each place of the image contributes; for at most {MOST_MAPS} classes."
-    )
-
-
-class OptionsOfOne(Options):
-    """What a request with one image may ask for."""
-
-    format: Literal["json", "png"] = Field(
-        "json", description="`png`, with evidence: a picture of it, for the best class or the one named."
-    )
-    index: Annotated[int, Field(ge=0)] | Absent = Field(
-        None, alias="class", description="Number of the class to draw the evidence for."
-    )
-
-
-Timeout = Annotated[
-    Annotated[float, Field(gt=0, allow_inf_nan=False)] | Absent,
-    Header(
-        alias="X-Request-Timeout",
-        description="Seconds from the request's head in which an answer is of use; at most the service's setting.",
-    ),
-]
 ERRORS = documented(
     ImageTooLarge,
     UnsupportedImage,
@@ -100,6 +54,7 @@ def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
     response_model=schemas.Classification,
     responses=ERRORS | {200: {"content": {"image/png": BINARY}}},
     openapi_extra={
+        "parameters": declared(OptionsOfOne),
         "requestBody": {
             "required": True,
             "content": {
@@ -107,28 +62,24 @@ def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
                 "application/octet-stream": BINARY,
                 "multipart/form-data": _form("file", BINARY["schema"]),
             },
-        }
+        },
     },
 )
-async def classify(
-    request: Request,
-    options: Annotated[OptionsOfOne, Query()],
-    timeout: Timeout = None,  # noqa: ASYNC109 (the caller's, and part of the request)
-) -> Response:
+async def classify(request: Request) -> Response:
     """The best classes of one image: the body itself, or the field `file` of a form."""
-    service = service_of(request)
+    service, options = service_of(request), options_of(request, OptionsOfOne)
     if options.index is not None and options.format != "png":
         raise BadOption("A class is named for its picture: class goes with evidence=true and format=png.")
     if options.format == "png" and not options.evidence:
         raise BadOption("Only evidence is drawn: format=png goes with evidence=true.")
     k = _count(service, options)
-    deadline = deadline_of(request, timeout)
-    async with received(request, "file", 1, deadline) as upload, while_caller_stays(request):
+    deadline = deadline_of(request)
+    with await received(request, "file", 1, deadline) as upload, while_caller_stays(request):
         (image,) = upload.images
         if options.format == "png":
             return await _picture(service, image, options.index, upload.seconds, deadline)
         result = await _classify(service, image, k, upload.seconds, deadline, evidence=options.evidence)
-        return JSONResponse(_body(result), headers={"Server-Timing": _timing(result.seconds)})
+        return _json(_body(result), {"Server-Timing": _timing(result.seconds)})
 
 
 @router.post(
@@ -136,35 +87,29 @@ async def classify(
     response_model=schemas.BatchClassification,
     responses=ERRORS,
     openapi_extra={
+        "parameters": declared(Options),
         "requestBody": {
             "required": True,
             "content": {
                 "multipart/form-data": _form("files", {"type": "array", "minItems": 1, "items": BINARY["schema"]}),
             },
-        }
+        },
     },
 )
-async def classify_batch(
-    request: Request,
-    options: Annotated[Options, Query()],
-    timeout: Timeout = None,  # noqa: ASYNC109 (the caller's, and part of the request)
-) -> Response:
+async def classify_batch(request: Request) -> Response:
     """A result or an error for each image of the form's field `files`, in order."""
-    service = service_of(request)
+    service, options = service_of(request), options_of(request, Options)
     if not is_form(request):
         raise BadOption("Send the images as multipart/form-data, in a field named 'files'.")
     k = _count(service, options)
-    deadline = deadline_of(request, timeout)
-    async with (
-        received(request, "files", service.settings.max_images, deadline) as upload,
-        while_caller_stays(request),
-        asyncio.TaskGroup() as group,  # if one image breaks, the others are not left to run for nobody
-    ):
-        results = [
-            group.create_task(_result(service, image, k, upload.seconds, deadline, evidence=options.evidence))
-            for image in upload.images
-        ]
-    return JSONResponse({"results": [result.result() for result in results]})
+    deadline = deadline_of(request)
+    with await received(request, "files", service.settings.max_images, deadline) as upload, while_caller_stays(request):
+        async with asyncio.TaskGroup() as group:  # if one image breaks, the others are not left to run for nobody
+            results = [
+                group.create_task(_result(service, image, k, upload.seconds, deadline, evidence=options.evidence))
+                for image in upload.images
+            ]
+    return _json({"results": [result.result() for result in results]})
 
 
 def _count(service: Service, options: Options) -> int:
@@ -207,4 +152,8 @@ def _timing(seconds: Mapping[str, float]) -> str:
 
 
 def _body(result: classifier.Classification) -> dict[str, Any]:
-    return {"predictions": [asdict(prediction) for prediction in result.predictions]}
+    return {"predictions": [vars(prediction) for prediction in result.predictions]}
+
+
+def _json(body: dict[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+    return Response(to_json(body), headers=headers, media_type="application/json")

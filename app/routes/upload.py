@@ -3,28 +3,36 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from typing import Self
 
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
+from app.caller import Caller
 from app.errors import BadOption, DeadlineExceeded, ImageTooLarge, Overloaded, SlowSender
+from app.routes.options import timeout_of
 from app.service import Service
 
 MOST_FIELDS = 16
 """Text fields a form may have beside its files. None is read, but clients send some."""
 
 
-@dataclass(frozen=True)
 class Upload:
-    """What a request brought, and the seconds each image took to arrive."""
+    """What a request brought. Within the block it counts as held: over all requests, that is bounded."""
 
-    images: Sequence[bytes]
-    seconds: float
+    def __init__(self, images: Sequence[bytes], seconds: float, body: "Body") -> None:
+        self.images = images
+        self.seconds = seconds  # that each image took to arrive
+        self._body = body
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._body.release()
 
 
 def service_of(request: Request) -> Service:
@@ -33,12 +41,15 @@ def service_of(request: Request) -> Service:
     return service
 
 
-def deadline_of(request: Request, timeout: float | None) -> float:
+def deadline_of(request: Request) -> float:
     """When the answer has to be there, as a time of `time.perf_counter`: a caller can have it sooner than the setting.
 
     Counted from the request's head, so that what was spent on a slow upload is spent.
+
+    Raises:
+        BadOption: the caller's own limit is none.
     """
-    longest = service_of(request).settings.request_timeout
+    longest, timeout = service_of(request).settings.request_timeout, timeout_of(request)
     started: float = request.state.started
     return started + (longest if timeout is None else min(timeout, longest))
 
@@ -48,11 +59,14 @@ def is_form(request: Request) -> bool:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data"
 
 
-@contextlib.asynccontextmanager
-async def received(request: Request, field: str, most: int, deadline: float) -> AsyncIterator[Upload]:
-    """The images of a request: its body itself, or the files of one field of its form, in order.
+def caller_of(request: Request) -> Caller:
+    """Who asks, if the server says so."""
+    caller: Caller = request.scope["state"].setdefault("caller", Caller())
+    return caller
 
-    Until the block ends they count as held: over all requests, that is bounded.
+
+async def received(request: Request, field: str, most: int, deadline: float) -> Upload:
+    """The images of a request: its body itself, or the files of one field of its form, in order.
 
     Raises:
         BadOption: the form is damaged, has no such file, or more of them than `most`.
@@ -64,11 +78,15 @@ async def received(request: Request, field: str, most: int, deadline: float) -> 
     started = time.perf_counter()
     body = Body(request)
     try:
-        async with _in_time(request, deadline):
-            images = await _files(request, body, field, most) if is_form(request) else [await body.whole()]
-        yield Upload(images, (time.perf_counter() - started) / len(images))
-    finally:
+        if caller_of(request).has_sent_all:
+            images = await _images(request, body, field, most)
+        else:
+            async with _in_time(request, deadline):
+                images = await _images(request, body, field, most)
+    except BaseException:
         body.release()
+        raise
+    return Upload(images, (time.perf_counter() - started) / len(images), body)
 
 
 class Body:
@@ -110,6 +128,10 @@ class Body:
             raise Overloaded(1)
 
 
+async def _images(request: Request, body: Body, field: str, most: int) -> list[bytes]:
+    return await _files(request, body, field, most) if is_form(request) else [await body.whole()]
+
+
 async def _files(request: Request, body: Body, field: str, most: int) -> list[bytes]:
     parser = MultiPartParser(request.headers, body.chunks(), max_files=most, max_fields=MOST_FIELDS)
     parser.spool_max_size = service_of(request).settings.max_body_mib * 2**20  # no file of ours on anybody's disk
@@ -145,27 +167,24 @@ async def _in_time(request: Request, deadline: float) -> AsyncIterator[None]:
         raise SlowSender(f"The body did not arrive in {patience:g} s.") from None
 
 
-@contextlib.asynccontextmanager
-async def while_caller_stays(request: Request) -> AsyncIterator[None]:
-    """Cancel what is in the block as soon as the caller has hung up. The body must have been read.
+@contextlib.contextmanager
+def while_caller_stays(request: Request) -> Iterator[None]:
+    """Cancel what is in the block as soon as the caller has hung up.
 
     Raises:
         ClientDisconnect: the caller left; there is nobody to answer.
     """
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101 (for the type checker: this is a coroutine)
-    watch = asyncio.create_task(_cancel_when_left(request, task))
+    caller, task = caller_of(request), asyncio.current_task()
+    assert task is not None  # noqa: S101 (for the type checker: this is called from a coroutine)
+    if caller.has_left:
+        service_of(request).metrics.abandoned.labels("read").inc()
+        raise ClientDisconnect
+    caller.when_it_leaves(task.cancel)
     try:
         yield
     except asyncio.CancelledError:
-        if watch.done() and task.uncancel() == 0:  # otherwise somebody else cancels, too
+        if caller.has_left and task.uncancel() == 0:  # otherwise somebody else cancels, too
             raise ClientDisconnect from None
         raise
     finally:
-        watch.cancel()
-
-
-async def _cancel_when_left(request: Request, task: asyncio.Task[Any]) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-    task.cancel()
+        caller.may_leave()

@@ -1,0 +1,32 @@
+"""Who waits for an answer: what the connection knows of it, and the request would otherwise need a task to ask for."""
+
+from collections.abc import Callable
+
+
+def _nobody() -> object:
+    """Called where nobody listens."""
+    return None
+
+
+class Caller:
+    """Of one request. The server says what it does; the request says what is then to be done.
+
+    Behind any other server than ours, nothing is known: callers neither leave, nor have they sent all.
+    """
+
+    def __init__(self) -> None:
+        self.has_sent_all = self.has_left = False
+        self._on_leave: Callable[[], object] = _nobody
+
+    def leave(self) -> None:
+        """It has hung up."""
+        self.has_left = True
+        self._on_leave()
+
+    def when_it_leaves(self, do: Callable[[], object]) -> None:
+        """What to do as soon as it hangs up, instead of what was said before."""
+        self._on_leave = do
+
+    def may_leave(self) -> None:
+        """There is nothing to be done any more."""
+        self._on_leave = _nobody
