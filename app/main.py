@@ -14,7 +14,7 @@ from app.batcher import Batcher, BatchReport
 from app.bundle import Bundle
 from app.classifier import Classifier
 from app.cpus import available_cpus
-from app.engine import Engine
+from app.engine import Device, Engine
 from app.errors import DeviceError
 from app.golden import open_proved
 from app.image import FORMATS, Limits
@@ -29,6 +29,10 @@ from app.service import Service
 from app.settings import Settings
 
 log = logging.getLogger("swin.start")
+
+SMALL_SECONDS, LEAST_GAIN = 0.01, 1.25
+"""Networks that take less for an image are tried with one thread, too: two take a third more CPU time for theirs, or
+more, and decoding wants it. Those that are not at least so many times as fast with all threads get one."""
 
 CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST"],
@@ -85,19 +89,17 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
         StartError: in one sentence, why this service cannot start.
     """
     bundle = bundles.load(settings.bundle)
-    cpus = available_cpus()
-    threads = settings.threads or cpus
-    engines = [_open_engine(bundle, settings, threads)]
+    engines = [_open_engine(bundle, settings)]
 
     def renew(index: int) -> Run:
         """On the device it was on: what failed there must not come back elsewhere in silence."""
         failed = engines[index]
-        engines[index] = open_proved(bundle, failed.truth.device, threads, failed.buckets)
+        engines[index] = open_proved(bundle, failed.truth.device, failed.truth.threads, failed.buckets)
         metrics.engines_renewed.inc()
         return engines[index].answer
 
     batcher = _open_batcher(settings, engines, renew, metrics)
-    classifier = _open_classifier(bundle, settings, batcher, settings.decode_threads or cpus, metrics)
+    classifier = _open_classifier(bundle, settings, batcher, settings.decode_threads or available_cpus(), metrics)
     service = Service(settings, bundle, engines, batcher, classifier, metrics)
     _watch(service)
     batcher.start()
@@ -110,16 +112,26 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
         classifier.close()
 
 
-def _open_engine(bundle: Bundle, settings: Settings, threads: int) -> Engine:
+def _open_engine(bundle: Bundle, settings: Settings) -> Engine:
     """On the device asked for; for `auto` on the best that proves itself, saying why."""
-    buckets = _buckets(settings.max_batch)
     if settings.device != "auto":
-        return open_proved(bundle, settings.device, threads, buckets)
+        return _open_on(settings.device, bundle, settings)
     try:
-        return open_proved(bundle, "cuda", threads, buckets)
+        return _open_on("cuda", bundle, settings)
     except DeviceError as error:
         log.info("serving on the CPU", extra={"device": "auto", "why": str(error)})
-        return open_proved(bundle, "cpu", threads, buckets)
+        return _open_on("cpu", bundle, settings)
+
+
+def _open_on(device: Device, bundle: Bundle, settings: Settings) -> Engine:
+    """With the threads asked for; else with all there are, unless the network is too small to gain by them."""
+    buckets = _buckets(settings.max_batch)
+    engine = open_proved(bundle, device, settings.threads or available_cpus(), buckets)
+    seconds = engine.expected_seconds(settings.max_batch)
+    if settings.threads or engine.truth.threads == 1 or device != "cpu" or seconds > SMALL_SECONDS * settings.max_batch:
+        return engine
+    alone = open_proved(bundle, device, 1, buckets)
+    return alone if alone.expected_seconds(settings.max_batch) < LEAST_GAIN * seconds else engine
 
 
 def _open_classifier(

@@ -88,7 +88,8 @@ class Settings(BaseSettings):
     )
     threads: Count | None = Field(
         None,
-        description="CPU threads for one batch. Unset: the CPUs this process may use. Fewer leave more to decoding.",
+        description="CPU threads for one batch. Unset: the CPUs this process may use, or 1 for a network so small that "
+        "more gain nothing. Fewer leave more to decoding.",
     )
     max_batch: Count = Field(
         8,
