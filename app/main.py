@@ -21,6 +21,7 @@ from app.image import FORMATS, Limits
 from app.metrics import Metrics
 from app.routes import classify, health, model
 from app.routes.access import AccessLog
+from app.routes.direct import Direct
 from app.routes.gate import Gate
 from app.routes.keys import HEALTH, METRICS, Keys, declare
 from app.routes.problems import ANYWHERE, add_problem_handlers
@@ -64,6 +65,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for routes in (classify, health, model):
         app.include_router(routes.router)
     add_problem_handlers(app, metrics)
+    app.add_middleware(Direct, routes=classify.router.routes, metrics=metrics)
     app.add_middleware(Gate, metrics=metrics)
     _lock(app, settings, metrics)
     if settings.cors_origins:  # around the lock: browsers ask what they may without a key

@@ -5,6 +5,9 @@ from numpy.typing import NDArray
 
 from app.bundle import Activation
 
+FEW = 50
+"""Classes that are sorted without NumPy, which would let go of the interpreter, and then have to wait for it."""
+
 
 def top_k(logits: NDArray[np.float32], k: int, activation: Activation) -> list[tuple[int, float]]:
     """The k best classes of one row of logits with their scores in 0 … 1, best first; all of them if there are fewer.
@@ -14,8 +17,18 @@ def top_k(logits: NDArray[np.float32], k: int, activation: Activation) -> list[t
     Softmax where the classes exclude each other, sigmoid where each is a question of its own (multi-label).
     """
     scores = softmax(logits) if activation == "softmax" else sigmoid(logits)
-    best = np.argsort(-logits, kind="stable")[:k]  # by logit: scores that saturate would tie
-    return [(int(index), float(scores[index])) for index in best]
+    return [(index, float(scores[index])) for index in _best(logits, k)]
+
+
+def _best(logits: NDArray[np.float32], k: int) -> list[int]:
+    """By logit: scores that saturate would tie."""
+    classes = len(logits)
+    if classes <= FEW:
+        return sorted(range(classes), key=logits.tolist().__getitem__, reverse=True)[:k]  # stable, reversed or not
+    first = max(classes - k, 0)
+    candidates = np.flatnonzero(logits >= np.partition(logits, first)[first])  # the k best, and ties of the last
+    best: list[int] = candidates[np.argsort(-logits[candidates], kind="stable")][:k].tolist()
+    return best
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -68,7 +68,9 @@ def hold(case: schemathesis.Case[Any], served: Served) -> None:
     with contextlib.suppress(KeyError, ValueError):  # there is no time, or it is the one thing that is wrong
         if 0 < float(case.headers["X-Request-Timeout"]) < SHORT:
             case.headers["X-Request-Timeout"] = str(SHORT)
-    case.call_and_validate(base_url=served.url, headers=CREDENTIALS)
+    key = case.headers.get("Authorization", "Bearer")
+    is_broken = not isinstance(key, str) or not key.startswith("Bearer")  # and may be the one thing that is wrong
+    case.call_and_validate(base_url=served.url, headers={} if is_broken else CREDENTIALS)
 
 
 def settle(case: schemathesis.Case[Any]) -> None:

@@ -3,7 +3,7 @@
 from app.errors import ServiceError
 from app.metrics import Metrics
 from app.routes.access import App, Receive, Scope, Send
-from app.routes.problems import problem_response
+from app.routes.problems import refusal
 
 
 class Gate:
@@ -18,8 +18,7 @@ class Gate:
             try:
                 scope["app"].state.service.classifier.admit(_size_of_image(scope))
             except ServiceError as error:
-                self._metrics.rejected.labels(error.code).inc()
-                await problem_response(error)(scope, receive, send)
+                await refusal(error, self._metrics)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

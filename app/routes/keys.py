@@ -9,7 +9,7 @@ from typing import Any
 from app.errors import Unauthorized
 from app.metrics import Metrics
 from app.routes.access import App, Receive, Scope, Send
-from app.routes.problems import problem_response
+from app.routes.problems import refusal
 
 HEALTH, METRICS = ("/health/live", "/health/ready"), ("/metrics",)
 """What can be left open."""
@@ -29,9 +29,7 @@ class Keys:
         if scope["type"] != "http" or scope["path"] in self._open_paths or self._is_known(_key(scope)):
             await self._app(scope, receive, send)
             return
-        error = Unauthorized()
-        self._metrics.rejected.labels(error.code).inc()
-        await problem_response(error)(scope, receive, send)
+        await refusal(Unauthorized(), self._metrics)(scope, receive, send)
 
     def _is_known(self, key: bytes) -> bool:
         """In a time that says nothing about the keys: digests are of one length, and all of them are compared."""

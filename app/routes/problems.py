@@ -4,12 +4,10 @@ import logging
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from app.errors import (
-    BadOption,
     Busy,
     HeadTooLarge,
     InternalError,
@@ -60,14 +58,7 @@ def add_problem_handlers(app: FastAPI, metrics: Metrics) -> None:
     """Make every error leave as a problem document, and count the refusals."""
 
     async def on_service_error(_: Request, error: ServiceError) -> JSONResponse:
-        metrics.rejected.labels(error.code).inc()
-        log.debug("refused", extra={"code": error.code}, exc_info=error)
-        return problem_response(error)
-
-    async def on_bad_option(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"][:2]))  # what follows is how we write types
-        return await on_service_error(request, BadOption(f"{where}: {first['msg']}"))
+        return refusal(error, metrics)
 
     async def on_http_error(_: Request, error: HTTPException) -> JSONResponse:  # no such route, no such method
         code = str(error.detail).lower().replace(" ", "_")
@@ -77,8 +68,14 @@ def add_problem_handlers(app: FastAPI, metrics: Metrics) -> None:
         return _response(document, dict(error.headers or {}))
 
     app.exception_handler(ServiceError)(on_service_error)
-    app.exception_handler(RequestValidationError)(on_bad_option)
     app.exception_handler(HTTPException)(on_http_error)
+
+
+def refusal(error: ServiceError, metrics: Metrics) -> JSONResponse:
+    """The answer to a request that ended in this error, which is counted."""
+    metrics.rejected.labels(error.code).inc()
+    log.debug("refused", extra={"code": error.code}, exc_info=error)
+    return problem_response(error)
 
 
 def problem_response(error: ServiceError) -> JSONResponse:
