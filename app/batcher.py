@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from app.errors import DeadlineExceeded, Draining, EngineFailed, NotReady, Overloaded, ServiceError
 from app.seat import NEVER, Array, EngineLost, Run, Seat, no_other
 
@@ -276,8 +274,8 @@ class Batcher:
 
 
 def _run_batch(rows: Sequence[Row], run: Run) -> Collection[Any]:
-    """In the engine's own thread: copying the rows together is kept off the event loop."""
-    outputs = run(np.stack([row.pixels for row in rows]), [row.is_detailed for row in rows])
+    """In the engine's own thread."""
+    outputs = run([row.pixels for row in rows], [row.is_detailed for row in rows])
     if len(outputs) != len(rows):
         raise ValueError(f"the engine gave {len(outputs)} answers for {len(rows)} rows")
     return outputs

@@ -35,6 +35,7 @@ MEASUREMENTS, MEASURING_SECONDS = 3, 0.5
 """Runs of a bucket at warm-up that are timed, and how long that may take."""
 
 Pixels = NDArray[np.uint8]  # batch, height, width, 3
+Images = Pixels | Sequence[NDArray[np.uint8]]  # the same, or one by one
 Logits = NDArray[np.float32]  # batch, classes
 Tokens = NDArray[np.float32]  # batch, positions, channels
 
@@ -67,8 +68,11 @@ class Engine:
         self.image_shape = tuple(session.get_inputs()[0].shape[1:])  # height, width, 3
         self._output_shapes = {value.name: tuple(value.shape[1:]) for value in session.get_outputs()}
         self._session = session
+        self._batch = np.zeros(
+            (self.buckets[-1], *self.image_shape), np.uint8
+        )  # rows are copied here, and nowhere else
 
-    def run(self, pixels: Pixels) -> Logits:
+    def run(self, pixels: Images) -> Logits:
         """(n, height, width, 3) → (n, classes), for n up to the largest bucket.
 
         Raises:
@@ -78,24 +82,24 @@ class Engine:
         (logits,) = self._run([OUTPUT], pixels)
         return logits
 
-    def run_with_tokens(self, pixels: Pixels) -> tuple[Logits, Tokens]:
+    def run_with_tokens(self, pixels: Images) -> tuple[Logits, Tokens]:
         """(n, height, width, 3) → (n, classes) and what the head takes the mean of, (n, positions, channels)."""
         logits, tokens = self._run([OUTPUT, TOKENS], pixels)
         return logits, tokens
 
-    def answer(self, pixels: Pixels, detailed: Sequence[bool]) -> list[Output]:
-        """An output for each row, with tokens for the rows that ask. They are not even fetched where none does."""
-        if not any(detailed):
-            return [Output(logits, None) for logits in self.run(pixels)]
-        rows = zip(*self.run_with_tokens(pixels), detailed, strict=True)
+    def answer(self, images: Images, detailed: Sequence[bool]) -> list[Output]:
+        """An output for each image, (height, width, 3), with tokens for those that ask."""
+        if not any(detailed):  # tokens are not even fetched
+            return [Output(logits, None) for logits in self.run(images)]
+        rows = zip(*self.run_with_tokens(images), detailed, strict=True)
         return [Output(logits, tokens if wanted else None) for logits, tokens, wanted in rows]
 
-    def _run(self, names: list[str], pixels: Pixels) -> list[NDArray[np.float32]]:
-        padding = self.bucket(len(pixels)) - len(pixels)
-        if padding:
-            pixels = np.concatenate([pixels, np.zeros((padding, *self.image_shape), np.uint8)])
-        outputs = zip(names, self._session.run(names, {INPUT: pixels}), strict=True)
-        return [self._checked(name, values, len(pixels) - padding, len(pixels)) for name, values in outputs]
+    def _run(self, names: list[str], images: Images) -> list[NDArray[np.float32]]:
+        size, bucket = len(images), self.bucket(len(images))
+        np.stack(tuple(images), out=self._batch[:size])
+        self._batch[size:bucket] = 0  # what stands there can change an answer: int8 has one scale for the batch
+        outputs = zip(names, self._session.run(names, {INPUT: self._batch[:bucket]}), strict=True)
+        return [self._checked(name, values, size, bucket) for name, values in outputs]
 
     def _checked(self, name: str, values: NDArray[np.float32], size: int, bucket: int) -> NDArray[np.float32]:
         wanted = (bucket, *self._output_shapes[name])

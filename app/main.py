@@ -59,6 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         summary="A Swin Transformer image classifier behind HTTP.",
         version=importlib.metadata.version("swin-serve"),
         lifespan=lifespan,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # it would look at the environment each time
         redoc_url=None,
         responses=ANYWHERE,
     )

@@ -15,8 +15,8 @@ log = logging.getLogger("swin.batcher")
 T = TypeVar("T")
 
 Array = NDArray[Any]
-Run = Callable[[Array, Sequence[bool]], Collection[Any]]
-"""Rows (n, …), and which of them ask for the detailed answer → n answers. Blocks."""
+Run = Callable[[Sequence[Array], Sequence[bool]], Collection[Any]]
+"""Rows, and which of them ask for the detailed answer → as many answers. Blocks; has one caller at a time."""
 
 NEVER = math.inf
 

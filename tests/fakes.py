@@ -32,13 +32,13 @@ class Gate:
         self.detailed: list[list[bool]] = []  # by batch, which rows asked for the detailed answer
         self._entered, self._opened = threading.Semaphore(0), threading.Semaphore(0)
 
-    def __call__(self, pixels: NDArray[Any], detailed: Sequence[bool] = ()) -> NDArray[Any]:
+    def __call__(self, rows: Sequence[NDArray[Any]], detailed: Sequence[bool] = ()) -> NDArray[Any]:
         """Run a batch."""
-        self.batches.append(len(pixels))
+        self.batches.append(len(rows))
         self.detailed.append(list(detailed))
         self._entered.release()
         assert self._opened.acquire(timeout=10), "nobody opened the gate"
-        return pixels + 1
+        return np.stack(rows) + 1
 
     def wait_until_entered(self) -> None:
         """Until a batch stands before the gate."""
@@ -73,7 +73,7 @@ class HeldSession:
 
     def run(self, outputs: list[str], inputs: dict[str, NDArray[Any]]) -> Any:
         """Wait, then run."""
-        self._gate(np.zeros(1))
+        self._gate([np.zeros(1)])
         return self._session.run(outputs, inputs)
 
 

@@ -44,7 +44,7 @@ async def entered(gate: Gate) -> None:
 
 async def test_each_caller_gets_its_own_answer() -> None:
     """Answers come back to the rows they belong to."""
-    async with batcher_of(lambda pixels, _: pixels * 10) as batcher:
+    async with batcher_of(lambda rows, _: np.stack(rows) * 10) as batcher:
         answers = await asyncio.gather(*submit_all(batcher, range(50)), return_exceptions=True)
 
     outputs = [answer.output.item() for answer in answers if isinstance(answer, Answer)]
@@ -68,7 +68,7 @@ async def test_a_batch_forms_while_the_engine_is_busy() -> None:
 async def test_a_lone_request_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """No clock takes part in forming a batch: a request that comes alone is run though no timer can ever fire."""
     loop = asyncio.get_running_loop()
-    async with batcher_of(lambda pixels, _: pixels + 1) as batcher:
+    async with batcher_of(lambda rows, _: np.stack(rows) + 1) as batcher:
         with monkeypatch.context() as patch:
             patch.setattr(loop, "call_later", None)
             patch.setattr(loop, "call_at", None)
@@ -94,7 +94,7 @@ async def test_linger_waits_for_a_fuller_batch() -> None:
 
 async def test_draining_ends_the_linger() -> None:
     """A batch that waits for company goes at once when the batcher stops."""
-    async with batcher_of(lambda pixels, _: pixels + 1, linger=3600.0) as batcher:
+    async with batcher_of(lambda rows, _: np.stack(rows) + 1, linger=3600.0) as batcher:
         callers = submit_all(batcher, range(1))
         await turns()
         await batcher.drain()
@@ -106,7 +106,7 @@ async def test_draining_ends_the_linger() -> None:
 async def test_an_idle_batcher_does_nothing() -> None:
     """Nothing polls: with no request, the event loop has no step to run and no timer to wait for."""
     loop = asyncio.get_running_loop()
-    async with batcher_of(lambda pixels, _: pixels) as batcher:
+    async with batcher_of(lambda rows, _: rows) as batcher:
         await batcher.submit(np.zeros(1, np.float32))
         await turns()
         idle = (list(loop._ready), loop._scheduled)  # type: ignore[attr-defined]  # noqa: SLF001 (no public way to ask)
@@ -277,7 +277,7 @@ async def test_a_caller_that_left_the_queue_is_not_run() -> None:
 async def test_a_failing_engine_reaches_its_batch_and_nobody_else() -> None:
     """Every row of the batch gets the error, the next batch is run."""
 
-    def engine(pixels: NDArray[Any], _: Sequence[bool]) -> NDArray[Any]:
+    def engine(pixels: Sequence[NDArray[Any]], _: Sequence[bool]) -> Sequence[NDArray[Any]]:
         if 13 in pixels:
             raise RuntimeError("the engine broke")
         return pixels
@@ -301,7 +301,7 @@ async def test_a_failed_engine_is_renewed_before_the_next_batch() -> None:
     renewing, new = Gate(), Gate()
 
     def renew(_: int) -> Run:
-        renewing(np.zeros(1))
+        renewing([np.zeros(1)])
         return new
 
     new.open()
@@ -325,7 +325,7 @@ async def test_a_stuck_engine_is_given_up_and_renewed() -> None:
 
     def renew(index: int) -> Run:
         renewed.append(index)
-        return lambda pixels, _: pixels + 1
+        return lambda rows, _: np.stack(rows) + 1
 
     async with batcher_of(stuck, max_batch=1, stuck_after=0.02, renew=renew) as batcher:
         answers = await asyncio.gather(*submit_all(batcher, range(2)), return_exceptions=True)
@@ -364,7 +364,7 @@ async def test_an_engine_that_answered_may_be_renewed_again() -> None:
     """Once in a while is not twice in a row."""
     failing = [True, False, True, False]
 
-    def sometimes(pixels: NDArray[Any], _: Sequence[bool]) -> NDArray[Any]:
+    def sometimes(pixels: Sequence[NDArray[Any]], _: Sequence[bool]) -> Sequence[NDArray[Any]]:
         if failing.pop(0):
             raise RuntimeError("the engine broke")
         return pixels
@@ -390,7 +390,7 @@ async def test_the_others_go_on_when_one_engine_is_lost() -> None:
 
 async def test_a_wrong_number_of_answers_is_an_engine_failure() -> None:
     """Nobody is answered when the engine returns fewer rows than it was given: they could be anybody's."""
-    async with batcher_of(lambda pixels, _: pixels[1:]) as batcher:
+    async with batcher_of(lambda rows, _: rows[1:]) as batcher:
         with pytest.raises(EngineFailed):
             await batcher.submit(np.zeros(1, np.float32))
 

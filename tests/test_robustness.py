@@ -40,7 +40,7 @@ def hold_decoding(monkeypatch: pytest.MonkeyPatch) -> Gate:
     gate = Gate()
 
     def held(image: Image.Image, **options: bool) -> Image.Image:
-        gate(np.zeros(1))
+        gate([np.zeros(1)])
         return to_rgb(image, **options)
 
     monkeypatch.setattr("app.classifier.to_rgb", held)
