@@ -17,8 +17,8 @@ from app.batcher import Answer, Batcher, ignore
 from app.bundle import Activation, Head, Label, LastMap, Preprocessing
 from app.errors import BadOption, DeadlineExceeded, Overloaded
 from app.evidence import contributions, overlay
-from app.image import Limits, Picture, open_image, to_rgb
-from app.preprocess import preprocess
+from app.image import Limits, Picture, open_image, shrink, to_rgb
+from app.preprocess import least_size, preprocess
 from app.ranking import top_k
 from app.seat import NEVER
 
@@ -83,13 +83,14 @@ class Classifier:
         last_map: LastMap,
         limits: Limits,
         follow_profiles: bool,
+        shrinks: bool,
         decode_threads: int,
         decode_queue: int,
         on_leave: Callable[[str], None] = ignore,
     ) -> None:
         self._batcher, self._preprocessing = batcher, preprocessing
         self._labels, self._activation, self._limits = labels, activation, limits
-        self._follow_profiles = follow_profiles
+        self._follow_profiles, self._shrinks = follow_profiles, shrinks
         self._head, self._map = head, last_map
         self._pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
         self._decode_threads, self._decode_queue = decode_threads, decode_queue
@@ -213,6 +214,8 @@ class Classifier:
 
     def _decode(self, image: Picture) -> Preprocessed:
         started = time.perf_counter()
+        if self._shrinks:
+            shrink(image, least_size(image.size, self._preprocessing))
         rgb = to_rgb(image, follow_profile=self._follow_profiles)
         decoded = time.perf_counter()
         pixels = preprocess(rgb, self._preprocessing)

@@ -125,6 +125,15 @@ def open_image(data: bytes, limits: Limits) -> Image.Image:
     return image
 
 
+def shrink(image: Image.Image, size: tuple[int, int]) -> None:
+    """Have a JPEG decoded at a half, a quarter or an eighth of its sides, if no less than `size` is left of it.
+
+    (width, height). Other formats have no such short cut.
+    """
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        image.draft(None, size)
+
+
 def to_rgb(image: Image.Image, *, follow_profile: bool = True) -> Image.Image:
     """Decode: first frame, upright by its EXIF orientation, sRGB by its profile, alpha over white, 8 bits, RGB.
 

@@ -152,6 +152,7 @@ def _open_classifier(
             formats=tuple(name for name in settings.formats if name in FORMATS),
         ),
         follow_profiles=settings.color_profiles == "convert",
+        shrinks=settings.decode == "fast",
         decode_threads=decode_threads,
         decode_queue=settings.decode_queue,
         on_leave=lambda stage: metrics.abandoned.labels(stage).inc(),

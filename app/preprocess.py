@@ -109,6 +109,12 @@ def _filled(kept: Image.Image, across: Span, down: Span, recipe: Preprocessing) 
     return canvas
 
 
+def least_size(size: tuple[int, int], recipe: Preprocessing) -> tuple[int, int]:
+    """(width, height) below which an image of this size would be enlarged, also if it has still to be turned."""
+    (width, height), (turned_height, turned_width) = (_resized(each, recipe.resize) for each in (size, size[::-1]))
+    return max(width, turned_width), max(height, turned_height)
+
+
 def _spans(size: tuple[int, int], recipe: Preprocessing) -> tuple[Span, Span]:
     """Across and down."""
     full = _resized(size, recipe.resize)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
 from app.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
-from app.image import FORMATS, MOST_PIXELS, Limits, open_image, to_rgb
+from app.image import FORMATS, MOST_PIXELS, Limits, open_image, shrink, to_rgb
 from tests.fakes import encode
 from tests.references.draw import draw_picture
 
@@ -351,3 +351,22 @@ def test_the_first_image_imports_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 (our own)
 
     assert done.stdout.strip() == "[]"
+
+
+def test_a_jpeg_is_shrunk_no_further_than_asked() -> None:
+    """Of its sides, the largest power of two up to 8 goes into both without falling below."""
+    image = open_image(encode(draw_picture(1000, 800), "JPEG"), LIMITS)
+
+    shrink(image, (300, 200))
+
+    assert to_rgb(image).size == (500, 400)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_what_is_no_jpeg_is_not_shrunk(kind: str) -> None:
+    """Other formats have no such short cut, and stay what they are."""
+    image = open_image(encode(draw_picture(200, 100), kind), LIMITS)
+
+    shrink(image, (20, 10))
+
+    assert to_rgb(image).size == (200, 100)

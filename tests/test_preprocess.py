@@ -9,7 +9,7 @@ from PIL import Image
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from app.bundle import CenterCrop, Interpolation, Preprocessing, ShorterSide
-from app.preprocess import preprocess
+from app.preprocess import _spans, least_size, preprocess
 from model_export.preprocessing import from_huggingface
 from tests.references.draw import draw_picture
 
@@ -81,3 +81,17 @@ def test_a_line_is_never_made_wide(size: tuple[int, int], interpolation: Interpo
         assert tracemalloc.get_traced_memory()[1] < 200e6
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("settings", [SQUASH, CROP], ids=["squash", "crop"])
+def test_an_image_of_the_least_size_is_not_enlarged(settings: dict[str, Any], size: tuple[int, int]) -> None:
+    """Neither as it lies nor turned by its EXIF orientation: what is resized to is the least size, or within it."""
+    recipe, _ = from_huggingface(settings)
+    least = least_size(size, recipe)
+
+    assert least == least_size(size[::-1], recipe)[::-1]
+    for width, height in (least, least[::-1]):
+        across, down = _spans((width, height), recipe)
+        assert across.full <= width
+        assert down.full <= height

@@ -404,3 +404,17 @@ def test_every_error_has_a_status_and_is_documented(client: TestClient) -> None:
 
 def descendants(kind: type[errors.ServiceError]) -> list[type[errors.ServiceError]]:
     return [each for child in kind.__subclasses__() for each in (child, *descendants(child))]
+
+
+def test_fast_decoding_changes_scores_a_little() -> None:
+    """With `decode=fast`, a large JPEG is not decoded in full: the scores differ, and by next to nothing."""
+    photo = encode(draw_picture(1600, 1200), "JPEG")
+    scores = list[dict[str, float]]()
+    for decode in ("exact", "fast"):
+        with TestClient(create_app(Settings.model_validate({"device": "cpu", "decode": decode}))) as client:
+            predictions = client.post("/classify", content=photo, params={"top_k": 10}).json()["predictions"]
+            scores.append({prediction["label"]: prediction["score"] for prediction in predictions})
+    exact, fast = scores
+
+    assert exact != fast
+    assert pytest.approx(exact, abs=0.02) == fast
