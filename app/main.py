@@ -85,6 +85,7 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
         StartError: in one sentence, why this service cannot start.
     """
     bundle = bundles.load(settings.bundle)
+    log.debug("bundle is whole", extra={"bundle": str(settings.bundle)})
     cpus = available_cpus()
     threads = settings.threads or cpus
     engines = [_open_engine(bundle, settings, threads)]
