@@ -75,6 +75,7 @@ def _refuse(reason: str) -> int:
 
 def _run(settings: Settings) -> int:
     logs.configure(settings.log_format, settings.log_level)
+    log.debug("starting", extra={"version": importlib.metadata.version("swin-serve")})
     for variable in sorted(unknown_variables()):
         log.warning("no such setting", extra={"variable": variable})
     memory.give_back()
@@ -114,6 +115,7 @@ async def _serve(settings: Settings) -> None:
                 forwarded_allow_ips=proxies,
                 timeout_graceful_shutdown=round(settings.drain_timeout),
             )
+            memory.settle()
             with _port_refused(listener, settings):  # two may bind one port as long as neither listens
                 listener.listen(config.backlog)
             await Server(config, settings, app.state.service).serve(sockets=[listener])

@@ -5,6 +5,7 @@ provider that lost an operator.
 """
 
 import hashlib
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,8 @@ from app.errors import BundleError, ServiceError
 from app.image import MOST_PIXELS, Limits, open_image, to_rgb
 from app.preprocess import preprocess
 
+log = logging.getLogger("swin.start")
+
 
 def open_proved(bundle: Bundle, device: Device, threads: int, buckets: Sequence[int]) -> Engine:
     """The bundle's network on this device: proved to be there, to compute what the bundle promises, and warm.
@@ -25,8 +28,11 @@ def open_proved(bundle: Bundle, device: Device, threads: int, buckets: Sequence[
         BundleError: the bundle contradicts itself.
     """
     engine = open_unproved(bundle, device, threads, buckets)
+    log.debug("session is open")
     check_golden(bundle, engine)
+    log.debug("golden samples agree")
     engine.warm_up()
+    log.debug("warm")
     return engine
 
 

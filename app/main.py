@@ -92,6 +92,7 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
         StartError: in one sentence, why this service cannot start.
     """
     bundle = bundles.load(settings.bundle)
+    log.debug("bundle is whole", extra={"bundle": str(settings.bundle)})
     engines = [_open_engine(bundle, settings)]
 
     def renew(index: int) -> Run:

@@ -1,7 +1,8 @@
-"""What the C library keeps of memory that was freed."""
+"""What the C library keeps of memory that was freed, and what the garbage collector looks at."""
 
 import contextlib
 import ctypes
+import gc
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt(3)."""
@@ -20,3 +21,11 @@ def give_back() -> None:
         library = ctypes.CDLL(None)
         for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
             library.mallopt(parameter, LARGE)
+
+
+def settle() -> None:
+    """What was made until now lives as long as the process: the garbage collector does not look at it again.
+
+    It would find nothing there, and nobody is answered meanwhile: 40 ms, once in a thousand requests.
+    """
+    gc.freeze()

@@ -3,9 +3,11 @@
 import json
 import os
 import queue
+import re
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,7 +45,8 @@ class Served:
         self._requests: list[tuple[str, int]] | None = None
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.url = str(self.wait_for("listening")["url"])
+        self.starting = list(self._until("listening"))  # what it logged by then
+        self.url = str(self.starting[-1]["url"])
         host, port = self.url.removeprefix("http://").split(":")
         self.address: Address = (host, int(port))
 
@@ -63,10 +66,14 @@ class Served:
 
     def wait_for(self, message: str) -> dict[str, object]:
         """The next event of this name."""
-        while True:
-            event = self.log.get(timeout=START_SECONDS)
-            if event["message"] == message:
-                return event
+        *_, event = self._until(message)
+        return event
+
+    def _until(self, message: str) -> Iterator[dict[str, object]]:
+        """The next events, to the first of this name."""
+        event: dict[str, object] = {"message": None}
+        while event["message"] != message:
+            yield (event := self.log.get(timeout=START_SECONDS))
 
     def usage(self) -> Usage:
         """What the process has taken until now, and holds now."""
@@ -74,6 +81,11 @@ class Served:
         fields = (proc / "stat").read_text().rpartition(")")[2].split()  # from the third on: the second is a name
         user, system, threads, pages = (int(fields[place - 3]) for place in (14, 15, 20, 24))  # proc(5) counts from 1
         return Usage((user + system) / TICKS, pages * PAGE, threads, len(list((proc / "fd").iterdir())))
+
+    def peak(self) -> int:
+        """The most memory it has held at once, in bytes."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.findall(r"VmHWM:\s*(\d+) kB", status)[0]) * 2**10
 
     def stop(self) -> int:
         """End it if it still runs; its exit code."""

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 
 from app.bundle import Bundle
-from app.engine import Engine, open_engine
+from app.engine import Engine, Pixels, open_engine
 from app.errors import BundleError, DeviceError
 from tests.fakes import FailingSession, engine_of
 
@@ -111,6 +111,24 @@ def test_warm_up_measures_every_bucket(demo: Bundle) -> None:
 
     assert list(engine.bucket_seconds) == [1, 2]
     assert all(seconds > 0 for seconds in engine.bucket_seconds.values())
+
+
+@pytest.mark.parametrize(("seconds", "runs"), [(0.6, 1), (0.3, 2), (0.001, 4)])
+def test_a_slow_network_is_warm_sooner(
+    demo: Bundle, monkeypatch: pytest.MonkeyPatch, seconds: float, runs: int
+) -> None:
+    """A bucket is run up to four times, but not again once that has taken half a second."""
+    engine = engine_of(demo, buckets=[1])
+    timed: list[int] = []
+
+    def run(pixels: Pixels) -> float:
+        timed.append(len(pixels))
+        return seconds
+
+    monkeypatch.setattr(engine, "_timed", run)
+    engine.warm_up()
+
+    assert len(timed) == runs
 
 
 def test_the_truth_is_the_session_s(engine: Engine) -> None:

@@ -45,6 +45,15 @@ def test_callers_on_real_sockets_get_their_own_answers(served: Served) -> None:
     assert alone == together
 
 
+def test_a_start_says_how_far_it_is() -> None:
+    """For who wants to know where its time goes, each stage has its line when it is over."""
+    stages = ["starting", "bundle is whole", "session is open", "golden samples agree", "warm", "ready", "listening"]
+    served = Served("--log-level", "debug")
+    served.stop()
+
+    assert stages == [event["message"] for event in served.starting if str(event["logger"]).startswith("swin.")]
+
+
 def test_sigterm_drains_and_exits_with_0(served: Served, demo: Bundle) -> None:
     """A request that is in flight when the signal comes is answered; then the process ends, with 0."""
     image = (demo.folder / "golden/seven.png").read_bytes()
