@@ -86,13 +86,12 @@ class Contest:
         if self.workload.has_floor:
             self.floor.append(_engine(self._bundle, seconds))
 
-    async def latencies(self, shares: Sequence[float], seconds: float, random: Random) -> list[dict[str, Any]]:
-        """Of everybody at these shares of what each can at most, as callers come when they come."""
-        return [
-            await each.latency(share, self.workload.callers[-1], seconds * self.workload.longer, random)
-            for share in shares
-            for each in self.contestants
-        ]
+    async def latencies(
+        self, contestants: Sequence[Contestant], shares: Sequence[float], seconds: float
+    ) -> list[dict[str, Any]]:
+        """Of these at shares of what each can at most, when callers come as they come."""
+        seconds, callers, random = seconds * self.workload.longer, self.workload.callers[-1], Random(0)
+        return [await each.latency(share, callers, seconds, random) for share in shares for each in contestants]
 
     @property
     def share(self) -> float | None:

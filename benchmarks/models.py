@@ -1,8 +1,8 @@
 """The networks of the workloads, made on the spot: `python -m benchmarks.models demo swin-t narrow`.
 
-Each is a folder in the cache: `checkpoint/` as Hugging Face saves it, the bundles made of it (`fp32/`, `int8/`), and what
-people export without this project: `plain.onnx` with `labels.json` and `recipe.json`. Weights are random, but the same
-everywhere and in all forms, so that answers can be compared. Needs torch; what measures does not.
+Each is a folder in the cache: `checkpoint/` as Hugging Face saves it, the bundles made of it (`fp32/`, `int8/`), and
+what people export without this project: `plain.onnx` with `labels.json` and `recipe.json`. Weights are random, but the
+same everywhere and in all forms, so that answers can be compared. Needs torch; what measures does not.
 """
 
 import argparse

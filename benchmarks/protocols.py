@@ -32,26 +32,15 @@ def _mlserver(image: bytes) -> bytes:
     )
 
 
-def _pytriton(image: bytes) -> bytes:
-    """By the extension for binary tensors: a head of JSON, then the image behind its length."""
-    tensor = len(image).to_bytes(4, "little") + image
-    field = {"name": "image", "shape": [1, 1], "datatype": "BYTES", "parameters": {"binary_data_size": len(tensor)}}
-    head = json.dumps(
-        {"inputs": [field], "outputs": [{"name": "answer", "parameters": {"binary_data": False}}]}
-    ).encode()
-    headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))}
-    return request("/v2/models/swin/infer", head + tensor, headers=headers)
-
-
 def _inference(body: bytes) -> Any:
     """Of the Open Inference Protocol: the answer is a string in a tensor."""
     return json.loads(json.loads(body)["outputs"][0]["data"][0])
 
 
 PROTOCOLS = {
+    "bentoml": Protocol(lambda image: request("/classify", image, headers={"Content-Type": "image/jpeg"})),
     "litserve": Protocol(_litserve),
     "mlserver": Protocol(_mlserver, _inference),
-    "pytriton": Protocol(_pytriton, _inference),
     "torchserve": Protocol(lambda image: request("/predictions/swin", image)),
 }
 """Of peers that have one of their own."""

@@ -43,7 +43,7 @@ class Server:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(  # noqa: S603 (ours, or a peer of ours)
-                [part.replace("PORT", str(port)) for part in launch.command],
+                [str(port) if part == "PORT" else part for part in launch.command],
                 env={**os.environ, **launch.variables, "PORT": str(port)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -79,9 +79,10 @@ class Server:
 
 
 def ours(bundle: Path, name: str = "swin-serve") -> Launch:
-    """This service, as it comes; without the log of requests, which the others do not write either."""
-    command = [sys.executable, "-m", "app", "run", "--device", "cpu", "--port", "PORT", "--log-level", "warning"]
-    return Launch(name, [*command, "--bundle", str(bundle)], is_exact=bundle.name != "int8")
+    """This service, as it comes, but for what the others do not do: a log of requests, and colours by their profile."""
+    command = [sys.executable, "-m", "app", "run", "--bundle", str(bundle), "--device", "cpu", "--port", "PORT"]
+    alike = ["--log-level", "warning", "--color-profiles", "ignore"]
+    return Launch(name, [*command, *alike], is_exact=bundle.name != "int8")
 
 
 def peer(name: str, model: Path) -> Launch:

@@ -4,6 +4,7 @@
 """Ray Serve: a proxy before a replica that decodes in threads and gathers batches."""
 
 import asyncio
+import os
 import signal
 from collections.abc import Sequence
 from typing import Any
@@ -37,6 +38,7 @@ class Classify:
 
 
 if __name__ == "__main__":
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(include_dashboard=False, configure_logging=False, num_cpus=CPUS)
     serve.start(http_options={"host": "127.0.0.1", "port": PORT}, logging_config=QUIET)
     options = {"max_ongoing_requests": 64, "ray_actor_options": {"num_cpus": CPUS - 1}, "logging_config": QUIET}
