@@ -82,7 +82,9 @@ def show(name: str, figures: Mapping[str, Any]) -> None:
     for row in figures["servers"]:
         print(f"{row['server']:17}" + "".join(form.format(row[column]) for column, form in COLUMNS.items()))
     if "engine" in figures:
-        print(f"the engine alone  {figures['engine']['requests_per_second']:19.1f}, kept {figures['share']:.1%}")
+        engine = figures["engine"]
+        print(f"the engine alone  {engine['requests_per_second']:19.1f}, in batches of {engine['batch']:.0f}", end="")
+        print(f", of which the service keeps {figures['share']:.1%}")
 
 
 def show_latency(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -4,7 +4,7 @@
 #     "onnxruntime==1.31.1", "numpy==2.4.6", "pillow==13.0.0",
 # ]
 # ///
-"""FastAPI by hand: no batches, each image is decoded and run in the thread pool of the framework."""
+"""FastAPI by hand: a process for each core, no batches; an image is decoded and run in the framework's thread pool."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 
-from benchmarks.peers.network import PORT, Network, Recipe
+from benchmarks.peers.network import CPUS, PORT, Network, Recipe
 
 app = FastAPI()
-recipe, network = Recipe(), Network()
+recipe, network = Recipe(), Network(threads=1)
 
 
 def answer(data: bytes) -> Any:
@@ -30,4 +30,4 @@ async def classify(request: Request) -> Any:
 
 
 if __name__ == "__main__":
-    uvicorn.run(app, port=PORT, log_level="warning")
+    uvicorn.run("benchmarks.peers.fastapi:app", port=PORT, workers=CPUS, log_level="warning")
