@@ -15,12 +15,15 @@ from typing import Any
 
 import numpy as np
 
+from app import bundle
 from benchmarks.crowd import Crowd
 from benchmarks.images import Known, noise, photo
 from benchmarks.load import Broken
 from benchmarks.models import ROOT, made
 from benchmarks.server import START_SECONDS, Launch, Server, ours, peer
 from benchmarks.traffic import Traffic, Window
+
+COMPARED = ("requests_per_second", "cpu_ms")
 
 WARM_SHARE = 0.25
 """Of a window's seconds: before it opens."""
@@ -58,21 +61,21 @@ class Contestant:
 
     def rate(self, callers: int) -> float:
         """Requests a second, the median of the rounds."""
-        return statistics.median(window.requests_per_second for window in self.windows[callers])
+        return _median(window.requests_per_second for window in self.windows[callers])
 
     async def latency(self, share: float, callers: int, seconds: float, random: Random) -> dict[str, Any]:
         """At this share of its rate with so many callers."""
         rate = share * self.rate(callers)
         p50, p99 = np.percentile(await self.traffic.latencies(rate, seconds, random), [50, 99]) * 1e3
-        figures = {"share": share, "requests_per_second": rate, "p50_ms": p50, "p99_ms": p99}
+        figures = {"share": share, "requests_per_second": rate, "p50_ms": p50, "p99_ms": p99, "p99_of_p50": p99 / p50}
         return {"server": self.server.name, **_rounded(figures)}
 
 
 class Contest:
     """One workload: all servers at once, one of them under load at a time."""
 
-    def __init__(self, workload: Workload, contestants: Sequence[Contestant], bundle: Path) -> None:
-        self.workload, self.contestants, self._bundle = workload, contestants, bundle
+    def __init__(self, workload: Workload, contestants: Sequence[Contestant], model: Path) -> None:
+        self.workload, self.contestants, self._model = workload, contestants, model
         self.floor: list[dict[str, float]] = []  # the engine's own, of each round
 
     async def round(self, seconds: float) -> None:
@@ -84,7 +87,7 @@ class Contest:
                 each.windows.setdefault(callers, []).append(window)
                 each.server.check()
         if self.workload.has_floor:
-            self.floor.append(_engine(self._bundle, seconds))
+            self.floor.append(_engine(self._model / "fp32", seconds))
 
     async def latencies(
         self, contestants: Sequence[Contestant], shares: Sequence[float], seconds: float
@@ -93,29 +96,28 @@ class Contest:
         seconds, callers, random = seconds * self.workload.longer, self.workload.callers[-1], Random(0)
         return [await each.latency(share, callers, seconds, random) for share in shares for each in contestants]
 
-    @property
-    def share(self) -> float | None:
-        """Of the engine's own rate that the service keeps: the median of the rounds."""
-        windows = self.contestants[0].windows[self.workload.callers[-1]]
-        shares = [
-            window.requests_per_second / floor["requests_per_second"]
-            for window, floor in zip(windows, self.floor, strict=False)
-        ]
-        return statistics.median(shares) if shares else None
-
     def figures(self) -> dict[str, Any]:
         """For the record."""
-        rows = [row for callers in self.workload.callers for row in self._rows(callers)]
-        floor = (
-            {name: statistics.median(each[name] for each in self.floor) for name in self.floor[0]} if self.floor else {}
-        )
-        return {"servers": rows} | ({"engine": _rounded(floor), "share": round(self.share or 0, 3)} if floor else {})
+        found: dict[str, Any] = {"servers": [row for callers in self.workload.callers for row in self._rows(callers)]}
+        if self.floor:
+            found["engine"] = _rounded({name: _median(each[name] for each in self.floor) for name in self.floor[0]})
+            found["share"] = round(self._share(), 3)
+        if (self._model / "int8").exists():
+            ledger = bundle.load(self._model / "int8").manifest.ledger
+            found["int8_agreement"] = ledger.top1_agreement
+        return found
+
+    def _share(self) -> float:
+        """Of the engine's own rate that the service keeps: the median of the rounds."""
+        windows = self.contestants[0].windows[self.workload.callers[-1]]
+        pairs = zip(windows, self.floor, strict=True)
+        return _median(window.requests_per_second / floor["requests_per_second"] for window, floor in pairs)
 
     def _rows(self, callers: int) -> Iterator[dict[str, Any]]:
         first = self.contestants[0]
         for each in self.contestants:
             pairs = zip(each.windows[callers], first.windows[callers], strict=True)
-            of_ours = statistics.median(other.requests_per_second / own.requests_per_second for other, own in pairs)
+            of_ours = _median(other.requests_per_second / own.requests_per_second for other, own in pairs)
             outcomes = each.traffic.outcomes
             yield {
                 "server": each.server.name,
@@ -129,44 +131,54 @@ class Contest:
 
 
 def _medians(windows: Sequence[Window]) -> dict[str, Any]:
+    """With the least and most of those that are compared."""
     columns = {name: [asdict(window)[name] for window in windows] for name in asdict(windows[0])}
-    spread = [round(bound(columns["requests_per_second"]), 1) for bound in (min, max)]
-    return {**_rounded({name: statistics.median(column) for name, column in columns.items()}), "spread": spread}
+    spread = {f"{name}_spread": [round(bound(columns[name]), 2) for bound in (min, max)] for name in COMPARED}
+    return {**_rounded({name: _median(column) for name, column in columns.items()}), **spread}
+
+
+def _median(values: Iterable[float]) -> float:
+    return statistics.median(values)
 
 
 def _rounded(figures: Mapping[str, float]) -> dict[str, float]:
     return {name: round(value, 3) for name, value in figures.items()}
 
 
-def _engine(bundle: Path, seconds: float) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.engine", str(bundle), "--seconds", str(seconds)]
+def _engine(folder: Path, seconds: float) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.engine", str(folder), "--seconds", str(seconds)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)  # noqa: S603 (ours)
     figures: dict[str, float] = json.loads(done.stdout)
     return figures
 
 
-async def contest(
-    workload: Workload, names: Sequence[str], photos: Path | None, open_ends: contextlib.ExitStack
-) -> Contest:
-    """Start everybody, and learn what each says of the images when it is asked alone.
+async def contest(workload: Workload, names: Sequence[str], photos: Path | None, ends: contextlib.ExitStack) -> Contest:
+    """Start everybody, and learn what each says of an image that is asked alone. A peer that cannot run is left out.
 
     Raises:
-        RuntimeError: a server does not come up, or answers otherwise than ours.
+        RuntimeError: ours does not come up.
     """
     folder = made([workload.network])[workload.network]
-    servers = [Server(launch) for launch in _launches(folder, names)]
-    for server in servers:
-        open_ends.callback(server.stop)
-    files = workload.files(photos)
-    crowds = [open_ends.enter_context(contextlib.closing(Crowd(server.address))) for server in servers]
-    known = [await _learn(server, crowd, files) for server, crowd in zip(servers, crowds, strict=True)]
-    telling = [place for place in range(len(files)) if all(_is_telling(each, place) for each in known)]
+    files, entries = workload.files(photos), list[tuple[Server, Crowd, Sequence[Known]]]()
+    for launch in _launches(folder, names):
+        server = Server(launch)
+        ends.callback(server.stop)
+        crowd = ends.enter_context(contextlib.closing(Crowd(server.address)))
+        try:
+            entries.append((server, crowd, await _learn(server, crowd, files)))
+        except RuntimeError as error:
+            if not entries:
+                raise
+            print(f"left out: {error}")
+            server.stop()
+    telling = [place for place in range(len(files)) if all(_is_telling(known, place) for _, _, known in entries)]
+    own = entries[0][2]
+    print(f"{len(telling)} images, {len(entries)} servers", flush=True)
     contestants = [
-        Contestant(server, Traffic(server, crowd, [each[place] for place in telling]), _difference(each, known[0]))
-        for server, crowd, each in zip(servers, crowds, known, strict=True)
+        Contestant(server, Traffic(server, crowd, [known[place] for place in telling]), _difference(known, own))
+        for server, crowd, known in entries
     ]
-    print(f"{len(telling)} images, {len(servers)} servers", flush=True)
-    return Contest(workload, contestants, folder / "fp32")
+    return Contest(workload, contestants, folder)
 
 
 def _launches(folder: Path, names: Sequence[str]) -> Iterator[Launch]:
@@ -174,7 +186,10 @@ def _launches(folder: Path, names: Sequence[str]) -> Iterator[Launch]:
     if (folder / "int8").exists():
         yield ours(folder / "int8", "swin-serve int8")
     for name in names:
-        yield peer(name, folder)
+        try:
+            yield peer(name, folder)
+        except subprocess.CalledProcessError as error:
+            print(f"left out: {name} cannot be installed: {error}")
 
 
 async def _learn(server: Server, crowd: Crowd, files: Iterable[bytes]) -> list[Known]:

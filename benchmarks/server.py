@@ -73,8 +73,9 @@ class Server:
         return rows
 
     def stop(self) -> None:
-        """End it and its descendants."""
-        processes.end(self.process.pid)
+        """End it and its descendants, if it still runs."""
+        if self.process.poll() is None:
+            processes.end(self.process.pid)
         self.process.wait()
 
 

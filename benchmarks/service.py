@@ -47,6 +47,7 @@ DRAWN = "photos"
 COLUMNS = {
     "callers": "{:8}",
     "requests_per_second": "{:12.1f}",
+    "requests_per_second_spread": "{0[0]:9.1f}–{0[1]:<6.1f}",
     "of_ours": "{:9.2f}",
     "cpu_ms": "{:9.2f}",
     "p50_ms": "{:9.2f}",
@@ -57,7 +58,8 @@ COLUMNS = {
     "caller_us": "{:11.0f}",
 }
 TITLES = (
-    "server            callers  requests/s  of ours   CPU ms   p50 ms  memory MB  difference  wrong  lost  caller µs"
+    "server            callers  requests/s      least–most  of ours   CPU ms   p50 ms  memory MB"
+    "  difference  wrong  lost  caller µs"
 )
 
 
@@ -85,13 +87,15 @@ def show(name: str, figures: Mapping[str, Any]) -> None:
         engine = figures["engine"]
         print(f"the engine alone  {engine['requests_per_second']:19.1f}, in batches of {engine['batch']:.0f}", end="")
         print(f", of which the service keeps {figures['share']:.1%}")
+    if "int8_agreement" in figures:
+        print(f"int8 agrees with float32 in {figures['int8_agreement']:.1%}, says its manifest")
 
 
 def show_latency(rows: Sequence[Mapping[str, Any]]) -> None:
     """For people."""
-    print("\nserver             share  requests/s   p50 ms   p99 ms")
+    print("\nserver             share  requests/s   p50 ms   p99 ms  p99/p50")
     for row in rows:
-        print("{:17}{:7.0%}{:12.1f}{:9.1f}{:9.1f}".format(*row.values()))
+        print("{:17}{:7.0%}{:12.1f}{:9.1f}{:9.1f}{:9.1f}".format(*row.values()))
 
 
 def verdict(workloads: Mapping[str, Any]) -> int:

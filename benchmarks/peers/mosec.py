@@ -28,7 +28,7 @@ class Classify(Worker):
 
 
 if __name__ == "__main__":
-    sys.argv += ["--port", str(PORT), "--address", "127.0.0.1", "--log-level", "warning"]
+    sys.argv += ["--port", str(PORT), "--address", "127.0.0.1", "--log-level", "warning", "--timeout", "60000"]
     server = Server()
     server.append_worker(Classify, num=CPUS, max_batch_size=MAX_BATCH, max_wait_time=1, route="/classify")
     server.run()
