@@ -4,7 +4,7 @@ SERVE := .venv/serve
 DEV := .venv/dev
 PIP := -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: serve test test-all fuzz chaos soak image lint format supported-models demo clean
+.PHONY: serve test test-all fuzz chaos soak bench image lint format supported-models demo clean
 
 serve: $(SERVE)/ready  ## serve the demonstration bundle, or another: make serve BUNDLE=… PORT=…
 	$(SERVE)/bin/swin-serve run $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(PORT),--port $(PORT))
@@ -22,6 +22,9 @@ chaos: $(DEV)/ready  ## attack a real process for three minutes: callers that le
 soak: $(DEV)/ready  ## a quarter of an hour at four fifths of the capacity; then what a refusal costs
 	$(DEV)/bin/python -m benchmarks.soak $(ARGS)
 	$(DEV)/bin/python -m benchmarks.refusal
+
+bench: $(DEV)/ready  ## load over HTTP; beside other servers: make bench ARGS='--peers mosec torchserve --photos DIR'
+	$(DEV)/bin/python -m benchmarks.service --latency $(ARGS)
 
 fuzz: $(DEV)/ready  ## decode 200 000 damaged images: pixels or an error of ours, nothing else (a few minutes)
 	$(DEV)/bin/python -m tests.fuzz 200000

@@ -1,0 +1,225 @@
+"""One workload: all servers at once, of which one is under load at a time. Every server's answers are known first."""
+
+import asyncio
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from app import bundle
+from benchmarks.crowd import Crowd
+from benchmarks.images import Known, noise, photo
+from benchmarks.load import Broken
+from benchmarks.models import ROOT, made
+from benchmarks.server import START_SECONDS, Launch, Server, ours, peer
+from benchmarks.traffic import Traffic, Window
+
+COMPARED = ("requests_per_second", "cpu_ms")
+
+WARM_SHARE = 0.25
+"""Of a window's seconds: before it opens."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is asked, of which network, by how many at once."""
+
+    network: str
+    images: int
+    callers: Sequence[int]
+    is_photos: bool = True
+    has_floor: bool = False  # whether the engine's own rate is measured beside it
+    longer: float = 1.0  # windows, in units of --seconds
+
+    def files(self, photos: Path | None) -> list[bytes]:
+        """The images, encoded."""
+        if not self.is_photos:
+            return [noise(Random(seed)) for seed in range(self.images)]
+        if photos is None:
+            return [photo(500, 375, Random(seed)) for seed in range(self.images)]
+        found = sorted(path for path in photos.iterdir() if path.suffix.lower() in {".jpg", ".jpeg"})
+        return [path.read_bytes() for path in found[:: max(1, len(found) // self.images)][: self.images]]
+
+
+@dataclass
+class Contestant:
+    """A server under this workload, and what it showed."""
+
+    server: Server
+    traffic: Traffic
+    difference: float  # of a score, at most, from ours
+    windows: dict[int, list[Window]] = field(default_factory=dict)  # by callers, of each round
+
+    def rate(self, callers: int) -> float:
+        """Requests a second, the median of the rounds."""
+        return _median(window.requests_per_second for window in self.windows[callers])
+
+    async def latency(self, share: float, callers: int, seconds: float, random: Random) -> dict[str, Any]:
+        """At this share of its rate with so many callers."""
+        rate = share * self.rate(callers)
+        p50, p99 = np.percentile(await self.traffic.latencies(rate, seconds, random), [50, 99]) * 1e3
+        figures = {"share": share, "requests_per_second": rate, "p50_ms": p50, "p99_ms": p99, "p99_of_p50": p99 / p50}
+        return {"server": self.server.name, **_rounded(figures)}
+
+
+class Contest:
+    """One workload: all servers at once, one of them under load at a time."""
+
+    def __init__(self, workload: Workload, contestants: Sequence[Contestant], model: Path) -> None:
+        self.workload, self.contestants, self._model = workload, contestants, model
+        self.floor: list[dict[str, float]] = []  # the engine's own, of each round
+
+    async def round(self, seconds: float) -> None:
+        """Everybody's turn."""
+        seconds *= self.workload.longer
+        for each in self.contestants:
+            for callers in self.workload.callers:
+                window = await each.traffic.window(callers, WARM_SHARE * seconds, seconds)
+                each.windows.setdefault(callers, []).append(window)
+                each.server.check()
+        if self.workload.has_floor:
+            self.floor.append(_engine(self._model / "fp32", seconds))
+
+    async def latencies(
+        self, contestants: Sequence[Contestant], shares: Sequence[float], seconds: float
+    ) -> list[dict[str, Any]]:
+        """Of these at shares of what each can at most, when callers come as they come."""
+        seconds, callers, random = seconds * self.workload.longer, self.workload.callers[-1], Random(0)
+        return [await each.latency(share, callers, seconds, random) for share in shares for each in contestants]
+
+    def figures(self) -> dict[str, Any]:
+        """For the record."""
+        found: dict[str, Any] = {"servers": [row for callers in self.workload.callers for row in self._rows(callers)]}
+        if self.floor:
+            found["engine"] = _rounded({name: _median(each[name] for each in self.floor) for name in self.floor[0]})
+            found["share"] = round(self._share(), 3)
+        if (self._model / "int8").exists():
+            ledger = bundle.load(self._model / "int8").manifest.ledger
+            found["int8_agreement"] = ledger.top1_agreement
+        return found
+
+    def _share(self) -> float:
+        """Of the engine's own rate that the service keeps: the median of the rounds."""
+        windows = self.contestants[0].windows[self.workload.callers[-1]]
+        pairs = zip(windows, self.floor, strict=True)
+        return _median(window.requests_per_second / floor["requests_per_second"] for window, floor in pairs)
+
+    def _rows(self, callers: int) -> Iterator[dict[str, Any]]:
+        first = self.contestants[0]
+        for each in self.contestants:
+            pairs = zip(each.windows[callers], first.windows[callers], strict=True)
+            of_ours = _median(other.requests_per_second / own.requests_per_second for other, own in pairs)
+            outcomes = each.traffic.outcomes
+            yield {
+                "server": each.server.name,
+                "callers": callers,
+                **_medians(each.windows[callers]),
+                "of_ours": round(of_ours, 3),
+                "difference": round(each.difference, 5),
+                "wrong": outcomes.wrong,
+                "lost": outcomes.lost,
+            }
+
+
+def _medians(windows: Sequence[Window]) -> dict[str, Any]:
+    """With the least and most of those that are compared."""
+    columns = {name: [asdict(window)[name] for window in windows] for name in asdict(windows[0])}
+    spread = {f"{name}_spread": [round(bound(columns[name]), 2) for bound in (min, max)] for name in COMPARED}
+    return {**_rounded({name: _median(column) for name, column in columns.items()}), **spread}
+
+
+def _median(values: Iterable[float]) -> float:
+    return statistics.median(values)
+
+
+def _rounded(figures: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 3) for name, value in figures.items()}
+
+
+def _engine(folder: Path, seconds: float) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.engine", str(folder), "--seconds", str(seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)  # noqa: S603 (ours)
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
+
+
+async def contest(workload: Workload, names: Sequence[str], photos: Path | None, ends: contextlib.ExitStack) -> Contest:
+    """Start everybody, and learn what each says of an image that is asked alone. A peer that cannot run is left out.
+
+    Raises:
+        RuntimeError: ours does not come up.
+    """
+    folder = made([workload.network])[workload.network]
+    files, entries = workload.files(photos), list[tuple[Server, Crowd, Sequence[Known]]]()
+    for launch in _launches(folder, names):
+        server = Server(launch)
+        ends.callback(server.stop)
+        crowd = ends.enter_context(contextlib.closing(Crowd(server.address)))
+        try:
+            entries.append((server, crowd, await _learn(server, crowd, files)))
+        except RuntimeError as error:
+            if not entries:
+                raise
+            print(f"left out: {error}")
+            server.stop()
+    telling = [place for place in range(len(files)) if all(_is_telling(known, place) for _, _, known in entries)]
+    own = entries[0][2]
+    print(f"{len(telling)} images, {len(entries)} servers", flush=True)
+    contestants = [
+        Contestant(server, Traffic(server, crowd, [known[place] for place in telling]), _difference(known, own))
+        for server, crowd, known in entries
+    ]
+    return Contest(workload, contestants, folder)
+
+
+def _launches(folder: Path, names: Sequence[str]) -> Iterator[Launch]:
+    yield ours(folder / "fp32")
+    if (folder / "int8").exists():
+        yield ours(folder / "int8", "swin-serve int8")
+    for name in names:
+        try:
+            yield peer(name, folder)
+        except subprocess.CalledProcessError as error:
+            print(f"left out: {name} cannot be installed: {error}")
+
+
+async def _learn(server: Server, crowd: Crowd, files: Iterable[bytes]) -> list[Known]:
+    await _ready(server, crowd, server.protocol.request(next(iter(files))))
+    known = []
+    for data in files:
+        body = (await crowd.ask(server.protocol.request(data))).body
+        known.append(Known(data, [(row["index"], row["score"]) for row in server.predictions(body)]))
+        if not known[-1].scores:
+            raise RuntimeError(f"{server.name} gives no predictions: {body[:200]!r}")
+    return known
+
+
+async def _ready(server: Server, crowd: Crowd, sent: bytes) -> None:
+    """Ask until there is an answer."""
+    ends = time.perf_counter() + START_SECONDS
+    while time.perf_counter() < ends:
+        server.check()
+        with contextlib.suppress(Broken, OSError):
+            if server.predictions((await crowd.ask(sent)).body):
+                return
+        await asyncio.sleep(0.2)
+    raise RuntimeError(f"{server.name} does not come up, see {server.log}")
+
+
+def _is_telling(known: Sequence[Known], place: int) -> bool:
+    return known[place].is_telling(known[:place])
+
+
+def _difference(known: Sequence[Known], other: Sequence[Known]) -> float:
+    """Of the score of a class that both give, at most."""
+    pairs = ((dict(one.scores), dict(two.scores)) for one, two in zip(known, other, strict=True))
+    return max(abs(one[index] - two[index]) for one, two in pairs for index in one.keys() & two.keys())

@@ -1,0 +1,201 @@
+"""The instruments measure what they say: what a server answers rightly, wrongly or not at all is counted as that."""
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import AsyncIterator
+from random import Random
+from typing import Any, cast
+
+import pytest
+import uvloop
+
+from benchmarks import processes, server
+from benchmarks.crowd import Answer, Crowd
+from benchmarks.images import NEAR, Known
+from benchmarks.load import Address, Broken, request
+from benchmarks.picture import draw
+from benchmarks.protocols import Protocol
+from benchmarks.service import verdict
+from benchmarks.traffic import Traffic
+
+IMAGE = Known(b"an image", [(3, 0.9)])
+RIGHT = json.dumps({"predictions": [{"index": 3, "label": "three", "score": 0.9}]}).encode()
+ROUNDED = RIGHT.replace(b"0.9", b"0.90001")
+WRONG = RIGHT.replace(b'"index": 3', b'"index": 4')
+HANG_UP = b""
+
+
+def reply(body: bytes, status: int = 200, fields: bytes = b"") -> bytes:
+    """An answer as it goes over the wire."""
+    return b"HTTP/1.1 %d X\r\n%sContent-Length: %d\r\n\r\n%s" % (status, fields, len(body), body)
+
+
+class Script:
+    """Answers requests with one of these after the other, in pieces; hangs up after the last, or instead of none."""
+
+    def __init__(self, *answers: bytes, piece: int = 10_000) -> None:
+        self.connections = 0
+        self._answers, self._piece = list(answers), piece
+
+    @contextlib.asynccontextmanager
+    async def crowd(self) -> AsyncIterator[Crowd]:
+        """Callers of it."""
+        listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        address: Address = listener.sockets[0].getsockname()
+        async with listener:
+            with contextlib.closing(Crowd(address)) as crowd:
+                yield crowd
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError):
+            while self._answers:
+                await reader.readuntil(IMAGE.data)
+                answer = self._answers.pop(0)
+                if answer == HANG_UP:
+                    return
+                for start in range(0, len(answer), self._piece):
+                    writer.write(answer[start : start + self._piece])
+                    await writer.drain()
+                    await asyncio.sleep(0)
+
+
+class Asked:
+    """What traffic wants to know of a server."""
+
+    protocol, is_exact = Protocol(), True
+
+    def predictions(self, body: bytes) -> Any:
+        """What an answer says."""
+        return json.loads(body)["predictions"]
+
+
+def ask(script: Script) -> Answer:
+    """One request."""
+
+    async def once() -> Answer:
+        async with script.crowd() as crowd:
+            return await crowd.ask(request("/classify", IMAGE.data))
+
+    return uvloop.run(once())
+
+
+def counted(script: Script, requests: int) -> tuple[int, int, int]:
+    """Right, wrong and lost of so many requests, one after the other."""
+
+    async def calls() -> tuple[int, int, int]:
+        async with script.crowd() as crowd:
+            traffic = Traffic(cast("server.Server", Asked()), crowd, [IMAGE])
+            for _ in range(requests):
+                await traffic.call()
+            return traffic.outcomes.right, traffic.outcomes.wrong, traffic.outcomes.lost
+
+    return uvloop.run(calls())
+
+
+def test_an_answer_may_come_in_pieces() -> None:
+    """Its end is where its length says, however the network cuts it."""
+    assert ask(Script(reply(RIGHT), piece=7)) == Answer(200, RIGHT)
+
+
+def test_an_answer_may_come_in_chunks() -> None:
+    """Some servers know no length beforehand."""
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (RIGHT[:20], RIGHT[20:], b""))
+
+    assert ask(Script(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks, piece=9)) == Answer(200, RIGHT)
+
+
+@pytest.mark.parametrize("said", [HANG_UP, b"HTTP/1.1 200 OK\r\n\r\nfor ever", reply(RIGHT)[:-1]])
+def test_half_an_answer_is_none(said: bytes) -> None:
+    """A connection that ends early, or an answer without an end, is an error of its own."""
+    with pytest.raises(Broken):
+        ask(Script(said))
+
+
+def test_right_wrong_and_lost_answers_are_counted() -> None:
+    """Another class and a refusal are wrong, a connection that ends is lost, and a score may differ by rounding."""
+    script = Script(reply(RIGHT), reply(WRONG), HANG_UP, reply(ROUNDED), reply(RIGHT, status=429), reply(RIGHT))
+
+    assert counted(script, 6) == (3, 2, 1)
+
+
+def test_a_connection_the_server_closes_is_not_used_again() -> None:
+    """`Connection: close` costs a connection, not an answer."""
+    script = Script(reply(RIGHT, fields=b"connection: close\r\n"), reply(RIGHT))
+
+    assert counted(script, 2) == (2, 0, 0)
+    assert script.connections == 2
+
+
+def test_a_connection_is_kept() -> None:
+    """As many connections as requests at once, not as many as requests."""
+    script = Script(*[reply(RIGHT)] * 5)
+
+    assert counted(script, 5) == (5, 0, 0)
+    assert script.connections == 1
+
+
+def test_a_near_answer_is_one_of_the_same_best_classes() -> None:
+    """Where rounding is not all that differs, scores may move a little, and the best class stays a known one."""
+    image = Known(b"", [(3, 0.5), (4, 0.3)])
+    moved = [{"index": 4, "score": 0.3 + NEAR / 2}, {"index": 3, "score": 0.5}]
+
+    assert image.resembles(moved)
+    assert not image.resembles([{"index": 3, "score": 0.5 + 2 * NEAR}])
+    assert not image.resembles([{"index": 5, "score": 0.5}])
+    assert not image.resembles([])
+
+
+def test_children_count() -> None:
+    """What a child holds in memory is its parent's."""
+    child = "data = bytearray(50_000_000); print(flush=True); input()"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    with subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # noqa: S603 (our own interpreter)
+        assert process.stdout is not None
+        process.stdout.readline()
+
+        assert len(processes.family(process.pid)) == 2
+        assert processes.taken(process.pid).memory > 50e6
+        processes.end(process.pid)
+
+
+@pytest.mark.parametrize("name", server.peers())
+def test_peers_are_pinned(name: str) -> None:
+    """What a peer is measured with is the same tomorrow."""
+    wanted = server._requirements(server.PEERS / f"{name}.py")  # noqa: SLF001 (read where it is written)
+
+    assert wanted
+    assert all("==" in requirement for requirement in wanted)
+
+
+@pytest.mark.parametrize(
+    ("figures", "expected"),
+    [({}, 0), ({"wrong": 1}, 1), ({"lost": 1}, 1), ({"difference": 0.2}, 1), ({"share": 0.9}, 1), ({"share": 0.93}, 0)],
+)
+def test_the_verdict_is_about_answers_and_the_engine_s_rate(figures: dict[str, Any], expected: int) -> None:
+    """One wrong or lost answer of anybody's, another network, or less than 92 % of the engine's own rate fails."""
+    row = {"wrong": 0, "lost": 0, "difference": 0} | figures
+
+    assert verdict({"swin-t": {"servers": [row]} | figures}) == expected
+
+
+def test_the_picture_has_two_curves_for_each_server() -> None:
+    """Median and 99th percentile; every point is inside the frame."""
+    random = Random(0)
+    rows = [
+        {"server": name, "requests_per_second": rate, "p50_ms": 3 + random.random(), "p99_ms": 90 + rate}
+        for name in ("one", "two")
+        for rate in (10.0, 500.0, 990.0)
+    ]
+
+    picture = ET.fromstring(draw("A title", rows))  # noqa: S314 (our own)
+
+    circles = [
+        (float(dot.attrib["cx"]), float(dot.attrib["cy"])) for dot in picture.iter() if dot.tag.endswith("circle")
+    ]
+    assert len(circles) == 12
+    assert all(72 <= x <= 736 and 72 <= y <= 348 for x, y in circles)
