@@ -41,7 +41,7 @@ NETWORKS = {
         ("fp32", "int8"),
     ),
     "narrow": Network(
-        {"image_size": 224, "embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 4, 8], "window_size": 7}
+        {"image_size": 224, "patch_size": 16, "embed_dim": 32, "depths": [1, 1], "num_heads": [1, 2], "window_size": 7}
     ),
 }
 
