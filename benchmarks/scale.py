@@ -271,13 +271,15 @@ def main() -> int:
     """Returns 0, or 1 if there is a cliff."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a short look that records nothing")
+    parser.add_argument("--rounds", type=int, default=FULL.rounds, help="of every curve (default: %(default)s)")
     parser.add_argument("--photo", type=Path, help="what the images show, instead of a drawn picture")
     asked = parser.parse_args()
-    curves = uvloop.run(measure(QUICK if asked.quick else FULL, _picture(asked.photo)))
+    effort = QUICK if asked.quick else FULL._replace(rounds=asked.rounds)
+    curves = uvloop.run(measure(effort, _picture(asked.photo)))
     found = {name: [[each.size for each in pair] for pair in cliffs(points)] for name, points in curves.items()}
     if not asked.quick:
         rows = {name: [point.row() for point in points] for name, points in curves.items()}
-        record("scale", {**rows, "cliffs": found})
+        record("scale", {"rounds": effort.rounds, **rows, "cliffs": found})
     return int(any(found.values()))
 
 
