@@ -243,10 +243,17 @@ class Batcher:
                     await self._full.wait()
 
     def _take(self) -> list[Row]:
-        """Up to `max_batch` rows that can still make their deadline; those before them that cannot are told so."""
+        """Rows that can still make their deadline, up to `max_batch`; those before them that cannot are told so.
+
+        With several engines free, each takes its share of what waits.
+        """
+        if not self._queue:
+            return []
         rows: list[Row] = []
-        ends = time.perf_counter() + self._expected_seconds(min(self.waiting, self._max_batch)) if self._queue else 0.0
-        while self._queue and len(rows) < self._max_batch:
+        free = sum(seat.is_free for seat in self._seats)
+        most = min(-(-self.waiting // max(free, 1)), self._max_batch)
+        ends = time.perf_counter() + self._expected_seconds(most)
+        while self._queue and len(rows) < most:
             row = self._queue.popleft()
             row.is_taken = True
             if row.deadline < ends:

@@ -68,9 +68,13 @@ class Engine:
         self.image_shape = tuple(session.get_inputs()[0].shape[1:])  # height, width, 3
         self._output_shapes = {value.name: tuple(value.shape[1:]) for value in session.get_outputs()}
         self._session = session
-        self._batch = np.zeros(
-            (self.buckets[-1], *self.image_shape), np.uint8
-        )  # rows are copied here, and nowhere else
+        self._batch = np.zeros((self.buckets[-1], *self.image_shape), np.uint8)  # where rows are copied to
+
+    def sibling(self) -> "Engine":
+        """Another engine on the same session, as warm: they share the weights and run batches side by side."""
+        sibling = Engine(self._session, self.truth, self.buckets)
+        sibling.bucket_seconds = self.bucket_seconds
+        return sibling
 
     def run(self, pixels: Images) -> Logits:
         """(n, height, width, 3) → (n, classes), for n up to the largest bucket.

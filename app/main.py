@@ -93,7 +93,7 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
     """
     bundle = bundles.load(settings.bundle)
     log.debug("bundle is whole", extra={"bundle": str(settings.bundle)})
-    engines = [_open_engine(bundle, settings)]
+    engines = _open_engines(bundle, settings)
 
     def renew(index: int) -> Run:
         """On the device it was on: what failed there must not come back elsewhere in silence."""
@@ -116,21 +116,23 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
         classifier.close()
 
 
-def _open_engine(bundle: Bundle, settings: Settings) -> Engine:
+def _open_engines(bundle: Bundle, settings: Settings) -> list[Engine]:
     """On the device asked for; for `auto` on the best that proves itself, saying why."""
-    if settings.device != "auto":
-        return _open_on(settings.device, bundle, settings)
-    try:
-        return _open_on("cuda", bundle, settings)
-    except DeviceError as error:
-        log.info("serving on the CPU", extra={"device": "auto", "why": str(error)})
-        return _open_on("cpu", bundle, settings)
+    if settings.device == "auto":
+        try:
+            return [_open_on("cuda", bundle, settings)]
+        except DeviceError as error:
+            log.info("serving on the CPU", extra={"device": "auto", "why": str(error)})
+    elif settings.device == "cuda":
+        return [_open_on("cuda", bundle, settings)]
+    engine = _open_on("cpu", bundle, settings)
+    return [engine, *(engine.sibling() for _ in range(settings.engines - 1))]
 
 
 def _open_on(device: Device, bundle: Bundle, settings: Settings) -> Engine:
     """With the threads asked for; else with all there are, unless the network is too small to gain by them."""
     buckets = _buckets(settings.max_batch)
-    engine = open_proved(bundle, device, settings.threads or available_cpus(), buckets)
+    engine = open_proved(bundle, device, settings.threads or max(available_cpus() // settings.engines, 1), buckets)
     seconds = engine.expected_seconds(settings.max_batch)
     if settings.threads or engine.truth.threads == 1 or device != "cpu" or seconds > SMALL_SECONDS * settings.max_batch:
         return engine

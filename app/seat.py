@@ -56,6 +56,11 @@ class Seat:
         self._thread = self._new_thread()
         self._just_renewed = False
 
+    @property
+    def is_free(self) -> bool:
+        """Whether a batch could begin now."""
+        return self.works and not self.free_at
+
     async def attempt(self, work: Callable[[Run], T], expected: float) -> T | None:
         """Work with the engine, expected to take so many seconds. None if it failed, or is stuck."""
         patience = max(self._stuck_after, TIMES_EXPECTED * expected)

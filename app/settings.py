@@ -86,10 +86,17 @@ class Settings(BaseSettings):
         "auto",
         description="Where the network runs. `cuda` means CUDA or no start; `auto` takes the best that proves itself.",
     )
+    engines: int = Field(
+        1,
+        gt=0,
+        le=64,
+        description="On the CPU, batches that run side by side, on the same weights. 1 answers a lone image soonest; "
+        "as many as CPUs answer most images a second: threads need not wait for each other.",
+    )
     threads: Count | None = Field(
         None,
-        description="CPU threads for one batch. Unset: the CPUs this process may use, or 1 for a network so small that "
-        "more gain nothing. Fewer leave more to decoding.",
+        description="CPU threads for one batch. Unset: the CPUs this process may use, divided among the engines; or 1 "
+        "for a network so small that more gain nothing. Fewer leave more to decoding.",
     )
     max_batch: Count = Field(
         8,

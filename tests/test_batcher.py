@@ -496,3 +496,16 @@ async def test_an_answer_carries_its_times(monkeypatch: pytest.MonkeyPatch) -> N
         answers = await asyncio.gather(*first, *second)
 
     assert [(answer.queue_seconds, answer.run_seconds) for answer in answers] == [(0, 2), (2, 3)]
+
+
+async def test_engines_that_are_free_share_what_waits() -> None:
+    """Rows that come together are not left to the engine that wakes first."""
+    gates = Gate(), Gate()
+    async with batcher_of(*gates, max_batch=8) as batcher:
+        callers = submit_all(batcher, range(6))
+        for gate in gates:
+            await entered(gate)
+            gate.open()
+        await asyncio.gather(*callers)
+
+    assert [gate.batches for gate in gates] == [[3], [3]]

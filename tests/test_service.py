@@ -418,3 +418,18 @@ def test_fast_decoding_changes_scores_a_little() -> None:
 
     assert exact != fast
     assert pytest.approx(exact, abs=0.02) == fast
+
+
+def test_engines_side_by_side_answer_alike() -> None:
+    """With `engines=2` there are two, on the same session, and every image still has its own answer."""
+    images = [encode(draw_picture(32, 32, seed)) for seed in range(24)]
+    app = create_app(Settings.model_validate({"device": "cpu", "engines": 2, "max_batch": 2}))
+    with TestClient(app) as client:
+        first, second = app.state.service.engines
+        alone = [client.post("/classify", content=image).json() for image in images]
+        together = client.post("/classify/batch", files=[("files", image) for image in images]).json()["results"]
+
+    assert first._session is second._session  # noqa: SLF001 (weights are in memory once)
+    for one, other in zip(alone, together, strict=True):
+        scores = [{row["label"]: row["score"] for row in result["predictions"]} for result in (one, other)]
+        assert pytest.approx(scores[0], abs=1e-5) == scores[1]
