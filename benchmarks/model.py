@@ -112,7 +112,7 @@ def operators(path: Path, threads: int, folder: Path) -> dict[str, tuple[int, fl
     return dict(sorted(parts.items(), key=lambda part: -part[1][1]))
 
 
-def prepare(folder: Path, threads: int) -> dict[str, Run]:
+def prepare(folder: Path, threads: int, libraries: Path | None) -> dict[str, Run]:
     """Whoever takes part; the bundles and exports are written to the folder."""
     checkpoint, quiet = str(save_checkpoint(folder / "checkpoint", **SWIN_T)), Progress(quiet=True)
     build(checkpoint, folder / "fp32", progress=quiet)
@@ -124,7 +124,7 @@ def prepare(folder: Path, threads: int) -> dict[str, Run]:
         FLOOR: partial(of_graph, folder / "products.onnx", threads),
         EAGER: partial(of_torch, threads),
     }
-    return makers | {name: partial(of_graph, path, threads) for name, path in exports(folder)}
+    return makers | {name: partial(of_graph, path, threads) for name, path in exports(folder, libraries)}
 
 
 def compete(makers: Mapping[str, Any], count: int) -> dict[int, dict[str, Standing]]:
@@ -160,10 +160,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.model", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=available_cpus())
+    parser.add_argument(
+        "--libraries", type=Path, metavar="DIR", help="where pip put timm and torchvision, if elsewhere"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        makers = prepare(folder, options.threads)
+        makers = prepare(folder, options.threads, options.libraries)
         found = compete(makers, options.rounds)
         parts = operators(folder / "fp32/model.onnx", options.threads, folder)
     show(found, parts, Console(width=140))

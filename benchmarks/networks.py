@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,9 +50,16 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def exports(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Plain exports of the libraries that can be imported, with the weights they begin training with."""
+def exports(folder: Path, libraries: Path | None) -> Iterator[tuple[str, Path]]:
+    """Plain exports of the libraries that can be imported, with the weights they begin training with.
+
+    Args:
+        folder: to write them into.
+        libraries: where else timm and torchvision may lie.
+    """
     let_operators_pass()
+    if libraries is not None:
+        sys.path.append(str(libraries))
     for name, make in NETWORKS.items():
         with contextlib.suppress(ImportError):
             export(make().eval(), folder / f"{name}.onnx")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from model_export.graph import Shape, shapes_of_one_image
 
@@ -29,7 +29,7 @@ def products_of(model: ModelProto) -> ModelProto:
             helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape[1:]])
             for name, shape in inputs.items()
         ],
-        [helper.make_tensor_value_info(f"{node.name}_one", TensorProto.FLOAT, None) for node in products],
+        [_one(node, shapes) for node in products],
         [*(_weight(node, constants[node.input[1]]) for node in products if node.input[1] in constants), *_ends()],
     )
     return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
@@ -41,6 +41,11 @@ def _alone(node: NodeProto, shapes: Mapping[str, Shape], constants: Mapping[str,
     rank = len(_of_one(shapes[node.input[0]]))
     yield helper.make_node("MatMul", operands, [node.name], name=node.name)
     yield helper.make_node("Slice", [node.name, f"zeros {rank}", f"ones {rank}"], [f"{node.name}_one"])
+
+
+def _one(node: NodeProto, shapes: Mapping[str, Shape]) -> ValueInfoProto:
+    ones = [1] * len(_of_one(shapes[node.input[0]]))
+    return helper.make_tensor_value_info(f"{node.name}_one", TensorProto.FLOAT, ones)
 
 
 def _weight(node: NodeProto, constant: TensorProto) -> TensorProto:

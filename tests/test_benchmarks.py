@@ -29,12 +29,12 @@ def test_a_ratio_is_of_one_round() -> None:
 
 
 def test_the_floor_multiplies_as_often_as_the_graph(whole: onnx.ModelProto) -> None:
-    """Products alone are all of the products, those of attention included: as many multiply-accumulates for an image."""
+    """Products alone are all of the products, those of attention included."""
     assert graph_macs(whole) == graph_macs(products_of(whole))
 
 
 def test_the_floor_is_computed(whole: onnx.ModelProto) -> None:
-    """The runtime leaves none of them out, and none is computed before it is asked: one number of each, for any batch."""
+    """The runtime leaves none of them out, and answers with one number of each, for any batch."""
     session = onnxruntime.InferenceSession(products_of(whole).SerializeToString(), providers=["CPUExecutionProvider"])
     wanted = sum(node.op_type in {"MatMul", "Gemm"} for node in whole.graph.node)
     inputs = {value.name: np.ones((3, *value.shape[1:]), np.float32) for value in session.get_inputs()}
