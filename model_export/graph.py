@@ -41,7 +41,7 @@ def graph_macs(model: ModelProto) -> int:
     Raises:
         ExportError: the shape of an operand cannot be inferred.
     """
-    shapes = _shapes_of_one_image(model)
+    shapes = shapes_of_one_image(model)
     return sum(_macs(node, shapes) for node in model.graph.node if node.op_type in MACS)
 
 
@@ -84,7 +84,7 @@ MACS: dict[str, Callable[[NodeProto, Shapes, Shape], int]] = {
 }
 
 
-def _shapes_of_one_image(model: ModelProto) -> dict[str, Shape]:
+def shapes_of_one_image(model: ModelProto) -> dict[str, Shape]:
     """By name, for every value whose shape is known once the batch is 1."""
     one = ModelProto()
     one.CopyFrom(model)

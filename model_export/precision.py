@@ -28,6 +28,7 @@ from onnxruntime.quantization import (
     quantize_dynamic,
     quantize_static,
 )
+from onnxruntime.quantization.onnx_model import ONNXModel
 
 from app.bundle import Method, Precision
 from app.engine import INPUT
@@ -95,11 +96,12 @@ def to_int8(source: Path, output: Path, calibration: Pixels | None) -> Names:
     all. Products of two activations, in attention, stay in float32.
     """
     model = onnx.load(source)
+    ONNXModel(model).replace_gemm_with_matmul()  # no kernel scales by batch and has the bias in it
     kept = _ends(model)
     weighted = [node.name for node in _weighted(model) if node.name not in kept]
     del model.graph.value_info[:]  # has shapes of weights that are transposed here
     options = {
-        "op_types_to_quantize": sorted(PRODUCTS),
+        "op_types_to_quantize": ["MatMul"],
         "nodes_to_quantize": weighted,
         "per_channel": True,
         "reduce_range": True,
@@ -109,7 +111,10 @@ def to_int8(source: Path, output: Path, calibration: Pixels | None) -> Names:
         if calibration is None:
             quantize_dynamic(model, output, **options)
         else:
-            quantize_static(model, output, Calibration(calibration), quant_format=QuantFormat.QDQ, **options)
+            # Products give floats. In bytes they would only be made floats again, by what comes next.
+            extra = {"OpTypesToExcludeOutputQuantization": ["MatMul"]}
+            reader = Calibration(calibration)
+            quantize_static(model, output, reader, quant_format=QuantFormat.QDQ, extra_options=extra, **options)
     return kept
 
 
@@ -126,12 +131,11 @@ class Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime s
 
 
 def _ends(model: onnx.ModelProto) -> Names:
-    """Patch projection with its bias; last norm, mean and head."""
+    """Patch projection; last norm, mean and head."""
     nodes = list(model.graph.node)
     first, *_ = _weighted(model)
-    bias = next(node for node in nodes if first.output[0] in node.input)
     norm = max(place for place, node in enumerate(nodes) if node.op_type == "LayerNormalization")
-    return first.name, bias.name, *(node.name for node in nodes[norm:])
+    return first.name, *(node.name for node in nodes[norm:])
 
 
 def _weighted(model: onnx.ModelProto) -> list[onnx.NodeProto]:

@@ -6,20 +6,26 @@ What `swin.py` computes for every image, this file computes once:
 - roll and window partition → one gather. The residual stream stays in *window order*: norm and MLP work position by
   position and do not care, so the way from one block's windows to the next block's is a single index vector;
 - patch merging's 2×2 neighbourhood → a gather from the last block's window order;
-- query scale → the qkv weights; version 2's network for the position bias → the same constant as the bias itself;
+- query scale → the query weights; version 2's network for the position bias → the same constant as the bias itself;
+- the biases of key and value → nothing and the output's bias (`projections` says why);
 - normalisation → the patch projection, so the input is the bytes themselves.
+
+The stream has two axes only, (batch·slots, channels), so that a projection and its bias are one `Gemm`. Query, key and
+value come from a product each, so that nothing has to be cut apart.
 
 A *position* is a place on the feature map, counted in raster order. A *slot* is a place in the residual stream. An
 *order* is the vector that says which position each slot holds; slots that only fill a window up hold `PADDING`.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model_export.swin import Block, PatchMerging, Stage, Swin, SwinConfig, WindowAttention
+from model_export.swin import Block, Mlp, PatchMerging, Stage, Swin, SwinConfig, WindowAttention
 from model_export.swin_v2 import CosineAttention
 from model_export.windows import pad_to_windows, window_partition
 
@@ -41,12 +47,13 @@ class StaticSwin(nn.Module):
         self.steps = nn.ModuleList(bake_steps(network, order))
         self.norm = network.norm
         self.head = network.head
+        self.positions = math.prod(network.config.stage_grid(len(network.config.depths) - 1))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.embed(pixels)  # batch, slots, channels
+        x = self.embed(pixels)  # batch·slots, channels
         for step in self.steps:
             x = step(x)
-        tokens = self.norm(x)  # batch, positions, channels
+        tokens = self.norm(x).unflatten(0, (-1, self.positions))  # batch, positions, channels
         return self.head(tokens.mean(dim=1)), tokens
 
 
@@ -82,7 +89,7 @@ class StaticPatchEmbed(nn.Module):
         means, stds = (torch.tensor(values).double().view(3, 1, 1) for values in (mean, std))
         offset = (weight * means / stds).sum(dim=(1, 2, 3))
         weight = weight * scale / stds
-        self.proj = linear(weight.permute(0, 2, 3, 1).flatten(1), _bias(convolution).double() - offset)
+        self.proj = Linear(weight.permute(0, 2, 3, 1).flatten(1), _bias(convolution).double() - offset)
         self.norm = network.patch_embed.norm
         self.register_buffer("order", order.clamp(min=0))
         embedding = network.absolute_pos_embed.detach()[:, self.order] if network.config.ape else None
@@ -93,8 +100,10 @@ class StaticPatchEmbed(nn.Module):
         # batch, rows, patch, columns, patch, 3
         x = x.transpose(2, 3).flatten(3).flatten(1, 2)  # batch, positions, patch²·3
         x = x.index_select(1, self.order).float()  # gathered as bytes: a quarter of the traffic
-        x = self.norm(self.proj(x))  # batch, slots, channels
-        return x if self.position_embedding is None else x + self.position_embedding
+        x = self.norm(self.proj(x.flatten(0, 1)))  # batch·slots, channels
+        if self.position_embedding is None:
+            return x
+        return (x.unflatten(0, (-1, len(self.order))) + self.position_embedding).flatten(0, 1)
 
 
 class StaticBlock(nn.Module):
@@ -105,7 +114,7 @@ class StaticBlock(nn.Module):
         self.norms_after = block.norms_after
         self.norm1, self.norm2 = block.norm1, block.norm2
         self.attention = StaticAttention(block.attn, grid, order)
-        self.mlp = block.mlp
+        self.mlp = StaticMlp(block.mlp)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.norms_after:
@@ -124,25 +133,39 @@ class StaticAttention(nn.Module):
 
     def __init__(self, attention: WindowAttention | CosineAttention, grid: tuple[int, int], order: Tensor) -> None:
         super().__init__()
-        self.heads, self.area = attention.heads, attention.windowing.area
-        self.qkv, scale = joint_projection(attention)
-        self.proj = attention.proj
-        self.register_buffer("scale", scale)  # of cosine attention; otherwise it is in the weights
+        self.heads = attention.heads
+        self.windows = len(order) // attention.windowing.area, attention.windowing.area
+        self.query, self.key, self.value, self.proj = projections(attention)
+        # Of cosine attention; otherwise it is in the weights.
+        self.register_buffer("scale", attention.scale().detach() if isinstance(attention, CosineAttention) else None)
         bias = attention.position_bias() + attention.windowing.mask(*grid)[:, None]  # windows or 1, heads, area, area
         self.register_buffer("bias", bias.detach())
         is_real = (order != PADDING).float()[:, None]  # slots, 1
         self.register_buffer("is_real", None if is_real.all() else is_real)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.is_real is not None:
-            x = x * self.is_real  # what fills a window up is zero, as published
-        qkv = self.qkv(x).unflatten(1, (-1, self.area)).unflatten(3, (3, self.heads, -1))
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # each batch, windows, heads, area, dim
+        if self.is_real is not None:  # what fills a window up is zero, as published
+            x = (x.unflatten(0, (-1, len(self.is_real))) * self.is_real).flatten(0, 1)
+        q, k, v = (self.of_heads(projection(x)) for projection in (self.query, self.key, self.value))
         if self.scale is not None:
             q, k = self.scale * unit(q), unit(k)
         weights = (q @ k.mT + self.bias).softmax(dim=-1)  # batch, windows, heads, area, area
-        x = (weights @ v).transpose(2, 3).flatten(3).flatten(1, 2)  # batch, slots, channels
-        return self.proj(x)
+        return self.proj((weights @ v).transpose(2, 3).flatten(3).flatten(0, 2))  # batch·slots, channels
+
+    def of_heads(self, x: Tensor) -> Tensor:
+        """(batch·slots, channels) → (batch, windows, heads, area, dim)."""
+        return x.unflatten(1, (self.heads, -1)).unflatten(0, (-1, *self.windows)).transpose(2, 3)
+
+
+class StaticMlp(nn.Module):
+    """The two layers of a block, with the exact GELU between them."""
+
+    def __init__(self, mlp: Mlp) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = (Linear(layer.weight, layer.bias) for layer in (mlp.fc1, mlp.fc2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
 
 
 class StaticPatchMerging(nn.Module):
@@ -154,40 +177,42 @@ class StaticPatchMerging(nn.Module):
     def __init__(self, merging: PatchMerging, grid: tuple[int, int], order: Tensor, wanted: Tensor) -> None:
         super().__init__()
         self.norm_after = merging.norm_after
-        self.norm, self.reduction = merging.norm, merging.reduction
+        self.norm, self.reduction = merging.norm, Linear(merging.reduction.weight)
         neighbourhoods = window_partition(pad_to_windows(raster(*grid), (2, 2)), (2, 2))
         positions = neighbourhoods[0, :, :, 0] + PADDING  # merged positions, 4
         positions = positions[:, [0, 2, 1, 3]]  # the published order goes down the columns first
         positions = positions[wanted.clamp(min=0)]  # slots, 4
+        self.slots = len(order)
         self.register_buffer("neighbours", slots_of(positions.flatten(), order))
         is_real = (positions != PADDING).float()[:, :, None]  # slots, 4, 1
         self.register_buffer("is_real", None if is_real.all() else is_real)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.index_select(1, self.neighbours).unflatten(1, (-1, 4))  # batch, slots, 4, channels
+        x = x.unflatten(0, (-1, self.slots)).index_select(1, self.neighbours).unflatten(1, (-1, 4))
         if self.is_real is not None:
             x = x * self.is_real
-        x = x.flatten(2)  # batch, slots, 4·channels
+        x = x.flatten(2).flatten(0, 1)  # batch·slots, 4·channels
         return self.norm(self.reduction(x)) if self.norm_after else self.reduction(self.norm(x))
 
 
 class Gather(nn.Module):
-    """Moves slots: (batch, slots, channels) → (batch, other slots, channels)."""
+    """Moves slots: (batch·slots, channels) → (batch·other slots, channels)."""
 
     index: Tensor
 
-    def __init__(self, index: Tensor) -> None:
+    def __init__(self, index: Tensor, slots: int) -> None:
         super().__init__()
+        self.slots = slots
         self.register_buffer("index", index)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.index_select(1, self.index)
+        return x.unflatten(0, (-1, self.slots)).index_select(1, self.index).flatten(0, 1)
 
 
 def reorder(order: Tensor, wanted: Tensor) -> Iterator[Gather]:
     """The gather from one order to another; none where nothing moves."""
     if not torch.equal(order, wanted):
-        yield Gather(slots_of(wanted, order))
+        yield Gather(slots_of(wanted, order), len(order))
 
 
 def slots_of(positions: Tensor, order: Tensor) -> Tensor:
@@ -208,29 +233,49 @@ def raster(height: int, width: int) -> Tensor:
     return torch.arange(1, height * width + 1).view(1, height, width, 1)
 
 
-def joint_projection(attention: WindowAttention | CosineAttention) -> tuple[nn.Linear, Tensor | None]:
-    """Query, key and value in one layer, and what the unit vectors of cosine attention are still to be scaled by."""
-    weight = attention.qkv.weight.detach().double()
-    if isinstance(attention, CosineAttention):
-        bias = attention.qkv_bias()
-        return linear(weight, torch.zeros(len(weight)) if bias is None else bias.detach()), attention.scale().detach()
-    factor = torch.ones(3, len(weight) // 3, dtype=torch.float64)
-    factor[0] = attention.scale
-    factor = factor.flatten()
-    return linear(weight * factor[:, None], _bias(attention.qkv).double() * factor), None
+class Linear(nn.Module):
+    """(rows, in) → (rows, out), as one node: `Gemm`, or `MatMul` where there is no bias.
+
+    Its weight is kept as (in, out), as the product reads it. A `Gemm` that has to transpose, or has no bias, is slower.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        """`weight` is (out, in), as everybody else has it."""
+        super().__init__()
+        self.register_buffer("weight", weight.detach().float().T.contiguous())
+        self.register_buffer("bias", None if bias is None else bias.detach().float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight if self.bias is None else torch.addmm(self.bias, x, self.weight)
+
+
+def projections(attention: WindowAttention | CosineAttention) -> tuple[Linear, Linear, Linear, Linear]:
+    """Query, key, value and output, in float64 until they are baked. Only query and output keep a bias.
+
+    A key's bias adds the same to every score of a row, which the softmax does not see (version 2 has none). A value's
+    passes through the attention unchanged, because the weights of a row add up to 1: so it is the output's.
+    """
+    query, key, value = attention.qkv.weight.detach().double().chunk(3)
+    q_bias, _, v_bias = _qkv_bias(attention).double().chunk(3)
+    factor = 1.0 if isinstance(attention, CosineAttention) else attention.scale
+    output = attention.proj.weight.detach().double()
+    out_bias = _bias(attention.proj).double() + output @ v_bias
+    return Linear(query * factor, q_bias * factor), Linear(key), Linear(value), Linear(output, out_bias)
+
+
+def _qkv_bias(attention: WindowAttention | CosineAttention) -> Tensor:
+    if not isinstance(attention, CosineAttention):
+        return _bias(attention.qkv)
+    bias = attention.qkv_bias()
+    return torch.zeros(len(attention.qkv.weight)) if bias is None else bias.detach()
 
 
 def unit(x: Tensor) -> Tensor:
     """Each vector divided by its length, as `torch.nn.functional.normalize` does, in fewer nodes."""
     return x / x.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-
-
-def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    """A float32 layer with these weights."""
-    layer = nn.Linear(weight.shape[1], weight.shape[0])
-    layer.weight = nn.Parameter(weight.float())
-    layer.bias = nn.Parameter(bias.float())
-    return layer
 
 
 def _bias(layer: nn.Linear | nn.Conv2d) -> Tensor:

@@ -1,0 +1,46 @@
+"""What `benchmarks/` computes of what it measured, and what it takes for the floor."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from app.settings import DEMO_BUNDLE
+from benchmarks.contest import Cost, Spread, standings
+from benchmarks.products import products_of
+from model_export.graph import graph_macs
+
+
+@pytest.fixture(scope="module")
+def whole() -> onnx.ModelProto:
+    """The graph that ships."""
+    return onnx.load(DEMO_BUNDLE / "model.onnx")
+
+
+def test_a_ratio_is_of_one_round() -> None:
+    """A machine that is twice as slow in one round says nothing: both were slow then."""
+    costs = {"engine": [Cost(10, 20), Cost(20, 40), Cost(30, 60)], "other": [Cost(15, 20), Cost(30, 40), Cost(45, 60)]}
+
+    other = standings(costs, "engine")["other"]
+
+    assert Spread(1.5, 1.5, 1.5) == other.wall_ratio
+    assert Spread(1, 1, 1) == other.cpu_ratio
+    assert Spread(30, 22.5, 37.5) == other.wall
+
+
+def test_the_floor_multiplies_as_often_as_the_graph(whole: onnx.ModelProto) -> None:
+    """Products alone are all of the products, those of attention included."""
+    assert graph_macs(whole) == graph_macs(products_of(whole))
+
+
+def test_the_floor_is_computed(whole: onnx.ModelProto) -> None:
+    """The runtime leaves none of them out, and answers with one number of each, for any batch."""
+    session = onnxruntime.InferenceSession(products_of(whole).SerializeToString(), providers=["CPUExecutionProvider"])
+    wanted = sum(node.op_type in {"MatMul", "Gemm"} for node in whole.graph.node)
+    inputs = {value.name: np.ones((3, *value.shape[1:]), np.float32) for value in session.get_inputs()}
+
+    numbers = session.run(None, inputs)
+
+    assert wanted == len(numbers)
+    assert {1} == {number.size for number in numbers}
+    assert all(np.abs(number).max() > 0 for number in numbers)
