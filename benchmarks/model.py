@@ -31,10 +31,10 @@ from rich.console import Console
 from app import bundle as bundles
 from app.cpus import available_cpus
 from app.golden import open_unproved
-from benchmarks.contest import Contestant, Run, Spread, Standing, rounds, standings
 from benchmarks.networks import CLASSES, SIDE, Logits, exports
 from benchmarks.products import products_of
 from benchmarks.record import record
+from benchmarks.turns import Contestant, Run, Spread, Standing, rounds, standings
 from model_export.build import build
 from model_export.precision import PrecisionOptions
 from model_export.progress import Progress

@@ -6,8 +6,8 @@ import onnxruntime
 import pytest
 
 from app.settings import DEMO_BUNDLE
-from benchmarks.contest import Cost, Spread, standings
 from benchmarks.products import products_of
+from benchmarks.turns import Cost, Spread, standings
 from model_export.graph import graph_macs
 
 
