@@ -58,12 +58,21 @@ def exports(folder: Path, libraries: Path | None) -> Iterator[tuple[str, Path]]:
         libraries: where else timm and torchvision may lie.
     """
     let_operators_pass()
-    if libraries is not None:
-        sys.path.append(str(libraries))
     for name, make in NETWORKS.items():
-        with contextlib.suppress(ImportError):
+        with _also_in(libraries), contextlib.suppress(ImportError):
             export(make().eval(), folder / f"{name}.onnx")
             yield name, folder / f"{name}.onnx"
+
+
+@contextlib.contextmanager
+def _also_in(libraries: Path | None) -> Iterator[None]:
+    """Not for longer: processes inherit the path, and transformers, where it sees a torchvision, imports it."""
+    path = list(sys.path)
+    sys.path.extend([] if libraries is None else [str(libraries)])
+    try:
+        yield
+    finally:
+        sys.path[:] = path
 
 
 def export(network: nn.Module, path: Path) -> None:
