@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from app import bundle
+from app.cpus import available_cpus
 from benchmarks.crowd import Crowd
 from benchmarks.images import Known, noise, photo
 from benchmarks.load import Broken
@@ -160,7 +161,7 @@ async def contest(workload: Workload, names: Sequence[str], photos: Path | None,
     """
     folder = made([workload.network])[workload.network]
     files, entries = workload.files(photos), list[tuple[Server, Crowd, Sequence[Known]]]()
-    for launch in _launches(folder, names):
+    for launch in _launches(workload, folder, names):
         server = Server(launch)
         ends.callback(server.stop)
         crowd = ends.enter_context(contextlib.closing(Crowd(server.address)))
@@ -181,10 +182,13 @@ async def contest(workload: Workload, names: Sequence[str], photos: Path | None,
     return Contest(workload, contestants, folder)
 
 
-def _launches(folder: Path, names: Sequence[str]) -> Iterator[Launch]:
-    yield ours(folder / "fp32")
-    if (folder / "int8").exists():
-        yield ours(folder / "int8", "swin-serve int8")
+def _launches(workload: Workload, folder: Path, names: Sequence[str]) -> Iterator[Launch]:
+    """Ours as it comes; where the network counts, with an engine for each core, as others have a worker each."""
+    engines = ("--engines", str(available_cpus())) if workload.has_floor else ()
+    yield ours(folder / "fp32", "swin-serve", *engines)
+    if workload.has_floor:
+        yield ours(folder / "fp32", "swin-serve as it comes")
+        yield ours(folder / "int8", "swin-serve int8", *engines)
     for name in names:
         try:
             yield peer(name, folder)

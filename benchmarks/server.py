@@ -79,11 +79,11 @@ class Server:
         self.process.wait()
 
 
-def ours(bundle: Path, name: str = "swin-serve") -> Launch:
-    """This service, as it comes, but for what the others do not do: a log of requests, and colours by their profile."""
+def ours(bundle: Path, name: str, *options: str) -> Launch:
+    """This service, without what the others do not do: a log of requests, and colours by their profile."""
     command = [sys.executable, "-m", "app", "run", "--bundle", str(bundle), "--device", "cpu", "--port", "PORT"]
     alike = ["--log-level", "warning", "--color-profiles", "ignore"]
-    return Launch(name, [*command, *alike], is_exact=bundle.name != "int8")
+    return Launch(name, [*command, *alike, *options], is_exact=bundle.name != "int8")
 
 
 def peer(name: str, model: Path) -> Launch:

@@ -58,7 +58,7 @@ COLUMNS = {
     "caller_us": "{:11.0f}",
 }
 TITLES = (
-    "server            callers  requests/s      least–most  of ours   CPU ms   p50 ms  memory MB"
+    "server                   callers  requests/s      least–most  of ours   CPU ms   p50 ms  memory MB"
     "  difference  wrong  lost  caller µs"
 )
 
@@ -82,10 +82,13 @@ def show(name: str, figures: Mapping[str, Any]) -> None:
     """For people."""
     print(f"\n{name}\n{TITLES}")
     for row in figures["servers"]:
-        print(f"{row['server']:17}" + "".join(form.format(row[column]) for column, form in COLUMNS.items()))
+        print(f"{row['server']:24}" + "".join(form.format(row[column]) for column, form in COLUMNS.items()))
     if "engine" in figures:
         engine = figures["engine"]
-        print(f"the engine alone  {engine['requests_per_second']:19.1f}, in batches of {engine['batch']:.0f}", end="")
+        print(
+            f"the engine alone         {engine['requests_per_second']:19.1f}, in batches of {engine['batch']:.0f}",
+            end="",
+        )
         print(f", of which the service keeps {figures['share']:.1%}")
     if "int8_agreement" in figures:
         print(f"int8 agrees with float32 in {figures['int8_agreement']:.1%}, says its manifest")
