@@ -19,9 +19,10 @@ class Caller:
         self._on_leave: Callable[[], object] = _nobody
 
     def leave(self) -> None:
-        """It has hung up."""
-        self.has_left = True
-        self._on_leave()
+        """It has hung up. Said again, it changes nothing: what is cancelled twice does not know by whom."""
+        if not self.has_left:
+            self.has_left = True
+            self._on_leave()
 
     def when_it_leaves(self, do: Callable[[], object]) -> None:
         """What to do as soon as it hangs up, instead of what was said before."""

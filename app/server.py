@@ -66,7 +66,7 @@ class Envelope:
 
     def write(self, data: bytes) -> None:
         """As of a transport."""
-        if self._head is None or data.startswith(INTERIM):
+        if self._head is None or (not self._head and data.startswith(INTERIM)):
             self._transport.write(data)
         elif self._head:
             self._transport.writelines([self._head, data])
@@ -157,6 +157,8 @@ class Connection(HttpToolsProtocol):
         """All of the request is here."""
         super().on_message_complete()
         self._caller.has_sent_all = True
+        if self.cycle is self._running:
+            self.flow.resume_reading()  # paused for a long body; a caller that leaves is only heard by who reads
         self._owe(None)
         self.cycle.keep_alive = self._keeps_alive and not self.server_state.service.is_draining
         if self.cycle.response_complete and not self.cycle.keep_alive:

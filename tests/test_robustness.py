@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 from app.bundle import Bundle
+from app.caller import Caller
 from app.image import to_rgb
 from app.main import create_app
 from app.server import Server
@@ -342,3 +343,15 @@ async def test_the_second_signal_waits_for_nobody(demo: Bundle, monkeypatch: pyt
     assert (answer.status_code, answer.json()["code"]) == (503, "draining")
     assert server.should_exit
     assert server.force_exit
+
+
+def test_who_has_left_is_not_told_again() -> None:
+    """A caller leaves once, however often its connection says so: one cancellation is one caller's."""
+    told = list[str]()
+    caller = Caller()
+    caller.when_it_leaves(lambda: told.append("gone"))
+
+    caller.leave()
+    caller.leave()
+
+    assert told == ["gone"]
