@@ -59,7 +59,7 @@ class DeviceTruth:
 
 
 class Engine:
-    """One session on one device; runs one batch at a time, padded up to a bucket it is warm for."""
+    """One session on one device, warm for batches of some sizes, its buckets; runs one batch at a time."""
 
     def __init__(self, session: onnxruntime.InferenceSession, truth: DeviceTruth, buckets: Sequence[int]) -> None:
         self.truth = truth
@@ -115,12 +115,19 @@ class Engine:
         return values
 
     def bucket(self, size: int) -> int:
-        """The batch size a batch of this size is padded to."""
-        return next(bucket for bucket in self.buckets if bucket >= size)
+        """The batch size that a batch of this size is run as: padded to one that is warm, but on the CPU as it is.
+
+        There every image takes its time, the empty ones too: batches of 5 would take that of 8.
+        """
+        return size if self.truth.device == "cpu" else self._warm(size)
 
     def expected_seconds(self, size: int) -> float:
-        """What a batch of this size took at warm-up; 0 before."""
-        return self.bucket_seconds.get(self.bucket(size), 0.0)
+        """What a batch of this size takes, by what was measured at warm-up; 0 before."""
+        warm = self._warm(size)
+        return self.bucket_seconds.get(warm, 0.0) * self.bucket(size) / warm
+
+    def _warm(self, size: int) -> int:
+        return next(bucket for bucket in self.buckets if bucket >= size)
 
     def report(self) -> dict[str, Any]:
         """The device as the session reports it, and the milliseconds each bucket took at warm-up."""

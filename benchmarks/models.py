@@ -101,8 +101,8 @@ def _bundle(checkpoint: Path, output: Path, precision: str) -> None:
 
 def _plain(checkpoint: Path, folder: Path) -> None:
     """Export Hugging Face's network as its users do, and write down what it is to be fed with."""
-    import torch  # noqa: PLC0415
-    from transformers import SwinForImageClassification  # noqa: PLC0415
+    import torch  # noqa: PLC0415 (only where there is something to make)
+    from transformers import SwinForImageClassification  # noqa: PLC0415 (likewise)
 
     network: Any = SwinForImageClassification.from_pretrained(checkpoint).eval()
     side = network.config.image_size

@@ -1,5 +1,6 @@
 """What is written is true: settings, metrics and the tree of the README are those of the code."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,36 @@ from tests.references.table import MARKS, SOURCES, has
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+SERVERS = {
+    "swin-serve": "swin-serve",
+    "FastAPI by hand": "fastapi",
+    "mosec": "mosec",
+    "TorchServe": "torchserve",
+}
+CONTESTS = {
+    "digits of 32×32, the demonstration, 32 at once": "digits",
+    "photos, a network as narrow as can be, 32 at once": "photos",
+    "photos, Swin-T, 8 at once": "swin-t",
+}
+"""Rows of the README's table, and the benchmark's names for them."""
+
+
+def contest_table() -> str:
+    """What others and we do, from the results that are kept. Paste it into the README when it differs."""
+    rows = [f"| {title} | {' | '.join(contest_cells(name))} |" for title, name in CONTESTS.items()]
+    return "\n".join([f"| | {' | '.join(SERVERS)} |", "| --- " * (len(SERVERS) + 1) + "|", *rows])
+
+
+def contest_cells(workload: str) -> list[str]:
+    figures = json.loads((ROOT / f"benchmarks/results/service-{workload}.json").read_text())
+    last = {row["server"]: row for row in figures["servers"]}  # the last is the one with most callers
+    found = [last.get(server) for server in SERVERS.values()]
+    return [f"{short(row['requests_per_second'])} · {short(row['cpu_ms'])}" if row else "–" for row in found]
+
+
+def short(figure: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{figure:,.{max(2 - len(str(int(figure))) + 1, 0)}f}"
 
 
 def settings_table() -> str:
@@ -33,6 +64,11 @@ def shown(default: Any) -> str:
 def test_every_setting_is_in_the_readme() -> None:
     """Name, default and sentence of each setting stand in the README as in the code."""
     assert settings_table() in README
+
+
+def test_the_figures_beside_others_are_the_measured_ones() -> None:
+    """The README's table of requests/s and CPU time is made of what `benchmarks/results/` holds."""
+    assert contest_table() in README
 
 
 def test_every_setting_gives_a_reason() -> None:

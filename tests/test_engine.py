@@ -35,13 +35,19 @@ def random_pixels(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
 
 
+def padding(engine: Engine) -> Engine:
+    """The same session, treated as one of a GPU is: no shape but those it is warm for."""
+    return Engine(engine._session, replace(engine.truth, device="cuda"), engine.buckets)  # noqa: SLF001 (the same)
+
+
 @pytest.mark.parametrize("size", range(1, 9))
 def test_padding_changes_nothing(engine: Engine, size: int) -> None:
-    """A batch padded up to its bucket gives each row the logits it gets alone."""
+    """A batch padded up to its bucket, or run as it is, gives each row the logits it gets alone."""
     pixels = random_pixels(size)
     alone = np.concatenate([engine.run(row[None]) for row in pixels])
 
     assert np.allclose(alone, engine.run(pixels), atol=1e-5)
+    assert np.allclose(alone, padding(engine).run(pixels), atol=1e-5)
 
 
 def test_tokens_go_to_the_rows_that_ask(engine: Engine) -> None:
@@ -94,14 +100,29 @@ def test_what_pads_a_batch_may_come_to_anything(engine: Engine, monkeypatch: pyt
         def run(self, *_: Any) -> list[np.ndarray]:
             return [np.concatenate([np.zeros((3, 10), np.float32), np.full((1, 10), np.nan, np.float32)])]
 
-    monkeypatch.setattr(engine, "_session", Padded())
+    padded = padding(engine)
+    monkeypatch.setattr(padded, "_session", Padded())
 
-    assert engine.run(random_pixels(3)).shape == (3, 10)
+    assert padded.run(random_pixels(3)).shape == (3, 10)
 
 
 def test_a_batch_goes_to_the_nearest_bucket(engine: Engine) -> None:
-    """Buckets are filled from below."""
-    assert [engine.bucket(size) for size in range(1, 9)] == [1, 4, 4, 4, 8, 8, 8, 8]
+    """On a GPU, padding is as little as the buckets allow; on the CPU there is none, as nothing is gained by it."""
+    sizes = range(1, 9)
+
+    assert [padding(engine).bucket(size) for size in sizes] == [1, 4, 4, 4, 8, 8, 8, 8]
+    assert [engine.bucket(size) for size in sizes] == list(sizes)
+
+
+def test_what_is_expected_is_for_the_batch_as_it_is_run(demo: Bundle) -> None:
+    """On the CPU a part of the bucket's time, elsewhere all of it; and nothing before anything was measured."""
+    engine = engine_of(demo, buckets=[1, 4])
+    before = engine.expected_seconds(3)
+    engine.bucket_seconds = {1: 1.0, 4: 4.0}
+    padded = padding(engine)
+    padded.bucket_seconds = engine.bucket_seconds
+
+    assert (before, engine.expected_seconds(3), padded.expected_seconds(3)) == (0.0, 3.0, 4.0)
 
 
 def test_warm_up_measures_every_bucket(demo: Bundle) -> None:

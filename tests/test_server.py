@@ -1,6 +1,6 @@
 """`app/server.py`: what a connection may take, over real sockets."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from app.bundle import Bundle
-from app.server import Connection
+from app.server import Connection, Envelope
 from app.settings import Settings
 from tests.served import Served, answer_of, everything
 
@@ -181,3 +181,42 @@ def test_who_does_not_read_is_let_go(unsent: tuple[int, ...], aborted: bool) -> 
         connection.check(now)
 
     assert aborted == connection.transport.aborted
+
+
+class Sent:
+    """A transport that notes what leaves together."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        """One system call."""
+        self.pieces.append(data)
+
+    def writelines(self, data: Iterable[bytes]) -> None:
+        """One as well."""
+        self.pieces.append(b"".join(data))
+
+
+def test_head_and_body_leave_together() -> None:
+    """An answer is one piece on the wire, what is streamed after it goes as it comes; 100 Continue does not wait."""
+    sent: Any = Sent()
+    envelope = Envelope(sent)
+
+    for part in (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n", b"body", b"more"):
+        envelope.write(part)
+
+    assert sent.pieces == [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\nbody", b"more"]
+
+
+def test_a_head_that_no_body_follows_is_sent(served: Served) -> None:
+    """HEAD is answered before the next request on its connection is, not with it."""
+    with served.connect() as connection:
+        connection.sendall(b"HEAD /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        first = connection.recv(65536)
+        connection.sendall(LIVE)
+        second = connection.recv(65536)
+
+    assert first.startswith(b"HTTP/1.1 405")
+    assert first.endswith(b"\r\n\r\n")
+    assert second.startswith(b"HTTP/1.1 200")

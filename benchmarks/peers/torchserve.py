@@ -78,8 +78,9 @@ def serve(folder: Path) -> int:
     run = ["--start", "--foreground", "--model-store", str(folder), "--models", "swin=swin.mar"]
     run += ["--ts-config", str(folder / "config.properties"), "--disable-token-auth"]
     run += ["--log-config", str(folder / "log4j2.xml")]
-    variables = {"PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": os.getcwd(), "LOG_LOCATION": str(folder)}  # noqa: PTH109
-    return subprocess.run([tools / "torchserve", *run], check=False, env=os.environ | variables).returncode  # noqa: S603
+    variables = {"PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(Path.cwd()), "LOG_LOCATION": str(folder)}
+    environment = os.environ | variables
+    return subprocess.run([tools / "torchserve", *run], check=False, env=environment).returncode  # noqa: S603 (ours)
 
 
 if __name__ == "__main__":
