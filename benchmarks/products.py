@@ -55,8 +55,8 @@ def _weight(node: NodeProto, constant: TensorProto) -> TensorProto:
 
 
 def _of_one(shape: Shape) -> Shape:
-    """With an axis for the batch: (rows, channels) have the rows of its images one after the other."""
-    return shape if len(shape) > 2 else (1, *shape)  # noqa: PLR2004 (rows and channels)
+    """With an axis for the batch, wherever the graph has it: products of other images are more of the same products."""
+    return (1, *shape)
 
 
 def _named(shape: Shape) -> str:
@@ -65,6 +65,6 @@ def _named(shape: Shape) -> str:
 
 def _ends() -> Iterator[TensorProto]:
     """Where a slice of one number begins and ends, by rank."""
-    for rank in range(3, 6):
+    for rank in range(3, 7):
         yield numpy_helper.from_array(np.zeros(rank, np.int64), f"zeros {rank}")
         yield numpy_helper.from_array(np.ones(rank, np.int64), f"ones {rank}")

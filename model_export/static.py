@@ -10,8 +10,10 @@ What `swin.py` computes for every image, this file computes once:
 - the biases of key and value → nothing and the output's bias (`projections` says why);
 - normalisation → the patch projection, so the input is the bytes themselves.
 
-The stream has two axes only, (batch·slots, channels), so that a projection and its bias are one `Gemm`. Query, key and
-value come from a product each, so that nothing has to be cut apart.
+The stream has two axes only, (slots·batch, channels), so that a projection and its bias are one `Gemm`. Query, key and
+value come from a product each, so that nothing has to be cut apart. Slots lie with the first position of every window
+before the second of any, and with the images of a batch side by side: what attention has to transpose is then the first
+axis alone, which ONNX Runtime's products read as it lies.
 
 A *position* is a place on the feature map, counted in raster order. A *slot* is a place in the residual stream. An
 *order* is the vector that says which position each slot holds; slots that only fill a window up hold `PADDING`.
@@ -50,10 +52,10 @@ class StaticSwin(nn.Module):
         self.positions = math.prod(network.config.stage_grid(len(network.config.depths) - 1))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.embed(pixels)  # batch·slots, channels
+        x = self.embed(pixels)  # slots·batch, channels
         for step in self.steps:
             x = step(x)
-        tokens = self.norm(x).unflatten(0, (-1, self.positions))  # batch, positions, channels
+        tokens = self.norm(x).unflatten(0, (self.positions, -1)).transpose(0, 1)  # batch, positions, channels
         return self.head(tokens.mean(dim=1)), tokens
 
 
@@ -92,18 +94,18 @@ class StaticPatchEmbed(nn.Module):
         self.proj = Linear(weight.permute(0, 2, 3, 1).flatten(1), _bias(convolution).double() - offset)
         self.norm = network.patch_embed.norm
         self.register_buffer("order", order.clamp(min=0))
-        embedding = network.absolute_pos_embed.detach()[:, self.order] if network.config.ape else None
+        embedding = network.absolute_pos_embed.detach()[0, self.order, None] if network.config.ape else None
         self.register_buffer("position_embedding", embedding)
 
     def forward(self, pixels: Tensor) -> Tensor:
         x = pixels.unflatten(2, (-1, self.patch)).unflatten(1, (-1, self.patch))
         # batch, rows, patch, columns, patch, 3
         x = x.transpose(2, 3).flatten(3).flatten(1, 2)  # batch, positions, patch²·3
-        x = x.index_select(1, self.order).float()  # gathered as bytes: a quarter of the traffic
-        x = self.norm(self.proj(x.flatten(0, 1)))  # batch·slots, channels
+        x = x.index_select(1, self.order).transpose(0, 1)  # as bytes: a quarter of the traffic
+        x = self.norm(self.proj(x.flatten(0, 1).float()))  # slots·batch, channels
         if self.position_embedding is None:
             return x
-        return (x.unflatten(0, (-1, len(self.order))) + self.position_embedding).flatten(0, 1)
+        return (x.unflatten(0, (len(self.order), -1)) + self.position_embedding).flatten(0, 1)
 
 
 class StaticBlock(nn.Module):
@@ -125,7 +127,7 @@ class StaticBlock(nn.Module):
 
 
 class StaticAttention(nn.Module):
-    """Attention inside windows that lie one after the other, with mask and position bias in one constant."""
+    """Attention inside the windows of a stream in their order, with mask and position bias in one constant."""
 
     bias: Tensor
     is_real: Tensor | None
@@ -133,28 +135,29 @@ class StaticAttention(nn.Module):
 
     def __init__(self, attention: WindowAttention | CosineAttention, grid: tuple[int, int], order: Tensor) -> None:
         super().__init__()
-        self.heads = attention.heads
-        self.windows = len(order) // attention.windowing.area, attention.windowing.area
+        self.heads, self.area = attention.heads, attention.windowing.area
+        self.windows = len(order) // self.area
         self.query, self.key, self.value, self.proj = projections(attention)
-        # Of cosine attention; otherwise it is in the weights.
-        self.register_buffer("scale", attention.scale().detach() if isinstance(attention, CosineAttention) else None)
+        is_cosine = isinstance(attention, CosineAttention)  # otherwise its scale is in the weights
+        self.register_buffer("scale", attention.scale().detach()[:, 0] if is_cosine else None)  # heads, 1
         bias = attention.position_bias() + attention.windowing.mask(*grid)[:, None]  # windows or 1, heads, area, area
-        self.register_buffer("bias", bias.detach())
-        is_real = (order != PADDING).float()[:, None]  # slots, 1
+        self.register_buffer("bias", bias.detach()[:, None])  # the same for each image
+        is_real = (order != PADDING).float()[:, None, None]  # slots, 1, 1
         self.register_buffer("is_real", None if is_real.all() else is_real)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.is_real is not None:  # what fills a window up is zero, as published
-            x = (x.unflatten(0, (-1, len(self.is_real))) * self.is_real).flatten(0, 1)
-        q, k, v = (self.of_heads(projection(x)) for projection in (self.query, self.key, self.value))
+            x = (x.unflatten(0, (len(self.is_real), -1)) * self.is_real).flatten(0, 1)
+        q, k, v = (self.in_heads(projection(x)) for projection in (self.query, self.key, self.value))
         if self.scale is not None:
             q, k = self.scale * unit(q), unit(k)
-        weights = (q @ k.mT + self.bias).softmax(dim=-1)  # batch, windows, heads, area, area
-        return self.proj((weights @ v).transpose(2, 3).flatten(3).flatten(0, 2))  # batch·slots, channels
+        q, k, v = (x.permute(1, 2, 3, 0, 4) for x in (q, k, v))  # windows, batch, heads, area, dim
+        weights = (q @ k.mT + self.bias).softmax(dim=-1)  # windows, batch, heads, area, area
+        return self.proj((weights @ v).permute(3, 0, 1, 2, 4).flatten(3).flatten(0, 2))  # slots·batch, channels
 
-    def of_heads(self, x: Tensor) -> Tensor:
-        """(batch·slots, channels) → (batch, windows, heads, area, dim)."""
-        return x.unflatten(1, (self.heads, -1)).unflatten(0, (-1, *self.windows)).transpose(2, 3)
+    def in_heads(self, x: Tensor) -> Tensor:
+        """(slots·batch, channels) → (area, windows, batch, heads, dim)."""
+        return x.unflatten(1, (self.heads, -1)).unflatten(0, (self.area, self.windows, -1))
 
 
 class StaticMlp(nn.Module):
@@ -184,19 +187,19 @@ class StaticPatchMerging(nn.Module):
         positions = positions[wanted.clamp(min=0)]  # slots, 4
         self.slots = len(order)
         self.register_buffer("neighbours", slots_of(positions.flatten(), order))
-        is_real = (positions != PADDING).float()[:, :, None]  # slots, 4, 1
+        is_real = (positions != PADDING).float()[:, :, None, None]  # slots, 4, 1, 1
         self.register_buffer("is_real", None if is_real.all() else is_real)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.unflatten(0, (-1, self.slots)).index_select(1, self.neighbours).unflatten(1, (-1, 4))
+        x = x.unflatten(0, (self.slots, -1)).index_select(0, self.neighbours).unflatten(0, (-1, 4))
         if self.is_real is not None:
             x = x * self.is_real
-        x = x.flatten(2).flatten(0, 1)  # batch·slots, 4·channels
+        x = x.transpose(1, 2).flatten(2).flatten(0, 1)  # slots·batch, 4·channels
         return self.norm(self.reduction(x)) if self.norm_after else self.reduction(self.norm(x))
 
 
 class Gather(nn.Module):
-    """Moves slots: (batch·slots, channels) → (batch·other slots, channels)."""
+    """Moves slots: (slots·batch, channels) → (other slots·batch, channels)."""
 
     index: Tensor
 
@@ -206,7 +209,7 @@ class Gather(nn.Module):
         self.register_buffer("index", index)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.unflatten(0, (-1, self.slots)).index_select(1, self.index).flatten(0, 1)
+        return x.unflatten(0, (self.slots, -1)).index_select(0, self.index).flatten(0, 1)
 
 
 def reorder(order: Tensor, wanted: Tensor) -> Iterator[Gather]:
@@ -224,8 +227,9 @@ def slots_of(positions: Tensor, order: Tensor) -> Tensor:
 
 
 def block_order(config: SwinConfig, stage: int, block: int) -> Tensor:
-    """The order a block works in: its windows one after the other, rolled by its shift."""
-    return config.windowing(stage, block).cut(raster(*config.stage_grid(stage))).flatten() + PADDING
+    """The order a block works in: the first position of each of its windows, rolled by its shift; then the second."""
+    windows = config.windowing(stage, block).cut(raster(*config.stage_grid(stage)))  # 1, windows, area, 1
+    return windows.transpose(1, 2).flatten() + PADDING
 
 
 def raster(height: int, width: int) -> Tensor:

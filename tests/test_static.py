@@ -116,8 +116,8 @@ def test_mask_and_bias_are_one_constant() -> None:
     steps = baked(input_size=(32, 32), depths=(2,), num_heads=(2,)).steps
     first, second = (step for step in steps if isinstance(step, StaticBlock))
 
-    assert first.attention.bias.shape == (1, 2, 16, 16)
-    assert second.attention.bias.shape == (4, 2, 16, 16)
+    assert first.attention.bias.shape == (1, 1, 2, 16, 16)
+    assert second.attention.bias.shape == (4, 1, 2, 16, 16)
 
 
 def test_every_position_has_a_slot() -> None:
