@@ -5,6 +5,7 @@ constructor fails, and during `run`. So a device is believed only after the sess
 the network says so too, and the fallback is switched off. What a build *lists* as available proves nothing.
 """
 
+import itertools
 import os
 import time
 from collections import Counter
@@ -31,8 +32,12 @@ PROVIDER_OPTIONS: Mapping[str, Mapping[str, str]] = {
 }
 INPUT, OUTPUT, TOKENS = "pixels", "logits", "tokens"
 
-MEASUREMENTS, MEASURING_SECONDS = 4, 0.5
-"""Runs of a bucket at warm-up, and after how long one is enough: on the CPU, the first takes little longer."""
+MEASUREMENTS, SHORT_SECONDS, LONG_SECONDS = 4, 0.01, 0.5
+"""Runs of a bucket at warm-up; more of those that take no time, and after so long one is enough."""
+
+LEAST_SAVING, BATCH_SECONDS = 0.03, 0.0002
+"""The part of an image's cost that a bucket has to save beside the one before it, to be worth the wait; and what a
+batch costs the service beside its run, on its way to the engine's thread and back."""
 
 Pixels = NDArray[np.uint8]  # batch, height, width, 3
 Images = Pixels | Sequence[NDArray[np.uint8]]  # the same, or one by one
@@ -75,6 +80,15 @@ class Engine:
         sibling = Engine(self._session, self.truth, self.buckets)
         sibling.bucket_seconds = self.bucket_seconds
         return sibling
+
+    def shares_session(self, other: "Engine") -> bool:
+        """Whether the other one runs on the same session."""
+        return self._session is other._session  # noqa: SLF001 (another of our own)
+
+    @property
+    def image_seconds(self) -> float:
+        """What an image takes in the batches that suit this engine best, as measured at warm-up."""
+        return min(seconds / size for size, seconds in self.bucket_seconds.items())
 
     def run(self, pixels: Images) -> Logits:
         """(n, height, width, 3) → (n, classes), for n up to the largest bucket.
@@ -136,22 +150,34 @@ class Engine:
         ]
         return {**asdict(self.truth), "buckets": buckets}
 
-    def warm_up(self) -> None:
+    def warm_up(self, *, while_cheaper: bool = False) -> None:
         """Run every bucket: to pay for allocation and kernel choice, and to know what to expect.
 
-        The least of some runs is expected, of fewer where they take long: the first is slow, and others may use this
-        machine at the same time.
+        `while_cheaper`, only up to the first that makes an image no cheaper: it and those after it are given up, as
+        they would cost memory and waiting for nothing.
 
         Raises:
             DeviceError: a bucket cannot be run here.
         """
+        for before, bucket in itertools.pairwise((0, *self.buckets)):
+            seconds = self._measured(bucket)
+            if while_cheaper and before and not _is_cheaper(bucket, seconds, before, self.bucket_seconds[before]):
+                self.buckets = tuple(self.bucket_seconds)
+                return
+            self.bucket_seconds[bucket] = seconds
+
+    def _measured(self, bucket: int) -> float:
+        """The least of some runs: the first is slow, and others may use this machine at the same time."""
         least = 1 if self.truth.device == "cpu" else 2  # elsewhere, a first run looks for kernels, for seconds
-        for bucket in self.buckets:
-            pixels = np.zeros((bucket, *self.image_shape), np.uint8)
-            seconds = [self._timed(pixels)]
-            while len(seconds) < least or (len(seconds) < MEASUREMENTS and sum(seconds) < MEASURING_SECONDS):
-                seconds.append(self._timed(pixels))
-            self.bucket_seconds[bucket] = min(seconds)
+        pixels = np.zeros((bucket, *self.image_shape), np.uint8)
+        seconds = list[float]()
+        while (
+            len(seconds) < least
+            or sum(seconds) < SHORT_SECONDS
+            or (len(seconds) < MEASUREMENTS and sum(seconds) < LONG_SECONDS)
+        ):
+            seconds.append(self._timed(pixels))
+        return min(seconds)
 
     def self_test(self, pixels: Pixels, expected: Logits, tolerance: float) -> None:
         """Check known answers on this device, row by row.
@@ -176,6 +202,12 @@ class Engine:
             return self.run(pixels)
         except Exception as error:  # ONNX Runtime's errors share no class of their own
             raise DeviceError(f"{self.truth.device} cannot run a batch of {len(pixels)}: {sentence(error)}") from error
+
+
+def _is_cheaper(size: int, seconds: float, before: int, seconds_before: float) -> bool:
+    """Whether an image costs less in batches of this size than in those of the size before."""
+    cost, cost_before = (seconds + BATCH_SECONDS) / size, (seconds_before + BATCH_SECONDS) / before
+    return cost < (1 - LEAST_SAVING) * cost_before
 
 
 def open_engine(

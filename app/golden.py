@@ -20,8 +20,12 @@ from app.preprocess import preprocess
 log = logging.getLogger("swin.start")
 
 
-def open_proved(bundle: Bundle, device: Device, threads: int, buckets: Sequence[int]) -> Engine:
+def open_proved(
+    bundle: Bundle, device: Device, threads: int, buckets: Sequence[int], *, while_cheaper: bool = False
+) -> Engine:
     """The bundle's network on this device: proved to be there, to compute what the bundle promises, and warm.
+
+    `while_cheaper`, only for the buckets that are worth their wait: see `Engine.warm_up`.
 
     Raises:
         DeviceError: at the first proof that fails.
@@ -31,7 +35,7 @@ def open_proved(bundle: Bundle, device: Device, threads: int, buckets: Sequence[
     log.debug("session is open")
     check_golden(bundle, engine)
     log.debug("golden samples agree")
-    engine.warm_up()
+    engine.warm_up(while_cheaper=while_cheaper)
     log.debug("warm")
     return engine
 

@@ -4,6 +4,7 @@ import importlib.metadata
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from threading import Lock
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,7 +17,7 @@ from app.classifier import Classifier
 from app.cpus import available_cpus
 from app.engine import Device, Engine
 from app.errors import DeviceError
-from app.golden import open_proved
+from app.golden import check_golden, open_proved
 from app.image import FORMATS, Limits
 from app.metrics import Metrics
 from app.routes import classify, health, model
@@ -94,11 +95,12 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
     bundle = bundles.load(settings.bundle)
     log.debug("bundle is whole", extra={"bundle": str(settings.bundle)})
     engines = _open_engines(bundle, settings)
+    renewing = Lock()  # one at a time: the second can then use the session of the first
 
     def renew(index: int) -> Run:
         """On the device it was on: what failed there must not come back elsewhere in silence."""
-        failed = engines[index]
-        engines[index] = open_proved(bundle, failed.truth.device, failed.truth.threads, failed.buckets)
+        with renewing:
+            engines[index] = _another(bundle, engines, engines[index])
         metrics.engines_renewed.inc()
         return engines[index].answer
 
@@ -131,13 +133,26 @@ def _open_engines(bundle: Bundle, settings: Settings) -> list[Engine]:
 
 def _open_on(device: Device, bundle: Bundle, settings: Settings) -> Engine:
     """With the threads asked for; else with all there are, unless the network is too small to gain by them."""
-    buckets = _buckets(settings.max_batch)
-    engine = open_proved(bundle, device, settings.threads or max(available_cpus() // settings.engines, 1), buckets)
-    seconds = engine.expected_seconds(settings.max_batch)
-    if settings.threads or engine.truth.threads == 1 or device != "cpu" or seconds > SMALL_SECONDS * settings.max_batch:
+    threads = settings.threads or max(available_cpus() // settings.engines, 1)
+    buckets = _buckets(min(settings.max_batch, settings.queue_images))
+    engine = open_proved(bundle, device, threads, buckets, while_cheaper=True)
+    if settings.threads or threads == 1 or device != "cpu" or engine.image_seconds > SMALL_SECONDS:
         return engine
-    alone = open_proved(bundle, device, 1, buckets)
-    return alone if alone.expected_seconds(settings.max_batch) < LEAST_GAIN * seconds else engine
+    alone = open_proved(bundle, device, 1, buckets, while_cheaper=True)
+    return alone if alone.image_seconds < LEAST_GAIN * engine.image_seconds else engine
+
+
+def _another(bundle: Bundle, engines: Sequence[Engine], failed: Engine) -> Engine:
+    """In the place of one that failed: on a session that another was renewed with, or else on a new one.
+
+    So what several engines shared and lost is in memory once more, not once for each of them.
+    """
+    for engine in engines:
+        if engine.truth == failed.truth and not engine.shares_session(failed):
+            sibling = engine.sibling()
+            check_golden(bundle, sibling)
+            return sibling
+    return open_proved(bundle, failed.truth.device, failed.truth.threads, failed.buckets)
 
 
 def _open_classifier(
@@ -174,7 +189,7 @@ def _open_batcher(
 
     return Batcher(
         [engine.answer for engine in engines],
-        max_batch=settings.max_batch,
+        max_batch=min(engine.buckets[-1] for engine in engines),
         capacity=settings.queue_images,
         linger=settings.linger_ms / 1e3,
         expected_seconds=lambda size: max(engine.expected_seconds(size) for engine in engines),

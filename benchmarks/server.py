@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks import processes
 from benchmarks.models import CACHE, ROOT
+from benchmarks.peers.network import MAX_BATCH
 from benchmarks.protocols import PROTOCOLS, Protocol
 
 PEERS = Path(__file__).parent / "peers"
@@ -80,9 +81,9 @@ class Server:
 
 
 def ours(bundle: Path, name: str, *options: str) -> Launch:
-    """This service, without what the others do not do: a log of requests, and colours by their profile."""
+    """This service as the others are: no log of requests, colours whatever their profile says, batches of up to 8."""
     command = [sys.executable, "-m", "app", "run", "--bundle", str(bundle), "--device", "cpu", "--port", "PORT"]
-    alike = ["--log-level", "warning", "--color-profiles", "ignore"]
+    alike = ["--log-level", "warning", "--color-profiles", "ignore", "--max-batch", str(MAX_BATCH)]
     return Launch(name, [*command, *alike, *options], is_exact=bundle.name != "int8")
 
 

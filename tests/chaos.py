@@ -26,13 +26,14 @@ from benchmarks.served import Served, Usage, metrics
 from tests import broken_engine
 from tests.behaviours import BEHAVIOURS, BUSY, FAILED, Crowd
 
+MAX_BATCH = 8
 OPTIONS = [
+    *("--max-batch", str(MAX_BATCH)),
     *("--queue-images", "64", "--decode-queue", "24", "--max-images", "16"),
     *("--stuck-seconds", "1", "--header-timeout", "2.5", "--body-timeout", "2.5"),
 ]
 """Queues so short that they fill now and then, and little patience with engines that hang and callers that dawdle."""
 
-MAX_BATCH = 8
 SETTLING_SECONDS = 20
 BETWEEN_FAILURES = 0.5
 SIDES = [(320, 240), (500, 375), (900, 1200), (2000, 1500)]

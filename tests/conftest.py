@@ -48,6 +48,12 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture
+def all_batches_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches are as large as the settings allow, whatever is measured at warm-up."""
+    monkeypatch.setattr("app.engine.LEAST_SAVING", -1e6)
+
+
+@pytest.fixture
 def served() -> Iterator[Served]:
     """The demonstration bundle, served by a process of its own."""
     served = Served()

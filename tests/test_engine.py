@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -134,22 +135,60 @@ def test_warm_up_measures_every_bucket(demo: Bundle) -> None:
     assert all(seconds > 0 for seconds in engine.bucket_seconds.values())
 
 
-@pytest.mark.parametrize(("seconds", "runs"), [(0.6, 1), (0.3, 2), (0.001, 4)])
-def test_a_slow_network_is_warm_sooner(
-    demo: Bundle, monkeypatch: pytest.MonkeyPatch, seconds: float, runs: int
-) -> None:
-    """A bucket is run up to four times, but not again once that has taken half a second."""
-    engine = engine_of(demo, buckets=[1])
-    timed: list[int] = []
+def timed_as(engine: Engine, monkeypatch: pytest.MonkeyPatch, seconds: Callable[[int], float]) -> list[int]:
+    """Have batches take what they do not; their sizes as they are run."""
+    timed = list[int]()
 
     def run(pixels: Pixels) -> float:
         timed.append(len(pixels))
-        return seconds
+        return seconds(len(pixels))
 
     monkeypatch.setattr(engine, "_timed", run)
+    return timed
+
+
+@pytest.mark.parametrize(("seconds", "runs"), [(0.6, 1), (0.3, 2), (0.003, 4), (0.002, 5)])
+def test_a_slow_network_is_warm_sooner(
+    demo: Bundle, monkeypatch: pytest.MonkeyPatch, seconds: float, runs: int
+) -> None:
+    """A bucket is run four times, or for a hundredth of a second, but not again once that has taken half a second."""
+    engine = engine_of(demo, buckets=[1])
+    timed = timed_as(engine, monkeypatch, lambda _: seconds)
     engine.warm_up()
 
     assert len(timed) == runs
+
+
+@pytest.mark.parametrize(
+    ("seconds", "kept"),
+    [
+        (lambda size: 0.05 * size, (1,)),
+        (lambda size: 0.05 * size + 0.01, (1, 2, 4)),
+        (lambda size: 0.001 * max(size, 4), (1, 2, 4)),
+        (lambda _: 0.01, (1, 2, 4, 8)),
+    ],
+    ids=["no gain", "less and less", "a plateau", "all gain"],
+)
+def test_no_batch_is_larger_than_pays(
+    demo: Bundle, monkeypatch: pytest.MonkeyPatch, seconds: Callable[[int], float], kept: tuple[int, ...]
+) -> None:
+    """Buckets that make an image no cheaper are given up with all after them, and those are not even tried."""
+    engine = engine_of(demo, buckets=[1, 2, 4, 8])
+    timed = timed_as(engine, monkeypatch, seconds)
+    engine.warm_up(while_cheaper=True)
+
+    assert engine.buckets == tuple(engine.bucket_seconds) == kept
+    assert max(timed) <= 2 * kept[-1]
+    assert engine.image_seconds == seconds(kept[-1]) / kept[-1]
+
+
+def test_every_bucket_is_kept_unless_asked(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine in the place of another runs the batches that the other did, whatever is measured now."""
+    engine = engine_of(demo, buckets=[1, 2, 4])
+    timed_as(engine, monkeypatch, lambda size: 0.05 * size)
+    engine.warm_up()
+
+    assert engine.buckets == (1, 2, 4)
 
 
 def test_the_truth_is_the_session_s(engine: Engine) -> None:

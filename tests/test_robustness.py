@@ -120,6 +120,7 @@ async def test_the_decode_queue_says_when_to_come_back(monkeypatch: pytest.Monke
     assert [call.result().headers["retry-after"] for call in refused] == ["20"]  # an eighth of 80 s, for each of two
 
 
+@pytest.mark.usefixtures("all_batches_pay")
 async def test_a_request_with_many_images_is_split(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches count images, not requests: five images and a largest batch of two are three runs."""
     app = create_app(Settings(device="cpu", threads=1, max_batch=2))
@@ -301,6 +302,28 @@ async def test_a_failed_engine_is_replaced(failure: str, demo: Bundle, monkeypat
     assert ready.status_code == 200
     assert new is not old
     assert count(app, "swin_engines_renewed_total") == 1
+
+
+async def test_engines_that_shared_a_session_share_the_next(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two engines that lose their session are renewed with one between them, not with one each."""
+    app = create_app(SETTINGS.model_copy(update={"engines": 2}))
+    async with app.router.lifespan_context(app), caller_of(app) as caller:
+        engines = app.state.service.engines
+        old = list(engines)
+        broken = FailingSession(old[0]._session, "exception")  # noqa: SLF001 (to break it)
+        for engine in old:
+            monkeypatch.setattr(engine, "_session", broken)
+        while len({*old, *engines}) < 4:
+            failed = await caller.post("/classify", content=digit(demo))
+            assert failed.status_code in {200, 500}
+        answer = await caller.post("/classify", content=digit(demo))
+        first, second = engines
+
+    assert answer.json()["predictions"][0]["label"] == "two"
+    assert first is not second
+    assert first.shares_session(second)
+    assert not first.shares_session(old[0])
+    assert count(app, "swin_engines_renewed_total") == 2
 
 
 async def test_a_service_without_engine_asks_to_be_restarted(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
