@@ -32,7 +32,7 @@ from app.settings import Settings
 
 log = logging.getLogger("swin.start")
 
-SMALL_SECONDS, LEAST_GAIN = 0.01, 1.25
+SMALL_SECONDS, LEAST_GAIN = 0.01, 1.5
 """Networks that take less for an image are tried with one thread, too: two take a third more CPU time for theirs, or
 more, and decoding wants it. Those that are not at least so many times as fast with all threads get one."""
 
