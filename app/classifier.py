@@ -6,7 +6,6 @@ Everything that can be wrong with one image is settled before `submit`: a bad ro
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,6 +20,7 @@ from app.image import Limits, Picture, open_image, shrink, to_rgb
 from app.preprocess import least_size, preprocess
 from app.ranking import top_k
 from app.seat import NEVER
+from app.workers import Workers
 
 T = TypeVar("T")
 
@@ -92,7 +92,7 @@ class Classifier:
         self._labels, self._activation, self._limits = labels, activation, limits
         self._follow_profiles, self._shrinks = follow_profiles, shrinks
         self._head, self._map = head, last_map
-        self._pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+        self._pool = Workers("decode", decode_threads)
         self._decode_threads, self._decode_queue = decode_threads, decode_queue
         self._decode_seconds = 0.0  # of an image in the pool, lately
         self._on_leave = on_leave
@@ -147,7 +147,7 @@ class Classifier:
 
     def close(self) -> None:
         """Stop the decode threads."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
 
     async def _submit(
         self, pixels: NDArray[np.uint8], seconds: dict[str, float], deadline: float, *, detailed: bool
@@ -202,7 +202,7 @@ class Classifier:
         """In a thread of the decode pool, until the deadline. Work that nobody waits for any more is not begun."""
         try:
             async with asyncio.timeout(None if deadline == NEVER else deadline - time.perf_counter()):
-                return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+                return await self._pool.do(work)
         except TimeoutError:
             raise DeadlineExceeded from None
         except asyncio.CancelledError:

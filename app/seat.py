@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from app.worker import Worker
+from app.workers import Workers
 
 log = logging.getLogger("swin.batcher")
 
@@ -55,7 +55,7 @@ class Seat:
         self.works = True  # false while the engine is being renewed
         self.free_at = 0.0  # when the run is expected to end, as a time of `time.perf_counter`
         self._run, self._stuck_after, self._new_engine = run, stuck_after, renew
-        self._worker = self._new_worker()
+        self._workers = self._new_workers()
         self._just_renewed = False
 
     @property
@@ -69,7 +69,7 @@ class Seat:
         self.free_at = time.perf_counter() + expected
         try:
             async with asyncio.timeout(None if patience == NEVER else patience) as limit:
-                result = await self._worker.do(partial(work, self._run))
+                result = await self._workers.do(partial(work, self._run))
         except Exception as error:
             cause = f"no answer in {patience:g} s: it is stuck" if limit.expired() else "it failed"
             log.error("engine %d: %s", self.index, cause, exc_info=None if limit.expired() else error)  # noqa: TRY400 (where we waited says nothing)
@@ -89,10 +89,10 @@ class Seat:
         self.close()
         if self._just_renewed:
             raise EngineLost
-        self._worker = self._new_worker()
+        self._workers = self._new_workers()
         try:
             async with asyncio.timeout(RENEWAL_SECONDS):
-                self._run = await self._worker.do(partial(self._new_engine, self.index))
+                self._run = await self._workers.do(partial(self._new_engine, self.index))
         except Exception as error:
             log.exception("engine %d cannot be renewed", self.index)
             raise EngineLost from error
@@ -101,7 +101,7 @@ class Seat:
 
     def close(self) -> None:
         """Let the thread go. Waiting for a run that is stuck would hold the event loop."""
-        self._worker.close()
+        self._workers.close()
 
-    def _new_worker(self) -> Worker:
-        return Worker(f"engine-{self.index}")
+    def _new_workers(self) -> Workers:
+        return Workers(f"engine-{self.index}")

@@ -1,50 +1,53 @@
-"""`app/worker.py`: what blocks, off the event loop, and nothing of it is kept."""
+"""`app/workers.py`: what blocks, off the event loop, and nothing of it is kept."""
 
 import asyncio
 import threading
 import weakref
 from functools import partial
 
+import numpy as np
 import pytest
 
-from app.worker import Worker
+from app.workers import Workers
 from tests.fakes import Gate
 
 pytestmark = pytest.mark.anyio
 
+ROW = [np.zeros(1)]
+
 
 async def test_what_comes_of_it_comes_back() -> None:
     """From a thread of that name, in the order of asking."""
-    worker = Worker("engine-7")
-    first, second = worker.do(lambda: threading.current_thread().name), worker.do(lambda: 2)
+    workers = Workers("engine-7")
+    first, second = workers.do(lambda: threading.current_thread().name), workers.do(lambda: 2)
 
-    assert (await first, await second) == ("engine-7", 2)
-    worker.close()
+    assert (await first, await second) == ("engine-7_0", 2)
+    workers.close()
 
 
 async def test_a_failure_comes_back_too() -> None:
     """Whatever is raised reaches who waits, and what was asked for after it is still done."""
-    worker = Worker("engine")
-    failing, next_one = worker.do(lambda: 1 / 0), worker.do(lambda: 2)
+    workers = Workers("engine")
+    failing, next_one = workers.do(lambda: 1 / 0), workers.do(lambda: 2)
 
     with pytest.raises(ZeroDivisionError):
         await failing
     assert await next_one == 2
-    worker.close()
+    workers.close()
 
 
 async def test_what_was_given_up_disturbs_nobody() -> None:
     """An answer that comes after the wait was cancelled is dropped, and the thread goes on."""
-    worker, gate, complaints = Worker("engine"), Gate(), list[object]()
+    workers, gate, complaints = Workers("engine"), Gate(), list[object]()
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-    given_up = worker.do(lambda: gate([]))
+    given_up = workers.do(lambda: gate(ROW))
     await asyncio.to_thread(gate.wait_until_entered)
     given_up.cancel()
     gate.open()
 
-    assert await worker.do(lambda: 2) == 2
+    assert await workers.do(lambda: 2) == 2
     assert complaints == []
-    worker.close()
+    workers.close()
 
 
 async def test_nothing_is_kept_while_there_is_nothing_to_do() -> None:
@@ -53,22 +56,49 @@ async def test_nothing_is_kept_while_there_is_nothing_to_do() -> None:
     class Pixels:
         pass
 
-    worker, pixels = Worker("engine"), Pixels()
+    workers, pixels = Workers("engine"), Pixels()
     kept = weakref.ref(pixels)
-    await worker.do(partial(id, pixels))
+    await workers.do(partial(id, pixels))
     del pixels
     async with asyncio.timeout(10):  # the answer may come before the thread has let go
         while kept() is not None:  # noqa: ASYNC110 (nobody says so when something is freed)
             await asyncio.sleep(0)
 
-    worker.close()
+    workers.close()
+
+
+async def test_what_was_given_up_before_it_began_never_begins() -> None:
+    """Cancelled while it waits for a thread, work is passed over."""
+    workers, gate, begun = Workers("decode"), Gate(), list[str]()
+    first, second = workers.do(lambda: gate(ROW)), workers.do(lambda: begun.append("second"))
+    await asyncio.to_thread(gate.wait_until_entered)
+    second.cancel()
+    gate.open()
+    await asyncio.wait([first])
+    await workers.do(lambda: begun.append("third"))
+
+    assert begun == ["third"]
+    workers.close()
+
+
+async def test_threads_work_side_by_side() -> None:
+    """As many as there are threads; the next one waits."""
+    workers, gate = Workers("decode", 2), Gate()
+    held = [workers.do(lambda: gate(ROW)) for _ in range(3)]
+    for _ in range(2):
+        await asyncio.to_thread(gate.wait_until_entered)
+
+    assert len(gate.batches) == 2
+    gate.open(times=3)
+    await asyncio.wait(held)
+    workers.close()
 
 
 async def test_it_ends_when_it_is_closed() -> None:
     """After what it was given, the thread is gone."""
-    worker = Worker("engine-that-ends")
-    last = worker.do(threading.current_thread)
-    worker.close()
+    workers = Workers("engine-that-ends")
+    last = workers.do(threading.current_thread)
+    workers.close()
     thread = await last
     await asyncio.to_thread(thread.join, 10)
 
@@ -81,12 +111,12 @@ def test_a_loop_that_has_ended_is_no_error() -> None:
 
     def held() -> None:
         threads.append(threading.current_thread())
-        gate([])
+        gate(ROW)
 
     async def leaves() -> None:
-        worker = Worker("engine")
-        worker.do(held)
-        worker.close()
+        workers = Workers("engine")
+        workers.do(held)
+        workers.close()
         await asyncio.to_thread(gate.wait_until_entered)
 
     asyncio.run(leaves())
