@@ -299,6 +299,48 @@ async def test_a_caller_that_hangs_up_is_let_go(stage: str, demo: Bundle, monkey
     assert count(app, "swin_requests_total", route="/classify", code="499") == 1
 
 
+async def test_a_caller_that_leaves_twice_is_counted_once(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is lost after a refusal says it again: nobody else, the service least of all, has ended it."""
+    app = create_app(SETTINGS)
+    async with app.router.lifespan_context(app):
+        gate = hold_engine(app, monkeypatch)
+        visitor = Visitor(app, digit(demo))
+        request = asyncio.create_task(visitor.ask())
+        await entered(gate)
+        visitor.leave()
+        visitor.leave()
+        await request
+        gate.open()
+
+    assert visitor.sent == []
+    assert count(app, "swin_abandoned_total", stage="infer") == 1
+    assert count(app, "swin_requests_total", route="/classify", code="499") == 1
+
+
+async def test_a_caller_that_leaves_during_the_drain_does_not_hold_it_up(
+    demo: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits in the queue is finished before the end, unless its caller has left: then it is not run."""
+    app = create_app(SETTINGS.model_copy(update={"max_batch": 1}))
+    async with app.router.lifespan_context(app), asyncio.timeout(10), caller_of(app) as caller:
+        gate, batcher = hold_engine(app, monkeypatch), app.state.service.batcher
+        first = asyncio.create_task(caller.post("/classify", content=digit(demo)))
+        await entered(gate)
+        visitor = Visitor(app, digit(demo))
+        request = asyncio.create_task(visitor.ask())
+        await until(lambda: batcher.waiting == 1)
+        drain = asyncio.create_task(batcher.drain())
+        await asyncio.sleep(0)
+        visitor.leave()
+        await request
+        gate.open()
+        await drain
+        answer = await first
+
+    assert (answer.status_code, visitor.sent, gate.batches) == (200, [], [1])
+    assert count(app, "swin_abandoned_total", stage="queue") == 1
+
+
 @pytest.mark.parametrize("kib", [81, 317])
 async def test_a_caller_of_a_long_body_is_heard_when_it_leaves(
     kib: int, demo: Bundle, monkeypatch: pytest.MonkeyPatch
