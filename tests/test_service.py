@@ -21,6 +21,7 @@ from app.errors import DeviceError
 from app.golden import open_proved, open_unproved
 from app.image import Limits, open_image, to_rgb
 from app.main import create_app
+from app.routes import options
 from app.settings import Settings
 from tests.fakes import caller_of, encode
 from tests.references.draw import draw_picture
@@ -86,6 +87,16 @@ def test_top_k(client: TestClient, demo: Bundle, query: str, count: int) -> None
 
     assert count == len(scores)
     assert sorted(scores, reverse=True) == scores
+
+
+@pytest.mark.parametrize(("filling", "kept"), [("", 1), ("&" * 1000, 0)], ids=["short", "long"])
+def test_no_long_query_is_kept(client: TestClient, demo: Bundle, filling: str, kept: int) -> None:
+    """What callers choose does not stay in memory, but the few short queries that come again and again do."""
+    options._read_once.cache_clear()  # noqa: SLF001 (nobody but a test asks what is kept)
+    answer = client.post(f"/classify?top_k=3{filling}", content=digit(demo, "two"))
+
+    assert len(answer.json()["predictions"]) == 3
+    assert kept == options._read_once.cache_info().currsize  # noqa: SLF001 (likewise)
 
 
 def test_stage_times_are_in_the_answer(client: TestClient, demo: Bundle) -> None:
@@ -380,7 +391,7 @@ SMALL, LARGE = 2**-8, 2**-6
 
 
 @pytest.mark.parametrize(
-    ("options", "seconds", "serving"),
+    ("given", "seconds", "serving"),
     [
         ({}, {2: SMALL, 1: 1.2 * SMALL}, 1),
         ({}, {2: SMALL, 1: 1.25 * SMALL}, 2),
@@ -391,7 +402,7 @@ SMALL, LARGE = 2**-8, 2**-6
     ids=["no gain", "gain", "large", "asked for", "one each"],
 )
 def test_a_small_network_that_gains_nothing_by_threads_gets_one(
-    options: dict[str, int], seconds: dict[int, float], serving: int, monkeypatch: pytest.MonkeyPatch
+    given: dict[str, int], seconds: dict[int, float], serving: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All threads are tried, then one; who asked for a number of them, or has a large network, gets what it says."""
     tried = list[int]()
@@ -404,7 +415,7 @@ def test_a_small_network_that_gains_nothing_by_threads_gets_one(
 
     monkeypatch.setattr("app.main.open_proved", measured)
     monkeypatch.setattr("app.main.available_cpus", lambda: 2)
-    with TestClient(create_app(Settings.model_validate({"device": "cpu", **options}))) as client:
+    with TestClient(create_app(Settings.model_validate({"device": "cpu", **given}))) as client:
         engine, *_ = client.get("/model").json()["engines"]
 
     assert (list(seconds), serving) == (tried, engine["threads"])
