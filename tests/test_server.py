@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from app.bundle import Bundle
-from app.server import Connection, Envelope
+from app.envelope import Envelope
+from app.server import Connection
 from app.settings import Settings
 from tests.served import Served, answer_of, everything
 
@@ -203,10 +204,14 @@ def test_head_and_body_leave_together() -> None:
     sent: Any = Sent()
     envelope = Envelope(sent)
 
-    for part in (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n", b"body", b"more"):
-        envelope.write(part)
+    envelope.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    for body in (b"first", b"second"):
+        for part in (b"HTTP/1.1 200 OK\r\n\r\n", body, b"more"):
+            envelope.write(part)
+        envelope.end()
 
-    assert sent.pieces == [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\nbody", b"more"]
+    first, second = b"HTTP/1.1 200 OK\r\n\r\nfirst", b"HTTP/1.1 200 OK\r\n\r\nsecond"
+    assert sent.pieces == [b"HTTP/1.1 100 Continue\r\n\r\n", first, b"more", second, b"more"]
 
 
 def test_a_head_that_no_body_follows_is_sent(served: Served) -> None:
