@@ -454,7 +454,7 @@ def test_who_has_left_is_not_told_again() -> None:
     """A caller leaves once, however often its connection says so: one cancellation is one caller's."""
     told = list[str]()
     caller = Caller()
-    caller.when_it_leaves(lambda: told.append("gone"))
+    caller.when_it_leaves = lambda: told.append("gone")
 
     caller.leave()
     caller.leave()
