@@ -250,8 +250,8 @@ class Batcher:
         if not self._queue:
             return []
         rows: list[Row] = []
-        free = sum(seat.is_free for seat in self._seats)
-        most = min(-(-self.waiting // max(free, 1)), self._max_batch)
+        free = sum(seat.is_free for seat in self._seats)  # the one that takes them, and perhaps others
+        most = min(-(-self.waiting // free), self._max_batch)
         ends = time.perf_counter() + self._expected_seconds(most)
         while self._queue and len(rows) < most:
             row = self._queue.popleft()

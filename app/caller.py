@@ -1,10 +1,8 @@
 """Who waits for an answer: what the connection knows of it, and the request would otherwise need a task to ask for."""
 
-from collections.abc import Callable
 
-
-def _nobody() -> object:
-    """Called where nobody listens."""
+def nothing() -> object:
+    """What is done where nobody listens."""
     return None
 
 
@@ -16,18 +14,10 @@ class Caller:
 
     def __init__(self) -> None:
         self.has_sent_all = self.has_left = False
-        self._on_leave: Callable[[], object] = _nobody
+        self.when_it_leaves = nothing
 
     def leave(self) -> None:
         """It has hung up. Said again, it changes nothing: what is cancelled twice does not know by whom."""
         if not self.has_left:
             self.has_left = True
-            self._on_leave()
-
-    def when_it_leaves(self, do: Callable[[], object]) -> None:
-        """What to do as soon as it hangs up, instead of what was said before."""
-        self._on_leave = do
-
-    def may_leave(self) -> None:
-        """There is nothing to be done any more."""
-        self._on_leave = _nobody
+            self.when_it_leaves()

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from http import HTTPStatus
 from types import FrameType
-from typing import Literal, cast
+from typing import Literal
 
 import uvicorn
 from uvicorn._types import ASGI3Application
@@ -23,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from app.caller import Caller
+from app.envelope import Envelope
 from app.errors import Busy, HeadTooLarge, ImageTooLarge, MalformedRequest, ServiceError, SlowSender, TooManyConnections
 from app.routes.problems import MEDIA_TYPE, problem
 from app.service import Service
@@ -53,42 +54,6 @@ OTHER_FILES = 64
 """File descriptors for anything but connections."""
 
 
-INTERIM = b"HTTP/1.1 1"
-"""Begins what is sent before an answer: 100 Continue."""
-
-
-class Envelope:
-    """Where one answer is written to: its head is sent together with what follows, in one system call and packet."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-        self._head: bytes | None = b""  # none once it has been sent
-
-    def write(self, data: bytes) -> None:
-        """As of a transport."""
-        if self._head is None or (not self._head and data.startswith(INTERIM)):
-            self._transport.write(data)
-        elif self._head:
-            self._transport.writelines([self._head, data])
-            self._head = None
-        else:
-            self._head = data
-
-    def flush(self) -> None:
-        """Send a head that nothing follows."""
-        if self._head:
-            self.write(b"")
-
-    def close(self) -> None:
-        """As of a transport."""
-        self.flush()
-        self._transport.close()
-
-    def is_closing(self) -> bool:
-        """As of a transport."""
-        return self._transport.is_closing()
-
-
 class State(ServerState):
     """What all connections share."""
 
@@ -107,6 +72,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self._settings = self.server_state.settings
         self._keeps_alive = True
+        self._envelope = Envelope(transport)
         self._unsent, self._unsent_since = 0, 0.0
         self._is_refused = False
         self._running: RequestResponseCycle | None = None
@@ -151,7 +117,7 @@ class Connection(HttpToolsProtocol):
             raise ValueError("too many requests at once")  # what uvicorn calls an invalid request
         self._owe("body")
         self._keeps_alive, self.cycle.keep_alive = self.cycle.keep_alive, True
-        self.cycle.transport = cast("asyncio.Transport", Envelope(self.transport))
+        self.cycle.transport = self._envelope
 
     def on_message_complete(self) -> None:
         """All of the request is here."""
@@ -166,8 +132,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """The answer has been written, perhaps before all of the request had come."""
-        if self._running is not None:
-            cast("Envelope", self._running.transport).flush()
+        self._envelope.end()
         super().on_response_complete()
         if self._owed == "body":
             self._owe("rest")

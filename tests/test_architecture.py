@@ -22,6 +22,7 @@ ALLOWED = {  # module of app → modules of app it may import
     "header": {"errors"},
     "memory": set(),
     "caller": set(),
+    "envelope": set(),
     "icc": set(),
     "image": VALUES | {"header", "icc"},
     "preprocess": VALUES,
@@ -37,7 +38,7 @@ ALLOWED = {  # module of app → modules of app it may import
     "classifier": VALUES | {"image", "preprocess", "batcher", "seat", "workers", "ranking", "evidence"},
     "golden": VALUES | {"image", "preprocess", "engine"},
     "service": VALUES | {"batcher", "classifier", "engine", "metrics"},
-    "server": {"caller", "errors", "routes", "service", "settings"},
+    "server": {"caller", "envelope", "errors", "routes", "service", "settings"},
     "main": None,  # everything: it is the wiring
     "__main__": None,
     "__init__": set(),

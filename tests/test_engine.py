@@ -107,6 +107,25 @@ def test_what_pads_a_batch_may_come_to_anything(engine: Engine, monkeypatch: pyt
     assert padded.run(random_pixels(3)).shape == (3, 10)
 
 
+def test_a_batch_is_padded_with_nothing(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No row of an earlier batch is run again beside a later one: int8 would let it change their answers."""
+    given = list[Pixels]()
+
+    class Watched:
+        def run(self, _: Any, inputs: dict[str, Pixels]) -> list[np.ndarray]:
+            given.append(inputs["pixels"].copy())
+            return [np.zeros((len(given[-1]), 10), np.float32)]
+
+    padded, pixels = padding(engine), random_pixels(8)
+    monkeypatch.setattr(padded, "_session", Watched())
+    padded.run(pixels)
+    padded.run(pixels[5:])
+
+    large, small = given
+    assert np.array_equal(large, pixels)
+    assert np.array_equal(small, [*pixels[5:], np.zeros_like(pixels[0])])
+
+
 def test_a_batch_goes_to_the_nearest_bucket(engine: Engine) -> None:
     """On a GPU, padding is as little as the buckets allow; on the CPU there is none, as nothing is gained by it."""
     sizes = range(1, 9)

@@ -90,6 +90,22 @@ def test_a_sender_too_slow_for_the_drain_is_told() -> None:
     assert code == 0
 
 
+def test_who_leaves_during_the_drain_does_not_hold_it_up() -> None:
+    """A request that is in flight when the signal comes, and whose caller then hangs up, is waited for no longer."""
+    served = Served("--drain-timeout", "600")
+    try:
+        with served.connect() as connection:
+            connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf")
+            httpx.get(f"{served.url}/health/live")  # a later request was served: the head of ours has been read
+            served.process.send_signal(signal.SIGTERM)
+            served.wait_for("draining")
+        code = served.process.wait(timeout=START_SECONDS)
+    finally:
+        served.stop()
+
+    assert code == 0
+
+
 def test_a_stuck_engine_does_not_hold_the_end(tmp_path: Path, demo: Bundle) -> None:
     """A run that does not come back cannot be ended: who waits for it is told, and the process ends with 0."""
     order = tmp_path / "order"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from app.ranking import sigmoid, softmax, top_k
+from app.ranking import FEW, sigmoid, softmax, top_k
 
 
 def test_best_first() -> None:
@@ -17,6 +17,28 @@ def test_best_first() -> None:
 def test_ties_keep_the_order_of_the_classes() -> None:
     """Of equal logits the lower class number comes first."""
     assert [index for index, _ in top_k(np.array([5, 1, 5], np.float32), 3, "softmax")] == [0, 2, 1]
+
+
+MANY = 2 * FEW
+"""Classes, so that NumPy sorts them."""
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 7, MANY - 1, MANY])
+def test_many_classes_are_ranked_as_few_are(k: int) -> None:
+    """Where the k-th of many ties with others, the lower class numbers are taken, and they come in their order."""
+    logits = np.zeros(MANY, np.float32)
+    logits[[90, 10, 40]], logits[[70, 20, 30, 60]] = 3, 1
+
+    ranked = [index for index, _ in top_k(logits, k, "softmax")]
+
+    first = [10, 40, 90, 20, 30, 60, 70]
+    assert [*first, *(index for index in range(MANY) if index not in first)][:k] == ranked
+
+
+@pytest.mark.parametrize("k", [MANY + 1, 10 * MANY])
+def test_more_than_many_gives_all(k: int) -> None:
+    """A k above the number of classes is no error there, either."""
+    assert list(range(MANY))[::-1] == [index for index, _ in top_k(np.arange(MANY, dtype=np.float32), k, "sigmoid")]
 
 
 def test_more_than_there_are_gives_all() -> None:

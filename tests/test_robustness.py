@@ -2,7 +2,9 @@
 
 import asyncio
 import signal
-from collections.abc import Callable
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from app.bundle import Bundle
 from app.caller import Caller
 from app.image import to_rgb
 from app.main import create_app
-from app.server import Server
+from app.server import Connection, Server, State
 from app.settings import Settings
 from tests.fakes import FailingSession, Gate, HeldSession, Visitor, caller_of, encode
 from tests.references.draw import draw_picture
@@ -57,6 +59,21 @@ async def until(condition: Callable[[], bool]) -> None:
     """Let the event loop run until it is so."""
     while not condition():  # noqa: ASYNC110 (what is asked for announces itself to nobody)
         await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def connected(app: FastAPI, state: State) -> AsyncIterator[socket.socket]:
+    """A caller's socket, with the application at its other end. What is sent at once is there to be read at once."""
+    config = uvicorn.Config(app, log_config=None)
+    with socket.socket() as listener, socket.socket() as caller:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        caller.connect(listener.getsockname())
+        taken, _ = listener.accept()
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: Connection(config, state, {}), taken)
+        yield caller
 
 
 async def entered(gate: Gate) -> None:
@@ -282,6 +299,71 @@ async def test_a_caller_that_hangs_up_is_let_go(stage: str, demo: Bundle, monkey
     assert count(app, "swin_requests_total", route="/classify", code="499") == 1
 
 
+async def test_a_caller_that_leaves_twice_is_counted_once(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is lost after a refusal says it again: nobody else, the service least of all, has ended it."""
+    app = create_app(SETTINGS)
+    async with app.router.lifespan_context(app):
+        gate = hold_engine(app, monkeypatch)
+        visitor = Visitor(app, digit(demo))
+        request = asyncio.create_task(visitor.ask())
+        await entered(gate)
+        visitor.leave()
+        visitor.leave()
+        await request
+        gate.open()
+
+    assert visitor.sent == []
+    assert count(app, "swin_abandoned_total", stage="infer") == 1
+    assert count(app, "swin_requests_total", route="/classify", code="499") == 1
+
+
+async def test_a_caller_that_leaves_during_the_drain_does_not_hold_it_up(
+    demo: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits in the queue is finished before the end, unless its caller has left: then it is not run."""
+    app = create_app(SETTINGS.model_copy(update={"max_batch": 1}))
+    async with app.router.lifespan_context(app), asyncio.timeout(10), caller_of(app) as caller:
+        gate, batcher = hold_engine(app, monkeypatch), app.state.service.batcher
+        first = asyncio.create_task(caller.post("/classify", content=digit(demo)))
+        await entered(gate)
+        visitor = Visitor(app, digit(demo))
+        request = asyncio.create_task(visitor.ask())
+        await until(lambda: batcher.waiting == 1)
+        drain = asyncio.create_task(batcher.drain())
+        await asyncio.sleep(0)
+        visitor.leave()
+        await request
+        gate.open()
+        await drain
+        answer = await first
+
+    assert (answer.status_code, visitor.sent, gate.batches) == (200, [], [1])
+    assert count(app, "swin_abandoned_total", stage="queue") == 1
+
+
+@pytest.mark.parametrize("kib", [81, 317])
+async def test_a_caller_of_a_long_body_is_heard_when_it_leaves(
+    kib: int, demo: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading pauses after 64 KiB at once, and goes on when all of the body is here: who then leaves is let go."""
+    image, last = digit(demo).ljust(kib * 2**10, b"\0"), 81 * 2**10
+    app = create_app(SETTINGS)
+    async with app.router.lifespan_context(app), asyncio.timeout(10):
+        gate, state = hold_engine(app, monkeypatch), State(SETTINGS, app.state.service)
+        async with connected(app, state) as caller:
+            caller.sendall(f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {len(image)}\r\n\r\n".encode())
+            await until(lambda: bool(state.tasks))  # the body is waited for
+            caller.sendall(image[:-last])
+            await until(lambda: state.service.uploaded == len(image) - last)
+            caller.sendall(image[-last:])
+            await entered(gate)
+        await until(lambda: not state.tasks)
+        gate.open()
+
+    assert count(app, "swin_abandoned_total", stage="infer") == 1
+    assert count(app, "swin_requests_total", route="/classify", code="499") == 1
+
+
 @pytest.mark.parametrize("failure", ["exception", "shape", "nan"])
 async def test_a_failed_engine_is_replaced(failure: str, demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its batch is a 500; another engine is opened, proved and serves, and `GET /model` and metrics show that one."""
@@ -372,7 +454,7 @@ def test_who_has_left_is_not_told_again() -> None:
     """A caller leaves once, however often its connection says so: one cancellation is one caller's."""
     told = list[str]()
     caller = Caller()
-    caller.when_it_leaves(lambda: told.append("gone"))
+    caller.when_it_leaves = lambda: told.append("gone")
 
     caller.leave()
     caller.leave()

@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from app.bundle import Bundle
-from app.server import Connection, Envelope
+from app.envelope import Envelope
+from app.server import Connection
 from app.settings import Settings
 from tests.served import Served, answer_of, everything
 
@@ -98,9 +99,10 @@ def test_the_rest_of_a_refused_body_is_not_read_for_ever(served: Served) -> None
 def test_one_connection_too_many_is_refused(strict: Served) -> None:
     """It hears 503 and when to come back; those before it are served."""
     with ExitStack() as stack:
-        first, *_, one_more = [stack.enter_context(strict.connect()) for _ in range(5)]
+        first, *_ = [stack.enter_context(strict.connect()) for _ in range(4)]
         first.sendall(LIVE)
         before, _, _ = answer_of(first)
+        one_more = stack.enter_context(strict.connect())  # not sooner: it would be one too many for the first as well
         one_more.sendall(LIVE)
         status, headers, problem = answer_of(one_more)
         first.sendall(LIVE)
@@ -203,10 +205,14 @@ def test_head_and_body_leave_together() -> None:
     sent: Any = Sent()
     envelope = Envelope(sent)
 
-    for part in (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n", b"body", b"more"):
-        envelope.write(part)
+    envelope.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    for body in (b"first", b"second"):
+        for part in (b"HTTP/1.1 200 OK\r\n\r\n", body, b"more"):
+            envelope.write(part)
+        envelope.end()
 
-    assert sent.pieces == [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\nbody", b"more"]
+    first, second = b"HTTP/1.1 200 OK\r\n\r\nfirst", b"HTTP/1.1 200 OK\r\n\r\nsecond"
+    assert sent.pieces == [b"HTTP/1.1 100 Continue\r\n\r\n", first, b"more", second, b"more"]
 
 
 def test_a_head_that_no_body_follows_is_sent(served: Served) -> None:

@@ -18,9 +18,10 @@ from app import errors
 from app.bundle import Bundle
 from app.engine import Device, Engine
 from app.errors import DeviceError
-from app.golden import open_proved
+from app.golden import open_proved, open_unproved
 from app.image import Limits, open_image, to_rgb
 from app.main import create_app
+from app.routes import options
 from app.settings import Settings
 from tests.fakes import caller_of, encode
 from tests.references.draw import draw_picture
@@ -86,6 +87,16 @@ def test_top_k(client: TestClient, demo: Bundle, query: str, count: int) -> None
 
     assert count == len(scores)
     assert sorted(scores, reverse=True) == scores
+
+
+@pytest.mark.parametrize(("filling", "kept"), [("", 1), ("&" * 1000, 0)], ids=["short", "long"])
+def test_no_long_query_is_kept(client: TestClient, demo: Bundle, filling: str, kept: int) -> None:
+    """What callers choose does not stay in memory, but the few short queries that come again and again do."""
+    options._read_once.cache_clear()  # noqa: SLF001 (nobody but a test asks what is kept)
+    answer = client.post(f"/classify?top_k=3{filling}", content=digit(demo, "two"))
+
+    assert len(answer.json()["predictions"]) == 3
+    assert kept == options._read_once.cache_info().currsize  # noqa: SLF001 (likewise)
 
 
 def test_stage_times_are_in_the_answer(client: TestClient, demo: Bundle) -> None:
@@ -373,6 +384,41 @@ def test_auto_serves_on_the_cpu_where_cuda_does_not_prove_itself(
         assert client.post("/classify", content=digit(demo, "two")).status_code == 200
 
     assert "golden sample 0 differs by 3 on cuda" in [getattr(record, "why", None) for record in caplog.records]
+
+
+SMALL, LARGE = 2**-8, 2**-6
+"""Seconds that an image takes with all threads: in a network that is tried with one, too, and in one that is not."""
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds", "serving"),
+    [
+        ({}, {2: SMALL, 1: 1.2 * SMALL}, 1),
+        ({}, {2: SMALL, 1: 1.25 * SMALL}, 2),
+        ({}, {2: LARGE}, 2),
+        ({"threads": 2}, {2: SMALL}, 2),
+        ({"engines": 2}, {1: SMALL}, 1),
+    ],
+    ids=["no gain", "gain", "large", "asked for", "one each"],
+)
+def test_a_small_network_that_gains_nothing_by_threads_gets_one(
+    given: dict[str, int], seconds: dict[int, float], serving: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All threads are tried, then one; who asked for a number of them, or has a large network, gets what it says."""
+    tried = list[int]()
+
+    def measured(bundle: Bundle, device: Device, threads: int, buckets: Sequence[int], **_: bool) -> Engine:
+        tried.append(threads)
+        engine = open_unproved(bundle, device, threads, buckets)
+        engine.bucket_seconds = {1: seconds[threads]}
+        return engine
+
+    monkeypatch.setattr("app.main.open_proved", measured)
+    monkeypatch.setattr("app.main.available_cpus", lambda: 2)
+    with TestClient(create_app(Settings.model_validate({"device": "cpu", **given}))) as client:
+        engine, *_ = client.get("/model").json()["engines"]
+
+    assert (list(seconds), serving) == (tried, engine["threads"])
 
 
 @pytest.mark.anyio

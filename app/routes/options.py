@@ -1,7 +1,7 @@
 """What a request may ask for beside its image: read from query and header, and declared in OpenAPI, without FastAPI.
 
 FastAPI would do both from the endpoint's signature, and take a fifth of a small image's time for it at every request.
-Queries are few and come again and again, so each is read once.
+Queries are few and come again and again, so each is read once, unless it is so long that somebody must have made it up.
 """
 
 from functools import lru_cache
@@ -16,6 +16,9 @@ from app.errors import BadOption
 
 MOST_MAPS = 100
 """Evidence maps in an answer, of one image: a network can have tens of thousands of classes, and each map is a page."""
+
+MOST_KEPT_BYTES = 200
+"""Of a query that is read once: longer ones are read each time, so that callers do not choose what the memory holds."""
 
 Absent = SkipJsonSchema[None]
 """Not given. OpenAPI would call it `null`, which nobody can say in a query."""
@@ -64,7 +67,9 @@ def options_of(request: Request, kind: type[Kind]) -> Kind:
     Raises:
         BadOption: one of them is unknown, given twice, or has a value it cannot have.
     """
-    options: Kind = _read(kind, request.scope["query_string"])
+    query: bytes = request.scope["query_string"]
+    read = _read_once if len(query) <= MOST_KEPT_BYTES else _read
+    options: Kind = read(kind, query)
     return options
 
 
@@ -90,7 +95,6 @@ def declared(kind: type[Options]) -> list[dict[str, Any]]:
     ]
 
 
-@lru_cache
 def _read(kind: type[Kind], query: bytes) -> Kind:
     given = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
     values = dict(given)
@@ -99,7 +103,10 @@ def _read(kind: type[Kind], query: bytes) -> Kind:
     try:
         return kind.model_validate_strings(values)
     except ValidationError as error:
-        raise _bad_option(error, ".".join(["query", *map(str, error.errors()[0]["loc"][:1])])) from error
+        raise _bad_option(error, f"query.{error.errors()[0]['loc'][0]}") from error
+
+
+_read_once = lru_cache(_read)
 
 
 def _bad_option(error: ValidationError, where: str) -> BadOption:

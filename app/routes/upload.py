@@ -11,7 +11,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from app.caller import Caller
+from app.caller import Caller, nothing
 from app.errors import BadOption, DeadlineExceeded, ImageTooLarge, Overloaded, SlowSender
 from app.routes.options import timeout_of
 from app.service import Service
@@ -179,7 +179,7 @@ def while_caller_stays(request: Request) -> Iterator[None]:
     if caller.has_left:
         service_of(request).metrics.abandoned.labels("read").inc()
         raise ClientDisconnect
-    caller.when_it_leaves(task.cancel)
+    caller.when_it_leaves = task.cancel
     try:
         yield
     except asyncio.CancelledError:
@@ -187,4 +187,4 @@ def while_caller_stays(request: Request) -> Iterator[None]:
             raise ClientDisconnect from None
         raise
     finally:
-        caller.may_leave()
+        caller.when_it_leaves = nothing
