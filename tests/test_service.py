@@ -393,8 +393,8 @@ SMALL, LARGE = 2**-8, 2**-6
 @pytest.mark.parametrize(
     ("given", "seconds", "serving"),
     [
-        ({}, {2: SMALL, 1: 1.2 * SMALL}, 1),
-        ({}, {2: SMALL, 1: 1.25 * SMALL}, 2),
+        ({}, {2: SMALL, 1: 1.4 * SMALL}, 1),
+        ({}, {2: SMALL, 1: 1.5 * SMALL}, 2),
         ({}, {2: LARGE}, 2),
         ({"threads": 2}, {2: SMALL}, 2),
         ({"engines": 2}, {1: SMALL}, 1),
