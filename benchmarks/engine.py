@@ -1,7 +1,7 @@
 """The engines' own rate, without a service around them: `python -m benchmarks.engine BUNDLE`.
 
-An engine for each CPU on one session, side by side, with batches of every size the service is warm for, in turn, by the
-very code that serves. One JSON line: images a second and CPU milliseconds an image of the best size.
+An engine for each CPU on one session, side by side, with batches of every size that the service may choose, in turn, by
+the very code that serves. One JSON line: images a second and CPU milliseconds an image of the best size.
 """
 
 import argparse
@@ -21,9 +21,10 @@ from app.engine import Engine
 from app.golden import open_proved
 
 BUCKETS = (1, 2, 4, 8)
-
+"""Batch sizes that are tried: the largest is that of all contestants."""
 
 ROUNDS = 2
+"""Windows of each size, in turn."""
 
 
 def rate(engines: Sequence[Engine], seconds: float) -> dict[str, float]:

@@ -34,6 +34,13 @@ def taken(pid: int) -> Taken:
     return Taken(sum(map(_cpu_seconds, members)), sum(map(_memory, members)))
 
 
+def machine() -> float:
+    """CPU seconds that everybody has taken on this machine, and its host from it, since it began."""
+    total = (PROC / "stat").read_text().partition("\n")[0]
+    user, nice, system, _, _, irq, softirq, steal = map(int, total.split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / TICKS
+
+
 def end(pid: int) -> None:
     """Kill the process and its descendants, each by its id."""
     for member in family(pid):

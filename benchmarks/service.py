@@ -56,10 +56,11 @@ COLUMNS = {
     "wrong": "{:7}",
     "lost": "{:6}",
     "caller_us": "{:11.0f}",
+    "others": "{:8.2f}",
 }
 TITLES = (
     "server                   callers  requests/s      least–most  of ours   CPU ms   p50 ms  memory MB"
-    "  difference  wrong  lost  caller µs"
+    "  difference  wrong  lost  caller µs  others"
 )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.crowd import Crowd
 from benchmarks.images import Known
 from benchmarks.load import Broken, closed_loop, open_loop
-from benchmarks.processes import Taken
+from benchmarks.processes import Taken, machine
 from benchmarks.server import Predictions, Server
 
 OK = 200
@@ -26,6 +26,7 @@ class Window:
     cpu_ms: float  # of the server, per request
     memory_mb: float
     caller_us: float  # CPU time of this side, per request
+    others: float  # cores that neither side has had
 
 
 @dataclass
@@ -75,20 +76,22 @@ class Traffic:
 
     async def _sample(self, delay: float) -> "Sample":
         await asyncio.sleep(delay)
-        return Sample(time.perf_counter(), time.process_time(), self._server.taken())
+        return Sample(time.perf_counter(), time.process_time(), self._server.taken(), machine())
 
     def _between(self, opened: "Sample", closed: "Sample") -> Window:
         ends = np.array(self.outcomes.ends)
         inside = (ends >= opened.time) & (ends <= closed.time)
         # A slope, since answers come by the batch: counting them would be off by up to one batch at either end.
         rate = float(np.polyfit(ends[inside], np.arange(inside.sum()), 1)[0])
-        requests = rate * (closed.time - opened.time)
+        seconds, cpu = closed.time - opened.time, closed.taken.cpu_seconds - opened.taken.cpu_seconds
+        requests, own = rate * seconds, closed.own_seconds - opened.own_seconds
         return Window(
             requests_per_second=rate,
             p50_ms=float(np.median(np.array(self.outcomes.seconds)[inside])) * 1e3,
-            cpu_ms=(closed.taken.cpu_seconds - opened.taken.cpu_seconds) / requests * 1e3,
+            cpu_ms=cpu / requests * 1e3,
             memory_mb=closed.taken.memory / 1e6,
-            caller_us=(closed.own_seconds - opened.own_seconds) / requests * 1e6,
+            caller_us=own / requests * 1e6,
+            others=max(closed.machine_seconds - opened.machine_seconds - cpu - own, 0) / seconds,
         )
 
     async def latencies(self, rate: float, seconds: float, random: Random) -> Sequence[float]:
@@ -105,6 +108,7 @@ class Sample:
     time: float
     own_seconds: float
     taken: Taken
+    machine_seconds: float
 
 
 class Asked:

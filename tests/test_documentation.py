@@ -115,3 +115,13 @@ def test_every_variant_is_in_the_table_of_supported_models() -> None:
     assert [name for name, _ in rows] == list(VARIANTS)
     assert len(differences) == sum(has(source, name) for name in VARIANTS for source in SOURCES)
     assert max(differences) <= 1e-4
+
+
+def test_every_benchmark_is_listed() -> None:
+    """`benchmarks/README.md` has each module, and each command with what it tells."""
+    written = (ROOT / "benchmarks/README.md").read_text()
+    modules = {path.stem: path.read_text() for path in (ROOT / "benchmarks").glob("*.py") if path.stem != "__init__"}
+    commands = [name for name, text in modules.items() if 'if __name__ == "__main__":' in text]
+
+    assert [name for name in modules if not re.search(rf"^\|.*`{name}\.py`.*\|", written, re.MULTILINE)] == []
+    assert [name for name in commands if f"`python -m benchmarks.{name}" not in written] == []
