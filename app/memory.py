@@ -7,8 +7,9 @@ import gc
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt(3)."""
 
-LARGE = 2**20
-"""Bytes: the pixels of a photo of 500×500, and more."""
+LARGE, SPARE = 4 * 2**20, 16 * 2**20
+"""Bytes: the pixels of a photo of over a megapixel; and what may stay on the heap for the next, smaller ones, which
+then need nothing from the kernel."""
 
 
 def give_back() -> None:
@@ -19,8 +20,8 @@ def give_back() -> None:
     """
     with contextlib.suppress(AttributeError, OSError):
         library = ctypes.CDLL(None)
-        for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
-            library.mallopt(parameter, LARGE)
+        library.mallopt(M_MMAP_THRESHOLD, LARGE)
+        library.mallopt(M_TRIM_THRESHOLD, SPARE)
 
 
 def settle() -> None:
