@@ -36,6 +36,9 @@ SMALL_SECONDS, LEAST_GAIN = 0.01, 1.5
 """Networks that take less for an image are tried with one thread, too: two take a third more CPU time for theirs, or
 more, and decoding wants it. Those that are not at least so many times as fast with all threads get one."""
 
+WAITING = 2
+"""Decode threads beside one for each CPU: some of them wait for Python's lock, which decoding itself does not hold."""
+
 CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST"],
     "allow_headers": ["Authorization", "X-Request-ID", "X-Request-Timeout", "traceparent", "tracestate"],
@@ -105,7 +108,9 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
         return engines[index].answer
 
     batcher = _open_batcher(settings, engines, renew, metrics)
-    classifier = _open_classifier(bundle, settings, batcher, settings.decode_threads or available_cpus(), metrics)
+    classifier = _open_classifier(
+        bundle, settings, batcher, settings.decode_threads or available_cpus() + WAITING, metrics
+    )
     service = Service(settings, bundle, engines, batcher, classifier, metrics)
     _watch(service)
     batcher.start()

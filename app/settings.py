@@ -113,7 +113,7 @@ class Settings(BaseSettings):
         description="Images that may wait for the engine. Low refuses early (429), high lets callers wait.",
     )
     decode_threads: Count | None = Field(
-        None, description="Threads that decode and resize. Unset: the CPUs this process may use."
+        None, description="Threads that decode and resize. Unset: two more than the CPUs this process may use."
     )
     decode_queue: Count = Field(
         256, description="Images that may wait for decoding. Each holds its whole encoded body in memory."
