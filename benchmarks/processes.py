@@ -1,4 +1,4 @@
-"""A process with all that it started, and what they take, as `/proc` has it."""
+"""A process with all that it started, and what they and everybody take, as `/proc` has it."""
 
 import os
 import signal
@@ -32,6 +32,13 @@ def taken(pid: int) -> Taken:
     """By the process and its descendants."""
     members = family(pid)
     return Taken(sum(map(_cpu_seconds, members)), sum(map(_memory, members)))
+
+
+def busy() -> float:
+    """CPU seconds that the machine's CPUs were not idle until now, in sum; what its host took from it included."""
+    fields = (PROC / "stat").read_text().split(maxsplit=9)[1:9]  # what follows is in user and nice already
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields)
+    return (user + nice + system + irq + softirq + steal) / TICKS
 
 
 def end(pid: int) -> None:

@@ -50,6 +50,8 @@ COLUMNS = {
     "requests_per_second_spread": "{0[0]:9.1f}–{0[1]:<6.1f}",
     "of_ours": "{:9.2f}",
     "cpu_ms": "{:9.2f}",
+    "cores": "{:7.2f}",
+    "others": "{:8.2f}",
     "p50_ms": "{:9.2f}",
     "memory_mb": "{:11.0f}",
     "difference": "{:12.5f}",
@@ -58,7 +60,7 @@ COLUMNS = {
     "caller_us": "{:11.0f}",
 }
 TITLES = (
-    "server                   callers  requests/s      least–most  of ours   CPU ms   p50 ms  memory MB"
+    "server                   callers  requests/s      least–most  of ours   CPU ms  cores  others   p50 ms  memory MB"
     "  difference  wrong  lost  caller µs"
 )
 
@@ -67,8 +69,8 @@ async def measure(name: str, asked: argparse.Namespace) -> dict[str, Any]:
     """One workload from start to end; its figures."""
     with contextlib.ExitStack() as ends:
         found = await contest(WORKLOADS[name], asked.peers, asked.photos, ends)
-        for _ in range(asked.rounds):
-            await found.round(asked.seconds)
+        for number in range(asked.rounds):
+            await found.round(number, asked.seconds)
         figures = found.figures()
         show(name, figures)
         if asked.latency:
@@ -83,6 +85,8 @@ def show(name: str, figures: Mapping[str, Any]) -> None:
     print(f"\n{name}\n{TITLES}")
     for row in figures["servers"]:
         print(f"{row['server']:24}" + "".join(form.format(row[column]) for column, form in COLUMNS.items()))
+    print("{measured_again} of {windows} windows measured again; ".format(**figures["disturbance"]), end="")
+    print("of those that count, others took {others:.2f} cores, {most:.2f} at most".format(**figures["disturbance"]))
     if "engine" in figures:
         engine = figures["engine"]
         print(

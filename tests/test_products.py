@@ -7,7 +7,7 @@ import pytest
 
 from app.settings import DEMO_BUNDLE
 from benchmarks.products import products_of
-from benchmarks.turns import Cost, Spread, standings
+from benchmarks.turns import Cost, Spread, in_turn, standings
 from model_export.graph import graph_macs
 
 
@@ -26,6 +26,13 @@ def test_a_ratio_is_of_one_round() -> None:
     assert Spread(1.5, 1.5, 1.5) == other.wall_ratio
     assert Spread(1, 1, 1) == other.cpu_ratio
     assert Spread(30, 22.5, 37.5) == other.wall
+
+
+def test_everybody_begins_and_follows_somebody_else() -> None:
+    """Who begins changes from round to round, and who comes before whom."""
+    orders = ["".join(in_turn("ABCD", number)) for number in range(4)]
+
+    assert orders == ["ABCD", "BADC", "CDAB", "DCBA"]
 
 
 def test_the_floor_multiplies_as_often_as_the_graph(whole: onnx.ModelProto) -> None:
