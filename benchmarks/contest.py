@@ -8,8 +8,10 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -30,6 +32,9 @@ COMPARED = ("requests_per_second", "cpu_ms")
 
 WARM_SHARE = 0.25
 """Of a window's seconds: before it opens."""
+
+REQUESTS = 400
+"""Expected in a window of latencies, at least: then 300 are sure to come, and the 99th percentile is not one alone."""
 
 MOST_OTHERS, TRIES = 0.05 * (os.cpu_count() or 1), 3
 """Cores that others may take in a window, a twentieth of the machine; and how often it is tried, if they take more."""
@@ -83,12 +88,11 @@ class Contestant:
         """Requests a second, the median of the rounds."""
         return _median(window.requests_per_second for window in self.windows[callers])
 
-    async def latency(self, share: float, callers: int, seconds: float, random: Random) -> dict[str, Any]:
-        """At this share of its rate with so many callers."""
-        rate = share * self.rate(callers)
+    async def percentiles(self, rate: float, seconds: float, random: Random) -> tuple[float, float]:
+        """Milliseconds that callers wait, the median and the 99th percentile, where so many come a second."""
+        seconds = max(seconds, REQUESTS / rate)
         p50, p99 = np.percentile(await self.traffic.latencies(rate, seconds, random), [50, 99]) * 1e3
-        figures = {"share": share, "requests_per_second": rate, "p50_ms": p50, "p99_ms": p99, "p99_of_p50": p99 / p50}
-        return {"server": self.server.name, **_rounded(figures)}
+        return float(p50), float(p99)
 
 
 class Contest:
@@ -108,11 +112,19 @@ class Contest:
             self.floor.append(_engine(self._model / "fp32", seconds))
 
     async def latencies(
-        self, contestants: Sequence[Contestant], shares: Sequence[float], seconds: float
+        self, contestants: Sequence[Contestant], shares: Sequence[float], rounds: int, seconds: float
     ) -> list[dict[str, Any]]:
-        """Of these at shares of what each can at most, when callers come as they come."""
+        """Of these at shares of what each can at most, when callers come as they come: medians of the rounds."""
         seconds, callers, random = seconds * self.workload.longer, self.workload.callers[-1], Random(0)
-        return [await each.latency(share, callers, seconds, random) for share in shares for each in contestants]
+        found = defaultdict[tuple[float, str], list[tuple[float, float]]](list)
+        for number, share in product(range(rounds), shares):
+            for each in in_turn(contestants, number):
+                percentiles = await each.percentiles(share * each.rate(callers), seconds, random)
+                found[share, each.server.name].append(percentiles)
+        return [
+            _latency(each.server.name, share, share * each.rate(callers), found[share, each.server.name])
+            for share, each in product(shares, contestants)
+        ]
 
     def figures(self) -> dict[str, Any]:
         """For the record."""
@@ -154,6 +166,12 @@ class Contest:
                 "wrong": outcomes.wrong,
                 "lost": outcomes.lost,
             }
+
+
+def _latency(server: str, share: float, rate: float, rounds: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    p50, p99 = (_median(percentiles) for percentiles in zip(*rounds, strict=True))
+    figures = {"share": share, "requests_per_second": rate, "p50_ms": p50, "p99_ms": p99, "p99_of_p50": p99 / p50}
+    return {"server": server, **_rounded(figures)}
 
 
 def _medians(windows: Sequence[Window]) -> dict[str, Any]:

@@ -249,6 +249,49 @@ def test_the_least_disturbed_window_counts() -> None:
     }
 
 
+class Slow(Disturbed):
+    """Answers 100 requests a second; in each of its windows of latencies callers wait about so many seconds."""
+
+    def __init__(self, *waits: float) -> None:
+        super().__init__(0.0)
+        self.expected = list[float]()  # requests of each window
+        self._waits = iter(waits)
+
+    async def latencies(self, rate: float, seconds: float, _: Random) -> list[float]:
+        """Of a hundred callers one waits ten times as long."""
+        self.expected.append(rate * seconds)
+        wait = next(self._waits)
+        return [wait] * 98 + [10 * wait] * 2
+
+
+def latencies(slow: Slow, shares: list[float], rounds: int, seconds: float) -> list[dict[str, Any]]:
+    """After a round."""
+
+    async def measured() -> list[dict[str, Any]]:
+        found = Contest(Workload("demo", 1, (1,)), [slow.contestant()], Path("no folder"))
+        await found.round(0, 1.0)
+        return await found.latencies(found.contestants, shares, rounds, seconds)
+
+    return asyncio.run(measured())
+
+
+def test_latencies_are_medians_of_rounds() -> None:
+    """At each share of the rate; one round that something else slows down does not show."""
+    rows = latencies(Slow(0.001, 0.004, 0.003, 0.005, 9.0, 0.001), [0.1, 0.5], 3, 5.0)
+
+    columns = ("share", "requests_per_second", "p50_ms", "p99_ms", "p99_of_p50")
+    assert [[row[column] for column in columns] for row in rows] == [[0.1, 10, 3, 30, 10], [0.5, 50, 4, 40, 10]]
+
+
+def test_latencies_are_of_hundreds_of_requests() -> None:
+    """A window is as long as it takes, and no shorter than asked for."""
+    slow = Slow(0.001, 0.001)
+
+    latencies(slow, [0.1, 0.9], 1, 30.0)
+
+    assert slow.expected == [400, 2700]
+
+
 @pytest.mark.parametrize("name", server.peers())
 def test_peers_are_pinned(name: str) -> None:
     """What a peer is measured with is the same tomorrow."""
