@@ -5,10 +5,15 @@ import onnx
 import onnxruntime
 import pytest
 
+from app.bundle import Bundle
 from app.settings import DEMO_BUNDLE
+from benchmarks.model import session_of
 from benchmarks.products import products_of
 from benchmarks.turns import Cost, Spread, in_turn, standings
 from model_export.graph import graph_macs
+from tests.fakes import engine_of
+
+SPINNING = "session.intra_op.allow_spinning"
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +56,16 @@ def test_the_floor_is_computed(whole: onnx.ModelProto) -> None:
     assert wanted == len(numbers)
     assert {1} == {number.size for number in numbers}
     assert all(np.abs(number).max() > 0 for number in numbers)
+
+
+def test_graphs_are_compared_with_the_engine_s_options(demo: Bundle) -> None:
+    """Every option of a session, and whether idle threads spin, is that of the service's own."""
+    engine = engine_of(demo)
+
+    ours = engine._session.get_session_options()  # noqa: SLF001 (as it is opened)
+    theirs = session_of(DEMO_BUNDLE / "model.onnx", engine.truth.threads).get_session_options()
+
+    names = [name for name in dir(ours) if not name.startswith("_") and not callable(getattr(ours, name))]
+    assert "enable_mem_pattern" in names
+    assert [(name, getattr(theirs, name)) for name in names] == [(name, getattr(ours, name)) for name in names]
+    assert theirs.get_session_config_entry(SPINNING) == ours.get_session_config_entry(SPINNING)
