@@ -3,12 +3,15 @@
 import asyncio
 import contextlib
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,18 +26,18 @@ from benchmarks.load import Broken
 from benchmarks.models import ROOT, made
 from benchmarks.server import START_SECONDS, Launch, Server, ours, peer
 from benchmarks.traffic import Traffic, Window
+from benchmarks.turns import in_turn
 
-COMPARED = ("requests_per_second", "cpu_ms", "others")
-
-DISTURBED, TRIES = 0.05, 3
-"""Cores for each core of the machine that others may take in a window; else it is measured again, and the least
-disturbed of so many is kept."""
-
-LATENCY_ROUNDS, LEAST_WAITS = 3, 300
-"""Medians of so many rounds, each of so many requests or more: fewer have no 99th percentile."""
+COMPARED = ("requests_per_second", "cpu_ms")
 
 WARM_SHARE = 0.25
 """Of a window's seconds: before it opens."""
+
+REQUESTS = 400
+"""Expected in a window of latencies, at least: then 300 are sure to come, and the 99th percentile is not one alone."""
+
+MOST_OTHERS, TRIES = 0.05 * (os.cpu_count() or 1), 3
+"""Cores that others may take in a window, a twentieth of the machine; and how often it is tried, if they take more."""
 
 
 @dataclass(frozen=True)
@@ -66,20 +69,30 @@ class Contestant:
     traffic: Traffic
     difference: float  # of a score, at most, from ours
     windows: dict[int, list[Window]] = field(default_factory=dict)  # by callers, of each round
+    again: int = 0  # windows that were measured more than once
+
+    async def measure(self, callers: int, seconds: float) -> None:
+        """One more window: the first that others do not disturb, or the least disturbed of them all.
+
+        Raises:
+            RuntimeError: the server has ended.
+        """
+        tries = list[Window]()
+        while len(tries) < TRIES and not any(window.others <= MOST_OTHERS for window in tries):
+            tries.append(await self.traffic.window(callers, WARM_SHARE * seconds, seconds))
+            self.server.check()
+        self.again += len(tries) > 1
+        self.windows.setdefault(callers, []).append(min(tries, key=lambda window: window.others))
 
     def rate(self, callers: int) -> float:
         """Requests a second, the median of the rounds."""
         return _median(window.requests_per_second for window in self.windows[callers])
 
-    async def latency(self, share: float, callers: int, seconds: float, random: Random) -> dict[str, Any]:
-        """At this share of its rate with so many callers."""
-        rate = share * self.rate(callers)
-        seconds = max(seconds, LEAST_WAITS / rate)
+    async def percentiles(self, rate: float, seconds: float, random: Random) -> tuple[float, float]:
+        """Milliseconds that callers wait, the median and the 99th percentile, where so many come a second."""
+        seconds = max(seconds, REQUESTS / rate)
         p50, p99 = np.percentile(await self.traffic.latencies(rate, seconds, random), [50, 99]) * 1e3
-        return {
-            "server": self.server.name,
-            **_rounded({"share": share, "requests_per_second": rate, "p50_ms": p50, "p99_ms": p99}),
-        }
+        return float(p50), float(p99)
 
 
 class Contest:
@@ -89,35 +102,34 @@ class Contest:
         self.workload, self.contestants, self._model = workload, contestants, model
         self.floor: list[dict[str, float]] = []  # the engine's own, of each round
 
-    async def round(self, seconds: float) -> None:
-        """Everybody's turn. Who begins, changes: nobody always runs after the same one."""
+    async def round(self, number: int, seconds: float) -> None:
+        """Everybody's turn."""
         seconds *= self.workload.longer
-        for each in self._in_turn():
+        for each in in_turn(self.contestants, number):
             for callers in self.workload.callers:
-                each.windows.setdefault(callers, []).append(await _undisturbed(each.traffic, callers, seconds))
-                each.server.check()
+                await each.measure(callers, seconds)
         if self.workload.has_floor:
             self.floor.append(_engine(self._model / "fp32", seconds))
 
-    def _in_turn(self) -> list[Contestant]:
-        done = len(self.contestants[0].windows.get(self.workload.callers[0], ()))
-        first = done % len(self.contestants)
-        return [*self.contestants[first:], *self.contestants[:first]]
-
     async def latencies(
-        self, contestants: Sequence[Contestant], shares: Sequence[float], seconds: float
+        self, contestants: Sequence[Contestant], shares: Sequence[float], rounds: int, seconds: float
     ) -> list[dict[str, Any]]:
-        """Of these at shares of what each can at most, when callers come as they come."""
+        """Of these at shares of what each can at most, when callers come as they come: medians of the rounds."""
         seconds, callers, random = seconds * self.workload.longer, self.workload.callers[-1], Random(0)
-        found = [
-            [await each.latency(share, callers, seconds, random) for share in shares for each in contestants]
-            for _ in range(LATENCY_ROUNDS)
+        found = defaultdict[tuple[float, str], list[tuple[float, float]]](list)
+        for number, share in product(range(rounds), shares):
+            for each in in_turn(contestants, number):
+                percentiles = await each.percentiles(share * each.rate(callers), seconds, random)
+                found[share, each.server.name].append(percentiles)
+        return [
+            _latency(each.server.name, share, share * each.rate(callers), found[share, each.server.name])
+            for share, each in product(shares, contestants)
         ]
-        return [_middle(rows) for rows in zip(*found, strict=True)]
 
     def figures(self) -> dict[str, Any]:
         """For the record."""
-        found: dict[str, Any] = {"servers": [row for callers in self.workload.callers for row in self._rows(callers)]}
+        rows = [row for callers in self.workload.callers for row in self._rows(callers)]
+        found: dict[str, Any] = {"servers": rows, "disturbance": self._disturbance()}
         if self.floor:
             found["engine"] = _rounded({name: _median(each[name] for each in self.floor) for name in self.floor[0]})
             found["share"] = round(self._share(), 3)
@@ -131,6 +143,13 @@ class Contest:
         windows = self.contestants[0].windows[self.workload.callers[-1]]
         pairs = zip(windows, self.floor, strict=True)
         return _median(window.requests_per_second / floor["requests_per_second"] for window, floor in pairs)
+
+    def _disturbance(self) -> dict[str, float]:
+        """How often there was too much of it, and the cores that others took in the windows that count."""
+        windows = [window for each in self.contestants for found in each.windows.values() for window in found]
+        others = {"others": _median(window.others for window in windows), "most": max(each.others for each in windows)}
+        again = sum(each.again for each in self.contestants)
+        return {"windows": len(windows), "measured_again": again, **_rounded(others)}
 
     def _rows(self, callers: int) -> Iterator[dict[str, Any]]:
         first = self.contestants[0]
@@ -149,25 +168,17 @@ class Contest:
             }
 
 
+def _latency(server: str, share: float, rate: float, rounds: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    p50, p99 = (_median(percentiles) for percentiles in zip(*rounds, strict=True))
+    figures = {"share": share, "requests_per_second": rate, "p50_ms": p50, "p99_ms": p99, "p99_of_p50": p99 / p50}
+    return {"server": server, **_rounded(figures)}
+
+
 def _medians(windows: Sequence[Window]) -> dict[str, Any]:
     """With the least and most of those that are compared."""
     columns = {name: [asdict(window)[name] for window in windows] for name in asdict(windows[0])}
     spread = {f"{name}_spread": [round(bound(columns[name]), 2) for bound in (min, max)] for name in COMPARED}
     return {**_rounded({name: _median(column) for name, column in columns.items()}), **spread}
-
-
-async def _undisturbed(traffic: Traffic, callers: int, seconds: float) -> Window:
-    """The first window that others leave alone, or the least disturbed one of `TRIES`."""
-    windows = list[Window]()
-    while not windows or (windows[-1].others > DISTURBED * available_cpus() and len(windows) < TRIES):
-        windows.append(await traffic.window(callers, WARM_SHARE * seconds, seconds))
-    return min(windows, key=lambda window: window.others)
-
-
-def _middle(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One server at one share: the medians of its rounds."""
-    p50, p99 = (_median(row[name] for row in rows) for name in ("p50_ms", "p99_ms"))
-    return {**rows[0], **_rounded({"p50_ms": p50, "p99_ms": p99, "p99_of_p50": p99 / p50})}
 
 
 def _median(values: Iterable[float]) -> float:

@@ -1,6 +1,6 @@
 """The engines' own rate, without a service around them: `python -m benchmarks.engine BUNDLE`.
 
-An engine for each CPU on one session, side by side, with batches of every size that the service may choose, in turn, by
+An engine for each CPU on one session, side by side, with batches of every size the service may be warm for, in turn, by
 the very code that serves. One JSON line: images a second and CPU milliseconds an image of the best size.
 """
 
@@ -21,10 +21,10 @@ from app.engine import Engine
 from app.golden import open_proved
 
 BUCKETS = (1, 2, 4, 8)
-"""Batch sizes that are tried: the largest is that of all contestants."""
+"""Of a service with batches of up to 8, as `server.py` starts it; whichever of them would pay there."""
 
 ROUNDS = 2
-"""Windows of each size, in turn."""
+"""Windows of each size, in turn with the others': a slow moment of the machine should not fall on one size alone."""
 
 
 def rate(engines: Sequence[Engine], seconds: float) -> dict[str, float]:

@@ -41,7 +41,7 @@ from model_export.progress import Progress
 from model_export.tables import table
 from tests.fakes import save_checkpoint
 
-SIZES = 1, 8
+SIZES = 1, 2, 4, 8
 ENGINE, INT8, FLOOR, EAGER = "engine", "engine, int8", "products", "torch"
 SWIN_T: Mapping[str, Any] = {
     "image_size": SIDE,
@@ -83,7 +83,7 @@ def of_torch(threads: int) -> Run:
 
 
 def session_of(path: Path, threads: int, *, profile: Path | None = None) -> onnxruntime.InferenceSession:
-    """With the options of `app/engine.py`, and a profile where one is asked for."""
+    """With the options of `app/engine.py` that make a difference, and a profile where one is asked for."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

@@ -1,4 +1,4 @@
-"""A process with all that it started, and what they take, as `/proc` has it."""
+"""A process with all that it started, and what they and everybody take, as `/proc` has it."""
 
 import os
 import signal
@@ -34,10 +34,10 @@ def taken(pid: int) -> Taken:
     return Taken(sum(map(_cpu_seconds, members)), sum(map(_memory, members)))
 
 
-def machine() -> float:
-    """CPU seconds that everybody has taken on this machine, and its host from it, since it began."""
-    total = (PROC / "stat").read_text().partition("\n")[0]
-    user, nice, system, _, _, irq, softirq, steal = map(int, total.split()[1:9])
+def busy() -> float:
+    """CPU seconds that the machine's CPUs were not idle until now, in sum; what its host took from it included."""
+    fields = (PROC / "stat").read_text().split(maxsplit=9)[1:9]  # what follows is in user and nice already
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields)
     return (user + nice + system + irq + softirq + steal) / TICKS
 
 

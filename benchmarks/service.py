@@ -27,6 +27,9 @@ from benchmarks.picture import draw
 from benchmarks.record import ROOT, record
 from benchmarks.server import peers
 
+LATENCY_ROUNDS = 3
+"""Of those asked for, at most: latencies take a window for each share."""
+
 SHARE_TO_KEEP = 0.92
 """Of the engine's own rate, with a network for which everything else is small."""
 
@@ -50,17 +53,18 @@ COLUMNS = {
     "requests_per_second_spread": "{0[0]:9.1f}–{0[1]:<6.1f}",
     "of_ours": "{:9.2f}",
     "cpu_ms": "{:9.2f}",
+    "cores": "{:7.2f}",
+    "others": "{:8.2f}",
     "p50_ms": "{:9.2f}",
     "memory_mb": "{:11.0f}",
     "difference": "{:12.5f}",
     "wrong": "{:7}",
     "lost": "{:6}",
     "caller_us": "{:11.0f}",
-    "others": "{:8.2f}",
 }
 TITLES = (
-    "server                   callers  requests/s      least–most  of ours   CPU ms   p50 ms  memory MB"
-    "  difference  wrong  lost  caller µs  others"
+    "server                   callers  requests/s      least–most  of ours   CPU ms  cores  others   p50 ms  memory MB"
+    "  difference  wrong  lost  caller µs"
 )
 
 
@@ -68,15 +72,15 @@ async def measure(name: str, asked: argparse.Namespace) -> dict[str, Any]:
     """One workload from start to end; its figures."""
     with contextlib.ExitStack() as ends:
         found = await contest(WORKLOADS[name], asked.peers, asked.photos, ends)
-        for _ in range(asked.rounds):
-            await found.round(asked.seconds)
-        figures = found.figures()
-        show(name, figures)
-        if asked.latency:
-            who, shares = (found.contestants, SHARES) if name == DRAWN else (found.contestants[:1], (NEAR_CAPACITY,))
-            figures["latency"] = await found.latencies(who, shares, asked.seconds)
-            show_latency(figures["latency"])
-    return figures
+        for number in range(asked.rounds):
+            await found.round(number, asked.seconds)
+        show(name, found.figures())
+        if not asked.latency:
+            return found.figures()
+        who, shares = (found.contestants, SHARES) if name == DRAWN else (found.contestants[:1], (NEAR_CAPACITY,))
+        latency = await found.latencies(who, shares, min(asked.rounds, LATENCY_ROUNDS), asked.seconds)
+        show_latency(latency)
+        return {**found.figures(), "latency": latency}  # with what was wrong or lost meanwhile
 
 
 def show(name: str, figures: Mapping[str, Any]) -> None:
@@ -84,6 +88,8 @@ def show(name: str, figures: Mapping[str, Any]) -> None:
     print(f"\n{name}\n{TITLES}")
     for row in figures["servers"]:
         print(f"{row['server']:24}" + "".join(form.format(row[column]) for column, form in COLUMNS.items()))
+    print("{measured_again} of {windows} windows measured again; ".format(**figures["disturbance"]), end="")
+    print("of those that count, others took {others:.2f} cores, {most:.2f} at most".format(**figures["disturbance"]))
     if "engine" in figures:
         engine = figures["engine"]
         print(

@@ -5,13 +5,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
+from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.crowd import Crowd
 from benchmarks.images import Known
 from benchmarks.load import Broken, closed_loop, open_loop
-from benchmarks.processes import Taken, machine
+from benchmarks.processes import Taken, busy
 from benchmarks.server import Predictions, Server
 
 OK = 200
@@ -24,9 +25,10 @@ class Window:
     requests_per_second: float
     p50_ms: float
     cpu_ms: float  # of the server, per request
+    cores: float  # that the server kept busy
+    others: float  # cores that neither the server nor this side kept busy
     memory_mb: float
     caller_us: float  # CPU time of this side, per request
-    others: float  # cores that neither side has had
 
 
 @dataclass
@@ -76,22 +78,22 @@ class Traffic:
 
     async def _sample(self, delay: float) -> "Sample":
         await asyncio.sleep(delay)
-        return Sample(time.perf_counter(), time.process_time(), self._server.taken(), machine())
+        return Sample(time.perf_counter(), time.process_time(), busy(), self._server.taken())
 
     def _between(self, opened: "Sample", closed: "Sample") -> Window:
         ends = np.array(self.outcomes.ends)
         inside = (ends >= opened.time) & (ends <= closed.time)
         # A slope, since answers come by the batch: counting them would be off by up to one batch at either end.
         rate = float(np.polyfit(ends[inside], np.arange(inside.sum()), 1)[0])
-        seconds, cpu = closed.time - opened.time, closed.taken.cpu_seconds - opened.taken.cpu_seconds
-        requests, own = rate * seconds, closed.own_seconds - opened.own_seconds
+        cores = closed.since(opened)
         return Window(
             requests_per_second=rate,
             p50_ms=float(np.median(np.array(self.outcomes.seconds)[inside])) * 1e3,
-            cpu_ms=cpu / requests * 1e3,
+            cpu_ms=cores.server / rate * 1e3,
+            cores=cores.server,
+            others=cores.others,
             memory_mb=closed.taken.memory / 1e6,
-            caller_us=own / requests * 1e6,
-            others=max(closed.machine_seconds - opened.machine_seconds - cpu - own, 0) / seconds,
+            caller_us=cores.own / rate * 1e6,
         )
 
     async def latencies(self, rate: float, seconds: float, random: Random) -> Sequence[float]:
@@ -101,14 +103,31 @@ class Traffic:
         return self.outcomes.seconds[before:]
 
 
+class Cores(NamedTuple):
+    """How many were busy between two moments, and with whom."""
+
+    server: float
+    own: float
+    others: float  # all that remains
+
+
 @dataclass(frozen=True)
 class Sample:
-    """A moment."""
+    """A moment, and the CPU seconds until then."""
 
     time: float
     own_seconds: float
+    busy_seconds: float  # of the whole machine
     taken: Taken
-    machine_seconds: float
+
+    def since(self, earlier: "Sample") -> Cores:
+        """Who kept how many busy."""
+        seconds = self.time - earlier.time
+        server = (self.taken.cpu_seconds - earlier.taken.cpu_seconds) / seconds
+        own = (self.own_seconds - earlier.own_seconds) / seconds
+        everybody = (self.busy_seconds - earlier.busy_seconds) / seconds
+        # The machine is counted by its clock's ticks, processes exactly: a difference of nothing may come out negative.
+        return Cores(server, own, max(0.0, everybody - server - own))
 
 
 class Asked:

@@ -8,13 +8,15 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 Run = Callable[[int], object]
 """Runs one batch of so many images."""
 
 IMAGES = 8
 """Of a contestant in a round, at least; the median of its batches counts, and one more goes before them."""
+
+Anybody = TypeVar("Anybody")
 
 
 class Cost(NamedTuple):
@@ -68,13 +70,18 @@ class Contestant:
         self._process.join()
 
 
+def in_turn(everybody: Sequence[Anybody], number: int) -> list[Anybody]:
+    """All of them, in the order of this round: nobody always begins, and nobody always follows the same one."""
+    first = number % len(everybody)
+    begins, *others = [*everybody[first:], *everybody[:first]]
+    return [begins, *(reversed(others) if number % 2 else others)]
+
+
 def rounds(contestants: Mapping[str, Contestant], size: int, count: int) -> dict[str, list[Cost]]:
     """Everybody's cost in each round. Who begins, changes: after a pause a processor is faster."""
     costs: dict[str, list[Cost]] = {name: [] for name in contestants}
-    names = list(contestants)
     for number in range(count):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
+        for name in in_turn(list(contestants), number):
             costs[name].append(contestants[name].cost(size))
     return costs
 

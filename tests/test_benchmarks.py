@@ -7,6 +7,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator
+from pathlib import Path
 from random import Random
 from typing import Any, cast
 
@@ -14,13 +15,15 @@ import pytest
 import uvloop
 
 from benchmarks import processes, server
+from benchmarks.contest import MOST_OTHERS, Contest, Contestant, Workload
 from benchmarks.crowd import Answer, Crowd
 from benchmarks.images import NEAR, Known
 from benchmarks.load import Address, Broken, request
 from benchmarks.picture import draw
+from benchmarks.processes import Taken
 from benchmarks.protocols import Protocol
 from benchmarks.service import verdict
-from benchmarks.traffic import Traffic
+from benchmarks.traffic import Cores, Outcomes, Sample, Traffic, Window
 
 IMAGE = Known(b"an image", [(3, 0.9)])
 RIGHT = json.dumps({"predictions": [{"index": 3, "label": "three", "score": 0.9}]}).encode()
@@ -161,6 +164,132 @@ def test_children_count() -> None:
         assert len(processes.family(process.pid)) == 2
         assert processes.taken(process.pid).memory > 50e6
         processes.end(process.pid)
+
+
+def test_the_machine_is_busy_unless_it_is_idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor where it waits for a disk; interrupts and what the host took count, and guests once: they are users'."""
+    (tmp_path / "stat").write_text("cpu  1 10 100 7000000 80000000 1000 10000 100000 1 10\ncpu0 1 1 1 1 1 1 1 1 1 1\n")
+    monkeypatch.setattr(processes, "PROC", tmp_path)
+
+    assert processes.busy() == 111111 / processes.TICKS
+
+
+def test_what_neither_side_took_is_others() -> None:
+    """Of 4 s on 2 CPUs that were busy for 7, a server took 3 and this side 2: others kept half a core busy."""
+    earlier = Sample(10.0, 1.0, 100.0, Taken(20.0, 0))
+
+    assert Sample(14.0, 3.0, 107.0, Taken(23.0, 0)).since(earlier) == Cores(0.75, 0.5, 0.5)
+    assert Sample(14.0, 3.0, 104.9, Taken(23.0, 0)).since(earlier) == Cores(0.75, 0.5, 0.0)
+
+
+class Disturbed:
+    """A server and its traffic, in whose windows others take so much of the machine."""
+
+    name = "disturbed"
+
+    def __init__(self, *others: float) -> None:
+        self.outcomes, self.checks = Outcomes(), 0
+        self._others = iter(others)
+
+    def contestant(self) -> Contestant:
+        """Itself, in a contest."""
+        return Contestant(cast("server.Server", self), cast("Traffic", self), 0.0)
+
+    async def window(self, *_: float) -> Window:
+        """The next."""
+        return Window(100.0, 1.0, 1.0, 1.0, next(self._others) * MOST_OTHERS, 1.0, 1.0)
+
+    def check(self) -> None:
+        """It runs."""
+        self.checks += 1
+
+
+def disturbance(*contestants: Disturbed, rounds: int = 1) -> Any:
+    """Of these, by one caller each."""
+    found = Contest(Workload("demo", 1, (1,)), [each.contestant() for each in contestants], Path("no folder"))
+    for number in range(rounds):
+        asyncio.run(found.round(number, 1.0))
+    return found.figures()["disturbance"]
+
+
+def test_servers_take_turns() -> None:
+    """Another one begins each round."""
+    order = list[Disturbed]()
+
+    class Noted(Disturbed):
+        async def window(self, *_: float) -> Window:
+            order.append(self)
+            return await super().window()
+
+    one, two = Noted(0.0, 0.0), Noted(0.0, 0.0)
+    disturbance(one, two, rounds=2)
+
+    assert order == [one, two, two, one]
+
+
+def test_a_window_that_others_disturb_is_measured_again() -> None:
+    """Not one in which they take a twentieth of the machine, and no more than twice."""
+    calm, soon, never = Disturbed(1.0), Disturbed(3.0, 0.5), Disturbed(4.0, 2.0, 3.0, 0.0)
+
+    found = disturbance(calm, soon, never)
+
+    assert (calm.checks, soon.checks, never.checks) == (1, 2, 3)
+    assert (found["windows"], found["measured_again"]) == (3, 2)
+
+
+def test_the_least_disturbed_window_counts() -> None:
+    """Of three that were all disturbed; and the record says how much others took in those that count."""
+    found = disturbance(Disturbed(0.1, 9.0, 2.0, 3.0, 0.5), rounds=3)
+
+    assert found == {
+        "windows": 3,
+        "measured_again": 1,
+        "others": pytest.approx(0.5 * MOST_OTHERS, abs=1e-3),
+        "most": pytest.approx(2.0 * MOST_OTHERS, abs=1e-3),
+    }
+
+
+class Slow(Disturbed):
+    """Answers 100 requests a second; in each of its windows of latencies callers wait about so many seconds."""
+
+    def __init__(self, *waits: float) -> None:
+        super().__init__(0.0)
+        self.expected = list[float]()  # requests of each window
+        self._waits = iter(waits)
+
+    async def latencies(self, rate: float, seconds: float, _: Random) -> list[float]:
+        """Of a hundred callers one waits ten times as long."""
+        self.expected.append(rate * seconds)
+        wait = next(self._waits)
+        return [wait] * 98 + [10 * wait] * 2
+
+
+def latencies(slow: Slow, shares: list[float], rounds: int, seconds: float) -> list[dict[str, Any]]:
+    """After a round."""
+
+    async def measured() -> list[dict[str, Any]]:
+        found = Contest(Workload("demo", 1, (1,)), [slow.contestant()], Path("no folder"))
+        await found.round(0, 1.0)
+        return await found.latencies(found.contestants, shares, rounds, seconds)
+
+    return asyncio.run(measured())
+
+
+def test_latencies_are_medians_of_rounds() -> None:
+    """At each share of the rate; one round that something else slows down does not show."""
+    rows = latencies(Slow(0.001, 0.004, 0.003, 0.005, 9.0, 0.001), [0.1, 0.5], 3, 5.0)
+
+    columns = ("share", "requests_per_second", "p50_ms", "p99_ms", "p99_of_p50")
+    assert [[row[column] for column in columns] for row in rows] == [[0.1, 10, 3, 30, 10], [0.5, 50, 4, 40, 10]]
+
+
+def test_latencies_are_of_hundreds_of_requests() -> None:
+    """A window is as long as it takes, and no shorter than asked for."""
+    slow = Slow(0.001, 0.001)
+
+    latencies(slow, [0.1, 0.9], 1, 30.0)
+
+    assert slow.expected == [400, 2700]
 
 
 @pytest.mark.parametrize("name", server.peers())

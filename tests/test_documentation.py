@@ -12,6 +12,7 @@ from tests.references.table import MARKS, SOURCES, has
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+BENCHMARKS = (ROOT / "benchmarks/README.md").read_text()
 SERVERS = {
     "swin-serve": "swin-serve",
     "FastAPI by hand": "fastapi",
@@ -106,6 +107,24 @@ def test_every_file_is_in_the_tree() -> None:
     assert {name for name in drawn if name.endswith(".py")} <= modules
 
 
+def test_every_benchmark_is_in_a_table_of_commands() -> None:
+    """Each module of benchmarks/ that can be run has its row, and no other."""
+    named = re.findall(r"^\| `python -m benchmarks\.(\w+)", BENCHMARKS, re.MULTILINE)
+
+    assert sorted(named) == sorted(
+        path.stem for path in (ROOT / "benchmarks").glob("*.py") if "\ndef main(" in path.read_text()
+    )
+
+
+def test_every_module_of_the_benchmarks_is_in_the_table() -> None:
+    """Each has its place in a row, and no other has."""
+    rows = re.findall(r"^\|.*", BENCHMARKS.split("| module | what |")[1], re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"`(\w+\.py|peers/)`", row.split("|")[1])]
+
+    modules = [path.name for path in (ROOT / "benchmarks").glob("*.py") if path.name != "__init__.py"]
+    assert sorted(named) == sorted([*modules, "peers/"])
+
+
 def test_every_variant_is_in_the_table_of_supported_models() -> None:
     """`make supported-models` has been run since the last variant was added, and every difference is tolerated."""
     table = README.split(MARKS[0])[1].split(MARKS[1])[0]
@@ -115,13 +134,3 @@ def test_every_variant_is_in_the_table_of_supported_models() -> None:
     assert [name for name, _ in rows] == list(VARIANTS)
     assert len(differences) == sum(has(source, name) for name in VARIANTS for source in SOURCES)
     assert max(differences) <= 1e-4
-
-
-def test_every_benchmark_is_listed() -> None:
-    """`benchmarks/README.md` has each module, and each command with what it tells."""
-    written = (ROOT / "benchmarks/README.md").read_text()
-    modules = {path.stem: path.read_text() for path in (ROOT / "benchmarks").glob("*.py") if path.stem != "__init__"}
-    commands = [name for name, text in modules.items() if 'if __name__ == "__main__":' in text]
-
-    assert [name for name in modules if not re.search(rf"^\|.*`{name}\.py`.*\|", written, re.MULTILINE)] == []
-    assert [name for name in commands if f"`python -m benchmarks.{name}" not in written] == []

@@ -5,10 +5,15 @@ import onnx
 import onnxruntime
 import pytest
 
+from app.bundle import Bundle
 from app.settings import DEMO_BUNDLE
+from benchmarks.model import session_of
 from benchmarks.products import products_of
-from benchmarks.turns import Cost, Spread, standings
+from benchmarks.turns import Cost, Spread, in_turn, standings
 from model_export.graph import graph_macs
+from tests.fakes import engine_of
+
+SPINNING = "session.intra_op.allow_spinning"
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +33,13 @@ def test_a_ratio_is_of_one_round() -> None:
     assert Spread(30, 22.5, 37.5) == other.wall
 
 
+def test_everybody_begins_and_follows_somebody_else() -> None:
+    """Who begins changes from round to round, and who comes before whom."""
+    orders = ["".join(in_turn("ABCD", number)) for number in range(4)]
+
+    assert orders == ["ABCD", "BADC", "CDAB", "DCBA"]
+
+
 def test_the_floor_multiplies_as_often_as_the_graph(whole: onnx.ModelProto) -> None:
     """Products alone are all of the products, those of attention included."""
     assert graph_macs(whole) == graph_macs(products_of(whole))
@@ -44,3 +56,16 @@ def test_the_floor_is_computed(whole: onnx.ModelProto) -> None:
     assert wanted == len(numbers)
     assert {1} == {number.size for number in numbers}
     assert all(np.abs(number).max() > 0 for number in numbers)
+
+
+def test_graphs_are_compared_with_the_engine_s_options(demo: Bundle) -> None:
+    """Every option of a session, and whether idle threads spin, is that of the service's own."""
+    engine = engine_of(demo)
+
+    ours = engine._session.get_session_options()  # noqa: SLF001 (as it is opened)
+    theirs = session_of(DEMO_BUNDLE / "model.onnx", engine.truth.threads).get_session_options()
+
+    names = [name for name in dir(ours) if not name.startswith("_") and not callable(getattr(ours, name))]
+    assert "enable_mem_pattern" in names
+    assert [(name, getattr(theirs, name)) for name in names] == [(name, getattr(ours, name)) for name in names]
+    assert theirs.get_session_config_entry(SPINNING) == ours.get_session_config_entry(SPINNING)
