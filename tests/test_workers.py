@@ -64,6 +64,7 @@ async def test_nothing_is_kept_while_there_is_nothing_to_do() -> None:
         while kept() is not None:  # noqa: ASYNC110 (nobody says so when something is freed)
             await asyncio.sleep(0)
 
+    assert kept() is None
     workers.close()
 
 
