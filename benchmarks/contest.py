@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from random import Random
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -86,7 +86,7 @@ class Contestant:
 
     def rate(self, callers: int) -> float:
         """Requests a second, the median of the rounds."""
-        return _median(window.requests_per_second for window in self.windows[callers])
+        return median(window.requests_per_second for window in self.windows[callers])
 
     async def percentiles(self, rate: float, seconds: float, random: Random) -> tuple[float, float]:
         """Milliseconds that callers wait, the median and the 99th percentile, where so many come a second."""
@@ -131,7 +131,7 @@ class Contest:
         rows = [row for callers in self.workload.callers for row in self._rows(callers)]
         found: dict[str, Any] = {"servers": rows, "disturbance": self._disturbance()}
         if self.floor:
-            found["engine"] = _rounded({name: _median(each[name] for each in self.floor) for name in self.floor[0]})
+            found["engine"] = _rounded({name: median(each[name] for each in self.floor) for name in self.floor[0]})
             found["share"] = round(self._share(), 3)
         if (self._model / "int8").exists():
             ledger = bundle.load(self._model / "int8").manifest.ledger
@@ -142,12 +142,12 @@ class Contest:
         """Of the engine's own rate that the service keeps: the median of the rounds."""
         windows = self.contestants[0].windows[self.workload.callers[-1]]
         pairs = zip(windows, self.floor, strict=True)
-        return _median(window.requests_per_second / floor["requests_per_second"] for window, floor in pairs)
+        return median(window.requests_per_second / floor["requests_per_second"] for window, floor in pairs)
 
     def _disturbance(self) -> dict[str, float]:
         """How often there was too much of it, and the cores that others took in the windows that count."""
         windows = [window for each in self.contestants for found in each.windows.values() for window in found]
-        others = {"others": _median(window.others for window in windows), "most": max(each.others for each in windows)}
+        others = {"others": median(window.others for window in windows), "most": max(each.others for each in windows)}
         again = sum(each.again for each in self.contestants)
         return {"windows": len(windows), "measured_again": again, **_rounded(others)}
 
@@ -155,7 +155,7 @@ class Contest:
         first = self.contestants[0]
         for each in self.contestants:
             pairs = zip(each.windows[callers], first.windows[callers], strict=True)
-            of_ours = _median(other.requests_per_second / own.requests_per_second for other, own in pairs)
+            of_ours = median(other.requests_per_second / own.requests_per_second for other, own in pairs)
             outcomes = each.traffic.outcomes
             yield {
                 "server": each.server.name,
@@ -169,7 +169,7 @@ class Contest:
 
 
 def _latency(server: str, share: float, rate: float, rounds: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    p50, p99 = (_median(percentiles) for percentiles in zip(*rounds, strict=True))
+    p50, p99 = (median(percentiles) for percentiles in zip(*rounds, strict=True))
     figures = {"share": share, "requests_per_second": rate, "p50_ms": p50, "p99_ms": p99, "p99_of_p50": p99 / p50}
     return {"server": server, **_rounded(figures)}
 
@@ -178,11 +178,7 @@ def _medians(windows: Sequence[Window]) -> dict[str, Any]:
     """With the least and most of those that are compared."""
     columns = {name: [asdict(window)[name] for window in windows] for name in asdict(windows[0])}
     spread = {f"{name}_spread": [round(bound(columns[name]), 2) for bound in (min, max)] for name in COMPARED}
-    return {**_rounded({name: _median(column) for name, column in columns.items()}), **spread}
-
-
-def _median(values: Iterable[float]) -> float:
-    return statistics.median(values)
+    return {**_rounded({name: median(column) for name, column in columns.items()}), **spread}
 
 
 def _rounded(figures: Mapping[str, float]) -> dict[str, float]:

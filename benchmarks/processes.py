@@ -20,7 +20,7 @@ def family(pid: int) -> list[int]:
     """The process and its descendants, parents first. Those whose parent has ended belong to nobody any more."""
     children: dict[int, list[int]] = {}
     for folder in PROC.iterdir():
-        if folder.name.isdigit() and (fields := _stat(int(folder.name))):
+        if folder.name.isdigit() and (fields := stat(int(folder.name))):
             children.setdefault(int(fields[1]), []).append(int(folder.name))
     found = [pid]
     for each in found:  # grows while it is walked
@@ -41,6 +41,14 @@ def busy() -> float:
     return (user + nice + system + irq + softirq + steal) / TICKS
 
 
+def stat(pid: int) -> list[str]:
+    """The fields of proc(5) from the third on: the second is a name. None of one that has ended."""
+    try:
+        return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
 def end(pid: int) -> None:
     """Kill the process and its descendants, each by its id."""
     for member in family(pid):
@@ -51,7 +59,7 @@ def end(pid: int) -> None:
 
 
 def _cpu_seconds(pid: int) -> float:
-    fields = _stat(pid)
+    fields = stat(pid)
     return sum(map(int, fields[11:15])) / TICKS if fields else 0.0  # utime, stime, cutime, cstime
 
 
@@ -61,11 +69,3 @@ def _memory(pid: int) -> int:
     except OSError:  # it has ended meanwhile
         return 0
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
-
-
-def _stat(pid: int) -> list[str]:
-    """The fields of proc(5) from the third on: the second is a name. None of one that has ended."""
-    try:
-        return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []

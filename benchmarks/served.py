@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.load import Address, Callers, request
+from benchmarks.processes import TICKS, stat
 
 START_SECONDS = 60
-TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGESIZE")
 
 
@@ -77,10 +77,10 @@ class Served:
 
     def usage(self) -> Usage:
         """What the process has taken until now, and holds now."""
-        proc = Path(f"/proc/{self.process.pid}")
-        fields = (proc / "stat").read_text().rpartition(")")[2].split()  # from the third on: the second is a name
+        fields = stat(self.process.pid)
         user, system, threads, pages = (int(fields[place - 3]) for place in (14, 15, 20, 24))  # proc(5) counts from 1
-        return Usage((user + system) / TICKS, pages * PAGE, threads, len(list((proc / "fd").iterdir())))
+        files = list(Path(f"/proc/{self.process.pid}/fd").iterdir())
+        return Usage((user + system) / TICKS, pages * PAGE, threads, len(files))
 
     def peak(self) -> int:
         """The most memory it has held at once, in bytes."""

@@ -26,6 +26,15 @@ from tests.broken_engine import VARIABLE, give
 from tests.fakes import encode
 from tests.served import Served, everything, run
 
+HALF = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf"
+
+
+def stop_amid(served: Served, connection: socket.socket, begun: bytes) -> None:
+    """Send the beginning of a request, and SIGTERM once its head has been read."""
+    connection.sendall(begun)
+    httpx.get(f"{served.url}/health/live")  # a later request was served
+    served.process.send_signal(signal.SIGTERM)
+
 
 def test_callers_on_real_sockets_get_their_own_answers(served: Served) -> None:
     """Sixty-four clients at once over HTTP: distinct images, distinct answers, each the one it gets alone."""
@@ -60,9 +69,7 @@ def test_sigterm_drains_and_exits_with_0(served: Served, demo: Bundle) -> None:
     image = (demo.folder / "golden/seven.png").read_bytes()
     head = f"POST /classify HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(image)}\r\n\r\n".encode()
     with served.connect() as connection:
-        connection.sendall(head + image[:10])
-        httpx.get(f"{served.url}/health/live")  # a later request was served: the head of ours has been read
-        served.process.send_signal(signal.SIGTERM)
+        stop_amid(served, connection, head + image[:10])
         served.wait_for("draining")
         connection.sendall(image[10:])
         answer = everything(connection)
@@ -77,9 +84,7 @@ def test_a_sender_too_slow_for_the_drain_is_told() -> None:
     served = Served("--drain-timeout", "1")
     try:
         with served.connect() as connection:
-            connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf")
-            httpx.get(f"{served.url}/health/live")  # a later request was served: the head of ours has been read
-            served.process.send_signal(signal.SIGTERM)
+            stop_amid(served, connection, HALF)
             answer = everything(connection)
         code = served.process.wait(timeout=START_SECONDS)
     finally:
@@ -95,9 +100,7 @@ def test_who_leaves_during_the_drain_does_not_hold_it_up() -> None:
     served = Served("--drain-timeout", "600")
     try:
         with served.connect() as connection:
-            connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf")
-            httpx.get(f"{served.url}/health/live")  # a later request was served: the head of ours has been read
-            served.process.send_signal(signal.SIGTERM)
+            stop_amid(served, connection, HALF)
             served.wait_for("draining")
         code = served.process.wait(timeout=START_SECONDS)
     finally:
