@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import BundleError, DeviceError, sentence
+from app.output import Output
 
 # ONNX Runtime reports its use to its maker from the moment it is imported, unless this is set before.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -43,13 +44,6 @@ Pixels = NDArray[np.uint8]  # batch, height, width, 3
 Images = Pixels | Sequence[NDArray[np.uint8]]  # the same, or one by one
 Logits = NDArray[np.float32]  # batch, classes
 Tokens = NDArray[np.float32]  # batch, positions, channels
-
-
-class Output(NamedTuple):
-    """What one image came to."""
-
-    logits: NDArray[np.float32]  # classes
-    tokens: NDArray[np.float32] | None  # positions, channels, in raster order; only where they were asked for
 
 
 @dataclass(frozen=True)

@@ -211,9 +211,12 @@ class Server(uvicorn.Server):
         """Say where, once callers are let in."""
         _allow_files(self._settings.max_connections + OTHER_FILES)
         await super().startup(sockets)
-        for listener in sockets or []:
-            host, port = listener.getsockname()[:2]
-            log.info("listening", extra={"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"})
+        self.say_where(sockets or [])
+
+    def say_where(self, listeners: Sequence[socket.socket]) -> None:
+        """In the log: an address that can be followed."""
+        for listener in listeners:
+            log.info("listening", extra={"url": url_of(listener)})
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second; looks at the connections once."""
@@ -262,6 +265,29 @@ class Server(uvicorn.Server):
 
     def _connect(self) -> Connection:
         return Connection(self.config, self._state, self.lifespan.state)
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where it is reached."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def configured(app: ASGI3Application, settings: Settings) -> uvicorn.Config:
+    """What uvicorn is told."""
+    proxies = [str(network) for network in settings.trusted_proxies]
+    return uvicorn.Config(
+        app,
+        lifespan="off",
+        http=Connection,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=bool(proxies),  # uvicorn's own default believes whoever asks from this machine
+        forwarded_allow_ips=proxies,
+        timeout_graceful_shutdown=round(settings.drain_timeout),
+    )
 
 
 def _without_upgrade(data: bytes) -> bytes:

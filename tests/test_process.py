@@ -24,16 +24,9 @@ from app.settings import DEMO_BUNDLE
 from benchmarks.served import START_SECONDS
 from tests.broken_engine import VARIABLE, give
 from tests.fakes import encode
-from tests.served import Served, everything, run
+from tests.served import Served, everything, run, stop_amid
 
 HALF = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf"
-
-
-def stop_amid(served: Served, connection: socket.socket, begun: bytes) -> None:
-    """Send the beginning of a request, and SIGTERM once its head has been read."""
-    connection.sendall(begun)
-    httpx.get(f"{served.url}/health/live")  # a later request was served
-    served.process.send_signal(signal.SIGTERM)
 
 
 def test_callers_on_real_sockets_get_their_own_answers(served: Served) -> None:
