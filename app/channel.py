@@ -40,6 +40,7 @@ class Channel(asyncio.Protocol):
     def __init__(self, handlers: Mapping[int, Callable[[bytes], None]], on_end: Callable[[], None]) -> None:
         self._handlers, self._on_end = handlers, on_end
         self._rest = b""  # of a message that has not come whole
+        self._unsent: list[bytes] = []
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # (it is of a socket)
         """It is open."""
@@ -63,13 +64,23 @@ class Channel(asyncio.Protocol):
         self._rest = data[begin:]
 
     def send(self, kind: int, payload: bytes = b"") -> None:
-        """In order, some time; to who has gone, nothing."""
-        if not self._transport.is_closing():
-            self._transport.write(HEAD.pack(kind, len(payload)) + payload)
+        """In order, and with whatever else is sent in this turn of the loop; to who has gone, nothing.
+
+        A system call for each message, and the other process woken by it, would cost more than all the rest.
+        """
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent += HEAD.pack(kind, len(payload)), payload
 
     def close(self) -> None:
         """After what has been sent."""
+        self._flush()
         self._transport.close()
+
+    def _flush(self) -> None:
+        if self._unsent and not self._transport.is_closing():
+            self._transport.write(b"".join(self._unsent))
+        self._unsent.clear()
 
 
 async def opened(end: socket, handlers: Mapping[int, Callable[[bytes], None]], on_end: Callable[[], None]) -> Channel:

@@ -19,7 +19,6 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, NoReturn
 
 import uvloop
-from fastapi import FastAPI
 
 from app import logs, memory
 from app.admission import Terms
@@ -28,7 +27,7 @@ from app.bundle import Bundle
 from app.channel import ANSWER, ASK, COUNT, COUNTS, HELLO, NUMBER, REPLY, STOP, Channel, opened
 from app.metrics import Metrics
 from app.remote import RemoteBatcher
-from app.server import Server, configured
+from app.server import App, Server, configured
 from app.service import Service
 from app.settings import Settings
 from app.slots import Board, Shapes, Slots
@@ -103,15 +102,11 @@ class Frontend:
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[Service]:
         settings, bundle, terms, shapes, threads = self._papers
-        slots, board = Slots(self._ends.slots, shapes), Board(self._ends.board)
-        batcher = RemoteBatcher(slots, board, terms, lambda kind, payload: self._channel.send(kind, payload))
-        handlers = {
-            ANSWER: batcher.take_answer,
-            COUNT: self._count,
-            REPLY: self._take_reply,
-            STOP: self._stop,
-        }
+        handlers = dict[int, Callable[[bytes], None]]()
         self._channel = await opened(socket.socket(fileno=self._ends.channel), handlers, self._end)
+        slots, board = Slots(self._ends.slots, shapes), Board(self._ends.board)
+        batcher = RemoteBatcher(slots, board, terms, self._channel.send)
+        handlers |= {ANSWER: batcher.take_answer, COUNT: self._count, REPLY: self._take_reply, STOP: self._stop}
         async with classifying(settings, bundle, batcher, self, self._metrics, threads) as service:
             yield service
 
@@ -157,7 +152,7 @@ class FrontendServer(Server):
     `on_start` is called once connections are taken.
     """
 
-    def __init__(self, app: FastAPI, settings: Settings, service: Service, on_start: Callable[[], None]) -> None:
+    def __init__(self, app: App, settings: Settings, service: Service, on_start: Callable[[], None]) -> None:
         super().__init__(configured(app, settings), settings, service)
         self._on_start = on_start
 

@@ -12,10 +12,10 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 import uvicorn
 from uvicorn._types import ASGI3Application
@@ -45,6 +45,9 @@ LAST_SECONDS = 0.25
 
 SPARE_CONNECTIONS = 64
 """Beyond the bound, on which a refusal is still said."""
+
+App = Callable[..., Any]
+"""An ASGI application; what uvicorn and Starlette call its arguments differs."""
 
 UPGRADE = re.compile(rb"(?<=\r\n)upgrade:", re.IGNORECASE)
 """Asked for by Java's own client with every request. No protocol is spoken but HTTP/1.1, and that is no error; but the
@@ -273,7 +276,7 @@ def url_of(listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def configured(app: ASGI3Application, settings: Settings) -> uvicorn.Config:
+def configured(app: App, settings: Settings) -> uvicorn.Config:
     """What uvicorn is told."""
     proxies = [str(network) for network in settings.trusted_proxies]
     return uvicorn.Config(

@@ -90,8 +90,8 @@ class Settings(BaseSettings):
         1,
         gt=0,
         le=64,
-        description="Processes that speak HTTP, decode and rank, before the one that has the engines. 1: that one does it "
-        "all, on one or two cores; with more, each adds as much, 60 MB, and 0.1 ms to the way of an image.",
+        description="Processes that speak HTTP and decode, before the one with the engines; each takes 60 MB. 1: that one "
+        "does it all, which is best for a lone caller and for few cores. Limits are shared out among them.",
     )
     engines: int = Field(
         1,

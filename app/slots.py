@@ -68,8 +68,11 @@ class Board:
         self._memory = mmap.mmap(file, self.SIZE)
 
     def write(self, load: Load) -> None:
-        """Not in one piece: who reads meanwhile sees some numbers of before, and estimates by them."""
-        LOAD.pack_into(self._memory, 0, *load)
+        """Not in one piece: who reads meanwhile sees some numbers of before, and estimates by them.
+
+        `pack_into` would show them zeros, which it writes first.
+        """
+        self._memory[:] = LOAD.pack(*load)
 
     def read(self) -> Load:
         """How things stood a moment ago."""

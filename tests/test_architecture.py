@@ -58,7 +58,7 @@ DOORS = {  # third-party library → modules of app that may import it
     "onnxruntime": {"engine"},
     "PIL": {"image", "icc", "preprocess", "evidence"},
     "prometheus_client": {"metrics"},
-    "fastapi": {"application", "frontend", "main", "routes"},
+    "fastapi": {"application", "main", "routes"},
     "starlette": {"routes"},
     "uvicorn": {"server"},
     "uvloop": {"__main__", "frontend"},

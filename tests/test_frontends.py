@@ -1,4 +1,4 @@
-"""Several processes that speak HTTP before one that has the engines: the same service, which the death of one survives."""
+"""Several processes that speak HTTP before one that has the engines: the same service, one of which may die."""
 
 import json
 import os
@@ -71,9 +71,8 @@ def test_metrics_are_of_all_processes(served: Served) -> None:
     for image in images(12):  # each on a connection of its own
         assert httpx.post(f"{served.url}/classify", content=image).status_code == 200
 
-    texts = {httpx.get(f"{served.url}/metrics").text.count("\n") for _ in range(6)}
-    assert len(texts) == 1
-    assert sample(served.url, "swin_stage_seconds_count") == 12 * 6
+    told = {sample(served.url, "swin_stage_seconds_count") for _ in range(6)}
+    assert told == {12 * 6}
     assert sample(served.url, "swin_batch_size_sum") == 12
     assert sample(served.url, "swin_ready") == 1
     assert httpx.get(f"{served.url}/model").json()["engines"][0]["device"] == "cpu"
@@ -97,7 +96,7 @@ def cpu_ticks(pid: int) -> int:
 
 
 def test_a_frontend_that_dies_is_replaced_and_nothing_else_suffers(served: Served) -> None:
-    """Killed twenty times under load: who was connected to it sees that, the others are answered, nothing stays behind."""
+    """Killed twenty times under load: its callers see that, the others are answered, nothing stays behind."""
     ended, outcomes = threading.Event(), list[tuple[int, str]]()
     doomed, spared = pids(served)
     files = images(16)
@@ -128,7 +127,7 @@ def test_a_frontend_that_dies_is_replaced_and_nothing_else_suffers(served: Serve
     seen = {outcome for _, outcome in outcomes}
     assert "200" in seen
     assert seen <= {"200", "ReadError", "RemoteProtocolError", "ConnectError", "WriteError"}
-    assert os.path.exists(f"/proc/{spared}")
+    assert Path(f"/proc/{spared}").exists()
     assert sample(served.url, "swin_frontends_replaced_total") == KILLS
     assert sample(served.url, "swin_queue_depth") == 0
     assert sample(served.url, "swin_batch_size_sum") - before >= sum(outcome == "200" for _, outcome in outcomes)
@@ -178,7 +177,7 @@ def test_sigterm_finishes_what_frontends_serve(served: Served, demo: Bundle) -> 
     assert answer.startswith(b"HTTP/1.1 200")
     assert b'"seven"' in answer
     assert served.process.wait(timeout=START_SECONDS) == 0
-    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids(served))
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids(served))
 
 
 def test_frontends_do_not_outlive_the_engines(served: Served) -> None:
@@ -186,7 +185,7 @@ def test_frontends_do_not_outlive_the_engines(served: Served) -> None:
     served.process.kill()
     served.process.wait()
     deadline = time.monotonic() + START_SECONDS
-    while any(os.path.exists(f"/proc/{pid}") for pid in pids(served)):
+    while any(Path(f"/proc/{pid}").exists() for pid in pids(served)):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 

@@ -27,6 +27,12 @@ pytestmark = pytest.mark.anyio
 SHAPES = Shapes(slots=24, pixels=(2, 2, 3), classes=5, tokens=(4, 3))
 
 
+async def turns() -> None:
+    """Let the event loop do all it can do without anybody's help."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
 def image(value: int) -> NDArray[np.uint8]:
     return np.full(SHAPES.pixels, value, np.uint8)
 
@@ -55,13 +61,15 @@ class Pair:
     def __init__(self, batcher: Batcher) -> None:
         self.batcher, self.board = batcher, Board(memory("board", Board.SIZE))
         file, loop = memory("slots", size_of(SHAPES)), asyncio.get_running_loop()
-        self.desk = Desk(batcher, Slots(file, SHAPES), lambda kind, payload: loop.call_soon(self._up, kind, payload))
-        self.remote = RemoteBatcher(
-            Slots(file, SHAPES),
-            self.board,
-            batcher.terms,
-            lambda kind, payload: loop.call_soon(self._down, kind, payload),
-        )
+
+        def up(kind: int, payload: bytes) -> None:
+            loop.call_soon(self._up, kind, payload)
+
+        def down(kind: int, payload: bytes) -> None:
+            loop.call_soon(self._down, kind, payload)
+
+        self.desk = Desk(batcher, Slots(file, SHAPES), up)
+        self.remote = RemoteBatcher(Slots(file, SHAPES), self.board, batcher.terms, down)
         os.close(file)
         self.post()
 
@@ -162,7 +170,7 @@ async def test_every_error_of_the_batcher_arrives_as_itself(
 async def test_an_engine_that_fails_is_heard_of() -> None:
     """Its rows' callers hear that it failed."""
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any) -> list[Output]:
         raise RuntimeError("broken")
 
     async with pair_of(fail) as pair:
@@ -174,8 +182,10 @@ async def test_a_full_queue_is_seen_before_any_work() -> None:
     """What the engines' process has posted is enough to refuse, without a message."""
     gate = Gate()
     async with pair_of(held(gate), max_batch=1, capacity=2) as pair:
-        calls = [asyncio.create_task(pair.remote.submit(image(value))) for value in range(3)]
+        calls = [asyncio.create_task(pair.remote.submit(image(0)))]
         await asyncio.to_thread(gate.wait_until_entered)
+        calls += [asyncio.create_task(pair.remote.submit(image(value))) for value in (1, 2)]
+        await turns()
         pair.remote.admit()
         pair.post()
         with pytest.raises(Overloaded):
