@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliSettingsSource
 
 from app import logs, memory
+from app.cpus import available_cpus
 from app.errors import StartError, sentence
 from app.settings import Settings, unknown_variables
 
@@ -33,6 +34,9 @@ except ModuleNotFoundError as error:
 log = logging.getLogger("swin.start")
 
 DONE, INTERRUPTED, REFUSED = 0, 1, 2
+
+FEW_CPUS, MOST_FRONTENDS = 4, 32
+"""Up to so many CPUs, one process does it all; of more frontends, nobody has seen the use."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,11 +101,17 @@ def _leave_threads_behind() -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    with _bound(settings) as listeners:
-        if settings.frontends == 1:
+    frontends = settings.frontends or _suggested_frontends(available_cpus())
+    with _bound(settings, frontends) as listeners:
+        if frontends == 1:
             await _serve_alone(settings, listeners[0])
         else:
             await _serve_behind_frontends(settings, listeners)
+
+
+def _suggested_frontends(cpus: int) -> int:
+    """One process decodes and parses with up to two CPUs: its threads share the interpreter."""
+    return 1 if cpus <= FEW_CPUS else min(cpus // 2, MOST_FRONTENDS)
 
 
 async def _serve_behind_frontends(settings: Settings, listeners: Sequence[socket.socket]) -> None:
@@ -133,21 +143,21 @@ async def _serve_alone(settings: Settings, listener: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def _bound(settings: Settings) -> Iterator[list[socket.socket]]:
+def _bound(settings: Settings, frontends: int) -> Iterator[list[socket.socket]]:
     """A listener for each frontend, bound to one port and not yet listening.
 
     A port in use is told at once, and nobody is let in before the service is ready.
     """
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(_bind(settings, settings.port))
-        if settings.frontends == 1:
+        if frontends == 1:
             yield [first]
             return
         port = first.getsockname()[1]
         with _port_refused(first, settings):
             first.listen()  # that several may share a port is asked of all of them: of another service, too
         first.close()
-        yield [stack.enter_context(_bind(settings, port, shared=True)) for _ in range(settings.frontends)]
+        yield [stack.enter_context(_bind(settings, port, shared=True)) for _ in range(frontends)]
 
 
 def _bind(settings: Settings, port: int, *, shared: bool = False) -> socket.socket:

@@ -8,8 +8,6 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from app.batcher import Queue
-from app.bundle import Bundle
 from app.classifier import Classifier
 from app.image import FORMATS, Limits
 from app.metrics import Metrics
@@ -73,26 +71,25 @@ def _lock(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
 
 @asynccontextmanager
 async def classifying(
-    settings: Settings, bundle: Bundle, batcher: Queue, backend: Backend, metrics: Metrics, decode_threads: int
+    settings: Settings, backend: Backend, metrics: Metrics, decode_threads: int
 ) -> AsyncIterator[Service]:
     """What the routes need, in front of a batcher that works and is drained at the end."""
-    classifier = _open_classifier(bundle, settings, batcher, decode_threads, metrics)
-    service = Service(settings, bundle, batcher, classifier, metrics, backend)
+    classifier = _open_classifier(settings, backend, decode_threads, metrics)
+    service = Service(settings, backend, classifier, metrics)
     metrics.decode_depth.set_function(lambda: classifier.decoding)
     metrics.uploaded_bytes.set_function(lambda: service.uploaded)
     try:
         yield service
     finally:
         service.is_draining = True
-        await batcher.drain(settings.drain_timeout)
+        await backend.batcher.drain(settings.drain_timeout)
         classifier.close()
 
 
-def _open_classifier(
-    bundle: Bundle, settings: Settings, batcher: Queue, decode_threads: int, metrics: Metrics
-) -> Classifier:
+def _open_classifier(settings: Settings, backend: Backend, decode_threads: int, metrics: Metrics) -> Classifier:
+    bundle = backend.bundle
     return Classifier(
-        batcher,
+        backend.batcher,
         preprocessing=bundle.manifest.preprocessing,
         labels=bundle.labels,
         activation=bundle.manifest.activation,

@@ -65,6 +65,8 @@ class Frontend:
 
     def __init__(self, ends: Ends, papers: Papers) -> None:
         self._papers, self._ends = papers, ends
+        self.bundle = papers.bundle
+        self.batcher: RemoteBatcher
         self._metrics = Metrics()
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count()
@@ -101,13 +103,13 @@ class Frontend:
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[Service]:
-        settings, bundle, terms, shapes, threads = self._papers
+        settings, _, terms, shapes, threads = self._papers
         handlers = dict[int, Callable[[bytes], None]]()
         self._channel = await opened(socket.socket(fileno=self._ends.channel), handlers, self._end)
         slots, board = Slots(self._ends.slots, shapes), Board(self._ends.board)
-        batcher = RemoteBatcher(slots, board, terms, self._channel.send)
-        handlers |= {ANSWER: batcher.take_answer, COUNT: self._count, REPLY: self._take_reply, STOP: self._stop}
-        async with classifying(settings, bundle, batcher, self, self._metrics, threads) as service:
+        self.batcher = RemoteBatcher(slots, board, terms, self._channel.send)
+        handlers |= {ANSWER: self.batcher.take_answer, COUNT: self._count, REPLY: self._take_reply, STOP: self._stop}
+        async with classifying(settings, self, self._metrics, threads) as service:
             yield service
 
     async def _ask(self, name: str) -> Any:

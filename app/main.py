@@ -71,7 +71,7 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
     """
     backend = open_backend(settings, metrics)
     threads = settings.decode_threads or available_cpus() + WAITING
-    async with classifying(settings, backend.bundle, backend.batcher, backend, metrics, threads) as service:
+    async with classifying(settings, backend, metrics, threads) as service:
         metrics.ready.set_function(lambda: service.is_ready)
         yield service
 

@@ -11,7 +11,15 @@ from app.settings import Settings
 
 
 class Backend(Protocol):
-    """What is known where the engines are, in this process or in another."""
+    """Everything behind HTTP and images, in this process or in another."""
+
+    @property
+    def bundle(self) -> Bundle:
+        """The network's, with its preprocessing and its labels."""
+
+    @property
+    def batcher(self) -> Queue:
+        """Where rows wait for an engine."""
 
     async def exposition(self) -> bytes:
         """The metrics of the whole service, as Prometheus reads them."""
@@ -25,13 +33,21 @@ class Service:
     """Hung on the application for the routes; opened by `main.open_service`, or by a frontend for itself."""
 
     settings: Settings
-    bundle: Bundle
-    batcher: Queue
+    backend: Backend
     classifier: Classifier
     metrics: Metrics
-    backend: Backend
     is_draining: bool = False
     uploaded: int = 0  # bytes of request bodies held at the moment
+
+    @property
+    def bundle(self) -> Bundle:
+        """What is served."""
+        return self.backend.bundle
+
+    @property
+    def batcher(self) -> Queue:
+        """Where rows wait for an engine."""
+        return self.backend.batcher
 
     @property
     def is_broken(self) -> bool:
