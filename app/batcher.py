@@ -19,22 +19,15 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from app import admission
 from app.admission import NEVER, Load, Terms
+from app.answer import Answer, ignore
 from app.errors import DeadlineExceeded, Draining, EngineFailed, NotReady, ServiceError
 from app.seat import Array, EngineLost, Run, Seat, no_other
 
 log = logging.getLogger("swin.batcher")
-
-
-class Answer(NamedTuple):
-    """What one row came to, and how long that took."""
-
-    output: Any  # the engine's, as it is
-    queue_seconds: float
-    run_seconds: float
 
 
 class BatchReport(NamedTuple):
@@ -64,37 +57,9 @@ class Row:
             self.timer.cancel()
 
 
-def ignore(_: Any) -> None:
-    """The observer of those who do not observe."""
-
-
 def at_once(_: int) -> float:
     """What a batch takes where nobody measured."""
     return 0.0
-
-
-class Queue(Protocol):
-    """What others need of a batcher, here or in another process: see `Batcher`."""
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can still answer."""
-
-    @property
-    def works(self) -> bool:
-        """Whether it could run a batch now."""
-
-    def admit(self, *, deadline: float = NEVER, coming: int = 0) -> None:
-        """Return if a row that came now would be taken."""
-
-    async def submit(self, pixels: Array, *, detailed: bool = False, deadline: float = NEVER) -> Answer:
-        """Wait for one row's answer."""
-
-    async def drain(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 (a bound, after which we go on)
-        """Refuse what is new, finish what is queued."""
-
-    def abort(self) -> None:
-        """Stop now."""
 
 
 class Batcher:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.admission import NEVER
-from app.batcher import Answer, Queue, ignore
+from app.answer import Answer, Queue, ignore
 from app.bundle import Activation, Head, Label, LastMap, Preprocessing
 from app.errors import BadOption, DeadlineExceeded, Overloaded
 from app.evidence import contributions, overlay

@@ -7,7 +7,8 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from app.batcher import Answer, Batcher, Row
+from app.answer import Answer
+from app.batcher import Batcher, Row
 from app.channel import ANSWER, ANSWER_OF, ROW_OF, SLOT
 from app.errors import Busy, DeadlineExceeded, Draining, EngineFailed, NotReady, Overloaded, ServiceError
 from app.slots import Slots

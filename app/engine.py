@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from app.answer import Output
 from app.errors import BundleError, DeviceError, sentence
-from app.output import Output
 
 # ONNX Runtime reports its use to its maker from the moment it is imported, unless this is set before.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from app import admission
 from app.admission import NEVER, Load, Terms
-from app.batcher import Answer
+from app.answer import Answer
 from app.channel import ANSWER_OF, FORGET, ROW, ROW_OF, SLOT
 from app.desk import DONE, GONE, refusal
 from app.errors import Draining, Overloaded

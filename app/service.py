@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from app.batcher import Queue
+from app.answer import Queue
 from app.bundle import Bundle
 from app.classifier import Classifier
 from app.metrics import Metrics

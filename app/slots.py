@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.admission import Load
-from app.output import Output
+from app.answer import Output
 
 LOAD = struct.Struct(f"={len(Load._fields)}d")
 LINE = 64

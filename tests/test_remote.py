@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from app import channel
 from app.admission import Load
+from app.answer import Output
 from app.batcher import Batcher
 from app.desk import Desk
 from app.errors import DeadlineExceeded, Draining, EngineFailed, NotReady, Overloaded, ServiceError
-from app.output import Output
 from app.remote import RemoteBatcher
 from app.seat import Run
 from app.slots import Board, Shapes, Slots, memory, size_of

@@ -14,9 +14,10 @@ from PIL import Image
 
 from app.bundle import Bundle
 from app.caller import Caller
+from app.connection import Connection, State
 from app.image import to_rgb
 from app.main import create_app
-from app.server import Connection, Server, State
+from app.server import Server
 from app.settings import Settings
 from tests.fakes import FailingSession, Gate, HeldSession, Visitor, caller_of, encode
 from tests.references.draw import draw_picture
