@@ -8,6 +8,7 @@ its place on the same socket, where meanwhile callers wait.
 import asyncio
 import itertools
 import logging
+import math
 import os
 import pickle
 import sys
@@ -29,6 +30,9 @@ log = logging.getLogger("swin.frontends")
 
 START_SECONDS = 60
 """A frontend that has not begun after so long will not."""
+
+MUTE_SECONDS = 5
+"""A frontend that has said nothing for so long is stuck, unless `stuck_seconds` is more. It has to, every second."""
 
 PAUSE_SECONDS = 1
 """Before the next try, where one ended before it had begun."""
@@ -52,7 +56,7 @@ class Life:
     def __init__(self, index: int) -> None:
         self.index = index
         self.has_begun: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.heard_at = time.monotonic()
+        self.heard_at = time.monotonic() + START_SECONDS
         self.counts: Counts = []
         self.process: asyncio.subprocess.Process
         self.channel: Channel
@@ -87,6 +91,7 @@ class Life:
 
     def _begin(self, _: bytes) -> None:
         self.has_begun.set_result(True)
+        self.heard_at = time.monotonic()
         log.info("frontend", extra={"index": self.index, "pid": self.process.pid})
 
     def _take_counts(self, payload: bytes) -> None:
@@ -197,8 +202,9 @@ class Frontends:
             await asyncio.sleep(LOOK_SECONDS)
             self._post()
             for life in self._lives:
-                if time.monotonic() - life.heard_at > self._papers.settings.stuck_seconds:
+                if time.monotonic() > life.heard_at + max(self._papers.settings.stuck_seconds, MUTE_SECONDS):
                     log.error("a frontend is stuck", extra={"index": life.index})
+                    life.heard_at = math.inf
                     _kill(life)
 
     def _and_post(self, handle: Callable[[bytes], None]) -> Callable[[bytes], None]:

@@ -148,8 +148,8 @@ def test_what_a_dead_frontend_counted_stays_counted(served: Served) -> None:
 
 
 def test_a_frontend_that_is_stuck_is_replaced() -> None:
-    """One that says nothing for `stuck_seconds` is ended, and another takes its place and its connections."""
-    served = Served(*TWO, "--stuck-seconds", "2")
+    """One that says nothing for some seconds is ended, and another takes its place and its connections."""
+    served = Served(*TWO, "--stuck-seconds", "1")
     try:
         os.kill(pids(served)[0], signal.SIGSTOP)
         served.wait_for("a frontend is stuck")

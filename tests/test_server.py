@@ -143,6 +143,8 @@ def test_garbage_behind_a_request_ends_both_with_one_answer(served: Served) -> N
     with served.connect() as connection:
         connection.sendall(LIVE)
         status, _, _ = answer_of(connection)
+    served.process.terminate()
+    served.process.wait()
     served.stop()
     levels = {served.log.get()["level"] for _ in range(served.log.qsize())}
 
