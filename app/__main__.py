@@ -13,18 +13,18 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-import uvicorn
 import uvloop
 from pydantic import ValidationError
 from pydantic_settings import CliSettingsSource
 
 from app import logs, memory
+from app.cpus import available_cpus
 from app.errors import StartError, sentence
 from app.settings import Settings, unknown_variables
 
 try:
-    from app.main import create_app
-    from app.server import Connection, Server
+    from app.main import create_app, open_frontends
+    from app.server import Server, configured, url_of
 except ModuleNotFoundError as error:
     if error.name != "onnxruntime":
         raise
@@ -34,6 +34,9 @@ except ModuleNotFoundError as error:
 log = logging.getLogger("swin.start")
 
 DONE, INTERRUPTED, REFUSED = 0, 1, 2
+
+FEW_CPUS, MOST_FRONTENDS = 4, 32
+"""Up to so many CPUs, one process does it all; of more frontends, nobody has seen the use."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,36 +101,71 @@ def _leave_threads_behind() -> None:
 
 
 async def _serve(settings: Settings) -> None:
+    frontends = settings.frontends or _suggested_frontends(available_cpus())
+    with _bound(settings, frontends) as listeners:
+        if frontends == 1:
+            await _serve_alone(settings, listeners[0])
+        else:
+            await _serve_behind_frontends(settings, listeners)
+
+
+def _suggested_frontends(cpus: int) -> int:
+    """One process decodes and parses with up to two CPUs: its threads share the interpreter."""
+    return 1 if cpus <= FEW_CPUS else min(cpus // 2, MOST_FRONTENDS)
+
+
+async def _serve_behind_frontends(settings: Settings, listeners: Sequence[socket.socket]) -> None:
+    url, told = url_of(listeners[0]), asyncio.Event()
+    async with open_frontends(settings, listeners) as frontends:
+        memory.settle()
+
+        def stop() -> None:
+            if told.is_set():
+                frontends.tell_to_stop()
+            log.info("draining")
+            told.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+        log.info("listening", extra={"url": url})
+        await told.wait()
+
+
+async def _serve_alone(settings: Settings, listener: socket.socket) -> None:
     app = create_app(settings)
-    proxies = [str(network) for network in settings.trusted_proxies]
-    with _bind(settings) as listener:
-        # The lifespan is entered here and not by uvicorn, so that a StartError leaves as it is and ends the process.
-        async with app.router.lifespan_context(app):
-            config = uvicorn.Config(
-                app,
-                lifespan="off",
-                http=Connection,
-                ws="none",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=bool(proxies),  # uvicorn's own default believes whoever asks from this machine
-                forwarded_allow_ips=proxies,
-                timeout_graceful_shutdown=round(settings.drain_timeout),
-            )
-            memory.settle()
-            with _port_refused(listener, settings):  # two may bind one port as long as neither listens
-                listener.listen(config.backlog)
-            await Server(config, settings, app.state.service).serve(sockets=[listener])
+    # The lifespan is entered here and not by uvicorn, so that a StartError leaves as it is and ends the process.
+    async with app.router.lifespan_context(app):
+        config = configured(app, settings)
+        memory.settle()
+        with _port_refused(listener, settings):  # two may bind one port as long as neither listens
+            listener.listen(config.backlog)
+        await Server(config, settings, app.state.service).serve(sockets=[listener])
 
 
-def _bind(settings: Settings) -> socket.socket:
-    """Bound, not yet listening: a port in use is told at once, and nobody is let in before the service is ready."""
+@contextlib.contextmanager
+def _bound(settings: Settings, frontends: int) -> Iterator[list[socket.socket]]:
+    """A listener for each frontend, bound to one port and not yet listening.
+
+    A port in use is told at once, and nobody is let in before the service is ready.
+    """
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(_bind(settings, settings.port))
+        if frontends == 1:
+            yield [first]
+            return
+        port = first.getsockname()[1]
+        with _port_refused(first, settings):
+            first.listen()  # that several may share a port is asked of all of them: of another service, too
+        first.close()
+        yield [stack.enter_context(_bind(settings, port, shared=True)) for _ in range(frontends)]
+
+
+def _bind(settings: Settings, port: int, *, shared: bool = False) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if shared else socket.SO_REUSEADDR, 1)
     listener.setblocking(False)
     with _port_refused(listener, settings):
-        listener.bind((settings.host, settings.port))
+        listener.bind((settings.host, port))
     return listener
 
 

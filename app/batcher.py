@@ -21,18 +21,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from app.errors import DeadlineExceeded, Draining, EngineFailed, NotReady, Overloaded, ServiceError
-from app.seat import NEVER, Array, EngineLost, Run, Seat, no_other
+from app import admission
+from app.admission import NEVER, Load, Terms
+from app.answer import Answer, ignore
+from app.errors import DeadlineExceeded, Draining, EngineFailed, NotReady, ServiceError
+from app.seat import Array, EngineLost, Run, Seat, no_other
 
 log = logging.getLogger("swin.batcher")
-
-
-class Answer(NamedTuple):
-    """What one row came to, and how long that took."""
-
-    output: Any  # the engine's, as it is
-    queue_seconds: float
-    run_seconds: float
 
 
 class BatchReport(NamedTuple):
@@ -53,11 +48,13 @@ class Row:
     is_detailed: bool
     submitted: float
     deadline: float
+    timer: asyncio.TimerHandle | None = None  # at the deadline
     is_taken: bool = False  # by an engine
 
-
-def ignore(_: Any) -> None:
-    """The observer of those who do not observe."""
+    def settle(self) -> None:
+        """Nobody waits for it any more."""
+        if self.timer is not None:
+            self.timer.cancel()
 
 
 def at_once(_: int) -> float:
@@ -93,7 +90,8 @@ class Batcher:
     ) -> None:
         self.alive = False
         self._seats = [Seat(index, run, stuck_after=stuck_after, renew=renew) for index, run in enumerate(engines)]
-        self._max_batch, self._capacity, self._linger = max_batch, capacity, linger
+        self.terms = Terms(capacity, max_batch, expected_seconds(1), expected_seconds(max_batch))
+        self._max_batch, self._linger = max_batch, linger
         self._expected_seconds = expected_seconds
         self._on_batch, self._on_leave = on_batch, on_leave
         self._queue: deque[Row] = deque()
@@ -116,6 +114,12 @@ class Batcher:
         """Whether an engine runs, or could run, batches now: false while the only one is being renewed."""
         return self.alive and any(seat.works for seat in self._seats)
 
+    @property
+    def load(self) -> Load:
+        """How things stand."""
+        free_at = min((seat.free_at for seat in self._seats), default=NEVER)
+        return Load(self.alive, self.works, self._draining, self.waiting, len(self._seats), free_at)
+
     async def drain(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 (a bound, after which we go on)
         """Refuse what is new, finish what is queued, stop; after `timeout` seconds, stop without finishing."""
         self._draining = True
@@ -133,28 +137,8 @@ class Batcher:
             worker.cancel()
 
     def admit(self, *, deadline: float = NEVER, coming: int = 0) -> None:
-        """Return if a row that came now would be taken.
-
-        `coming` rows are on their way here. They count if others wait already: the engines are then what is slow.
-
-        Raises:
-            Overloaded: the queue is full, or what is ahead takes longer than the deadline allows.
-            DeadlineExceeded: the deadline could not even be made by an idle engine.
-            Draining, NotReady: the batcher stops, or has died.
-        """
-        if self._draining:
-            raise Draining
-        if not self.alive:
-            raise NotReady
-        ahead = self.waiting and self.waiting + coming
-        if ahead >= self._capacity:
-            raise Overloaded(self._seconds_until_run(ahead))
-        if deadline != NEVER:
-            left = deadline - time.perf_counter() - self._expected_seconds(1)
-            if left < 0:
-                raise DeadlineExceeded
-            if (wait := self._seconds_until_run(ahead)) > left:
-                raise Overloaded(wait)
+        """Return if a row that came now would be taken; raises as `admission.admit`."""
+        admission.admit(self.load, self.terms, deadline=deadline, coming=coming)
 
     async def submit(self, pixels: Array, *, detailed: bool = False, deadline: float = NEVER) -> Answer:
         """Wait for one row's answer, plain or detailed. Cancelling the caller takes the row out and disturbs nobody.
@@ -166,42 +150,47 @@ class Batcher:
             DeadlineExceeded: the deadline came first.
             EngineFailed: the batch this row was in could not be run.
         """
-        self.admit(deadline=deadline)
-        loop = asyncio.get_running_loop()
-        row = Row(pixels, loop.create_future(), detailed, time.perf_counter(), deadline)
-        self._enqueue(row)
-        timer = None if deadline == NEVER else loop.call_later(deadline - row.submitted, self._expire, row)
+        row = self.put(pixels, detailed=detailed, deadline=deadline)
         try:
             return await row.answer
         except asyncio.CancelledError:
-            self._forget(row)
-            if not row.answer.cancelled():
-                row.answer.exception()  # it had just been answered: an error that nobody fetched would be logged
-            self._on_leave("infer" if row.is_taken else "queue")
+            self.forget(row)
             raise
         finally:
-            if timer is not None:
-                timer.cancel()
+            row.settle()
 
-    def _enqueue(self, row: Row) -> None:
+    def put(self, pixels: Array, *, detailed: bool = False, deadline: float = NEVER) -> Row:
+        """Queue a row for who does not wait here: it looks at the row's `answer`, then lets it `settle`.
+
+        Raises:
+            Overloaded, DeadlineExceeded, Draining, NotReady: as `admit`.
+        """
+        self.admit(deadline=deadline)
+        loop = asyncio.get_running_loop()
+        row = Row(pixels, loop.create_future(), detailed, time.perf_counter(), deadline)
+        if deadline != NEVER:
+            row.timer = loop.call_later(deadline - row.submitted, self._expire, row)
         self._queue.append(row)
         self._arrived.set()
         if self.waiting >= self._max_batch:
             self._full.set()
+        return row
 
-    def _forget(self, row: Row) -> None:
+    def forget(self, row: Row) -> None:
+        """Its caller has left: it is not run any more, or not answered."""
+        self._take_out(row)
+        row.answer.cancel()
+        if not row.answer.cancelled():
+            row.answer.exception()  # it had just been answered: an error that nobody fetched would be logged
+        self._on_leave("infer" if row.is_taken else "queue")
+
+    def _take_out(self, row: Row) -> None:
         with contextlib.suppress(ValueError):  # no longer in the queue: it is being run, or everybody was told off
             self._queue.remove(row)
 
     def _expire(self, row: Row) -> None:
-        self._forget(row)
+        self._take_out(row)
         _fail([row], DeadlineExceeded)
-
-    def _seconds_until_run(self, ahead: int) -> float:
-        """Until an engine begins with a row that has so many before it."""
-        full_batches = ahead // self._max_batch / len(self._seats)
-        until_free = min(seat.free_at for seat in self._seats) - time.perf_counter()
-        return max(until_free, 0.0) + full_batches * self._expected_seconds(self._max_batch)
 
     async def _work(self, seat: Seat) -> None:
         rows: list[Row] = []

@@ -12,14 +12,14 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from app.batcher import Answer, Batcher, ignore
+from app.admission import NEVER
+from app.answer import Answer, Queue, ignore
 from app.bundle import Activation, Head, Label, LastMap, Preprocessing
 from app.errors import BadOption, DeadlineExceeded, Overloaded
 from app.evidence import contributions, overlay
 from app.image import Limits, Picture, open_image, shrink, to_rgb
 from app.preprocess import least_size, preprocess
 from app.ranking import top_k
-from app.seat import NEVER
 from app.workers import Workers
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ class Classifier:
 
     def __init__(
         self,
-        batcher: Batcher,
+        batcher: Queue,
         *,
         preprocessing: Preprocessing,
         labels: Sequence[Label],

@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.answer import Output
 from app.errors import BundleError, DeviceError, sentence
 
 # ONNX Runtime reports its use to its maker from the moment it is imported, unless this is set before.
@@ -43,13 +44,6 @@ Pixels = NDArray[np.uint8]  # batch, height, width, 3
 Images = Pixels | Sequence[NDArray[np.uint8]]  # the same, or one by one
 Logits = NDArray[np.float32]  # batch, classes
 Tokens = NDArray[np.float32]  # batch, positions, channels
-
-
-class Output(NamedTuple):
-    """What one image came to."""
-
-    logits: NDArray[np.float32]  # classes
-    tokens: NDArray[np.float32] | None  # positions, channels, in raster order; only where they were asked for
 
 
 @dataclass(frozen=True)

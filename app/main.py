@@ -1,34 +1,30 @@
 """The only wiring: opens what a service consists of in order, and closes it in reverse."""
 
-import importlib.metadata
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from socket import socket
 from threading import Lock
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.middleware.cors import CORSMiddleware
 
 from app import bundle as bundles
+from app.application import application, classifying
 from app.batcher import Batcher, BatchReport
 from app.bundle import Bundle
-from app.classifier import Classifier
 from app.cpus import available_cpus
 from app.engine import Device, Engine
 from app.errors import DeviceError
+from app.frontend import Papers
+from app.frontends import Frontends
 from app.golden import check_golden, open_proved
-from app.image import FORMATS, Limits
-from app.metrics import Metrics
-from app.routes import classify, health, model
-from app.routes.access import AccessLog
-from app.routes.direct import Direct
-from app.routes.gate import Gate
-from app.routes.keys import HEALTH, METRICS, Keys, declare
-from app.routes.problems import ANYWHERE, add_problem_handlers
+from app.metrics import Metrics, exposition
 from app.seat import Run
 from app.service import Service
 from app.settings import Settings
+from app.slots import Shapes
 
 log = logging.getLogger("swin.start")
 
@@ -39,58 +35,90 @@ more, and decoding wants it. Those that are not at least so many times as fast w
 WAITING = 2
 """Decode threads beside one for each CPU: some of them wait for Python's lock, which decoding itself does not hold."""
 
-CORS: dict[str, Any] = {
-    "allow_methods": ["GET", "POST"],
-    "allow_headers": ["Authorization", "X-Request-ID", "X-Request-Timeout", "traceparent", "tracestate"],
-    "expose_headers": ["X-Request-ID", "Server-Timing", "Retry-After", "X-Class-Index"],
-}
-"""What pages may do that were let in."""
+
+@dataclass(frozen=True)
+class Backend:
+    """Everything behind HTTP and images: the engines and the queue in front of them."""
+
+    settings: Settings
+    bundle: Bundle
+    engines: Sequence[Engine]
+    batcher: Batcher
+    metrics: Metrics
+
+    async def exposition(self) -> bytes:
+        """Its metrics, which are those of the whole process."""
+        return exposition(self.metrics.counts())
+
+    async def engine_reports(self) -> list[dict[str, Any]]:
+        """Of each engine what its session reports, and the time of each batch size."""
+        return [engine.report() for engine in self.engines]
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The ASGI application. Nothing is opened before its lifespan begins; `app.state.service` is there from then on."""
+    """The ASGI application of a service that is one process."""
     settings = settings or Settings()
     metrics = Metrics()
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_service(settings, metrics) as service:
-            app.state.service = service
-            yield
-
-    app = FastAPI(
-        title="swin-serve",
-        summary="A Swin Transformer image classifier behind HTTP.",
-        version=importlib.metadata.version("swin-serve"),
-        lifespan=lifespan,
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # it would look at the environment each time
-        redoc_url=None,
-        responses=ANYWHERE,
-    )
-    for routes in (classify, health, model):
-        app.include_router(routes.router)
-    add_problem_handlers(app, metrics)
-    app.add_middleware(Direct, routes=classify.router.routes, metrics=metrics)
-    app.add_middleware(Gate, metrics=metrics)
-    _lock(app, settings, metrics)
-    if settings.cors_origins:  # around the lock: browsers ask what they may without a key
-        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
-    app.add_middleware(AccessLog, metrics=metrics)  # the outermost of ours: it sees every answer
-    return app
-
-
-def _lock(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
-    """Ask for a key, if there are any, wherever it is not left open."""
-    if settings.api_keys:
-        open_paths = {*(HEALTH if settings.health_open else ()), *(METRICS if settings.metrics_open else ())}
-        keys = [key.get_secret_value() for key in settings.api_keys]
-        app.add_middleware(Keys, metrics=metrics, keys=keys, open_paths=open_paths)
-        declare(app.openapi(), open_paths)
+    return application(settings, metrics, lambda: open_service(settings, metrics))
 
 
 @asynccontextmanager
 async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Service]:
-    """Bundle → proved engine → batcher → classifier; ready when it yields, drained when it returns.
+    """Backend → classifier; ready when it yields, drained when it returns.
+
+    Raises:
+        StartError: in one sentence, why this service cannot start.
+    """
+    backend = open_backend(settings, metrics)
+    threads = settings.decode_threads or available_cpus() + WAITING
+    async with classifying(settings, backend, metrics, threads) as service:
+        metrics.ready.set_function(lambda: service.is_ready)
+        yield service
+
+
+@asynccontextmanager
+async def open_frontends(settings: Settings, listeners: Sequence[socket]) -> AsyncIterator[Frontends]:
+    """Backend → frontends, a process for each listener; all take connections when it yields, and have ended after.
+
+    Raises:
+        StartError: in one sentence, why this service cannot start.
+    """
+    metrics = Metrics()
+    backend = open_backend(settings, metrics)
+    frontends = Frontends(_papers(backend, len(listeners)), listeners, backend.batcher, backend, metrics)
+    metrics.ready.set_function(lambda: frontends.are_ready)
+    try:
+        await frontends.start()
+        yield frontends
+    finally:
+        await frontends.stop()
+        await backend.batcher.drain(0)
+
+
+def _papers(backend: Backend, frontends: int) -> Papers:
+    """What each of them gets to know: settings with its share of what bounds the whole service, and all of the rest."""
+    settings, manifest, batcher = backend.settings, backend.bundle.manifest, backend.batcher
+
+    def share(of: int) -> int:
+        return -(-of // frontends)
+
+    shares = {
+        "decode_queue": share(settings.decode_queue),
+        "max_connections": share(settings.max_connections),
+        "max_uploads_mib": max(share(settings.max_uploads_mib), settings.max_body_mib),
+    }
+    shapes = Shapes(
+        slots=settings.queue_images + batcher.terms.max_batch * len(backend.engines),  # more cannot be on their way
+        pixels=(manifest.input_height, manifest.input_width, 3),
+        classes=manifest.classes,
+        tokens=(manifest.evidence.positions, manifest.evidence.channels),
+    )
+    threads = share(settings.decode_threads or available_cpus() + WAITING)
+    return Papers(settings.model_copy(update=shares), backend.bundle, batcher.terms, shapes, threads)
+
+
+def open_backend(settings: Settings, metrics: Metrics) -> Backend:
+    """Bundle → proved engines → batcher, which works when this returns.
 
     Raises:
         StartError: in one sentence, why this service cannot start.
@@ -108,19 +136,11 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
         return engines[index].answer
 
     batcher = _open_batcher(settings, engines, renew, metrics)
-    classifier = _open_classifier(
-        bundle, settings, batcher, settings.decode_threads or available_cpus() + WAITING, metrics
-    )
-    service = Service(settings, bundle, engines, batcher, classifier, metrics)
-    _watch(service)
+    metrics.queue_depth.set_function(lambda: batcher.waiting)
+    _describe(bundle, engines[0], metrics)
     batcher.start()
     log.info("ready", extra={"model": bundle.manifest.name, "device": engines[0].truth.device})
-    try:
-        yield service
-    finally:
-        service.is_draining = True
-        await batcher.drain(settings.drain_timeout)
-        classifier.close()
+    return Backend(settings, bundle, engines, batcher, metrics)
 
 
 def _open_engines(bundle: Bundle, settings: Settings) -> list[Engine]:
@@ -160,28 +180,6 @@ def _another(bundle: Bundle, engines: Sequence[Engine], failed: Engine) -> Engin
     return open_proved(bundle, failed.truth.device, failed.truth.threads, failed.buckets)
 
 
-def _open_classifier(
-    bundle: Bundle, settings: Settings, batcher: Batcher, decode_threads: int, metrics: Metrics
-) -> Classifier:
-    return Classifier(
-        batcher,
-        preprocessing=bundle.manifest.preprocessing,
-        labels=bundle.labels,
-        activation=bundle.manifest.activation,
-        head=bundle.head,
-        last_map=bundle.manifest.evidence,
-        limits=Limits(
-            pixels=round(settings.max_megapixels * 1e6),
-            formats=tuple(name for name in settings.formats if name in FORMATS),
-        ),
-        follow_profiles=settings.color_profiles == "convert",
-        shrinks=settings.decode == "fast",
-        decode_threads=decode_threads,
-        decode_queue=settings.decode_queue,
-        on_leave=lambda stage: metrics.abandoned.labels(stage).inc(),
-    )
-
-
 def _open_batcher(
     settings: Settings, engines: Sequence[Engine], renew: Callable[[int], Run], metrics: Metrics
 ) -> Batcher:
@@ -210,12 +208,8 @@ def _buckets(max_batch: int) -> list[int]:
     return [*(1 << power for power in range((max_batch - 1).bit_length())), max_batch]
 
 
-def _watch(service: Service) -> None:
-    """Gauges that are read when somebody asks, and what never changes."""
-    metrics, manifest, truth = service.metrics, service.bundle.manifest, service.engines[0].truth
-    metrics.ready.set_function(lambda: service.is_ready)
-    metrics.queue_depth.set_function(lambda: service.batcher.waiting)
-    metrics.decode_depth.set_function(lambda: service.classifier.decoding)
-    metrics.uploaded_bytes.set_function(lambda: service.uploaded)
+def _describe(bundle: Bundle, engine: Engine, metrics: Metrics) -> None:
+    """What never changes."""
+    manifest, truth = bundle.manifest, engine.truth
     metrics.engine.info({"device": truth.device, "provider": truth.provider, "precision": manifest.precision})
     metrics.model.info({"name": manifest.name, "source": manifest.source.id, "sha256": manifest.files[bundles.MODEL]})

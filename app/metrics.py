@@ -1,14 +1,25 @@
 """Every metric: its name, its help text, and nothing else. One registry per service, so that tests can open several."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
+
+__all__ = ["CONTENT_TYPE_LATEST", "Counts", "Metrics", "exposition", "merged", "totals"]
 
 STAGES = ("read", "decode", "preprocess", "queue", "infer", "rank", "evidence")
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+BEGINNINGS = ("_created", "start_time_seconds")
+"""Names of samples that hold a time, not an amount, end so."""
+
+Counts = Sequence[Metric]
+"""What the metrics of one process say at one moment."""
 
 
 class Metrics:
@@ -35,6 +46,9 @@ class Metrics:
             "swin_batch_padding", "Empty places that batches were padded with to reach a bucket.", registry=registry
         )
         self.batches_failed = Counter("swin_batches_failed", "Batches the engine could not run.", registry=registry)
+        self.frontends_replaced = Counter(
+            "swin_frontends_replaced", "Frontends that died and were started again.", registry=registry
+        )
         self.engines_renewed = Counter(
             "swin_engines_renewed", "Engines opened and proved again after a failure.", registry=registry
         )
@@ -71,6 +85,58 @@ class Metrics:
             self._stages[stage].observe(value)
         self.decode_busy_seconds.inc(seconds["decode"] + seconds["preprocess"])
 
-    def render(self) -> tuple[bytes, str]:
-        """The exposition for Prometheus, and its media type."""
-        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+    def counts(self) -> Counts:
+        """What they say now."""
+        return list(self.registry.collect())
+
+
+def exposition(*of_processes: Counts) -> bytes:
+    """One text for Prometheus, of `CONTENT_TYPE_LATEST`, of one or several processes that are one service."""
+    return generate_latest(_Collected(merged(of_processes)))
+
+
+def merged(of_processes: Iterable[Counts]) -> Counts:
+    """The counts of several processes as if they were one.
+
+    They add up, but for the times at which something began, of which the first counts, and for what is said and not
+    counted, which the first process says.
+    """
+    families: dict[str, Metric] = {}
+    samples: dict[str, dict[Any, Sample]] = {}
+    for counts in of_processes:
+        for family in counts:
+            if family.type == "info" and family.name in families:
+                continue
+            families.setdefault(family.name, family)
+            known = samples.setdefault(family.name, {})
+            for sample in family.samples:
+                key = (sample.name, *sorted(sample.labels.items()))
+                known[key] = _together(known[key], sample) if key in known else sample
+    return [_with(family, samples[name].values()) for name, family in families.items()]
+
+
+def totals(counts: Counts) -> Counts:
+    """Those that only grow: what remains of a process that has ended."""
+    return [family for family in counts if family.type in {"counter", "histogram"}]
+
+
+def _together(one: Sample, other: Sample) -> Sample:
+    add: Callable[[Iterable[float]], float] = min if one.name.endswith(BEGINNINGS) else sum
+    return one._replace(value=add((one.value, other.value)))
+
+
+def _with(family: Metric, samples: Iterable[Sample]) -> Metric:
+    metric = Metric(family.name, family.documentation, family.type)
+    metric.samples = list(samples)
+    return metric
+
+
+class _Collected(Collector):
+    """What has been collected already."""
+
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
+
+    def collect(self) -> Counts:
+        """As it is."""
+        return self._counts

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
+from app.admission import NEVER
 from app.workers import Workers
 
 log = logging.getLogger("swin.batcher")
@@ -19,8 +19,6 @@ T = TypeVar("T")
 Array = NDArray[Any]
 Run = Callable[[Sequence[Array], Sequence[bool]], Collection[Any]]
 """Rows, and which of them ask for the detailed answer → as many answers. Blocks; has one caller at a time."""
-
-NEVER = math.inf
 
 TIMES_EXPECTED = 10
 """A run that takes so many times what it should is stuck; less may be others' use of the same machine."""

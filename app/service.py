@@ -1,28 +1,53 @@
 """What one running service consists of, as the routes see it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from app.batcher import Batcher
+from app.answer import Queue
 from app.bundle import Bundle
 from app.classifier import Classifier
-from app.engine import Engine
 from app.metrics import Metrics
 from app.settings import Settings
 
 
+class Backend(Protocol):
+    """Everything behind HTTP and images, in this process or in another."""
+
+    @property
+    def bundle(self) -> Bundle:
+        """The network's, with its preprocessing and its labels."""
+
+    @property
+    def batcher(self) -> Queue:
+        """Where rows wait for an engine."""
+
+    async def exposition(self) -> bytes:
+        """The metrics of the whole service, as Prometheus reads them."""
+
+    async def engine_reports(self) -> list[dict[str, Any]]:
+        """Of each engine what its session reports, and the time of each batch size."""
+
+
 @dataclass
 class Service:
-    """Opened by `main.open_service`; hung on the application for the routes."""
+    """Hung on the application for the routes; opened by `main.open_service`, or by a frontend for itself."""
 
     settings: Settings
-    bundle: Bundle
-    engines: Sequence[Engine]
-    batcher: Batcher
+    backend: Backend
     classifier: Classifier
     metrics: Metrics
     is_draining: bool = False
     uploaded: int = 0  # bytes of request bodies held at the moment
+
+    @property
+    def bundle(self) -> Bundle:
+        """What is served."""
+        return self.backend.bundle
+
+    @property
+    def batcher(self) -> Queue:
+        """Where rows wait for an engine."""
+        return self.backend.batcher
 
     @property
     def is_broken(self) -> bool:

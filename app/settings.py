@@ -86,6 +86,11 @@ class Settings(BaseSettings):
         "auto",
         description="Where the network runs. `cuda` means CUDA or no start; `auto` takes the best that proves itself.",
     )
+    frontends: Annotated[int, Field(gt=0, le=64)] | None = Field(
+        None,
+        description="Processes that speak HTTP and decode, before the one with the engines; each takes 60 MB. 1: that "
+        "one does it all. Unset: 1 with up to four CPUs, else half as many as CPUs. Other limits are shared out.",
+    )
     engines: int = Field(
         1,
         gt=0,

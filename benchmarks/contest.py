@@ -222,12 +222,18 @@ async def contest(workload: Workload, names: Sequence[str], photos: Path | None,
 
 
 def _launches(workload: Workload, folder: Path, names: Sequence[str]) -> Iterator[Launch]:
-    """Ours as it comes; where the network counts, with an engine for each core, as others have a worker each."""
-    engines = ("--engines", str(available_cpus())) if workload.has_floor else ()
-    yield ours(folder / "fp32", "swin-serve", *engines)
+    """Ours as one process; where the network counts, with an engine for each core, as others have a worker each.
+
+    Elsewhere, with a frontend for each core, too.
+    """
+    cpus = available_cpus()
+    engines = ("--engines", str(cpus)) if workload.has_floor else ()
+    yield ours(folder / "fp32", "swin-serve", "--frontends", "1", *engines)
     if workload.has_floor:
         yield ours(folder / "fp32", "swin-serve as it comes")
         yield ours(folder / "int8", "swin-serve int8", *engines)
+    else:
+        yield ours(folder / "fp32", f"swin-serve, {cpus} frontends", "--frontends", str(cpus))
     for name in names:
         try:
             yield peer(name, folder)

@@ -53,10 +53,17 @@ def all_batches_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.engine.LEAST_SAVING", -1e6)
 
 
+@pytest.fixture(params=["1", "2"], ids=["alone", "frontends"])
+def frontends(request: pytest.FixtureRequest) -> str:
+    """How many of them: a service is the same with one process and with several."""
+    many: str = request.param
+    return many
+
+
 @pytest.fixture
-def served() -> Iterator[Served]:
-    """The demonstration bundle, served by a process of its own."""
-    served = Served()
+def served(frontends: str) -> Iterator[Served]:
+    """The demonstration bundle, served by processes of its own."""
+    served = Served("--frontends", frontends)
     try:
         yield served
     finally:

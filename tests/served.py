@@ -2,11 +2,14 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 from http.client import HTTPResponse
 from typing import Any
+
+import httpx
 
 from benchmarks import served
 from benchmarks.served import START_SECONDS
@@ -45,3 +48,10 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(  # noqa: S603 (our own interpreter)
         command, capture_output=True, text=True, timeout=START_SECONDS, env=os.environ | environment, check=False
     )
+
+
+def stop_amid(served: Served, connection: socket.socket, begun: bytes) -> None:
+    """Send the beginning of a request, and SIGTERM once its head has been read."""
+    connection.sendall(begun)
+    httpx.get(f"{served.url}/health/live")  # a later request was served
+    served.process.send_signal(signal.SIGTERM)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.batcher import Answer, Batcher, BatchReport
+from app.answer import Answer
+from app.batcher import Batcher, BatchReport
 from app.errors import DeadlineExceeded, Draining, EngineFailed, NotReady, Overloaded
 from app.seat import Run
 from tests.fakes import Gate, rows

@@ -24,16 +24,9 @@ from app.settings import DEMO_BUNDLE
 from benchmarks.served import START_SECONDS
 from tests.broken_engine import VARIABLE, give
 from tests.fakes import encode
-from tests.served import Served, everything, run
+from tests.served import Served, everything, run, stop_amid
 
 HALF = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf"
-
-
-def stop_amid(served: Served, connection: socket.socket, begun: bytes) -> None:
-    """Send the beginning of a request, and SIGTERM once its head has been read."""
-    connection.sendall(begun)
-    httpx.get(f"{served.url}/health/live")  # a later request was served
-    served.process.send_signal(signal.SIGTERM)
 
 
 def test_callers_on_real_sockets_get_their_own_answers(served: Served) -> None:
@@ -79,9 +72,9 @@ def test_sigterm_drains_and_exits_with_0(served: Served, demo: Bundle) -> None:
     assert served.process.wait(timeout=START_SECONDS) == 0
 
 
-def test_a_sender_too_slow_for_the_drain_is_told() -> None:
+def test_a_sender_too_slow_for_the_drain_is_told(frontends: str) -> None:
     """Who has not finished when `drain_timeout` is over gets a problem document, not a broken connection or a trace."""
-    served = Served("--drain-timeout", "1")
+    served = Served("--drain-timeout", "1", "--frontends", frontends)
     try:
         with served.connect() as connection:
             stop_amid(served, connection, HALF)
@@ -95,9 +88,9 @@ def test_a_sender_too_slow_for_the_drain_is_told() -> None:
     assert code == 0
 
 
-def test_who_leaves_during_the_drain_does_not_hold_it_up() -> None:
+def test_who_leaves_during_the_drain_does_not_hold_it_up(frontends: str) -> None:
     """A request that is in flight when the signal comes, and whose caller then hangs up, is waited for no longer."""
-    served = Served("--drain-timeout", "600")
+    served = Served("--drain-timeout", "600", "--frontends", frontends)
     try:
         with served.connect() as connection:
             stop_amid(served, connection, HALF)
@@ -109,10 +102,11 @@ def test_who_leaves_during_the_drain_does_not_hold_it_up() -> None:
     assert code == 0
 
 
-def test_a_stuck_engine_does_not_hold_the_end(tmp_path: Path, demo: Bundle) -> None:
+def test_a_stuck_engine_does_not_hold_the_end(tmp_path: Path, demo: Bundle, frontends: str) -> None:
     """A run that does not come back cannot be ended: who waits for it is told, and the process ends with 0."""
     order = tmp_path / "order"
-    served = Served("--drain-timeout", "1", module="tests.broken_engine", **{VARIABLE: str(order)})
+    options = ("--drain-timeout", "1", "--frontends", frontends)
+    served = Served(*options, module="tests.broken_engine", **{VARIABLE: str(order)})
     files = [("files", (demo.folder / f"golden/{name}.png").read_bytes()) for name in ("one", "two", "three", "four")]
     try:
         give("hang 600", order)
@@ -156,9 +150,9 @@ def test_a_bundle_that_computes_otherwise_here_is_not_served(tmp_path: Path) -> 
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_readiness_goes_off_before_the_port_closes() -> None:
+def test_readiness_goes_off_before_the_port_closes(frontends: str) -> None:
     """During `drain_delay` the service still classifies, and tells load balancers to look elsewhere."""
-    served = Served("--drain-delay", "60")
+    served = Served("--drain-delay", "60", "--frontends", frontends)
     try:
         before = httpx.get(f"{served.url}/health/ready").status_code
         served.process.send_signal(signal.SIGTERM)

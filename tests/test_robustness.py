@@ -14,9 +14,10 @@ from PIL import Image
 
 from app.bundle import Bundle
 from app.caller import Caller
+from app.connection import Connection, State
 from app.image import to_rgb
 from app.main import create_app
-from app.server import Connection, Server, State
+from app.server import Server
 from app.settings import Settings
 from tests.fakes import FailingSession, Gate, HeldSession, Visitor, caller_of, encode
 from tests.references.draw import draw_picture
@@ -33,7 +34,7 @@ def digit(demo: Bundle, name: str = "two") -> bytes:
 
 def hold_engine(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> Gate:
     """A gate before every run of the application's engine."""
-    (engine,), gate = app.state.service.engines, Gate()
+    (engine,), gate = app.state.service.backend.engines, Gate()
     monkeypatch.setattr(engine, "_session", HeldSession(engine._session, gate))  # noqa: SLF001 (to hold it)
     return gate
 
@@ -85,7 +86,7 @@ async def test_a_full_queue_answers_429(demo: Bundle, monkeypatch: pytest.Monkey
     gate = Gate()
     app = create_app(Settings(device="cpu", threads=1, max_batch=1, queue_images=2, max_images=2))
     async with app.router.lifespan_context(app), caller_of(app) as caller:
-        (engine,) = app.state.service.engines
+        (engine,) = app.state.service.backend.engines
         monkeypatch.setattr(engine, "_session", HeldSession(engine._session, gate))  # noqa: SLF001 (to hold it)
         running = asyncio.create_task(caller.post("/classify", content=digit(demo, "two")))
         await asyncio.to_thread(gate.wait_until_entered)
@@ -369,14 +370,14 @@ async def test_a_failed_engine_is_replaced(failure: str, demo: Bundle, monkeypat
     """Its batch is a 500; another engine is opened, proved and serves, and `GET /model` and metrics show that one."""
     app = create_app(SETTINGS)
     async with app.router.lifespan_context(app), caller_of(app) as caller:
-        (old,) = app.state.service.engines
+        (old,) = app.state.service.backend.engines
         monkeypatch.setattr(old, "_session", FailingSession(old._session, failure))  # noqa: SLF001 (to break it)
         failed = await caller.post("/classify", content=digit(demo))
         not_ready = await caller.get("/health/ready")
         live = await caller.get("/health/live")
         answer = await caller.post("/classify", content=digit(demo))
         ready = await caller.get("/health/ready")
-        (new,) = app.state.service.engines
+        (new,) = app.state.service.backend.engines
 
     assert (failed.status_code, failed.json()["code"]) == (500, "engine_failed")
     assert (not_ready.status_code, not_ready.json()["status"], live.status_code) == (503, "recovering", 200)
@@ -390,7 +391,7 @@ async def test_engines_that_shared_a_session_share_the_next(demo: Bundle, monkey
     """Two engines that lose their session are renewed with one between them, not with one each."""
     app = create_app(SETTINGS.model_copy(update={"engines": 2}))
     async with app.router.lifespan_context(app), caller_of(app) as caller:
-        engines = app.state.service.engines
+        engines = app.state.service.backend.engines
         old = list(engines)
         broken = FailingSession(old[0]._session, "exception")  # noqa: SLF001 (to break it)
         for engine in old:
@@ -412,7 +413,7 @@ async def test_a_service_without_engine_asks_to_be_restarted(demo: Bundle, monke
     """If no other engine can be proved, requests hear 503, and so does who asks whether the process lives."""
     app = create_app(SETTINGS)
     async with app.router.lifespan_context(app), caller_of(app) as caller:
-        (engine,) = app.state.service.engines
+        (engine,) = app.state.service.backend.engines
         monkeypatch.setattr(engine, "_session", FailingSession(engine._session, "exception"))  # noqa: SLF001 (to break it)
         monkeypatch.setattr("app.main.open_proved", None)
         failed = await caller.post("/classify", content=digit(demo))
@@ -434,7 +435,7 @@ async def test_the_second_signal_waits_for_nobody(demo: Bundle, monkeypatch: pyt
     async with app.router.lifespan_context(app), caller_of(app) as caller:
         settings = Settings(device="cpu", drain_delay=3600)
         server = Server(uvicorn.Config(app), settings, app.state.service)
-        (engine,) = app.state.service.engines
+        (engine,) = app.state.service.backend.engines
         monkeypatch.setattr(engine, "_session", HeldSession(engine._session, gate))  # noqa: SLF001 (to hold it)
         call = asyncio.create_task(caller.post("/classify", content=digit(demo, "two")))
         await asyncio.to_thread(gate.wait_until_entered)

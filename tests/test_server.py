@@ -1,4 +1,4 @@
-"""`app/server.py`: what a connection may take, over real sockets."""
+"""`app/connection.py`: what a connection may take, over real sockets."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from app.bundle import Bundle
+from app.connection import Connection
 from app.envelope import Envelope
-from app.server import Connection
 from app.settings import Settings
 from tests.served import Served, answer_of, everything
 
@@ -143,6 +143,8 @@ def test_garbage_behind_a_request_ends_both_with_one_answer(served: Served) -> N
     with served.connect() as connection:
         connection.sendall(LIVE)
         status, _, _ = answer_of(connection)
+    served.process.terminate()
+    served.process.wait()
     served.stop()
     levels = {served.log.get()["level"] for _ in range(served.log.qsize())}
 

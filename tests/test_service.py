@@ -473,7 +473,7 @@ def test_engines_side_by_side_answer_alike() -> None:
     images = [encode(draw_picture(32, 32, seed)) for seed in range(24)]
     app = create_app(Settings.model_validate({"device": "cpu", "engines": 2, "max_batch": 2}))
     with TestClient(app) as client:
-        first, second = app.state.service.engines
+        first, second = app.state.service.backend.engines
         alone = [client.post("/classify", content=image).json() for image in images]
         together = client.post("/classify/batch", files=[("files", image) for image in images]).json()["results"]
 

@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from app.metrics import CONTENT_TYPE_LATEST
 from app.routes.upload import service_of
 from app.schemas import Health
 
@@ -34,5 +35,4 @@ async def ready(request: Request) -> Response:
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(request: Request) -> Response:
     """Metrics for Prometheus."""
-    body, media_type = service_of(request).metrics.render()
-    return Response(body, media_type=media_type)
+    return Response(await service_of(request).backend.exposition(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,90 @@
+"""Messages between the process of the engines and a frontend: over one socket, whole and in order.
+
+A message is its kind, the length of what follows, and that. Both ends are of one version on one machine.
+"""
+
+import asyncio
+import struct
+from collections.abc import Callable, Mapping
+from socket import socket
+
+HEAD = struct.Struct("=BI")
+
+# From a frontend.
+HELLO = 0  # it takes connections now
+ROW = 1  # a slot holds pixels: its number, whether the detailed answer is asked for, the deadline
+FORGET = 2  # whose caller has left: the slot's number
+COUNTS = 3  # what its metrics say, pickled; once a second and when asked
+ASK = 4  # on behalf of one of its callers: a number, and the name of what it wants to know
+
+# To a frontend.
+ANSWER = 5  # a slot is free, with or without an output in it: its number, how it went, seconds
+COUNT = 6  # send your counts
+REPLY = 7  # the number of the question, and what is known, pickled
+STOP = 8  # finish and leave; said again, at once
+
+SLOT = struct.Struct("=I")
+ROW_OF = struct.Struct("=I?d")  # slot, detailed, deadline
+ANSWER_OF = struct.Struct("=IBd")  # slot, outcome, seconds of the run or until to try again
+NUMBER = struct.Struct("=I")
+
+
+class Channel(asyncio.Protocol):
+    """One end.
+
+    Args:
+        handlers: what is called with the payload of a message, by its kind.
+        on_end: called when the other end has gone.
+    """
+
+    def __init__(self, handlers: Mapping[int, Callable[[bytes], None]], on_end: Callable[[], None]) -> None:
+        self._handlers, self._on_end = handlers, on_end
+        self._rest = b""  # of a message that has not come whole
+        self._unsent: list[bytes] = []
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # (it is of a socket)
+        """It is open."""
+        self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (however it went)
+        """The other end has gone."""
+        self._on_end()
+
+    def data_received(self, data: bytes) -> None:
+        """Hand on every message that is whole."""
+        data = self._rest + data if self._rest else data
+        begin = 0
+        while len(data) - begin >= HEAD.size:
+            kind, size = HEAD.unpack_from(data, begin)
+            end = begin + HEAD.size + size
+            if end > len(data):
+                break
+            self._handlers[kind](data[begin + HEAD.size : end])
+            begin = end
+        self._rest = data[begin:]
+
+    def send(self, kind: int, payload: bytes = b"") -> None:
+        """In order, and with whatever else is sent in this turn of the loop; to who has gone, nothing.
+
+        A system call for each message, and the other process woken by it, would cost more than all the rest.
+        """
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent += HEAD.pack(kind, len(payload)), payload
+
+    def close(self) -> None:
+        """After what has been sent."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._unsent and not self._transport.is_closing():
+            self._transport.write(b"".join(self._unsent))
+        self._unsent.clear()
+
+
+async def opened(end: socket, handlers: Mapping[int, Callable[[bytes], None]], on_end: Callable[[], None]) -> Channel:
+    """A channel over one end of a pair of sockets."""
+    loop = asyncio.get_running_loop()
+    _, channel = await loop.create_unix_connection(lambda: Channel(handlers, on_end), sock=end)
+    return channel

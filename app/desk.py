@@ -1,0 +1,76 @@
+"""Where the rows of one frontend are handed in, in the process of the engines: from its slots to the batcher and back.
+
+Every row that was handed in is answered exactly once; with the answer, its slot is free again.
+"""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from app.answer import Answer
+from app.batcher import Batcher, Row
+from app.channel import ANSWER, ANSWER_OF, ROW_OF, SLOT
+from app.errors import Busy, DeadlineExceeded, Draining, EngineFailed, NotReady, Overloaded, ServiceError
+from app.slots import Slots
+
+DONE, GONE = 0, 1
+REFUSALS: tuple[type[ServiceError], ...] = (Overloaded, DeadlineExceeded, Draining, NotReady, EngineFailed)
+FIRST_REFUSAL = 2
+"""Outcomes: an output, a caller that left, and from here on the errors."""
+
+
+class Desk:
+    """Of one frontend.
+
+    Args:
+        batcher: where rows wait.
+        slots: that it shares with the frontend.
+        send: tells the frontend.
+    """
+
+    def __init__(self, batcher: Batcher, slots: Slots, send: Callable[[int, bytes], None]) -> None:
+        self._batcher, self._slots, self._send = batcher, slots, send
+        self._rows: dict[int, Row] = {}  # by slot
+
+    def take(self, payload: bytes) -> None:
+        """A row was handed in."""
+        slot, detailed, deadline = ROW_OF.unpack(payload)
+        try:
+            row = self._batcher.put(self._slots.pixels[slot], detailed=detailed, deadline=deadline)
+        except ServiceError as error:
+            self._refuse(slot, error)
+            return
+        self._rows[slot] = row
+        row.answer.add_done_callback(partial(self._answer, slot))
+
+    def forget(self, payload: bytes) -> None:
+        """The caller of a row has left; it may have been answered just before."""
+        (slot,) = SLOT.unpack(payload)
+        if slot in self._rows:
+            self._batcher.forget(self._rows[slot])
+
+    def close(self) -> None:
+        """The frontend is no more, nor are the callers of its rows."""
+        for row in self._rows.values():
+            self._batcher.forget(row)
+
+    def _answer(self, slot: int, answer: asyncio.Future[Answer]) -> None:
+        self._rows.pop(slot).settle()
+        if answer.cancelled():
+            self._send(ANSWER, ANSWER_OF.pack(slot, GONE, 0.0))
+        elif isinstance(error := answer.exception(), ServiceError):
+            self._refuse(slot, error)
+        else:
+            output, _, seconds = answer.result()
+            self._slots.write(slot, output)
+            self._send(ANSWER, ANSWER_OF.pack(slot, DONE, seconds))
+
+    def _refuse(self, slot: int, error: ServiceError) -> None:
+        seconds = error.retry_after if isinstance(error, Busy) else 0.0
+        self._send(ANSWER, ANSWER_OF.pack(slot, FIRST_REFUSAL + REFUSALS.index(type(error)), seconds))
+
+
+def refusal(outcome: int, seconds: float) -> ServiceError:
+    """The error that an outcome stands for."""
+    kind = REFUSALS[outcome - FIRST_REFUSAL]
+    return Overloaded(seconds) if kind is Overloaded else kind()  # type: ignore[call-arg]  # (all others say it themselves)

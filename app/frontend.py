@@ -1,0 +1,197 @@
+"""One frontend: `python -m app.frontend`, started by the process of the engines (`frontends.py`) and by nobody else.
+
+Takes connections, reads, decodes and ranks as a service that is one process does; only the batcher is elsewhere. It
+leaves when it is told to, or when that process has gone. Loads neither ONNX Runtime nor the network.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import mmap
+import os
+import pickle
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple, NoReturn
+
+import uvloop
+
+from app import logs, memory
+from app.admission import Terms
+from app.application import application, classifying
+from app.bundle import Bundle
+from app.channel import ANSWER, ASK, COUNT, COUNTS, HELLO, NUMBER, REPLY, STOP, Channel, opened
+from app.metrics import Metrics
+from app.remote import RemoteBatcher
+from app.server import App, Server, configured
+from app.service import Service
+from app.settings import Settings
+from app.slots import Board, Shapes, Slots
+
+log = logging.getLogger("swin.start")
+
+COUNTS_SECONDS = 1
+"""Between two looks at the metrics that are sent without being asked for: what is lost with a frontend that dies."""
+
+UNASKED = NUMBER.pack(0)
+
+
+class Ends(NamedTuple):
+    """File descriptors that a frontend is born with."""
+
+    channel: int
+    listener: int
+    board: int
+    slots: int
+    papers: int
+
+
+class Papers(NamedTuple):
+    """What a frontend has to know, as the process of the engines knows it."""
+
+    settings: Settings
+    bundle: Bundle
+    terms: Terms
+    shapes: Shapes
+    decode_threads: int
+
+
+class Frontend:
+    """The service of this process, and its line to the engines."""
+
+    def __init__(self, ends: Ends, papers: Papers) -> None:
+        self._papers, self._ends = papers, ends
+        self.bundle = papers.bundle
+        self.batcher: RemoteBatcher
+        self._metrics = Metrics()
+        self._asked: dict[int, asyncio.Future[Any]] = {}
+        self._numbers = itertools.count()
+        self._channel: Channel
+        self._server: FrontendServer | None = None
+        self._is_told_to_stop = self._has_done = False
+
+    async def run(self) -> None:
+        """Until it is told to stop."""
+        settings = self._papers.settings
+        app = application(settings, self._metrics, self._open)
+        async with app.router.lifespan_context(app):
+            memory.settle()
+            server = FrontendServer(app, settings, app.state.service, lambda: self._channel.send(HELLO))
+            self._server = server
+            if self._is_told_to_stop:
+                server.handle_exit(signal.SIGTERM, None)
+            counting = asyncio.create_task(self._count_on())
+            await server.serve(sockets=[socket.socket(fileno=self._ends.listener)])
+            counting.cancel()
+        self._has_done = True
+        self._count()
+        self._channel.close()
+
+    async def exposition(self) -> bytes:
+        """Of all processes, as the one of the engines adds them up."""
+        text: bytes = await self._ask("exposition")
+        return text
+
+    async def engine_reports(self) -> list[dict[str, Any]]:
+        """As that process has them."""
+        reports: list[dict[str, Any]] = await self._ask("engine_reports")
+        return reports
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[Service]:
+        settings, _, terms, shapes, threads = self._papers
+        handlers = dict[int, Callable[[bytes], None]]()
+        self._channel = await opened(socket.socket(fileno=self._ends.channel), handlers, self._end)
+        slots, board = Slots(self._ends.slots, shapes), Board(self._ends.board)
+        self.batcher = RemoteBatcher(slots, board, terms, self._channel.send)
+        handlers |= {ANSWER: self.batcher.take_answer, COUNT: self._count, REPLY: self._take_reply, STOP: self._stop}
+        async with classifying(settings, self, self._metrics, threads) as service:
+            yield service
+
+    async def _ask(self, name: str) -> Any:
+        number = next(self._numbers)
+        self._asked[number] = asyncio.get_running_loop().create_future()
+        self._channel.send(ASK, NUMBER.pack(number) + name.encode())
+        try:
+            return await self._asked[number]
+        finally:
+            del self._asked[number]
+
+    def _take_reply(self, payload: bytes) -> None:
+        (number,) = NUMBER.unpack_from(payload)
+        reply = self._asked.get(number)
+        if reply is not None and not reply.done():
+            reply.set_result(pickle.loads(payload[NUMBER.size :]))  # noqa: S301 (from the process that started this one)
+
+    def _count(self, number: bytes = UNASKED) -> None:
+        self._channel.send(COUNTS, number + pickle.dumps(self._metrics.counts()))
+
+    def _stop(self, _: bytes) -> None:
+        if self._server is None:
+            self._is_told_to_stop = True
+        else:
+            self._server.handle_exit(signal.SIGTERM, None)
+
+    def _end(self) -> None:
+        """The process of the engines has gone: nothing can be answered any more. Or this one goes."""
+        if not self._has_done:
+            log.critical("the process of the engines has gone")
+            _leave(1)
+
+    async def _count_on(self) -> None:
+        while True:
+            await asyncio.sleep(COUNTS_SECONDS)
+            self._count()
+
+
+class FrontendServer(Server):
+    """Signals are for the process of the engines, which then tells its frontends.
+
+    `on_start` is called once connections are taken.
+    """
+
+    def __init__(self, app: App, settings: Settings, service: Service, on_start: Callable[[], None]) -> None:
+        super().__init__(configured(app, settings), settings, service)
+        self._on_start = on_start
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """None."""
+        yield
+
+    def say_where(self, listeners: Sequence[socket.socket]) -> None:  # noqa: ARG002 (that process says it for all)
+        """Say that there is one more."""
+        self._on_start()
+
+
+def _leave(code: int) -> NoReturn:
+    """Threads may be stuck, and there is nobody to wait for them."""
+    logging.shutdown()
+    os._exit(code)
+
+
+def _read(file: int) -> Papers:
+    papers: Papers = pickle.loads(mmap.mmap(file, 0, access=mmap.ACCESS_READ))  # noqa: S301 (from the process that started this one)
+    os.close(file)
+    return papers
+
+
+def main() -> None:
+    """Serve."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # they reach every process of a terminal, or of a container
+        signal.signal(number, signal.SIG_IGN)
+    ends = Ends(*map(int, sys.argv[1:]))
+    papers = _read(ends.papers)
+    logs.configure(papers.settings.log_format, papers.settings.log_level)
+    memory.give_back()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(Frontend(ends, papers).run())
+    _leave(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+"""Several processes that speak HTTP before one that has the engines; this is that one's side.
+
+Each frontend has a listening socket of its own on the one port, its own memory for rows, and a channel. One that dies
+takes the requests it was serving with it and nothing else: its rows are forgotten, its memory goes, and another takes
+its place on the same socket, where meanwhile callers wait.
+"""
+
+import asyncio
+import itertools
+import logging
+import math
+import os
+import pickle
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from socket import socket, socketpair
+from typing import Any
+
+from app.batcher import Batcher
+from app.channel import ASK, COUNT, COUNTS, FORGET, HELLO, NUMBER, REPLY, ROW, STOP, Channel, opened
+from app.desk import Desk
+from app.errors import StartError
+from app.frontend import Ends, Papers
+from app.metrics import Counts, Metrics, exposition, merged, totals
+from app.service import Backend
+from app.slots import Board, Slots, memory, size_of
+
+log = logging.getLogger("swin.frontends")
+
+START_SECONDS = 60
+"""A frontend that has not begun after so long will not."""
+
+MUTE_SECONDS = 5
+"""A frontend that has said nothing for so long is stuck, unless `stuck_seconds` is more. It has to, every second."""
+
+PAUSE_SECONDS = 1
+"""Before the next try, where one ended before it had begun."""
+
+COUNT_SECONDS = 0.5
+"""How long who asks for metrics waits for a frontend's; then what it said last is taken."""
+
+LAST_SECONDS = 5
+"""How long frontends may take to leave, beyond what the settings allow."""
+
+LOOK_SECONDS = 0.1
+"""Between looks at how things stand when no row tells of it."""
+
+
+class Life:
+    """One frontend, from its start to its end.
+
+    `index` is its place among the frontends.
+    """
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.has_begun: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.heard_at = time.monotonic() + START_SECONDS
+        self.counts: Counts = []
+        self.process: asyncio.subprocess.Process
+        self.channel: Channel
+        self._numbers = itertools.count(1)  # 0 is of counts that nobody asked for
+        self._counting: dict[int, asyncio.Future[None]] = {}
+
+    async def start(
+        self, ends: Ends, ours: socket, handlers: Mapping[int, Callable[[bytes], None]], desk: Desk
+    ) -> None:
+        """Open the channel, and a process at its other end."""
+        own = {HELLO: self._begin, COUNTS: self._take_counts}
+        self.channel = await opened(ours, {**own, **handlers}, desk.close)
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "app.frontend", *map(str, ends), stdin=asyncio.subprocess.DEVNULL, pass_fds=ends
+        )
+
+    async def end(self) -> int:
+        """Wait for it; its exit code."""
+        code = await self.process.wait()
+        self.channel.close()
+        if not self.has_begun.done():
+            self.has_begun.set_result(False)
+        return code
+
+    async def count(self) -> None:
+        """Hear what its metrics say now, or leave it at what they said last."""
+        number, counted = next(self._numbers), asyncio.get_running_loop().create_future()
+        self._counting[number] = counted
+        self.channel.send(COUNT, NUMBER.pack(number))
+        await asyncio.wait([counted], timeout=COUNT_SECONDS)
+        del self._counting[number]
+
+    def _begin(self, _: bytes) -> None:
+        self.has_begun.set_result(True)
+        self.heard_at = time.monotonic()
+        log.info("frontend", extra={"index": self.index, "pid": self.process.pid})
+
+    def _take_counts(self, payload: bytes) -> None:
+        (number,) = NUMBER.unpack_from(payload)
+        self.counts, self.heard_at = pickle.loads(payload[NUMBER.size :]), time.monotonic()  # noqa: S301 (from a process of ours)
+        if number in self._counting and not self._counting[number].done():
+            self._counting[number].set_result(None)
+
+
+class Frontends:
+    """As many as there are listeners.
+
+    Args:
+        papers: what each has to know.
+        listeners: bound to the same address, each for one frontend.
+        batcher: where their rows go.
+        backend: what is known here beside.
+        metrics: of this process.
+    """
+
+    def __init__(
+        self, papers: Papers, listeners: Sequence[socket], batcher: Batcher, backend: Backend, metrics: Metrics
+    ) -> None:
+        self._papers, self._listeners, self._batcher = papers, listeners, batcher
+        self._backend, self._metrics = backend, metrics
+        self._board_file = memory("swin-board", Board.SIZE)
+        self._board = Board(self._board_file)
+        self._papers_file = _written("swin-papers", pickle.dumps(papers))
+        self._lives: list[Life] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._gone: Counts = []  # what those have counted that are no more
+        self._replies: set[asyncio.Task[None]] = set()
+        self._is_stopping = self._is_posted = False
+
+    @property
+    def are_ready(self) -> bool:
+        """Whether requests are answered."""
+        return self._batcher.works and not self._is_stopping
+
+    async def start(self) -> None:
+        """Return when all of them take connections.
+
+        Raises:
+            StartError: one of them does not.
+        """
+        self._post()
+        self._lives = [await self._open(index) for index in range(len(self._listeners))]
+        self._tasks = [asyncio.create_task(self._keep(life)) for life in self._lives]
+        self._tasks.append(asyncio.create_task(self._look_on()))
+        begun, late = await asyncio.wait([life.has_begun for life in self._lives], timeout=START_SECONDS)
+        if late or not all(each.result() for each in begun):
+            raise StartError("a frontend did not begin")
+
+    async def stop(self) -> None:
+        """Let them finish what they serve, as the settings allow, and end."""
+        self._is_stopping = True
+        for listener in self._listeners:
+            listener.close()  # ours; theirs are closed by them, when nobody waits any more
+        self.tell_to_stop()
+        settings = self._papers.settings
+        patience = settings.drain_delay + settings.drain_timeout + LAST_SECONDS
+        *keepers, looking = self._tasks or [asyncio.create_task(asyncio.sleep(0))]
+        if keepers:
+            await asyncio.wait(keepers, timeout=patience)
+        for life in self._lives:
+            _kill(life)
+        looking.cancel()
+
+    def tell_to_stop(self) -> None:
+        """Finish and leave. Said again: leave now."""
+        for life in self._lives:
+            life.channel.send(STOP)
+
+    async def exposition(self) -> bytes:
+        """The metrics of all processes as if they were one."""
+        if self._lives:
+            await asyncio.wait([asyncio.create_task(life.count()) for life in self._lives])
+        return exposition(self._metrics.counts(), self._gone, *(life.counts for life in self._lives))
+
+    async def _open(self, index: int) -> Life:
+        life = Life(index)
+        shapes = self._papers.shapes
+        file, (ours, theirs) = memory("swin-slots", size_of(shapes)), socketpair()
+        ends = Ends(theirs.fileno(), self._listeners[index].fileno(), self._board_file, file, self._papers_file)
+        desk = Desk(self._batcher, Slots(file, shapes), lambda *message: self._answer(life, *message))
+        handlers = {ROW: self._and_post(desk.take), FORGET: desk.forget, ASK: lambda asked: self._hear(life, asked)}
+        await life.start(ends, ours, handlers, desk)
+        theirs.close()
+        os.close(file)
+        return life
+
+    async def _keep(self, life: Life) -> None:
+        """One after another, until they are told to stop."""
+        while True:
+            code = await life.end()
+            self._gone, life.counts = merged([self._gone, totals(life.counts)]), []
+            if self._is_stopping:
+                return
+            log.error("a frontend died", extra={"index": life.index, "code": code})
+            self._metrics.frontends_replaced.inc()
+            if not life.has_begun.result():
+                await asyncio.sleep(PAUSE_SECONDS)
+            life = self._lives[life.index] = await self._open(life.index)
+
+    async def _look_on(self) -> None:
+        """Whether they live, and how things stand."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self._post()
+            for life in self._lives:
+                if time.monotonic() > life.heard_at + max(self._papers.settings.stuck_seconds, MUTE_SECONDS):
+                    log.error("a frontend is stuck", extra={"index": life.index})
+                    life.heard_at = math.inf
+                    _kill(life)
+
+    def _and_post(self, handle: Callable[[bytes], None]) -> Callable[[bytes], None]:
+        def handle_and_post(payload: bytes) -> None:
+            handle(payload)
+            self._post_soon()
+
+        return handle_and_post
+
+    def _answer(self, life: Life, kind: int, payload: bytes) -> None:
+        life.channel.send(kind, payload)
+        self._post_soon()
+
+    def _post_soon(self) -> None:
+        """After what else happens in this turn of the loop: the batcher's takes of rows, above all."""
+        if not self._is_posted:
+            self._is_posted = True
+            asyncio.get_running_loop().call_soon(self._post)
+
+    def _post(self) -> None:
+        self._is_posted = False
+        self._board.write(self._batcher.load)
+
+    def _hear(self, life: Life, payload: bytes) -> None:
+        (number,) = NUMBER.unpack_from(payload)
+        questions: Mapping[bytes, Callable[[], Awaitable[Any]]] = {
+            b"exposition": self.exposition,
+            b"engine_reports": self._backend.engine_reports,
+        }
+        self._reply_later(life, number, questions[payload[NUMBER.size :]])
+
+    def _reply_later(self, life: Life, number: int, ask: Callable[[], Awaitable[Any]]) -> None:
+        async def reply() -> None:
+            life.channel.send(REPLY, NUMBER.pack(number) + pickle.dumps(await ask()))
+
+        task = asyncio.create_task(reply())
+        self._replies.add(task)  # the loop itself would let it go
+        task.add_done_callback(self._replies.discard)
+
+
+def _kill(life: Life) -> None:
+    if life.process.returncode is None:
+        life.process.kill()
+
+
+def _written(name: str, content: bytes) -> int:
+    file = memory(name, len(content))
+    os.pwrite(file, content, 0)
+    return file

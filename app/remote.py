@@ -1,0 +1,115 @@
+"""The batcher of another process, as a frontend sees it: rows go there in slots, and answers come back in them."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app import admission
+from app.admission import NEVER, Load, Terms
+from app.answer import Answer
+from app.channel import ANSWER_OF, FORGET, ROW, ROW_OF, SLOT
+from app.desk import DONE, GONE, refusal
+from app.errors import Draining, Overloaded
+from app.slots import Board, Slots
+
+
+class Sent(NamedTuple):
+    """A row that is on its way."""
+
+    answer: asyncio.Future[Answer]
+    is_detailed: bool
+    at: float
+
+
+class RemoteBatcher:
+    """What a classifier needs of a batcher.
+
+    Args:
+        slots: shared with the process of the engines.
+        board: where that process writes how things stand.
+        terms: of its batcher.
+        send: tells that process.
+    """
+
+    def __init__(self, slots: Slots, board: Board, terms: Terms, send: Callable[[int, bytes], None]) -> None:
+        self._slots, self._board, self._terms, self._send = slots, board, terms, send
+        self._free = list(range(len(slots.pixels)))
+        self._sent: dict[int, Sent] = {}  # by slot
+        self._is_draining = False
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+
+    @property
+    def load(self) -> Load:
+        """How things stand there."""
+        return self._board.read()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still answer."""
+        return bool(self.load.is_alive)
+
+    @property
+    def works(self) -> bool:
+        """Whether it could run a batch now."""
+        return bool(self.load.works)
+
+    def admit(self, *, deadline: float = NEVER, coming: int = 0) -> None:
+        """Return if a row that came now would be taken; raises as `admission.admit`."""
+        if self._is_draining:
+            raise Draining
+        admission.admit(self.load, self._terms, deadline=deadline, coming=coming)
+
+    async def submit(self, pixels: NDArray[np.uint8], *, detailed: bool = False, deadline: float = NEVER) -> Answer:
+        """As `Batcher.submit`. The time to the other process and back counts as waiting."""
+        self.admit(deadline=deadline)
+        if not self._free:
+            raise Overloaded(1)
+        slot = self._free.pop()  # the one that was used last: its memory is still near
+        self._slots.pixels[slot] = pixels
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._sent[slot] = Sent(answer, detailed, time.perf_counter())
+        self._is_idle.clear()
+        self._send(ROW, ROW_OF.pack(slot, detailed, deadline))
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if answer.cancelled():  # the slot is still there
+                self._send(FORGET, SLOT.pack(slot))
+            else:
+                answer.exception()  # it had just been answered: an error that nobody fetched would be logged
+            raise
+
+    def take_answer(self, payload: bytes) -> None:
+        """A slot came back."""
+        slot, outcome, seconds = ANSWER_OF.unpack(payload)
+        answer, is_detailed, at = self._sent.pop(slot)
+        if not answer.done():
+            if outcome == DONE:
+                queued = time.perf_counter() - at - seconds
+                answer.set_result(Answer(self._slots.read(slot, detailed=is_detailed), queued, seconds))
+            elif outcome != GONE:
+                answer.set_exception(refusal(outcome, seconds))
+        self._free.append(slot)
+        if not self._sent:
+            self._is_idle.set()
+
+    async def drain(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 (a bound, after which we go on)
+        """Refuse what is new, wait for what is on its way; after `timeout` seconds, no longer."""
+        self._is_draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._is_idle.wait()
+        self.abort()
+
+    def abort(self) -> None:
+        """Stop now: whoever waits hears that the service shuts down."""
+        self._is_draining = True
+        for sent in self._sent.values():
+            if not sent.answer.done():
+                sent.answer.set_exception(Draining())

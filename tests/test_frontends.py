@@ -1,0 +1,199 @@
+"""Several processes that speak HTTP before one that has the engines: the same service, one of which may die."""
+
+import json
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.bundle import Bundle
+from benchmarks.served import START_SECONDS
+from tests.fakes import encode
+from tests.served import Served, run
+
+TWO = ("--frontends", "2")
+KILLS = 20
+
+
+@pytest.fixture
+def frontends() -> str:
+    """Of every service here."""
+    return "2"
+
+
+def pids(served: Served) -> list[int]:
+    """Of its frontends, by index, as they first were."""
+    lives = [event for event in served.starting if event["message"] == "frontend"]
+    return [int(str(event["pid"])) for event in sorted(lives, key=lambda event: int(str(event["index"])))]
+
+
+def images(count: int) -> list[bytes]:
+    """Small ones, all different."""
+    random = np.random.default_rng(0)
+    return [encode(Image.fromarray(random.integers(0, 256, (32, 32), np.uint8))) for _ in range(count)]
+
+
+def sample(url: str, name: str) -> float:
+    """What the metrics say of this one, over all labels."""
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
+
+
+def test_frontends_answer_as_one_process_does(served: Served, demo: Bundle) -> None:
+    """Every golden sample gets the label, the score and the evidence that the network in this very process gets."""
+    alone = Served()
+    files = [path.read_bytes() for path in sorted((demo.folder / "golden").glob("*.png"))]
+    options = "?top_k=10&evidence=true"
+    try:
+        answers = [
+            [httpx.post(f"{each.url}/classify{options}", content=file).json() for file in files]
+            for each in (served, alone)
+        ]
+    finally:
+        alone.stop()
+
+    assert answers[0] == answers[1]
+
+
+def test_metrics_are_of_all_processes(served: Served) -> None:
+    """Whichever frontend is asked, all requests of all frontends and the batches of the engines are counted."""
+    for image in images(12):  # each on a connection of its own
+        assert httpx.post(f"{served.url}/classify", content=image).status_code == 200
+
+    told = {sample(served.url, "swin_stage_seconds_count") for _ in range(6)}
+    assert told == {12 * 6}
+    assert sample(served.url, "swin_batch_size_sum") == 12
+    assert sample(served.url, "swin_ready") == 1
+    assert httpx.get(f"{served.url}/model").json()["engines"][0]["device"] == "cpu"
+
+
+def test_both_frontends_get_connections(served: Served) -> None:
+    """The kernel spreads them: of 64 connections, each frontend has some."""
+    with ThreadPoolExecutor(16) as callers:
+        list(callers.map(lambda image: httpx.post(f"{served.url}/classify", content=image), images(64)))
+    used = [cpu_ticks(pid) for pid in pids(served)]
+    with ThreadPoolExecutor(16) as callers:
+        list(callers.map(lambda image: httpx.post(f"{served.url}/classify", content=image), images(64)))
+
+    assert all(cpu_ticks(pid) > before for pid, before in zip(pids(served), used, strict=True))
+
+
+def cpu_ticks(pid: int) -> int:
+    """Of the process, user and system."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_a_frontend_that_dies_is_replaced_and_nothing_else_suffers(served: Served) -> None:
+    """Killed twenty times under load: its callers see that, the others are answered, nothing stays behind."""
+    ended, outcomes = threading.Event(), list[tuple[int, str]]()
+    doomed, spared = pids(served)
+    files = images(16)
+
+    def call(number: int) -> None:
+        for image in cycle(files[number:] + files[:number]):
+            if ended.is_set():
+                return
+            try:
+                outcomes.append((number, str(httpx.post(f"{served.url}/classify", content=image).status_code)))
+            except httpx.TransportError as error:
+                outcomes.append((number, type(error).__name__))
+
+    before = sample(served.url, "swin_batch_size_sum")
+    with ThreadPoolExecutor(8) as callers:
+        for number in range(8):
+            callers.submit(call, number)
+        for _ in range(KILLS):
+            time.sleep(0.1)  # under load, whatever it is doing
+            os.kill(doomed, signal.SIGKILL)
+            killed = time.monotonic()
+            served.wait_for("a frontend died")
+            doomed = int(str(served.wait_for("frontend")["pid"]))
+            back = time.monotonic() - killed
+            assert back < 5, f"it took {back:.2f} s"
+        ended.set()
+
+    seen = {outcome for _, outcome in outcomes}
+    assert "200" in seen
+    assert seen <= {"200", "ReadError", "RemoteProtocolError", "ConnectError", "WriteError"}
+    assert Path(f"/proc/{spared}").exists()
+    assert sample(served.url, "swin_frontends_replaced_total") == KILLS
+    assert sample(served.url, "swin_queue_depth") == 0
+    assert sample(served.url, "swin_batch_size_sum") - before >= sum(outcome == "200" for _, outcome in outcomes)
+    assert httpx.post(f"{served.url}/classify", content=files[0]).status_code == 200
+
+
+def test_what_a_dead_frontend_counted_stays_counted(served: Served) -> None:
+    """Counters do not fall: what it said last is kept."""
+    for image in images(12):
+        httpx.post(f"{served.url}/classify", content=image)
+    before = sample(served.url, "swin_stage_seconds_count")  # all frontends are asked for theirs now
+    for pid in pids(served):
+        os.kill(pid, signal.SIGKILL)
+    for _ in range(4):
+        served.wait_for("frontend")
+        if served.log.empty():
+            break
+
+    assert before == 12 * 6
+    assert sample(served.url, "swin_stage_seconds_count") == before
+
+
+def test_a_frontend_that_is_stuck_is_replaced() -> None:
+    """One that says nothing for some seconds is ended, and another takes its place and its connections."""
+    served = Served(*TWO, "--stuck-seconds", "1")
+    try:
+        os.kill(pids(served)[0], signal.SIGSTOP)
+        served.wait_for("a frontend is stuck")
+        served.wait_for("frontend")
+        codes = {httpx.post(f"{served.url}/classify", content=image).status_code for image in images(16)}
+    finally:
+        served.stop()
+
+    assert codes == {200}
+
+
+def test_frontends_end_with_the_service(served: Served) -> None:
+    """After a SIGTERM to it alone, and before it ends itself, with 0."""
+    served.process.terminate()
+
+    assert served.process.wait(timeout=START_SECONDS) == 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids(served))
+
+
+def test_frontends_do_not_outlive_the_engines(served: Served) -> None:
+    """Where their process is killed, nothing can be answered: they leave the port to the next one."""
+    served.process.kill()
+    served.process.wait()
+    deadline = time.monotonic() + START_SECONDS
+    while any(Path(f"/proc/{pid}").exists() for pid in pids(served)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_port_in_use_is_told_by_frontends_too(served: Served) -> None:
+    """That several share a port is between the frontends of one service."""
+    port = served.url.rsplit(":", 1)[1]
+
+    for options in ((), TWO):
+        ended = run("--port", port, *options)
+        assert ended.returncode == 2
+        assert "Address already in use" in ended.stderr
+        assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_service_with_frontends_says_where_once(served: Served) -> None:
+    """One address, in one line, when all of them take connections."""
+    said = [event["message"] for event in served.starting]
+
+    assert said.count("listening") == 1
+    assert said.index("listening") > max(place for place, message in enumerate(said) if message == "frontend")
+    assert json.loads(json.dumps(served.starting[-1]))["url"].startswith("http://127.0.0.1:")

@@ -1,0 +1,223 @@
+"""`app/remote.py` and `app/desk.py`: a batcher through slots and messages is a batcher, and every slot comes back."""
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from app import channel
+from app.admission import Load
+from app.answer import Output
+from app.batcher import Batcher
+from app.desk import Desk
+from app.errors import DeadlineExceeded, Draining, EngineFailed, NotReady, Overloaded, ServiceError
+from app.remote import RemoteBatcher
+from app.seat import Run
+from app.slots import Board, Shapes, Slots, memory, size_of
+from tests.fakes import Gate
+
+pytestmark = pytest.mark.anyio
+
+SHAPES = Shapes(slots=24, pixels=(2, 2, 3), classes=5, tokens=(4, 3))
+
+
+async def turns() -> None:
+    """Let the event loop do all it can do without anybody's help."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def image(value: int) -> NDArray[np.uint8]:
+    return np.full(SHAPES.pixels, value, np.uint8)
+
+
+def classify(rows: Sequence[NDArray[Any]], detailed: Sequence[bool]) -> list[Output]:
+    """Logits and tokens that say which image they are of."""
+    return [
+        Output(np.full(5, row[0, 0, 0], np.float32), np.full((4, 3), row[0, 0, 0], np.float32) if wanted else None)
+        for row, wanted in zip(rows, detailed, strict=True)
+    ]
+
+
+def held(gate: Gate) -> Run:
+    """The same, but each batch has to pass the gate first."""
+
+    def run(rows: Sequence[NDArray[Any]], detailed: Sequence[bool]) -> list[Output]:
+        gate(rows)
+        return classify(rows, detailed)
+
+    return run
+
+
+class Pair:
+    """Both sides, each with its own view of the memory; messages go through the event loop, as through a socket."""
+
+    def __init__(self, batcher: Batcher) -> None:
+        self.batcher, self.board = batcher, Board(memory("board", Board.SIZE))
+        file, loop = memory("slots", size_of(SHAPES)), asyncio.get_running_loop()
+
+        def up(kind: int, payload: bytes) -> None:
+            loop.call_soon(self._up, kind, payload)
+
+        def down(kind: int, payload: bytes) -> None:
+            loop.call_soon(self._down, kind, payload)
+
+        self.desk = Desk(batcher, Slots(file, SHAPES), up)
+        self.remote = RemoteBatcher(Slots(file, SHAPES), self.board, batcher.terms, down)
+        os.close(file)
+        self.post()
+
+    def post(self) -> None:
+        """Let the frontend see how things stand."""
+        self.board.write(self.batcher.load)
+
+    @property
+    def free(self) -> int:
+        """Slots that are."""
+        return len(self.remote._free)  # noqa: SLF001 (nobody else has to know)
+
+    def _down(self, kind: int, payload: bytes) -> None:
+        {channel.ROW: self.desk.take, channel.FORGET: self.desk.forget}[kind](payload)
+
+    def _up(self, kind: int, payload: bytes) -> None:
+        assert kind == channel.ANSWER
+        self.remote.take_answer(payload)
+
+
+@asynccontextmanager
+async def pair_of(engine: Run, **options: Any) -> AsyncIterator[Pair]:
+    batcher = Batcher([engine], **({"max_batch": 4, "capacity": 16} | options))
+    batcher.start()
+    try:
+        yield Pair(batcher)
+    finally:
+        await batcher.drain()
+
+
+async def test_each_row_gets_its_own_answer_and_every_slot_comes_back() -> None:
+    """Over a thousand rows, some detailed, some whose callers leave at any moment."""
+    chance = random.Random(0)
+    async with pair_of(classify) as pair:
+
+        async def call(value: int) -> None:
+            detailed, leaves = chance.random() < 0.3, chance.random() < 0.3
+            task = asyncio.create_task(pair.remote.submit(image(value), detailed=detailed))
+            if leaves:
+                for _ in range(chance.randrange(6)):
+                    await asyncio.sleep(0)
+                task.cancel()
+            try:
+                answer = await task
+            except (asyncio.CancelledError, Overloaded):
+                return
+            assert (answer.output.logits == value).all()
+            assert (answer.output.tokens is not None) == detailed
+            assert not detailed or (answer.output.tokens == value).all()
+
+        for _ in range(100):
+            await asyncio.gather(*(call(chance.randrange(256)) for _ in range(14)))
+        await pair.remote.drain(10)
+
+        assert pair.free == SHAPES.slots
+        assert pair.batcher.waiting == 0
+
+
+async def test_a_frontend_that_dies_leaves_no_rows() -> None:
+    """Those that wait are taken out, the one that is run is answered to nobody, and the engine goes on."""
+    gate = Gate()
+    async with pair_of(held(gate), max_batch=1) as pair:
+        calls = [asyncio.create_task(pair.remote.submit(image(value))) for value in range(3)]
+        await asyncio.to_thread(gate.wait_until_entered)
+        waited = pair.batcher.waiting
+        pair.desk.close()
+        left = pair.batcher.waiting
+        gate.open()
+        other = asyncio.create_task(pair.batcher.submit(image(7)))
+        await asyncio.to_thread(gate.wait_until_entered)
+        gate.open()
+        answer = await other
+        for call in calls:
+            call.cancel()
+
+    assert (waited, left) == (2, 0)
+    assert (answer.output.logits == 7).all()
+
+
+@pytest.mark.parametrize("error", [Overloaded(7), DeadlineExceeded(), Draining(), NotReady(), EngineFailed()])
+async def test_every_error_of_the_batcher_arrives_as_itself(
+    error: ServiceError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused there, a caller here hears the same, with the same time to try again; and its slot is free."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise error
+
+    async with pair_of(classify) as pair:
+        monkeypatch.setattr(pair.batcher, "put", refuse)
+        with pytest.raises(type(error)) as raised:
+            await pair.remote.submit(image(1))
+
+        assert vars(raised.value) == vars(error)
+        assert pair.free == SHAPES.slots
+
+
+async def test_an_engine_that_fails_is_heard_of() -> None:
+    """Its rows' callers hear that it failed."""
+
+    def fail(*_: Any) -> list[Output]:
+        raise RuntimeError("broken")
+
+    async with pair_of(fail) as pair:
+        with pytest.raises(EngineFailed):
+            await pair.remote.submit(image(1))
+
+
+async def test_a_full_queue_is_seen_before_any_work() -> None:
+    """What the engines' process has posted is enough to refuse, without a message."""
+    gate = Gate()
+    async with pair_of(held(gate), max_batch=1, capacity=2) as pair:
+        calls = [asyncio.create_task(pair.remote.submit(image(0)))]
+        await asyncio.to_thread(gate.wait_until_entered)
+        calls += [asyncio.create_task(pair.remote.submit(image(value))) for value in (1, 2)]
+        await turns()
+        pair.remote.admit()
+        pair.post()
+        with pytest.raises(Overloaded):
+            pair.remote.admit()
+        gate.open(3)
+        await asyncio.gather(*calls)
+
+
+async def test_a_drain_waits_for_what_is_on_its_way() -> None:
+    """New rows are refused; those before are answered, or given up when the time is over."""
+    gate = Gate()
+    async with pair_of(held(gate), max_batch=1) as pair:
+        first, second = (asyncio.create_task(pair.remote.submit(image(value))) for value in (1, 2))
+        await asyncio.to_thread(gate.wait_until_entered)
+        draining = asyncio.create_task(pair.remote.drain(3600))
+        gate.open()
+        assert (await first).output.logits[0] == 1
+        with pytest.raises(Draining):
+            await pair.remote.submit(image(3))
+        await asyncio.to_thread(gate.wait_until_entered)
+        pair.remote.abort()
+        with pytest.raises(Draining):
+            await second
+        gate.open()
+        await draining
+
+
+def test_how_things_stand_is_the_same_on_both_sides() -> None:
+    """What is posted on one side of the memory is read on the other."""
+    file = memory("board", Board.SIZE)
+    load = Load(True, False, True, 3, 2, 17.5)
+    Board(file).write(load)
+
+    assert Board(file).read() == load
+    os.close(file)
