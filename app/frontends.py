@@ -178,9 +178,11 @@ class Frontends:
         ends = Ends(theirs.fileno(), self._listeners[index].fileno(), self._board_file, file, self._papers_file)
         desk = Desk(self._batcher, Slots(file, shapes), lambda *message: self._answer(life, *message))
         handlers = {ROW: self._and_post(desk.take), FORGET: desk.forget, ASK: lambda asked: self._hear(life, asked)}
-        await life.start(ends, ours, handlers, desk)
-        theirs.close()
-        os.close(file)
+        try:
+            await life.start(ends, ours, handlers, desk)
+        finally:
+            theirs.close()  # which ends the channel if nobody else has it
+            os.close(file)
         return life
 
     async def _keep(self, life: Life) -> None:
@@ -194,7 +196,16 @@ class Frontends:
             self._metrics.frontends_replaced.inc()
             if not life.has_begun.result():
                 await asyncio.sleep(PAUSE_SECONDS)
-            life = self._lives[life.index] = await self._open(life.index)
+            life = self._lives[life.index] = await self._open_in_time(life.index)
+
+    async def _open_in_time(self, index: int) -> Life:
+        """When the machine has what it takes, some time."""
+        while True:
+            try:
+                return await self._open(index)
+            except OSError:
+                log.exception("a frontend cannot be started")
+                await asyncio.sleep(PAUSE_SECONDS)
 
     async def _look_on(self) -> None:
         """Whether they live, and how things stand."""

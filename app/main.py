@@ -37,8 +37,8 @@ WAITING = 2
 
 
 @dataclass(frozen=True)
-class Backend:
-    """Everything behind HTTP and images: the engines and the queue in front of them."""
+class LocalBackend:
+    """The engines, and the queue in front of them, in this process."""
 
     settings: Settings
     bundle: Bundle
@@ -95,7 +95,7 @@ async def open_frontends(settings: Settings, listeners: Sequence[socket]) -> Asy
         await backend.batcher.drain(0)
 
 
-def _papers(backend: Backend, frontends: int) -> Papers:
+def _papers(backend: LocalBackend, frontends: int) -> Papers:
     """What each of them gets to know: settings with its share of what bounds the whole service, and all of the rest."""
     settings, manifest, batcher = backend.settings, backend.bundle.manifest, backend.batcher
 
@@ -117,7 +117,7 @@ def _papers(backend: Backend, frontends: int) -> Papers:
     return Papers(settings.model_copy(update=shares), backend.bundle, batcher.terms, shapes, threads)
 
 
-def open_backend(settings: Settings, metrics: Metrics) -> Backend:
+def open_backend(settings: Settings, metrics: Metrics) -> LocalBackend:
     """Bundle → proved engines → batcher, which works when this returns.
 
     Raises:
@@ -140,7 +140,7 @@ def open_backend(settings: Settings, metrics: Metrics) -> Backend:
     _describe(bundle, engines[0], metrics)
     batcher.start()
     log.info("ready", extra={"model": bundle.manifest.name, "device": engines[0].truth.device})
-    return Backend(settings, bundle, engines, batcher, metrics)
+    return LocalBackend(settings, bundle, engines, batcher, metrics)
 
 
 def _open_engines(bundle: Bundle, settings: Settings) -> list[Engine]:
