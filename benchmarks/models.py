@@ -34,9 +34,9 @@ class Network:
     has_plain: bool = True  # what the peers of `service` serve
 
 
-PHOTOS: Mapping[str, Any] = {"image_size": 224, "window_size": 7, "num_labels": 1000}
-TINY: Mapping[str, Any] = {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]}
-DEEP: Mapping[str, Any] = {"depths": [2, 2, 18, 2]}
+PHOTOS: dict[str, Any] = {"image_size": 224, "window_size": 7, "num_labels": 1000}
+TINY: dict[str, Any] = {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]}
+DEEP: dict[str, Any] = {"depths": [2, 2, 18, 2]}
 NARROW: Mapping[str, Any] = {
     "image_size": 224,
     "patch_size": 16,

@@ -26,6 +26,7 @@ SWIN_T: Shape = {
     "depths": [2, 2, 6, 2],
     "num_heads": [3, 6, 12, 24],
     "window_size": 7,
+    "mlp_ratio": 4.0,
     "num_labels": 1000,
 }
 
@@ -54,14 +55,14 @@ def _of_timm(shape: Shape) -> nn.Module:
 def _of_torchvision(shape: Shape) -> nn.Module:
     module = importlib.import_module("torchvision.models.swin_transformer")
     window, patch = [shape["window_size"]] * 2, [shape["patch_size"]] * 2
-    sizes = {name: shape[name] for name in ("embed_dim", "depths", "num_heads")}
+    sizes = {name: shape[name] for name in ("embed_dim", "depths", "num_heads", "mlp_ratio")}
     network: nn.Module = module.SwinTransformer(
         patch_size=patch, window_size=window, num_classes=shape["num_labels"], **sizes
     )
     return network
 
 
-ALIKE = ("patch_size", "embed_dim", "depths", "num_heads", "window_size")
+ALIKE = ("patch_size", "embed_dim", "depths", "num_heads", "window_size", "mlp_ratio")
 NETWORKS: dict[str, Callable[[Shape], nn.Module]] = {
     "transformers": Logits,
     "timm": _of_timm,
@@ -80,6 +81,7 @@ def network_of(library: str, shape: Shape, libraries: Path | None) -> nn.Module:
     Raises:
         ImportError: the library cannot be imported.
     """
+    let_operators_pass()
     with _also_in(libraries):
         return NETWORKS[library](shape).eval()
 
@@ -92,7 +94,6 @@ def exports(
     precision: torch.dtype = torch.float32,
 ) -> Iterator[tuple[str, Path]]:
     """Plain exports of the libraries that can be imported, by name, written to the folder; see `network_of`."""
-    let_operators_pass()
     for name in names:
         with contextlib.suppress(ImportError):
             network, path = network_of(name, shape, libraries), folder / f"{name}.onnx"

@@ -62,11 +62,14 @@ class Contestant:
             EOFError: the process has ended; its traceback is on the screen.
             TimeoutError: it took longer than `patience` seconds, and was ended.
         """
-        self._pipe.send((size, images))
-        if not self._pipe.poll(patience):
-            self._process.terminate()
-            raise TimeoutError(f"no batch of {size} was run in {patience:g} s")
-        cost: Cost = self._pipe.recv()
+        try:
+            self._pipe.send((size, images))
+            if not self._pipe.poll(patience):
+                self._process.terminate()
+                raise TimeoutError(f"no batch of {size} was run in {patience:g} s")
+            cost: Cost = self._pipe.recv()
+        except ConnectionError as error:
+            raise EOFError from error  # it depends on the moment which of them it is
         return cost
 
     def close(self) -> None:
