@@ -46,7 +46,7 @@ from app import bundle as bundles
 from app.bundle import Bundle
 from app.cpus import available_cpus
 from app.engine import Device
-from app.golden import golden_pixels, open_proved
+from app.golden import golden_pixels, open_unproved
 from app.image import MOST_PIXELS, Limits, open_image, to_rgb
 from app.preprocess import preprocess
 from benchmarks import processes
@@ -100,9 +100,7 @@ class Effort(NamedTuple):
     callers: int
 
 
-FULL = Effort(
-    "cuda", [1 << power for power in range(8)], (1, 8, 64), 5, 20, 1000, 10_000, 5.0, 180.0, COMPILERS, 60, 256
-)
+FULL = Effort("cuda", [1 << power for power in range(8)], (1, 64), 5, 20, 1000, 10_000, 5.0, 200.0, COMPILERS, 60, 256)
 DRY = Effort("cpu", (1, 2), (2,), 2, 2, 16, 50, 0.5, 90.0, COMPILERS[1:], 8, 4)
 
 
@@ -152,7 +150,7 @@ def _gain(rows: Rows) -> float:
     return min(gains)
 
 
-def engine(bundle: Path, effort: Effort, _: argparse.Namespace) -> Rows:
+def engine(bundle: Path, effort: Effort, _: argparse.Namespace) -> Iterator[Row]:
     """One batch after the other, batch sizes in turns; and two engines at once, in the batches that give most."""
     contestant = Contestant(partial(of_bundle, bundle, available_cpus(), effort.batches, effort.device))
     costs: dict[int, list[Cost]] = {size: [] for size in effort.batches}
@@ -160,17 +158,20 @@ def engine(bundle: Path, effort: Effort, _: argparse.Namespace) -> Rows:
         for size in in_turn(effort.batches, number):
             costs[size].append(contestant.cost(size, effort.runs * size))
     contestant.close()
-    rates = [(1, size, 1e3 / median(cost.wall for cost in found)) for size, found in costs.items()]
+    for size, found in costs.items():
+        yield _speed(1, size, 1e3 / median(cost.wall for cost in found))
     two = _rate(bundle, effort)
-    return [
-        {
-            "engines": engines,
-            "batch": size,
-            "ms": round(engines * size / rate * 1e3, 3),
-            "images_per_second": round(rate),
-        }
-        for engines, size, rate in [*rates, (2, int(two["batch"]), two["requests_per_second"])]
-    ]
+    yield _speed(2, int(two["batch"]), two["requests_per_second"])
+
+
+def _speed(engines: int, size: int, rate: float) -> Row:
+    """Milliseconds of a batch of each engine, and images a second of all."""
+    return {
+        "engines": engines,
+        "batch": size,
+        "ms": round(engines * size / rate * 1e3, 3),
+        "images_per_second": round(rate),
+    }
 
 
 def _rate(bundle: Path, effort: Effort) -> Mapping[str, float]:
@@ -178,7 +179,7 @@ def _rate(bundle: Path, effort: Effort) -> Mapping[str, float]:
     return engine_rate(bundle, effort.seconds, "--device", effort.device, "--engines", "2", "--batches", *sizes)
 
 
-def peers(bundle: Path, effort: Effort, asked: argparse.Namespace) -> Rows:
+def peers(bundle: Path, effort: Effort, asked: argparse.Namespace) -> Iterator[Row]:
     """Everybody's standing beside the engine's, by batch size. Who cannot take part is left out."""
     shape, sizes, cpus = shape_of(bundles.load(bundle)), effort.peer_batches, available_cpus()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as ends:
@@ -189,11 +190,10 @@ def peers(bundle: Path, effort: Effort, asked: argparse.Namespace) -> Rows:
             name = f"torch, {mode}" if mode == "eager" else f"{COMPILED}, {mode}"
             makers[name] = partial(of_torch, shape, sizes, effort.device, mode, asked.libraries)
         contestants = dict(_warm(makers, effort, ends))
-        return [
-            _standing(size, name, standing)
-            for size in sizes
-            for name, standing in standings(rounds(contestants, size, effort.rounds, effort.runs * size), OURS).items()
-        ]
+        for size in sizes:
+            costs = rounds(contestants, size, effort.rounds, effort.runs * size)
+            for name, standing in standings(costs, OURS).items():
+                yield _standing(size, name, standing)
 
 
 def _standing(size: int, name: str, standing: Standing) -> Row:
@@ -285,7 +285,7 @@ def shape_of(bundle: Bundle) -> Shape:
     }
 
 
-def agreement(bundle: Path, effort: Effort, _: argparse.Namespace) -> Rows:
+def agreement(bundle: Path, effort: Effort, _: argparse.Namespace) -> Iterator[Row]:
     """With the bundle `fp32` that lies beside this one; else, of the golden samples, with what the bundle promises."""
     reference = bundle.parent / "fp32"
     found = _apart(_answers, bundle, effort)
@@ -293,13 +293,15 @@ def agreement(bundle: Path, effort: Effort, _: argparse.Namespace) -> Rows:
         wanted = _apart(_answers, reference, effort)
     else:
         wanted = {"golden": bundles.load(bundle).golden_logits}
-    return [{"images": name, **_agree(found[name], wanted[name])} for name in wanted]
+    for name, each in wanted.items():
+        yield {"images": name, **_agree(found[name], each)}
 
 
 def _answers(bundle: Path, effort: Effort) -> dict[str, NDArray[np.float32]]:
     """Logits of the golden samples, and of drawn images."""
     loaded = bundles.load(bundle)
-    runs = open_proved(loaded, effort.device, available_cpus(), (1, max(effort.peer_batches)))
+    runs = open_unproved(loaded, effort.device, available_cpus(), (1, max(effort.peer_batches)))
+    runs.warm_up()  # and no proof before: how far it is off, is what is asked
     drawn = pixels_of(generated(sets=-(-effort.images // 4)), loaded.manifest.preprocessing)[: effort.images]
     return {"golden": logits(runs, golden_pixels(loaded), 1), "drawn": logits(runs, drawn, max(effort.peer_batches))}
 
@@ -311,11 +313,11 @@ def _agree(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> Row:
     return {"count": len(found), "top1": round(top1, 4), "delta": round(delta, 6)}
 
 
-def memory(bundle: Path, effort: Effort, _: argparse.Namespace) -> Rows:
+def memory(bundle: Path, effort: Effort, _: argparse.Namespace) -> Iterator[Row]:
     """Of the device, over batches of random sizes; it is warm after a tenth of them."""
     batches, samples = _apart(_watch, bundle, effort)
     settled = [taken / MIB for taken in samples[len(samples) // 10 :]]
-    return [{"batches": batches, "mib": round(settled[-1], 1), "growth_mib": round(max(settled) - settled[0], 1)}]
+    yield {"batches": batches, "mib": round(settled[-1], 1), "growth_mib": round(max(settled) - settled[0], 1)}
 
 
 def _watch(bundle: Path, effort: Effort) -> tuple[int, list[float]]:
@@ -341,17 +343,17 @@ def _nvidia(*queries: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603 (the driver's)
 
 
-def service(bundle: Path, effort: Effort, asked: argparse.Namespace) -> Rows:
+def service(bundle: Path, effort: Effort, asked: argparse.Namespace) -> Iterator[Row]:
     """Photos over HTTP, in turns with the engine alone and with decoding alone on all cores."""
     from app.settings import Settings  # noqa: PLC0415 (no other part needs what a service needs)
 
     files = Workload("", effort.photos, (effort.callers,)).files(asked.photos)
     frontends = ("--frontends", str(asked.frontends)) if "frontends" in Settings.model_fields else ()
     launch = ours(bundle, "swin-serve", *frontends, device=effort.device, max_batch=64)
-    return uvloop.run(_under_load(launch, bundle, files, effort))
+    yield uvloop.run(_under_load(launch, bundle, files, effort))
 
 
-async def _under_load(launch: Launch, bundle: Path, files: Sequence[bytes], effort: Effort) -> Rows:
+async def _under_load(launch: Launch, bundle: Path, files: Sequence[bytes], effort: Effort) -> Row:
     server, bounds = Server(launch), list[dict[str, float]]()
     try:
         with contextlib.closing(Crowd(server.address)) as crowd:
@@ -369,9 +371,8 @@ async def _under_load(launch: Launch, bundle: Path, files: Sequence[bytes], effo
         **{name: median(getattr(window, name) for window in windows) for name in SHOWN},
         **{name: median(bound[name] for bound in bounds) for name in bounds[0]},
     }
-    return [
-        {**{name: round(value, 3) for name, value in figures.items()}, "wrong": outcomes.wrong, "lost": outcomes.lost}
-    ]
+    rounded = {name: round(value, 3) for name, value in figures.items()}
+    return {**rounded, "wrong": outcomes.wrong, "lost": outcomes.lost}
 
 
 SHOWN = ("requests_per_second", "p50_ms", "cpu_ms", "cores", "caller_us")
@@ -400,7 +401,7 @@ def _apart(work: Callable[[Path, Effort], Any], bundle: Path, effort: Effort) ->
         return pool.submit(work, bundle, effort).result()
 
 
-PARTS: dict[str, Callable[[Path, Effort, argparse.Namespace], Rows]] = {
+PARTS: dict[str, Callable[[Path, Effort, argparse.Namespace], Iterator[Row]]] = {
     "engine": engine,
     "peers": peers,
     "agreement": agreement,
@@ -413,9 +414,10 @@ def goals(networks: Mapping[str, Mapping[str, Rows]]) -> Rows:
     """How far each goal is reached, where something was measured for it."""
     found = []
     for (name, parts), goal in product(networks.items(), GOALS):
+        done = {part: good for part, rows in parts.items() if (good := [row for row in rows if "failed" not in row])}
         with contextlib.suppress(KeyError):
             if goal.network in {None, name}:
-                figure = goal.figure(parts)
+                figure = goal.figure(done)
                 found.append({"network": name, "goal": goal.name, "wanted": goal.wanted, "found": figure})
                 found[-1]["is_met"] = goal.is_met(figure)
     return found
@@ -423,8 +425,8 @@ def goals(networks: Mapping[str, Mapping[str, Rows]]) -> Rows:
 
 def show(title: str, rows: Rows, console: Console) -> None:
     """As a table."""
-    if rows:
-        console.print(table(title, list(rows[0]), [[str(value) for value in row.values()] for row in rows]))
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    console.print(table(title, columns, [[str(row.get(name, "")) for name in columns] for row in rows]))
 
 
 def subjects(asked: argparse.Namespace) -> Iterator[tuple[str, Path]]:
@@ -437,12 +439,12 @@ def subjects(asked: argparse.Namespace) -> Iterator[tuple[str, Path]]:
         yield name, folder / "fp16"
 
 
-def _measure(part: str, bundle: Path, effort: Effort, asked: argparse.Namespace) -> Rows:
-    """A part that fails says so, and leaves their turn to the others."""
+def _measured(part: str, bundle: Path, effort: Effort, asked: argparse.Namespace) -> Iterator[Row]:
+    """What a part finds, as it comes. If it fails, it says so, and leaves their turn to the others."""
     try:
-        return PARTS[part](bundle, effort, asked)
+        yield from PARTS[part](bundle, effort, asked)
     except Exception as error:  # noqa: BLE001 (whatever it is, the time on such a machine is short)
-        return [{"failed": f"{type(error).__name__}: {error}"}]
+        yield {"failed": f"{type(error).__name__}: {error}"}
 
 
 def _parts(text: str) -> list[str]:
@@ -466,17 +468,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, a small network, nothing is kept")
     asked = parser.parse_args(arguments)
     effort, console = DRY if asked.dry_run else FULL, Console(width=140)
-    circumstances = {} if asked.dry_run else {"gpu": _nvidia("name", "driver_version"), **_libraries()}
     networks: dict[str, dict[str, Rows]] = {} if asked.dry_run else kept("gpu").get("networks", {})
-    line: Mapping[str, Any] = {}
+    figures: dict[str, Any] = {"networks": networks, **({} if asked.dry_run else _device())}
     for (name, bundle), part in _pairs(subjects(asked), asked.parts):
-        found = networks.setdefault(name, {})[part] = _measure(part, bundle, effort, asked)
-        show(f"{name}: {part}", found, console)
-        figures = {**circumstances, "networks": networks, "goals": goals(networks)}
-        line = figures if asked.dry_run else keep("gpu", figures)
-    show("goals", line["goals"], console)
-    print(json.dumps(line))
-    return verdict(line, is_dry=asked.dry_run)
+        rows = networks.setdefault(name, {})[part] = []
+        for row in _measured(part, bundle, effort, asked):
+            rows.append(row)
+            figures |= (
+                {"goals": goals(networks)} if asked.dry_run else keep("gpu", {**figures, "goals": goals(networks)})
+            )
+        show(f"{name}: {part}", rows, console)
+    show("goals", figures["goals"], console)
+    print(json.dumps(figures))
+    return verdict(figures, is_dry=asked.dry_run)
 
 
 def verdict(figures: Mapping[str, Any], *, is_dry: bool) -> int:
@@ -492,8 +496,8 @@ def _pairs(found: Iterable[tuple[str, Path]], parts: Sequence[str]) -> Iterator[
             yield subject, part
 
 
-def _libraries() -> dict[str, Any]:
-    return {"libraries": {"torch": torch.__version__, "cuda": torch.version.cuda}}
+def _device() -> dict[str, str | None]:
+    return {"gpu": _nvidia("name", "driver_version"), "torch": torch.__version__, "cuda": torch.version.cuda}
 
 
 if __name__ == "__main__":

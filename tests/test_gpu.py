@@ -34,7 +34,7 @@ def reached(**parts: Any) -> dict[str, tuple[float, bool]]:
 
 def test_goals_are_of_what_was_measured() -> None:
     """Each by its own figure; nothing is said of a part that did not run, or failed."""
-    assert reached(engine=ENGINE, memory=[{"failed": "no such device"}]) == {
+    assert reached(engine=[*ENGINE, {"failed": "no siblings"}], memory=[{"failed": "no such device"}]) == {
         "images/s of the engine": (12_800, True),
         "ms of a batch of 1": (0.7, True),
     }
@@ -85,15 +85,16 @@ def test_the_verdict_is_about_goals_and_failures(
 
 
 def test_a_part_that_fails_leaves_the_others_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says why, in its place."""
+    """It says why, after what it had found by then."""
 
     def fails(*_: Any) -> Any:
+        yield {"batch": 1}
         raise DeviceError("out of memory")
 
     monkeypatch.setitem(PARTS, "engine", fails)
-    found = gpu._measure("engine", Path(), DRY, cast("Any", None))  # noqa: SLF001 (what `main` does of each part)
+    found = list(gpu._measured("engine", Path(), DRY, cast("Any", None)))  # noqa: SLF001 (what `main` does of each part)
 
-    assert found == [{"failed": "DeviceError: out of memory"}]
+    assert found == [{"batch": 1}, {"failed": "DeviceError: out of memory"}]
 
 
 class Scripted:
