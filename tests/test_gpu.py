@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -92,9 +93,27 @@ def test_a_part_that_fails_leaves_the_others_their_turn(monkeypatch: pytest.Monk
         raise DeviceError("out of memory")
 
     monkeypatch.setitem(PARTS, "engine", fails)
-    found = list(gpu._measured("engine", Path(), DRY, cast("Any", None)))  # noqa: SLF001 (what `main` does of each part)
+    found = list(gpu._measured("engine", Path(), DRY, Namespace()))  # noqa: SLF001 (what `main` does of each part)
 
     assert found == [{"batch": 1}, {"failed": "DeviceError: out of memory"}]
+
+
+def test_memory_grows_after_the_warm_up_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first tenth of the samples took, every batch size needs once; a peak counts, even if it has passed."""
+    taken = [10, 90, 100, *[100] * 15, 103, 101]
+    monkeypatch.setattr(gpu, "_apart", lambda *_: (5000, [each * gpu.MIB for each in taken]))
+
+    assert list(gpu.memory(Path(), DRY, Namespace())) == [{"batches": 5000, "mib": 101, "growth_mib": 3}]
+
+
+def test_without_a_float32_bundle_golden_samples_are_compared(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what the bundle promises of them; drawn images with nothing."""
+    answers = {"golden": demo.golden_logits, "drawn": np.zeros((16, 10), np.float32)}
+    monkeypatch.setattr(gpu, "_apart", lambda *_: answers)
+
+    found = list(gpu.agreement(demo.folder, DRY, Namespace()))
+
+    assert found == [{"images": "golden", "count": len(demo.golden_logits), "top1": 1.0, "delta": 0.0}]
 
 
 class Scripted:
