@@ -131,6 +131,7 @@ GOALS = (
     Goal("Δlogit, of the range", lambda parts: max(row["delta"] for row in parts["agreement"]), most=0.02),
     Goal("MiB that memory grows by", lambda parts: parts["memory"][0]["growth_mib"], most=16),
     Goal("share that the service keeps", lambda parts: parts["service"][0]["share"], least=0.85),
+    Goal("answers wrong or lost", lambda parts: parts["service"][0]["wrong"] + parts["service"][0]["lost"], most=0),
 )
 
 

@@ -64,6 +64,14 @@ def test_golden_samples_and_drawn_images_have_to_agree() -> None:
     assert reached(agreement=rows) == {"top-1 agreement": (0.99, False), "Δlogit, of the range": (0.03, False)}
 
 
+@pytest.mark.parametrize(("wrong", "lost", "expected"), [(0, 0, True), (1, 0, False), (0, 1, False)])
+def test_no_answer_may_be_wrong_or_lost(wrong: int, lost: int, *, expected: bool) -> None:
+    """However fast the others came."""
+    found = reached(service=[{"share": 0.85, "wrong": wrong, "lost": lost}])
+
+    assert found == {"share that the service keeps": (0.85, True), "answers wrong or lost": (wrong + lost, expected)}
+
+
 def test_agreement_is_of_best_classes_and_of_the_range() -> None:
     """Two images of three have the same best class; the range is from -6 to 4."""
     wanted = np.array([[4, 0], [0, 1], [-6, 0]], np.float32)
