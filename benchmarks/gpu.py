@@ -22,6 +22,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -468,6 +469,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--libraries", type=Path, metavar="DIR", help="where timm lies, if elsewhere")
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, a small network, nothing is kept")
     asked = parser.parse_args(arguments)
+    if not asked.dry_run and shutil.which("nvidia-smi") is None:
+        parser.error("there is no NVIDIA GPU here, as there is no nvidia-smi; --dry-run needs none")
     effort, console = DRY if asked.dry_run else FULL, Console(width=140)
     networks: dict[str, dict[str, Rows]] = {} if asked.dry_run else kept("gpu").get("networks", {})
     figures: dict[str, Any] = {"networks": networks, **({} if asked.dry_run else _device())}

@@ -281,6 +281,15 @@ def test_a_copy_without_its_history_can_be_measured(tmp_path: Path, monkeypatch:
     assert record._commit() == "unknown"  # noqa: SLF001 (of what was measured)
 
 
+def test_without_a_gpu_nothing_is_begun(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """One sentence says what is missing, and what can be done here."""
+    monkeypatch.setenv("PATH", "")
+
+    with pytest.raises(SystemExit, match="2"):
+        gpu.main(["--sizes", "T"])
+    assert "no NVIDIA GPU here" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_all_of_it_runs_without_a_gpu() -> None:
     """Every part has its rows, and nothing is left out but what this machine has not."""
