@@ -109,7 +109,7 @@ class Contest:
             for callers in self.workload.callers:
                 await each.measure(callers, seconds)
         if self.workload.has_floor:
-            self.floor.append(_engine(self._model / "fp32", seconds))
+            self.floor.append(engine_rate(self._model / "fp32", seconds))
 
     async def latencies(
         self, contestants: Sequence[Contestant], shares: Sequence[float], rounds: int, seconds: float
@@ -185,8 +185,9 @@ def _rounded(figures: Mapping[str, float]) -> dict[str, float]:
     return {name: round(value, 3) for name, value in figures.items()}
 
 
-def _engine(folder: Path, seconds: float) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.engine", str(folder), "--seconds", str(seconds)]
+def engine_rate(folder: Path, seconds: float, *options: str) -> dict[str, float]:
+    """The engines' own, measured in a process of its own: see `benchmarks/engine.py`."""
+    command = [sys.executable, "-m", "benchmarks.engine", str(folder), "--seconds", str(seconds), *options]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)  # noqa: S603 (ours)
     figures: dict[str, float] = json.loads(done.stdout)
     return figures
@@ -205,7 +206,7 @@ async def contest(workload: Workload, names: Sequence[str], photos: Path | None,
         ends.callback(server.stop)
         crowd = ends.enter_context(contextlib.closing(Crowd(server.address)))
         try:
-            entries.append((server, crowd, await _learn(server, crowd, files)))
+            entries.append((server, crowd, await learn(server, crowd, files)))
         except RuntimeError as error:
             if not entries:
                 raise
@@ -241,7 +242,12 @@ def _launches(workload: Workload, folder: Path, names: Sequence[str]) -> Iterato
             print(f"left out: {name} cannot be installed: {error}")
 
 
-async def _learn(server: Server, crowd: Crowd, files: Iterable[bytes]) -> list[Known]:
+async def learn(server: Server, crowd: Crowd, files: Iterable[bytes]) -> list[Known]:
+    """What a server says of each image that is asked alone, once it answers at all.
+
+    Raises:
+        RuntimeError: it does not come up, or gives no predictions.
+    """
     await _ready(server, crowd, server.protocol.request(next(iter(files))))
     known = []
     for data in files:

@@ -1,7 +1,8 @@
 """The engines' own rate, without a service around them: `python -m benchmarks.engine BUNDLE`.
 
-An engine for each CPU on one session, side by side, with batches of every size the service may be warm for, in turn, by
-the very code that serves. One JSON line: images a second and CPU milliseconds an image of the best size.
+An engine for each CPU on one session, or as many as are asked for, side by side, with batches of every size the service
+may be warm for, in turn, by the very code that serves. One JSON line: images a second and CPU milliseconds an image of
+the best size.
 """
 
 import argparse
@@ -12,12 +13,13 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from app import bundle
 from app.cpus import available_cpus
-from app.engine import Engine
+from app.engine import Device, Engine
 from app.golden import open_proved
 
 BUCKETS = (1, 2, 4, 8)
@@ -29,8 +31,9 @@ ROUNDS = 2
 
 def rate(engines: Sequence[Engine], seconds: float) -> dict[str, float]:
     """Of the batch size that gives most images a second, by the median of its windows."""
-    window = seconds / len(BUCKETS) / ROUNDS
-    found: dict[int, list[tuple[float, float]]] = {size: [] for size in BUCKETS}  # images/s, CPU seconds an image
+    buckets = engines[0].buckets
+    window = seconds / len(buckets) / ROUNDS
+    found: dict[int, list[tuple[float, float]]] = {size: [] for size in buckets}  # images/s, CPU seconds an image
     for _ in range(ROUNDS):
         for size, windows in found.items():
             windows.append(_window(engines, size, window))
@@ -63,9 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--device", choices=get_args(Device), default="cpu")
+    parser.add_argument("--engines", type=int, default=available_cpus(), help="(default: %(default)s)")
+    parser.add_argument("--batches", nargs="+", type=int, default=BUCKETS, metavar="SIZE")
     asked = parser.parse_args(arguments)
-    engine = open_proved(bundle.load(asked.bundle), "cpu", 1, BUCKETS)
-    print(json.dumps(rate([engine, *(engine.sibling() for _ in range(available_cpus() - 1))], asked.seconds)))
+    engine = open_proved(bundle.load(asked.bundle), asked.device, 1, asked.batches)
+    print(json.dumps(rate([engine, *(engine.sibling() for _ in range(asked.engines - 1))], asked.seconds)))
     return 0
 
 

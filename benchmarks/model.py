@@ -16,7 +16,7 @@ import json
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -30,8 +30,10 @@ from rich.console import Console
 
 from app import bundle as bundles
 from app.cpus import available_cpus
-from app.golden import open_unproved
-from benchmarks.networks import CLASSES, SIDE, Logits, exports
+from app.engine import PROVIDERS, Device
+from app.errors import DeviceError
+from app.golden import open_proved
+from benchmarks.networks import SWIN_T, Logits, exports
 from benchmarks.products import products_of
 from benchmarks.record import record
 from benchmarks.turns import Contestant, Run, Spread, Standing, rounds, standings
@@ -43,29 +45,29 @@ from tests.fakes import save_checkpoint
 
 SIZES = 1, 2, 4, 8
 ENGINE, INT8, FLOOR, EAGER = "engine", "engine, int8", "products", "torch"
-SWIN_T: Mapping[str, Any] = {
-    "image_size": SIDE,
-    "embed_dim": 96,
-    "depths": [2, 2, 6, 2],
-    "num_heads": [3, 6, 12, 24],
-    "window_size": 7,
-    "num_labels": CLASSES,
-}
+FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
-def of_bundle(folder: Path, threads: int) -> Run:
-    """The engine of the service."""
-    engine = open_unproved(bundles.load(folder), "cpu", threads, SIZES)
-    pixels = np.random.default_rng(0).integers(0, 256, (max(SIZES), *engine.image_shape), np.uint8)
+def of_bundle(folder: Path, threads: int, sizes: Sequence[int] = SIZES, device: Device = "cpu") -> Run:
+    """The engine of the service, proved and warm."""
+    engine = open_proved(bundles.load(folder), device, threads, sizes)
+    pixels = np.random.default_rng(0).integers(0, 256, (max(sizes), *engine.image_shape), np.uint8)
     return lambda size: engine.run(pixels[:size])
 
 
-def of_graph(path: Path, threads: int) -> Run:
-    """Any graph with float inputs, in a session with the engine's options."""
-    session = session_of(path, threads)
+def of_graph(path: Path, threads: int, sizes: Sequence[int] = SIZES, device: Device = "cpu") -> Run:
+    """Any graph with float inputs, in a session with the engine's options.
+
+    Raises:
+        DeviceError: the session has fallen back to another device.
+    """
+    session = session_of(path, threads, device=device)
+    if session.get_providers()[0] != PROVIDERS[device]:
+        raise DeviceError(f"{path.name} runs on {session.get_providers()[0]}")
     random = np.random.default_rng(0)
     batch = {
-        value.name: random.standard_normal((max(SIZES), *value.shape[1:]), np.float32) for value in session.get_inputs()
+        value.name: random.standard_normal((max(sizes), *value.shape[1:]), np.float32).astype(FLOATS[value.type])
+        for value in session.get_inputs()
     }
     return lambda size: session.run(None, {name: values[:size] for name, values in batch.items()})
 
@@ -73,7 +75,7 @@ def of_graph(path: Path, threads: int) -> Run:
 def of_torch(threads: int) -> Run:
     """The transformers library's network as it is."""
     torch.set_num_threads(threads)
-    network, images = Logits().eval(), torch.randn(max(SIZES), 3, SIDE, SIDE)
+    network, images = Logits(SWIN_T).eval(), torch.randn(max(SIZES), 3, SWIN_T["image_size"], SWIN_T["image_size"])
 
     @torch.inference_mode()
     def run(size: int) -> object:
@@ -82,7 +84,9 @@ def of_torch(threads: int) -> Run:
     return run
 
 
-def session_of(path: Path, threads: int, *, profile: Path | None = None) -> onnxruntime.InferenceSession:
+def session_of(
+    path: Path, threads: int, *, profile: Path | None = None, device: Device = "cpu"
+) -> onnxruntime.InferenceSession:
     """With the options of `app/engine.py` that make a difference, and a profile where one is asked for."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -92,7 +96,9 @@ def session_of(path: Path, threads: int, *, profile: Path | None = None) -> onnx
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    if device == "cuda":
+        onnxruntime.preload_dlls()
+    return onnxruntime.InferenceSession(path, options, providers=[PROVIDERS[device]])
 
 
 def operators(path: Path, threads: int, folder: Path) -> dict[str, tuple[int, float]]:

@@ -31,18 +31,32 @@ class Network:
 
     config: Mapping[str, Any] = field(default_factory=dict)
     precisions: Sequence[str] = ("fp32",)
+    has_plain: bool = True  # what the peers of `service` serve
 
+
+PHOTOS: dict[str, Any] = {"image_size": 224, "window_size": 7, "num_labels": 1000}
+TINY: dict[str, Any] = {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]}
+DEEP: dict[str, Any] = {"depths": [2, 2, 18, 2]}
+NARROW: Mapping[str, Any] = {
+    "image_size": 224,
+    "patch_size": 16,
+    "embed_dim": 32,
+    "depths": [1, 1],
+    "num_heads": [1, 2],
+    "window_size": 7,
+}
+HALF: Any = {"precisions": ("fp32", "fp16"), "has_plain": False}
+"""For GPUs: the one that serves, and what it has to agree with."""
 
 NETWORKS = {
     "demo": Network(),
-    "swin-t": Network(
-        {"image_size": 224, "embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24], "window_size": 7}
-        | {"num_labels": 1000},
-        ("fp32", "int8"),
-    ),
-    "narrow": Network(
-        {"image_size": 224, "patch_size": 16, "embed_dim": 32, "depths": [1, 1], "num_heads": [1, 2], "window_size": 7}
-    ),
+    "swin-t": Network(PHOTOS | TINY, ("fp32", "int8")),
+    "narrow": Network(NARROW),
+    "narrow-half": Network(NARROW, **HALF),
+    "swin-t-half": Network(PHOTOS | TINY, **HALF),
+    "swin-s-half": Network(PHOTOS | DEEP | {"embed_dim": 96, "num_heads": [3, 6, 12, 24]}, **HALF),
+    "swin-b-half": Network(PHOTOS | DEEP | {"embed_dim": 128, "num_heads": [4, 8, 16, 32]}, **HALF),
+    "swin-l-half": Network(PHOTOS | DEEP | {"embed_dim": 192, "num_heads": [6, 12, 24, 48]}, **HALF),
 }
 
 
@@ -76,7 +90,8 @@ def make(name: str) -> None:
     checkpoint = save_checkpoint(folder / "checkpoint", **_options(network)) if network.config else DEMO_CHECKPOINT
     for precision in network.precisions:
         _bundle(checkpoint, folder / precision, precision)
-    _plain(checkpoint, folder)
+    if network.has_plain:
+        _plain(checkpoint, folder)
     (folder / "made-of").write_text(_code())
 
 

@@ -1,4 +1,4 @@
-"""Swin-T as everybody else would run it: the libraries' own networks, in torch, and as plain ONNX exports."""
+"""Swin as everybody else would run it: the libraries' own networks, in torch, and as plain ONNX exports."""
 
 import contextlib
 import importlib
@@ -6,7 +6,7 @@ import io
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,26 @@ from transformers import SwinConfig, SwinForImageClassification
 
 from tests.references.make import let_operators_pass
 
-SIDE, CLASSES = 224, 1000
+Shape = Mapping[str, Any]
+"""Of a network, by the names of the transformers library."""
+
+SWIN_T: Shape = {
+    "image_size": 224,
+    "patch_size": 4,
+    "embed_dim": 96,
+    "depths": [2, 2, 6, 2],
+    "num_heads": [3, 6, 12, 24],
+    "window_size": 7,
+    "mlp_ratio": 4.0,
+    "num_labels": 1000,
+}
 
 
 class Logits(nn.Module):
     """The transformers library's network, which otherwise hands out more."""
 
-    def __init__(self) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
-        shape: Any = {"image_size": SIDE, "num_labels": CLASSES}
         self.network = SwinForImageClassification(SwinConfig(**shape))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -33,35 +44,61 @@ class Logits(nn.Module):
         return logits
 
 
-def _of_timm() -> nn.Module:
-    network: nn.Module = importlib.import_module("timm").create_model("swin_tiny_patch4_window7_224")
+def _of_timm(shape: Shape) -> nn.Module:
+    module = importlib.import_module("timm.models.swin_transformer")
+    network: nn.Module = module.SwinTransformer(
+        img_size=shape["image_size"], num_classes=shape["num_labels"], **{name: shape[name] for name in ALIKE}
+    )
     return network
 
 
-def _of_torchvision() -> nn.Module:
-    network: nn.Module = importlib.import_module("torchvision").models.swin_t()
+def _of_torchvision(shape: Shape) -> nn.Module:
+    module = importlib.import_module("torchvision.models.swin_transformer")
+    window, patch = [shape["window_size"]] * 2, [shape["patch_size"]] * 2
+    sizes = {name: shape[name] for name in ("embed_dim", "depths", "num_heads", "mlp_ratio")}
+    network: nn.Module = module.SwinTransformer(
+        patch_size=patch, window_size=window, num_classes=shape["num_labels"], **sizes
+    )
     return network
 
 
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
+ALIKE = ("patch_size", "embed_dim", "depths", "num_heads", "window_size", "mlp_ratio")
+NETWORKS: dict[str, Callable[[Shape], nn.Module]] = {
     "transformers": Logits,
     "timm": _of_timm,
     "torchvision": _of_torchvision,
 }
 
 
-def exports(folder: Path, libraries: Path | None) -> Iterator[tuple[str, Path]]:
-    """Plain exports of the libraries that can be imported, with the weights they begin training with.
+def network_of(library: str, shape: Shape, libraries: Path | None) -> nn.Module:
+    """A library's own network, with the weights it begins training with.
 
     Args:
-        folder: to write them into.
+        library: one of `NETWORKS`.
+        shape: of the network.
         libraries: where else timm and torchvision may lie.
+
+    Raises:
+        ImportError: the library cannot be imported.
     """
     let_operators_pass()
-    for name, make in NETWORKS.items():
-        with _also_in(libraries), contextlib.suppress(ImportError):
-            export(make().eval(), folder / f"{name}.onnx")
-            yield name, folder / f"{name}.onnx"
+    with _also_in(libraries):
+        return NETWORKS[library](shape).eval()
+
+
+def exports(
+    folder: Path,
+    libraries: Path | None,
+    shape: Shape = SWIN_T,
+    names: Collection[str] = tuple(NETWORKS),
+    precision: torch.dtype = torch.float32,
+) -> Iterator[tuple[str, Path]]:
+    """Plain exports of the libraries that can be imported, by name, written to the folder; see `network_of`."""
+    for name in names:
+        with contextlib.suppress(ImportError):
+            network, path = network_of(name, shape, libraries), folder / f"{name}.onnx"
+            export(network.to(precision), path, shape["image_size"])
+            yield name, path
 
 
 @contextlib.contextmanager
@@ -75,9 +112,9 @@ def _also_in(libraries: Path | None) -> Iterator[None]:
         sys.path[:] = path
 
 
-def export(network: nn.Module, path: Path) -> None:
+def export(network: nn.Module, path: Path, side: int) -> None:
     """As torch's documentation has it; with the older exporter where the newer one fails."""
-    images: Any = torch.zeros(2, 3, SIDE, SIDE)
+    images: Any = torch.zeros(2, 3, side, side, dtype=next(network.parameters()).dtype)
     names: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"]}
     with _quiet():
         try:

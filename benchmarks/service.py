@@ -9,6 +9,8 @@ Three workloads, each bound by something else:
 Servers take turns, round by round, so that what else the machine does meets all of them; medians of the rounds. Every
 answer is checked against what the same server said of that image alone, and that against ours. Exits with 1 if an
 answer was lost or wrong, or if the service keeps less than 92 % of the engine's own rate.
+
+`--simulate` is another measurement: of the batcher alone, before an engine as fast as an H200, which must keep 90 %.
 """
 
 import argparse
@@ -21,6 +23,7 @@ from typing import Any
 
 import uvloop
 
+from benchmarks import simulated
 from benchmarks.contest import Workload, contest
 from benchmarks.images import NEAR
 from benchmarks.picture import draw
@@ -115,6 +118,14 @@ def verdict(workloads: Mapping[str, Any]) -> int:
     return int(is_short or any(row["wrong"] or row["lost"] or row["difference"] > NEAR for row in rows))
 
 
+def _simulate(asked: argparse.Namespace) -> int:
+    figures = simulated.sustain(asked.seconds, asked.rounds)
+    simulated.show(figures)
+    if not asked.quick:
+        record("simulated", {"rounds": asked.rounds, "seconds": asked.seconds, **figures})
+    return simulated.verdict(figures)
+
+
 def main() -> int:
     """Returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -131,12 +142,15 @@ def main() -> int:
     parser.add_argument(
         "--quick", action="store_true", help="a dry run: one round of half seconds, nothing is recorded"
     )
+    parser.add_argument("--simulate", action="store_true", help="the batcher alone, before an engine that only waits")
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the servers, as Ctrl-C does
     if "all" in asked.peers:
         asked.peers = peers()
     if asked.quick:
         asked.rounds, asked.seconds = 1, 0.5
+    if asked.simulate:
+        return _simulate(asked)
     workloads = {name: uvloop.run(measure(name, asked)) for name in asked.workloads}
     for name, figures in () if asked.quick else workloads.items():
         record(f"service-{name}", {"rounds": asked.rounds, "seconds": asked.seconds, **figures})

@@ -14,7 +14,8 @@ Run = Callable[[int], object]
 """Runs one batch of so many images."""
 
 IMAGES = 8
-"""Of a contestant in a round, at least; the median of its batches counts, and one more goes before them."""
+"""Of a contestant in a round, at least, unless told otherwise; the median of its batches counts, and one more goes
+before them."""
 
 Anybody = TypeVar("Anybody")
 
@@ -54,14 +55,21 @@ class Contestant:
         self._process.start()
         theirs.close()  # so that its end is noticed
 
-    def cost(self, size: int) -> Cost:
-        """Of an image in batches of this size.
+    def cost(self, size: int, images: int = IMAGES, patience: float | None = None) -> Cost:
+        """Of an image in batches of this size, so many images at least.
 
         Raises:
             EOFError: the process has ended; its traceback is on the screen.
+            TimeoutError: it took longer than `patience` seconds, and was ended.
         """
-        self._pipe.send(size)
-        cost: Cost = self._pipe.recv()
+        try:
+            self._pipe.send((size, images))
+            if not self._pipe.poll(patience):
+                self._process.terminate()
+                raise TimeoutError(f"no batch of {size} was run in {patience:g} s")
+            cost: Cost = self._pipe.recv()
+        except ConnectionError as error:
+            raise EOFError from error  # it depends on the moment which of them it is
         return cost
 
     def close(self) -> None:
@@ -77,12 +85,12 @@ def in_turn(everybody: Sequence[Anybody], number: int) -> list[Anybody]:
     return [begins, *(reversed(others) if number % 2 else others)]
 
 
-def rounds(contestants: Mapping[str, Contestant], size: int, count: int) -> dict[str, list[Cost]]:
+def rounds(contestants: Mapping[str, Contestant], size: int, count: int, images: int = IMAGES) -> dict[str, list[Cost]]:
     """Everybody's cost in each round. Who begins, changes: after a pause a processor is faster."""
     costs: dict[str, list[Cost]] = {name: [] for name in contestants}
     for number in range(count):
         for name in in_turn(list(contestants), number):
-            costs[name].append(contestants[name].cost(size))
+            costs[name].append(contestants[name].cost(size, images))
     return costs
 
 
@@ -110,11 +118,11 @@ def _obey(make: Callable[[], Run], orders: Connection) -> None:
     run = make()
     while True:
         try:
-            size = orders.recv()
+            size, images = orders.recv()
         except EOFError:
             return
         run(size)
-        costs = [_cost(run, size) for _ in range(-(-IMAGES // size))]
+        costs = [_cost(run, size) for _ in range(-(-images // size))]
         orders.send(Cost(*(statistics.median(values) for values in zip(*costs, strict=True))))
 
 
