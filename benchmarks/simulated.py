@@ -17,8 +17,8 @@ import numpy as np
 import uvloop
 from numpy.typing import NDArray
 
+from app.answer import Output
 from app.batcher import Batcher
-from app.engine import Output
 from benchmarks.load import closed_loop
 
 SIDE = 224
