@@ -15,9 +15,11 @@ import pytest
 
 from app.bundle import Bundle
 from app.errors import DeviceError
-from benchmarks import gpu, model, record
+from benchmarks import gpu, gpu_parts, model, record
 from benchmarks.engine import rate
-from benchmarks.gpu import DRY, PARTS, goals, verdict
+from benchmarks.goals import goals
+from benchmarks.gpu import verdict
+from benchmarks.gpu_parts import DRY, PARTS
 from benchmarks.networks import network_of
 from benchmarks.record import ROOT
 from benchmarks.turns import Contestant, Cost, _obey
@@ -77,7 +79,7 @@ def test_agreement_is_of_best_classes_and_of_the_range() -> None:
     wanted = np.array([[4, 0], [0, 1], [-6, 0]], np.float32)
     found = np.array([[3.5, 0], [1, 0], [-6, 0]], np.float32)
 
-    assert gpu._agree(found, wanted) == {"count": 3, "top1": 0.6667, "delta": 0.1}  # noqa: SLF001 (what two parts are made of)
+    assert gpu_parts._agree(found, wanted) == {"count": 3, "top1": 0.6667, "delta": 0.1}  # noqa: SLF001 (what two parts are made of)
 
 
 @pytest.mark.parametrize(
@@ -109,17 +111,17 @@ def test_a_part_that_fails_leaves_the_others_their_turn(monkeypatch: pytest.Monk
 def test_memory_grows_after_the_warm_up_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the first tenth of the samples took, every batch size needs once; a peak counts, even if it has passed."""
     taken = [10, 90, 100, *[100] * 15, 103, 101]
-    monkeypatch.setattr(gpu, "_apart", lambda *_: (5000, [each * gpu.MIB for each in taken]))
+    monkeypatch.setattr(gpu_parts, "_apart", lambda *_: (5000, [each * gpu_parts.MIB for each in taken]))
 
-    assert list(gpu.memory(Path(), DRY, Namespace())) == [{"batches": 5000, "mib": 101, "growth_mib": 3}]
+    assert list(gpu_parts.memory(Path(), DRY, Namespace())) == [{"batches": 5000, "mib": 101, "growth_mib": 3}]
 
 
 def test_without_a_float32_bundle_golden_samples_are_compared(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """With what the bundle promises of them; drawn images with nothing."""
     answers = {"golden": demo.golden_logits, "drawn": np.zeros((16, 10), np.float32)}
-    monkeypatch.setattr(gpu, "_apart", lambda *_: answers)
+    monkeypatch.setattr(gpu_parts, "_apart", lambda *_: answers)
 
-    found = list(gpu.agreement(demo.folder, DRY, Namespace()))
+    found = list(gpu_parts.agreement(demo.folder, DRY, Namespace()))
 
     assert found == [{"images": "golden", "count": len(demo.golden_logits), "top1": 1.0, "delta": 0.0}]
 
@@ -148,10 +150,10 @@ class Scripted:
 
 def warm(monkeypatch: pytest.MonkeyPatch, **makers: str) -> list[str]:
     """Who takes part."""
-    monkeypatch.setattr(gpu, "Contestant", Scripted)
+    monkeypatch.setattr(gpu_parts, "Contestant", Scripted)
     named: Any = {name.replace("_", ", "): behaviour for name, behaviour in makers.items()}
     with ExitStack() as ends:
-        return [name for name, _ in gpu._warm(named, DRY, ends)]  # noqa: SLF001 (who takes part)
+        return [name for name, _ in gpu_parts._warm(named, DRY, ends)]  # noqa: SLF001 (who takes part)
 
 
 def test_who_cannot_take_part_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +182,7 @@ def test_torch_is_compiled_as_well_as_it_can_be(monkeypatch: pytest.MonkeyPatch,
 
 def test_peers_have_the_bundle_s_network(demo: Bundle) -> None:
     """What is asked of a library has as many parameters."""
-    network = network_of("transformers", gpu.shape_of(demo), None)
+    network = network_of("transformers", gpu_parts.shape_of(demo), None)
 
     assert sum(each.numel() for each in network.parameters()) == demo.manifest.architecture.parameters
 
