@@ -17,6 +17,7 @@ import numpy as np
 
 from app import bundle
 from app.cpus import available_cpus
+from app.device import CPU
 from app.engine import Engine
 from app.golden import open_proved
 
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--seconds", type=float, default=5)
     asked = parser.parse_args(arguments)
-    engine = open_proved(bundle.load(asked.bundle), "cpu", 1, BUCKETS)
+    engine = open_proved(bundle.load(asked.bundle), CPU, 1, BUCKETS)
     print(json.dumps(rate([engine, *(engine.sibling() for _ in range(available_cpus() - 1))], asked.seconds)))
     return 0
 

@@ -30,6 +30,7 @@ from rich.console import Console
 
 from app import bundle as bundles
 from app.cpus import available_cpus
+from app.device import CPU
 from app.golden import open_unproved
 from benchmarks.networks import CLASSES, SIDE, Logits, exports
 from benchmarks.products import products_of
@@ -55,7 +56,7 @@ SWIN_T: Mapping[str, Any] = {
 
 def of_bundle(folder: Path, threads: int) -> Run:
     """The engine of the service."""
-    engine = open_unproved(bundles.load(folder), "cpu", threads, SIZES)
+    engine = open_unproved(bundles.load(folder), CPU, threads, SIZES)
     pixels = np.random.default_rng(0).integers(0, 256, (max(SIZES), *engine.image_shape), np.uint8)
     return lambda size: engine.run(pixels[:size])
 
