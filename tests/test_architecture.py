@@ -44,6 +44,7 @@ ALLOWED = {  # module of app → modules of app it may import
     "desk": {"answer", "batcher", "channel", "errors", "slots"},
     "remote": {"admission", "answer", "channel", "desk", "errors", "slots"},
     "classifier": VALUES | {"admission", "answer", "image", "preprocess", "workers", "ranking", "evidence"},
+    "check": VALUES | {"engine", "engines"},
     "engines": VALUES | {"engine", "golden", "nvidia"},
     "golden": VALUES | {"image", "preprocess", "engine"},
     "service": VALUES | {"answer", "classifier", "metrics"},
