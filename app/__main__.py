@@ -23,6 +23,7 @@ from app.errors import StartError, sentence
 from app.settings import Settings, unknown_variables
 
 try:
+    from app.check import facts
     from app.main import create_app, open_frontends
     from app.server import Server, configured, url_of
 except ModuleNotFoundError as error:
@@ -47,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments.insert(0, "run")
     parser, options = _parser()
     try:
-        return _run(Settings(_cli_settings_source=options(parsed_args=parser.parse_args(arguments))))
+        parsed = parser.parse_args(arguments)
+        work = _check if arguments[0] == "check" else _run
+        return work(Settings(_cli_settings_source=options[arguments[0]](parsed_args=parsed)))
     except KeyboardInterrupt:  # before the server took over the signals
         return INTERRUPTED
     except ValidationError as error:
@@ -56,24 +59,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(str(error))
 
 
-def _parser() -> tuple[argparse.ArgumentParser, CliSettingsSource[argparse.ArgumentParser]]:
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, CliSettingsSource[argparse.ArgumentParser]]]:
+    """Of the command line; and what reads the settings of each command from it."""
     parser = argparse.ArgumentParser(
         prog="swin-serve",
         description="Serve a Swin Transformer image classifier over HTTP.",
         epilog="exit codes: 0 done, 1 the work failed, 2 the request was wrong (option, bundle or device)",
     )
     parser.add_argument("--version", action="version", version=importlib.metadata.version("swin-serve"))
-    run = parser.add_subparsers(title="commands", required=True).add_parser(
+    commands = parser.add_subparsers(title="commands", required=True)
+    run = commands.add_parser(
         "run",
         help="serve a bundle (the default command)",
         description="Serve a bundle over HTTP. Every option can also be set as the environment variable SWIN_<NAME>.",
     )
-    return parser, CliSettingsSource(Settings, root_parser=run, cli_kebab_case=True, cli_hide_none_type=True)
+    check = commands.add_parser(
+        "check",
+        help="prove bundle and devices as a start does, and say what was found",
+        description="Open the bundle and every engine as `run` does, with the same options, and serve nobody.",
+    )
+    options: dict[str, CliSettingsSource[argparse.ArgumentParser]] = {
+        name: CliSettingsSource(Settings, root_parser=command, cli_kebab_case=True, cli_hide_none_type=True)
+        for name, command in (("run", run), ("check", check))
+    }
+    return parser, options
 
 
 def _refuse(reason: str) -> int:
     print(f"swin-serve: {reason}", file=sys.stderr)
     return REFUSED
+
+
+def _check(settings: Settings) -> int:
+    logs.configure(settings.log_format, settings.log_level)
+    for fact in facts(settings):
+        print(fact)
+    return DONE
 
 
 def _run(settings: Settings) -> int:

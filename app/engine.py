@@ -5,32 +5,31 @@ constructor fails, and during `run`. So a device is believed only after the sess
 the network says so too, and the fallback is switched off. What a build *lists* as available proves nothing.
 """
 
+import io
 import itertools
 import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app import nvidia
 from app.answer import Output
+from app.device import Device
 from app.errors import BundleError, DeviceError, sentence
 
 # ONNX Runtime reports its use to its maker from the moment it is imported, unless this is set before.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
-Device = Literal["cpu", "cuda"]
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-PROVIDER_OPTIONS: Mapping[str, Mapping[str, str]] = {
-    "cpu": {},
-    # TF32 keeps 10 bits of every product: float32 would no longer be what was proved.
-    "cuda": {"use_tf32": "0"},
-}
+CAPI = Path(onnxruntime.__file__).parent / "capi"  # where its provider libraries lie
 INPUT, OUTPUT, TOKENS = "pixels", "logits", "tokens"
 
 MEASUREMENTS, SHORT_SECONDS, LONG_SECONDS = 4, 0.01, 0.5
@@ -127,7 +126,7 @@ class Engine:
 
         There every image takes its time, the empty ones too: batches of 5 would take that of 8.
         """
-        return size if self.truth.device == "cpu" else self._warm(size)
+        return size if self.truth.device.kind == "cpu" else self._warm(size)
 
     def expected_seconds(self, size: int) -> float:
         """What a batch of this size takes, by what was measured at warm-up; 0 before."""
@@ -142,7 +141,7 @@ class Engine:
         buckets = [
             {"batch": size, "milliseconds": round(seconds * 1e3, 3)} for size, seconds in self.bucket_seconds.items()
         ]
-        return {**asdict(self.truth), "buckets": buckets}
+        return {**asdict(self.truth), "device": str(self.truth.device), "buckets": buckets}
 
     def warm_up(self, *, while_cheaper: bool = False) -> None:
         """Run every bucket: to pay for allocation and kernel choice, and to know what to expect.
@@ -162,7 +161,7 @@ class Engine:
 
     def _measured(self, bucket: int) -> float:
         """The least of some runs: the first is slow, and others may use this machine at the same time."""
-        least = 1 if self.truth.device == "cpu" else 2  # elsewhere, a first run looks for kernels, for seconds
+        least = 1 if self.truth.device.kind == "cpu" else 2  # elsewhere, a first run looks for kernels, for seconds
         pixels = np.zeros((bucket, *self.image_shape), np.uint8)
         seconds = list[float]()
         while (
@@ -229,14 +228,41 @@ def open_engine(
         DeviceError: the device is not there, or the network would not run on it.
         BundleError: the model's input and outputs are not those of the contract.
     """
-    provider = PROVIDERS[device]
-    if provider not in onnxruntime.get_available_providers():
-        raise DeviceError(f"this ONNX Runtime is built without {provider}; install swin-serve[gpu] for CUDA")
-    if device == "cuda":
-        onnxruntime.preload_dlls()  # CUDA and cuDNN from their wheels, where the loader would not look for them
-    session = _session(model, provider, PROVIDER_OPTIONS[device], threads)
+    if device.kind == "cuda":
+        _prepare_gpu(device.index)
+    try:
+        session = _session(model, PROVIDERS[device.kind], _provider_options(device), threads)
+        truth = _truth(session, device, threads)
+    except DeviceError:
+        if device.kind == "cuda":
+            nvidia.check_libraries(CAPI)  # which one is missing, ONNX Runtime tells nobody but stderr
+        raise
     _check_signature(session, ([*input_size, 3], [classes], [*tokens]))
-    return Engine(session, _truth(session, device, threads), buckets)
+    return Engine(session, truth, buckets)
+
+
+def require_cuda() -> None:
+    """What has to be so before anything else about CUDA matters.
+
+    Raises:
+        DeviceError: this ONNX Runtime cannot know CUDA.
+    """
+    if PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
+        raise DeviceError(f"this ONNX Runtime is built without {PROVIDERS['cuda']}; install swin-serve[gpu] for CUDA")
+
+
+def _prepare_gpu(index: int) -> None:
+    require_cuda()
+    nvidia.check_gpu(index, onnxruntime.cuda_version)
+    with redirect_stdout(io.StringIO()):  # it prints what it does not find
+        onnxruntime.preload_dlls()  # CUDA and cuDNN from their wheels, where the loader would not look for them
+
+
+def _provider_options(device: Device) -> dict[str, str]:
+    if device.kind == "cpu":
+        return {}
+    # TF32 keeps 10 bits of every product: float32 would no longer be what was proved.
+    return {"device_id": str(device.index), "use_tf32": "0"}
 
 
 def _truth(session: onnxruntime.InferenceSession, device: Device, threads: int) -> DeviceTruth:
@@ -245,7 +271,7 @@ def _truth(session: onnxruntime.InferenceSession, device: Device, threads: int) 
     Raises:
         DeviceError: not, or not only, on the provider it was opened for.
     """
-    wanted, actual = PROVIDERS[device], session.get_providers()[0]
+    wanted, actual = PROVIDERS[device.kind], session.get_providers()[0]
     if actual != wanted:
         raise DeviceError(f"the session was opened for {wanted} but runs on {actual}")
     nodes = Counter[str]()

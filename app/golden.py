@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.bundle import Bundle, GoldenSample
-from app.engine import Device, Engine, open_engine
+from app.device import Device
+from app.engine import Engine, open_engine
 from app.errors import BundleError, ServiceError
 from app.image import MOST_PIXELS, Limits, open_image, to_rgb
 from app.preprocess import preprocess

@@ -15,11 +15,10 @@ from app.application import application, classifying
 from app.batcher import Batcher, BatchReport
 from app.bundle import Bundle
 from app.cpus import available_cpus
-from app.engine import Device, Engine
-from app.errors import DeviceError
+from app.engine import Engine
+from app.engines import another, open_engines
 from app.frontend import Papers
 from app.frontends import Frontends
-from app.golden import check_golden, open_proved
 from app.metrics import Metrics, exposition
 from app.seat import Run
 from app.service import Service
@@ -27,10 +26,6 @@ from app.settings import Settings
 from app.slots import Shapes
 
 log = logging.getLogger("swin.start")
-
-SMALL_SECONDS, LEAST_GAIN = 0.01, 1.5
-"""Networks that take less for an image are tried with one thread, too: two take a third more CPU time for theirs, or
-more, and decoding wants it. Those that are not at least so many times as fast with all threads get one."""
 
 WAITING = 2
 """Decode threads beside one for each CPU: some of them wait for Python's lock, which decoding itself does not hold."""
@@ -125,13 +120,13 @@ def open_backend(settings: Settings, metrics: Metrics) -> LocalBackend:
     """
     bundle = bundles.load(settings.bundle)
     log.debug("bundle is whole", extra={"bundle": str(settings.bundle)})
-    engines = _open_engines(bundle, settings)
+    engines = open_engines(bundle, settings)
     renewing = Lock()  # one at a time: the second can then use the session of the first
 
     def renew(index: int) -> Run:
         """On the device it was on: what failed there must not come back elsewhere in silence."""
         with renewing:
-            engines[index] = _another(bundle, engines, engines[index])
+            engines[index] = another(bundle, engines, engines[index])
         metrics.engines_renewed.inc()
         return engines[index].answer
 
@@ -139,45 +134,13 @@ def open_backend(settings: Settings, metrics: Metrics) -> LocalBackend:
     metrics.queue_depth.set_function(lambda: batcher.waiting)
     _describe(bundle, engines[0], metrics)
     batcher.start()
-    log.info("ready", extra={"model": bundle.manifest.name, "device": engines[0].truth.device})
+    log.info("ready", extra={"model": bundle.manifest.name, "device": ", ".join(_places(engines))})
     return LocalBackend(settings, bundle, engines, batcher, metrics)
 
 
-def _open_engines(bundle: Bundle, settings: Settings) -> list[Engine]:
-    """On the device asked for; for `auto` on the best that proves itself, saying why."""
-    if settings.device == "auto":
-        try:
-            return [_open_on("cuda", bundle, settings)]
-        except DeviceError as error:
-            log.info("serving on the CPU", extra={"device": "auto", "why": str(error)})
-    elif settings.device == "cuda":
-        return [_open_on("cuda", bundle, settings)]
-    engine = _open_on("cpu", bundle, settings)
-    return [engine, *(engine.sibling() for _ in range(settings.engines - 1))]
-
-
-def _open_on(device: Device, bundle: Bundle, settings: Settings) -> Engine:
-    """With the threads asked for; else with all there are, unless the network is too small to gain by them."""
-    threads = settings.threads or max(available_cpus() // settings.engines, 1)
-    buckets = _buckets(min(settings.max_batch, settings.queue_images))
-    engine = open_proved(bundle, device, threads, buckets, while_cheaper=True)
-    if settings.threads or threads == 1 or device != "cpu" or engine.image_seconds > SMALL_SECONDS:
-        return engine
-    alone = open_proved(bundle, device, 1, buckets, while_cheaper=True)
-    return alone if alone.image_seconds < LEAST_GAIN * engine.image_seconds else engine
-
-
-def _another(bundle: Bundle, engines: Sequence[Engine], failed: Engine) -> Engine:
-    """In the place of one that failed: on a session that another was renewed with, or else on a new one.
-
-    So what several engines shared and lost is in memory once more, not once for each of them.
-    """
-    for engine in engines:
-        if engine.truth == failed.truth and not engine.shares_session(failed):
-            sibling = engine.sibling()
-            check_golden(bundle, sibling)
-            return sibling
-    return open_proved(bundle, failed.truth.device, failed.truth.threads, failed.buckets)
+def _places(engines: Sequence[Engine]) -> list[str]:
+    """Where they run, each place once."""
+    return [*dict.fromkeys(str(engine.truth.device) for engine in engines)]
 
 
 def _open_batcher(
@@ -203,13 +166,8 @@ def _open_batcher(
     )
 
 
-def _buckets(max_batch: int) -> list[int]:
-    """Powers of two, and the largest batch itself."""
-    return [*(1 << power for power in range((max_batch - 1).bit_length())), max_batch]
-
-
 def _describe(bundle: Bundle, engine: Engine, metrics: Metrics) -> None:
     """What never changes."""
     manifest, truth = bundle.manifest, engine.truth
-    metrics.engine.info({"device": truth.device, "provider": truth.provider, "precision": manifest.precision})
+    metrics.engine.info({"device": str(truth.device), "provider": truth.provider, "precision": manifest.precision})
     metrics.model.info({"name": manifest.name, "source": manifest.source.id, "sha256": manifest.files[bundles.MODEL]})

@@ -11,6 +11,8 @@ from typing import Annotated, Literal, Self, TypeVar, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyNetwork, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.device import devices
+
 PREFIX = "SWIN_"
 DEMO_BUNDLE = Path(__file__).parent / "demo_bundle"
 
@@ -36,12 +38,19 @@ def _as_browsers_say_it(origin: str) -> str:
     return origin
 
 
+def _nameable(names: str) -> str:
+    if names != "auto":
+        devices(names)
+    return names
+
+
 Listed = Annotated[tuple[T, ...], NoDecode, BeforeValidator(_split)]
 """Comma separated, in the environment as on the command line."""
 
 Key = Annotated[SecretStr, AfterValidator(_sendable)]
 Origin = Annotated[str, AfterValidator(_as_browsers_say_it)]
 ImageFormat = Literal["jpeg", "png", "webp", "gif", "bmp", "tiff", "avif"]
+Devices = Annotated[str, AfterValidator(_nameable)]
 Count = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
 Timeout = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
@@ -82,21 +91,22 @@ class Settings(BaseSettings):
         (),
         description="Addresses or networks of proxies, whose X-Forwarded-For is believed; the log has it as `client`.",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
+    device: Devices = Field(
         "auto",
-        description="Where the network runs. `cuda` means CUDA or no start; `auto` takes the best that proves itself.",
+        description="Where the network runs: `cpu`, `cuda` (the first GPU), `cuda:1`, `cuda:0,1`, there or no start; "
+        "or `auto`: all GPUs this process sees that prove themselves, else the CPU.",
     )
     frontends: Annotated[int, Field(gt=0, le=64)] | None = Field(
         None,
         description="Processes that speak HTTP and decode, before the one with the engines; each takes 60 MB. 1: that "
         "one does it all. Unset: 1 with up to four CPUs, else half as many as CPUs. Other limits are shared out.",
     )
-    engines: int = Field(
-        1,
-        gt=0,
+    engines: Count | None = Field(
+        None,
         le=64,
-        description="On the CPU, batches that run side by side, on the same weights. 1 answers a lone image soonest; "
-        "as many as CPUs answer most images a second: threads need not wait for each other.",
+        description="Batches that run side by side on each device. Unset: 1 on the CPU, which answers a lone image "
+        "soonest; as many as CPUs answer most images a second, on the same weights. 2 on a GPU: the copy of one batch "
+        "runs under the computation of the other, and the weights are held twice.",
     )
     threads: Count | None = Field(
         None,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from app.engine import Device
+from app.device import CPU, Device
 from benchmarks.networks import Shape, network_of
 from benchmarks.turns import Run
 
@@ -35,14 +35,14 @@ class OnPixels(nn.Module):
 
 def of_torch(shape: Shape, sizes: Sequence[int], device: Device, mode: str, libraries: Path | None) -> Run:
     """The network of the first library there is, as it is or compiled for each batch size by itself."""
-    network = OnPixels(_first(shape, libraries)).to(device)
+    network = OnPixels(_first(shape, libraries)).to(str(device))
     runs: Any = network if mode == "eager" else torch.compile(network, mode=mode, dynamic=False)
     side = shape["image_size"]
-    pixels = torch.randint(0, 256, (max(sizes), side, side, 3), dtype=torch.uint8, pin_memory=device == "cuda")
+    pixels = torch.randint(0, 256, (max(sizes), side, side, 3), dtype=torch.uint8, pin_memory=device != CPU)
 
     @torch.inference_mode()
     def run(size: int) -> object:
-        return runs(pixels[:size].to(device, non_blocking=True)).float().cpu()
+        return runs(pixels[:size].to(str(device), non_blocking=True)).float().cpu()
 
     return run
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from app import bundle as bundles
 from app.bundle import Bundle
+from app.device import CPU
 from app.golden import open_unproved
 from app.image import MOST_PIXELS, Limits, open_image, shrink, to_rgb
 from app.preprocess import least_size, preprocess
@@ -68,7 +69,7 @@ def _photos(folder: Path | None) -> Sequence[Image.Image]:
 
 
 def _compare(bundle: Bundle, images: Sequence[Image.Image], side: int) -> Line:
-    engine = open_unproved(bundle, "cpu", 1, [1])
+    engine = open_unproved(bundle, CPU, 1, [1])
     seconds, differences, changed = np.zeros(2), list[float](), 0
     for image in images:
         data = _enlarged(image, side)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from app import bundle as bundles
 from app.bundle import Bundle
 from app.cpus import available_cpus
-from app.engine import Device
+from app.device import CPU, Device
 from app.golden import golden_pixels, open_unproved
 from app.image import MOST_PIXELS, Limits, open_image, to_rgb
 from app.preprocess import preprocess
@@ -66,8 +66,10 @@ class Effort(NamedTuple):
     callers: int
 
 
-FULL = Effort("cuda", [1 << power for power in range(8)], (1, 64), 5, 20, 1000, 10_000, 5.0, 200.0, COMPILERS, 60, 256)
-DRY = Effort("cpu", (1, 2), (2,), 2, 2, 16, 50, 0.5, 90.0, COMPILERS[1:], 8, 4)
+FULL = Effort(
+    Device("cuda"), [1 << power for power in range(8)], (1, 64), 5, 20, 1000, 10_000, 5.0, 200.0, COMPILERS, 60, 256
+)
+DRY = Effort(CPU, (1, 2), (2,), 2, 2, 16, 50, 0.5, 90.0, COMPILERS[1:], 8, 4)
 
 
 def engine(bundle: Path, effort: Effort, _: argparse.Namespace) -> Iterator[Row]:
@@ -96,7 +98,7 @@ def _speed(engines: int, size: int, rate: float) -> Row:
 
 def _rate(bundle: Path, effort: Effort) -> Mapping[str, float]:
     sizes = map(str, effort.batches[-3:])
-    return engine_rate(bundle, effort.seconds, "--device", effort.device, "--engines", "2", "--batches", *sizes)
+    return engine_rate(bundle, effort.seconds, "--device", str(effort.device), "--engines", "2", "--batches", *sizes)
 
 
 def peers(bundle: Path, effort: Effort, asked: argparse.Namespace) -> Iterator[Row]:
@@ -220,7 +222,7 @@ def _watch(bundle: Path, effort: Effort) -> tuple[int, list[float]]:
 
 def _taken(device: Device) -> float:
     """Bytes of the device by everybody; without one, of this process."""
-    return float(nvidia("memory.used")) * MIB if device == "cuda" else processes.taken(os.getpid()).memory
+    return float(nvidia("memory.used")) * MIB if device != CPU else processes.taken(os.getpid()).memory
 
 
 def nvidia(*queries: str) -> str:
@@ -233,7 +235,7 @@ def service(bundle: Path, effort: Effort, asked: argparse.Namespace) -> Iterator
     """Photos over HTTP, in turns with the engine alone and with decoding alone on all cores."""
     files = Workload("", effort.photos, (effort.callers,)).files(asked.photos)
     frontends = ("--frontends", str(asked.frontends))
-    launch = ours(bundle, "swin-serve", *frontends, device=effort.device, max_batch=64)
+    launch = ours(bundle, "swin-serve", *frontends, device=str(effort.device), max_batch=64)
     yield uvloop.run(_under_load(launch, bundle, files, effort))
 
 

@@ -30,7 +30,8 @@ from rich.console import Console
 
 from app import bundle as bundles
 from app.cpus import available_cpus
-from app.engine import PROVIDERS, Device
+from app.device import CPU, Device
+from app.engine import PROVIDERS
 from app.errors import DeviceError
 from app.golden import open_proved
 from benchmarks.networks import SWIN_T, Logits, exports
@@ -48,21 +49,21 @@ ENGINE, INT8, FLOOR, EAGER = "engine", "engine, int8", "products", "torch"
 FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
-def of_bundle(folder: Path, threads: int, sizes: Sequence[int] = SIZES, device: Device = "cpu") -> Run:
+def of_bundle(folder: Path, threads: int, sizes: Sequence[int] = SIZES, device: Device = CPU) -> Run:
     """The engine of the service, proved and warm."""
     engine = open_proved(bundles.load(folder), device, threads, sizes)
     pixels = np.random.default_rng(0).integers(0, 256, (max(sizes), *engine.image_shape), np.uint8)
     return lambda size: engine.run(pixels[:size])
 
 
-def of_graph(path: Path, threads: int, sizes: Sequence[int] = SIZES, device: Device = "cpu") -> Run:
+def of_graph(path: Path, threads: int, sizes: Sequence[int] = SIZES, device: Device = CPU) -> Run:
     """Any graph with float inputs, in a session with the engine's options.
 
     Raises:
         DeviceError: the session has fallen back to another device.
     """
     session = session_of(path, threads, device=device)
-    if session.get_providers()[0] != PROVIDERS[device]:
+    if session.get_providers()[0] != PROVIDERS[device.kind]:
         raise DeviceError(f"{path.name} runs on {session.get_providers()[0]}")
     random = np.random.default_rng(0)
     batch = {
@@ -85,7 +86,7 @@ def of_torch(threads: int) -> Run:
 
 
 def session_of(
-    path: Path, threads: int, *, profile: Path | None = None, device: Device = "cpu"
+    path: Path, threads: int, *, profile: Path | None = None, device: Device = CPU
 ) -> onnxruntime.InferenceSession:
     """With the options of `app/engine.py` that make a difference, and a profile where one is asked for."""
     options = onnxruntime.SessionOptions()
@@ -96,9 +97,9 @@ def session_of(
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
-    if device == "cuda":
+    if device != CPU:
         onnxruntime.preload_dlls()
-    return onnxruntime.InferenceSession(path, options, providers=[PROVIDERS[device]])
+    return onnxruntime.InferenceSession(path, options, providers=[PROVIDERS[device.kind]])
 
 
 def operators(path: Path, threads: int, folder: Path) -> dict[str, tuple[int, float]]:

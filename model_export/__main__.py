@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.device import CPU, Device, one_device
 from app.errors import StartError
 from model_export.errors import ExportError, RequestError
 from model_export.options import add_options, add_precision, options_of, positive, precision_of
@@ -283,7 +284,16 @@ def _add_bundle(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run (default: cpu)")
+    parser.add_argument(
+        "--device", type=_device, default=CPU, metavar="cpu|cuda[:N]", help="where to run (default: cpu)"
+    )
+
+
+def _device(name: str) -> Device:
+    try:
+        return one_device(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _add_revision(parser: argparse.ArgumentParser) -> None:

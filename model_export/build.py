@@ -16,6 +16,7 @@ from app.bundle import (
     Verified,
 )
 from app.cpus import available_cpus
+from app.device import CPU
 from app.engine import Engine, open_engine
 from model_export import checkpoints, golden
 from model_export.checkpoints.checkpoint import Checkpoint, Options
@@ -104,7 +105,7 @@ def open_graph(config: SwinConfig, model: Path) -> Engine:
     """On the CPU, for every batch size of the proof."""
     return open_engine(
         model,
-        "cpu",
+        CPU,
         threads=available_cpus(),
         buckets=BATCH_SIZES,
         input_size=config.input_size,

@@ -22,7 +22,8 @@ from rich.text import Text
 from app import bundle as bundles
 from app.bundle import Bundle, Preprocessing
 from app.cpus import available_cpus
-from app.engine import Device, Engine
+from app.device import CPU, Device
+from app.engine import Engine
 from app.errors import ServiceError
 from app.golden import open_proved
 from app.image import MOST_PIXELS, Limits, open_image, to_rgb
@@ -115,7 +116,7 @@ def evaluate(
     folder: Path,
     data: Path,
     *,
-    device: Device = "cpu",
+    device: Device = CPU,
     batch: int = 8,
     limit: int | None = None,
     classes: Sequence[str] = (),
@@ -147,7 +148,7 @@ def evaluate(
     seconds = time.perf_counter() - started
     if not answers:
         raise ExportError(f"none of the {len(images)} images can be read: {unreadable[0].path}: {unreadable[0].reason}")
-    return _report(bundle, engine.truth.device, len(images) / seconds, answers, unreadable)
+    return _report(bundle, str(engine.truth.device), len(images) / seconds, answers, unreadable)
 
 
 def _answers(

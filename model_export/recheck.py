@@ -19,7 +19,8 @@ import numpy as np
 from app import bundle as bundles
 from app.bundle import MANIFEST, Bundle, Manifest, Stage
 from app.cpus import available_cpus
-from app.engine import Device, Engine, Logits, Pixels
+from app.device import CPU, Device
+from app.engine import Engine, Logits, Pixels
 from app.errors import StartError
 from app.evidence import contributions
 from app.golden import golden_pixels, open_unproved
@@ -38,7 +39,7 @@ def recheck(
     *,
     checkpoint: str | None = None,
     options: Options | None = None,
-    device: Device = "cpu",
+    device: Device = CPU,
     progress: Progress,
 ) -> None:
     """Prove a bundle again.

@@ -19,7 +19,8 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from app.bundle import Bundle
 from app.caller import Caller
-from app.engine import Device, Engine
+from app.device import CPU, Device
+from app.engine import Engine
 from app.golden import open_unproved
 from tests.references.draw import draw
 
@@ -77,7 +78,7 @@ class HeldSession:
         return self._session.run(outputs, inputs)
 
 
-def engine_of(bundle: Bundle, device: Device = "cpu", buckets: Sequence[int] = (1,)) -> Engine:
+def engine_of(bundle: Bundle, device: Device = CPU, buckets: Sequence[int] = (1,)) -> Engine:
     """The bundle's network on a device, not proved and not warm."""
     return open_unproved(bundle, device, 1, buckets)
 

@@ -13,10 +13,11 @@ APP = {path.stem: path for path in (ROOT / "app").glob("*.py")}
 ROUTES = {f"routes.{path.stem}": path for path in (ROOT / "app/routes").glob("*.py")}
 EXPORT = sorted((ROOT / "model_export").rglob("*.py"))
 
-VALUES = {"errors", "settings", "bundle", "cpus"}
+VALUES = {"errors", "settings", "bundle", "cpus", "device"}
 ALLOWED = {  # module of app → modules of app it may import
     "errors": set(),
-    "settings": set(),
+    "device": set(),
+    "settings": {"device"},
     "cpus": set(),
     "bundle": {"errors"},
     "header": {"errors"},
@@ -28,7 +29,8 @@ ALLOWED = {  # module of app → modules of app it may import
     "preprocess": VALUES,
     "ranking": VALUES,
     "evidence": VALUES,
-    "engine": VALUES | {"answer"},
+    "nvidia": {"errors"},
+    "engine": VALUES | {"answer", "nvidia"},
     "metrics": VALUES,
     "logs": set(),
     "schemas": set(),
@@ -42,6 +44,8 @@ ALLOWED = {  # module of app → modules of app it may import
     "desk": {"answer", "batcher", "channel", "errors", "slots"},
     "remote": {"admission", "answer", "channel", "desk", "errors", "slots"},
     "classifier": VALUES | {"admission", "answer", "image", "preprocess", "workers", "ranking", "evidence"},
+    "check": VALUES | {"engine", "engines"},
+    "engines": VALUES | {"engine", "golden", "nvidia"},
     "golden": VALUES | {"image", "preprocess", "engine"},
     "service": VALUES | {"answer", "classifier", "metrics"},
     "connection": {"caller", "envelope", "errors", "routes", "service", "settings"},

@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 
 from app.bundle import Bundle
+from app.device import Device
 from app.engine import Engine, Pixels, open_engine
 from app.errors import BundleError, DeviceError
 from tests.fakes import FailingSession, engine_of
@@ -27,9 +28,11 @@ def engine(demo: Bundle) -> Engine:
 
 @pytest.fixture
 def a_build_with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX Runtime lists CUDA, as its GPU build does on a machine without a GPU."""
+    """ONNX Runtime lists CUDA, and what it needs seems to be there."""
     listed = [*onnxruntime.get_available_providers(), "CUDAExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+    for check in ("check_gpu", "check_libraries"):
+        monkeypatch.setattr(f"app.nvidia.{check}", lambda *_: None)
 
 
 def random_pixels(count: int) -> np.ndarray:
@@ -38,7 +41,7 @@ def random_pixels(count: int) -> np.ndarray:
 
 def padding(engine: Engine) -> Engine:
     """The same session, treated as one of a GPU is: no shape but those it is warm for."""
-    return Engine(engine._session, replace(engine.truth, device="cuda"), engine.buckets)  # noqa: SLF001 (the same)
+    return Engine(engine._session, replace(engine.truth, device=Device("cuda")), engine.buckets)  # noqa: SLF001 (the same)
 
 
 @pytest.mark.parametrize("size", range(1, 9))
@@ -220,14 +223,44 @@ def test_the_truth_is_the_session_s(engine: Engine) -> None:
 def test_cuda_without_cuda_is_an_error(demo: Bundle) -> None:
     """A build without CUDA says so; there is no session on the CPU instead."""
     with pytest.raises(DeviceError, match="built without CUDAExecutionProvider"):
-        engine_of(demo, "cuda")
+        engine_of(demo, Device("cuda", 1))
 
 
 @pytest.mark.usefixtures("a_build_with_cuda")
 def test_a_provider_that_does_not_load_is_an_error(demo: Bundle) -> None:
     """ONNX Runtime only warns when a listed provider cannot be had; here that is the end."""
     with pytest.raises(DeviceError, match="cannot open the model with CUDAExecutionProvider"):
-        engine_of(demo, "cuda")
+        engine_of(demo, Device("cuda", 1))
+
+
+@pytest.mark.usefixtures("a_build_with_cuda")
+def test_a_missing_library_is_told_instead_of_what_came_of_it(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime's own words do not name it, and it has to have tried before the library may be loaded."""
+    tried = a_session(monkeypatch, CPU, {CPU: 130})
+
+    def check(_: Path) -> None:
+        raise DeviceError(f"libcudnn.so.9 is missing, after {len(tried)} steps")
+
+    monkeypatch.setattr("app.nvidia.check_libraries", check)
+    with pytest.raises(DeviceError, match=r"libcudnn\.so\.9 is missing, after 2 steps"):
+        engine_of(demo, Device("cuda", 1))
+
+
+@pytest.mark.usefixtures("a_build_with_cuda")
+def test_a_gpu_that_is_not_there_is_told_before_a_session_is_tried(
+    demo: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver is asked for that very GPU, and for the CUDA that ONNX Runtime was built for."""
+    tried = a_session(monkeypatch, CUDA, {CUDA: 130})
+    monkeypatch.setattr(onnxruntime, "cuda_version", "13.0")
+
+    def check(index: int, built_for: str) -> None:
+        raise DeviceError(f"no GPU {index} for {built_for}")
+
+    monkeypatch.setattr("app.nvidia.check_gpu", check)
+    with pytest.raises(DeviceError, match=r"no GPU 1 for 13\.0"):
+        engine_of(demo, Device("cuda", 1))
+    assert tried == []
 
 
 @pytest.mark.usefixtures("a_build_with_cuda")
@@ -242,7 +275,7 @@ def test_a_session_that_fell_back_is_an_error(demo: Bundle, monkeypatch: pytest.
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", falls_back)
     with pytest.raises(DeviceError, match="opened for CUDAExecutionProvider but runs on CPUExecutionProvider"):
-        engine_of(demo, "cuda")
+        engine_of(demo, Device("cuda", 1))
 
 
 def a_session(monkeypatch: pytest.MonkeyPatch, provider: str, nodes: dict[str, int]) -> list[Any]:
@@ -279,10 +312,10 @@ def test_cuda_is_asked_for_alone(demo: Bundle, monkeypatch: pytest.MonkeyPatch) 
     """No second provider, no node on the CPU, no fallback at construction or at run time, no TF32, no spinning."""
     asked = a_session(monkeypatch, CUDA, {CUDA: 130})
 
-    engine_of(demo, "cuda")
+    engine_of(demo, Device("cuda", 1))
 
     (options, providers, others), fallback = asked
-    assert providers == [(CUDA, {"use_tf32": "0"})]
+    assert providers == [(CUDA, {"device_id": "1", "use_tf32": "0"})]
     assert (others, fallback) == ({"enable_fallback": 0}, "no fallback")
     assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
@@ -295,7 +328,7 @@ def test_every_node_has_to_be_there(demo: Bundle, monkeypatch: pytest.MonkeyPatc
     a_session(monkeypatch, CUDA, nodes)
 
     with pytest.raises(DeviceError, match="would not run on CUDAExecutionProvider alone"):
-        engine_of(demo, "cuda")
+        engine_of(demo, Device("cuda", 1))
 
 
 @pytest.mark.parametrize(
@@ -308,7 +341,7 @@ def test_a_model_of_another_shape_is_refused(demo: Bundle, change: dict[str, Any
     signature: dict[str, Any] = {"input_size": (32, 32), "classes": 10, "tokens": (16, 96)}
 
     with pytest.raises(BundleError, match="the manifest asks for"):
-        open_engine(demo.model, "cpu", threads=1, buckets=[1], **(signature | change))
+        open_engine(demo.model, Device("cpu"), threads=1, buckets=[1], **(signature | change))
 
 
 def test_no_fallback_at_run_time(engine: Engine) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from app.bundle import Bundle
+from app.device import Device
 from app.errors import DeviceError
 from benchmarks import gpu, gpu_parts, model, record
 from benchmarks.engine import rate
@@ -197,7 +198,7 @@ def test_a_graph_that_fell_back_is_no_contestant(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(model, "session_of", lambda *_, **__: Fallen())
 
     with pytest.raises(DeviceError, match="runs on CPUExecutionProvider"):
-        model.of_graph(Path("plain.onnx"), 1, (1,), "cuda")
+        model.of_graph(Path("plain.onnx"), 1, (1,), Device("cuda"))
 
 
 def test_a_contestant_that_takes_too_long_is_ended() -> None:

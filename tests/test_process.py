@@ -179,6 +179,25 @@ def test_cuda_without_cuda_is_one_sentence_and_exit_code_2() -> None:
     assert len(ended.stderr.splitlines()) == 1
 
 
+def test_check_tells_what_a_start_proves(demo: Bundle) -> None:
+    """Bundle, device, nodes, and the time of each batch size; a line each, and nobody is served."""
+    ended = run("check", "--device", "cpu", "--max-batch", "1", "--threads", "1")
+
+    lines = ended.stdout.splitlines()
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert [f"bundle   {demo.manifest.name}, fp32", "engine   cpu, golden samples agree"] == lines[:2]
+    assert [line.split()[0] for line in lines[2:]] == ["nodes", "runtime", "threads", "batch"]
+
+
+def test_check_without_the_device_is_one_sentence_and_exit_code_2() -> None:
+    """As a start would end."""
+    ended = run("check", "--device", "cuda:1")
+
+    assert ended.returncode == 2
+    assert "swin-serve: this ONNX Runtime is built without CUDAExecutionProvider" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
 def test_a_port_in_use_is_one_sentence_and_exit_code_2(served: Served) -> None:
     """A second service on the same port says so."""
     ended = run("--port", served.url.rsplit(":", 1)[1])

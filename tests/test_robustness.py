@@ -415,7 +415,7 @@ async def test_a_service_without_engine_asks_to_be_restarted(demo: Bundle, monke
     async with app.router.lifespan_context(app), caller_of(app) as caller:
         (engine,) = app.state.service.backend.engines
         monkeypatch.setattr(engine, "_session", FailingSession(engine._session, "exception"))  # noqa: SLF001 (to break it)
-        monkeypatch.setattr("app.main.open_proved", None)
+        monkeypatch.setattr("app.engines.open_proved", None)
         failed = await caller.post("/classify", content=digit(demo))
         await until(lambda: not app.state.service.batcher.alive)
         refused = await caller.post("/classify", content=digit(demo))

@@ -16,7 +16,8 @@ from starlette.testclient import TestClient
 
 from app import errors
 from app.bundle import Bundle
-from app.engine import Device, Engine
+from app.device import Device
+from app.engine import Engine
 from app.errors import DeviceError
 from app.golden import open_proved, open_unproved
 from app.image import Limits, open_image, to_rgb
@@ -374,11 +375,13 @@ def test_auto_serves_on_the_cpu_where_cuda_does_not_prove_itself(
     """Whatever proof fails on the GPU, golden samples included, `auto` goes to the CPU and says why."""
 
     def proved(bundle: Bundle, device: Device, threads: int, buckets: Sequence[int], **options: bool) -> Engine:
-        if device == "cuda":
+        if device.kind == "cuda":
             raise DeviceError("golden sample 0 differs by 3 on cuda")
         return open_proved(bundle, device, threads, buckets, **options)
 
-    monkeypatch.setattr("app.main.open_proved", proved)
+    monkeypatch.setattr("app.engines.require_cuda", lambda: None)
+    monkeypatch.setattr("app.nvidia.gpus", lambda: 1)
+    monkeypatch.setattr("app.engines.open_proved", proved)
     with caplog.at_level(logging.INFO), TestClient(create_app(Settings(device="auto"))) as client:
         assert client.get("/model").json()["engines"][0]["device"] == "cpu"
         assert client.post("/classify", content=digit(demo, "two")).status_code == 200
@@ -413,8 +416,8 @@ def test_a_small_network_that_gains_nothing_by_threads_gets_one(
         engine.bucket_seconds = {1: seconds[threads]}
         return engine
 
-    monkeypatch.setattr("app.main.open_proved", measured)
-    monkeypatch.setattr("app.main.available_cpus", lambda: 2)
+    monkeypatch.setattr("app.engines.open_proved", measured)
+    monkeypatch.setattr("app.engines.available_cpus", lambda: 2)
     with TestClient(create_app(Settings.model_validate({"device": "cpu", **given}))) as client:
         engine, *_ = client.get("/model").json()["engines"]
 

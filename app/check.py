@@ -1,0 +1,29 @@
+"""`swin-serve check`: all that a start proves, told to people, and no service."""
+
+from collections.abc import Iterator
+
+from app import bundle as bundles
+from app.engine import Engine
+from app.engines import open_engines
+from app.settings import Settings
+
+
+def facts(settings: Settings) -> Iterator[str]:
+    """A line for each, once it is proved.
+
+    Raises:
+        StartError: in one sentence, why a service could not start.
+    """
+    bundle = bundles.load(settings.bundle)
+    yield f"bundle   {bundle.manifest.name}, {bundle.manifest.precision}"
+    for engine in open_engines(bundle, settings):
+        yield from _facts(engine)
+
+
+def _facts(engine: Engine) -> Iterator[str]:
+    truth = engine.truth
+    yield f"engine   {truth.device}, golden samples agree"
+    yield from (f"nodes    {count} on {provider}" for provider, count in truth.nodes.items())
+    yield f"runtime  ONNX Runtime {truth.runtime}"
+    yield f"threads  {truth.threads}"
+    yield from (f"batch    {size} in {seconds * 1e3:.2f} ms" for size, seconds in engine.bucket_seconds.items())

@@ -1,0 +1,90 @@
+"""Which engines serve: on what device, how many, with how many threads; and another in the place of one that failed."""
+
+import logging
+from collections.abc import Iterator, Sequence
+
+from app import nvidia
+from app.bundle import Bundle
+from app.cpus import available_cpus
+from app.device import CPU, Device, devices
+from app.engine import Engine, require_cuda
+from app.errors import DeviceError
+from app.golden import check_golden, open_proved
+from app.settings import Settings
+
+log = logging.getLogger("swin.start")
+
+SMALL_SECONDS, LEAST_GAIN = 0.01, 1.5
+"""Networks that take less for an image are tried with one thread, too: two take a third more CPU time for theirs, or
+more, and decoding wants it. Those that are not at least so many times as fast with all threads get one."""
+
+ON_CPU, ON_GPU = 1, 2
+"""Engines unless the setting says: a second one on a GPU copies its batch while the first computes."""
+
+
+def open_engines(bundle: Bundle, settings: Settings) -> list[Engine]:
+    """On each device asked for; for `auto` on all GPUs that prove themselves, or else on the CPU, saying why.
+
+    Raises:
+        DeviceError: a device that was asked for cannot be proved.
+    """
+    if settings.device != "auto":
+        return [engine for device in devices(settings.device) for engine in _open_on(device, bundle, settings)]
+    return [*_open_proven_gpus(bundle, settings)] or _open_on(CPU, bundle, settings)
+
+
+def _open_proven_gpus(bundle: Bundle, settings: Settings) -> Iterator[Engine]:
+    try:
+        require_cuda()
+        count = nvidia.gpus()
+    except DeviceError as error:
+        log.info("no CUDA", extra={"device": "auto", "why": str(error)})
+        return
+    for index in range(count):
+        try:
+            yield from _open_on(Device("cuda", index), bundle, settings)
+        except DeviceError as error:
+            log.warning("a GPU is left out", extra={"device": "auto", "gpu": index, "why": str(error)})
+
+
+def _open_on(device: Device, bundle: Bundle, settings: Settings) -> list[Engine]:
+    """All engines of one device: on the CPU they share a session, on a GPU each has its own stream, hence session."""
+    if device == CPU:
+        engine = _open_on_cpu(bundle, settings)
+        return [engine, *(engine.sibling() for _ in range((settings.engines or ON_CPU) - 1))]
+    threads, buckets = settings.threads or 1, _buckets(settings)
+    first = open_proved(bundle, device, threads, buckets, while_cheaper=True)
+    others = (settings.engines or ON_GPU) - 1
+    return [first, *(open_proved(bundle, device, threads, first.buckets) for _ in range(others))]
+
+
+def _open_on_cpu(bundle: Bundle, settings: Settings) -> Engine:
+    """With the threads asked for; else with all there are, unless the network is too small to gain by them."""
+    threads, buckets = settings.threads or max(available_cpus() // (settings.engines or ON_CPU), 1), _buckets(settings)
+    engine = open_proved(bundle, CPU, threads, buckets, while_cheaper=True)
+    if settings.threads or threads == 1 or engine.image_seconds > SMALL_SECONDS:
+        return engine
+    alone = open_proved(bundle, CPU, 1, buckets, while_cheaper=True)
+    return alone if alone.image_seconds < LEAST_GAIN * engine.image_seconds else engine
+
+
+def another(bundle: Bundle, engines: Sequence[Engine], failed: Engine) -> Engine:
+    """In the place of one that failed, on its device: on the CPU on a session that another was renewed with.
+
+    So what several engines shared and lost is in memory once more, not once for each of them.
+
+    Raises:
+        StartError: the device, or the bundle, is not what it was.
+    """
+    for engine in engines:
+        if failed.truth.device == CPU and engine.truth == failed.truth and not engine.shares_session(failed):
+            sibling = engine.sibling()
+            check_golden(bundle, sibling)
+            return sibling
+    return open_proved(bundle, failed.truth.device, failed.truth.threads, failed.buckets)
+
+
+def _buckets(settings: Settings) -> list[int]:
+    """Powers of two, and the largest batch itself."""
+    largest = min(settings.max_batch, settings.queue_images)
+    return [*(1 << power for power in range((largest - 1).bit_length())), largest]
