@@ -115,6 +115,12 @@ class Batcher:
         return self.alive and any(seat.works for seat in self._seats)
 
     @property
+    def running_seconds(self) -> float:
+        """How long the batches that run now have been run, over all engines."""
+        now = time.perf_counter()
+        return sum(now - seat.began_at for seat in self._seats if seat.began_at)
+
+    @property
     def load(self) -> Load:
         """How things stand."""
         free_at = min((seat.free_at for seat in self._seats), default=NEVER)

@@ -8,10 +8,15 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_cpus(cgroup: Path = CGROUP) -> int:
-    """CPUs this process may use, at least 1."""
+    """CPUs this process may use, at least 1; a part of one counts as one."""
+    return max(1, math.ceil(granted_cpus(cgroup)))
+
+
+def granted_cpus(cgroup: Path = CGROUP) -> float:
+    """Seconds of CPU time a second that this process may use."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(cgroup)
-    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+    return allowed if quota is None else min(allowed, quota)
 
 
 def _quota(cgroup: Path) -> float | None:

@@ -96,10 +96,10 @@ class Frontend:
         text: bytes = await self._ask("exposition")
         return text
 
-    async def engine_reports(self) -> list[dict[str, Any]]:
-        """As that process has them."""
-        reports: list[dict[str, Any]] = await self._ask("engine_reports")
-        return reports
+    async def report(self) -> dict[str, Any]:
+        """As that process has it."""
+        report: dict[str, Any] = await self._ask("report")
+        return report
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[Service]:

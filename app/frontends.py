@@ -25,6 +25,7 @@ from app.frontend import Ends, Papers
 from app.metrics import Counts, Metrics, exposition, merged, totals
 from app.service import Backend
 from app.slots import Board, Slots, memory, size_of
+from app.usage import Parts, busy, together
 
 log = logging.getLogger("swin.frontends")
 
@@ -171,6 +172,10 @@ class Frontends:
             await asyncio.wait([asyncio.create_task(life.count()) for life in self._lives])
         return exposition(self._metrics.counts(), self._gone, *(life.counts for life in self._lives))
 
+    def busy(self) -> Parts:
+        """Seconds that each part of the service has been busy."""
+        return together(*map(busy, (self._metrics.counts(), self._gone, *(life.counts for life in self._lives))))
+
     async def _open(self, index: int) -> Life:
         life = Life(index)
         shapes = self._papers.shapes
@@ -243,7 +248,7 @@ class Frontends:
         (number,) = NUMBER.unpack_from(payload)
         questions: Mapping[bytes, Callable[[], Awaitable[Any]]] = {
             b"exposition": self.exposition,
-            b"engine_reports": self._backend.engine_reports,
+            b"report": self._backend.report,
         }
         self._reply_later(life, number, questions[payload[NUMBER.size :]])
 

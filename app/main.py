@@ -1,9 +1,12 @@
 """The only wiring: opens what a service consists of in order, and closes it in reverse."""
 
+import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from socket import socket
 from threading import Lock
 from typing import Any
@@ -14,7 +17,8 @@ from app import bundle as bundles
 from app.application import application, classifying
 from app.batcher import Batcher, BatchReport
 from app.bundle import Bundle
-from app.cpus import available_cpus
+from app.cpus import available_cpus, granted_cpus
+from app.device import CPU
 from app.engine import Engine
 from app.engines import another, open_engines
 from app.frontend import Papers
@@ -24,11 +28,16 @@ from app.seat import Run
 from app.service import Service
 from app.settings import Settings
 from app.slots import Shapes
+from app.usage import Parts, Watch, busy, together
 
 log = logging.getLogger("swin.start")
 
 WAITING = 2
 """Decode threads beside one for each CPU: some of them wait for Python's lock, which decoding itself does not hold."""
+
+
+READING_SECONDS = 1
+"""Between two looks at how busy everything is."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +49,19 @@ class LocalBackend:
     engines: Sequence[Engine]
     batcher: Batcher
     metrics: Metrics
+    watch: Watch
 
     async def exposition(self) -> bytes:
         """Its metrics, which are those of the whole process."""
         return exposition(self.metrics.counts())
 
-    async def engine_reports(self) -> list[dict[str, Any]]:
-        """Of each engine what its session reports, and the time of each batch size."""
-        return [engine.report() for engine in self.engines]
+    async def report(self) -> dict[str, Any]:
+        """Of each engine what its session reports and the time of each batch size; how busy everything is."""
+        return {
+            "engines": [engine.report() for engine in self.engines],
+            "utilisation": {part: round(share, 3) for part, share in self.watch.shares._asdict().items()},
+            "bottleneck": self.watch.verdict,
+        }
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -64,11 +78,12 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
     Raises:
         StartError: in one sentence, why this service cannot start.
     """
-    backend = open_backend(settings, metrics)
     threads = settings.decode_threads or available_cpus() + WAITING
+    backend = open_backend(settings, metrics, Parts(decode=threads, frontend=1))
     async with classifying(settings, backend, metrics, threads) as service:
         metrics.ready.set_function(lambda: service.is_ready)
-        yield service
+        async with _watching(backend, lambda: busy(metrics.counts())):
+            yield service
 
 
 @asynccontextmanager
@@ -78,19 +93,41 @@ async def open_frontends(settings: Settings, listeners: Sequence[socket]) -> Asy
     Raises:
         StartError: in one sentence, why this service cannot start.
     """
-    metrics = Metrics()
-    backend = open_backend(settings, metrics)
-    frontends = Frontends(_papers(backend, len(listeners)), listeners, backend.batcher, backend, metrics)
+    metrics, count = Metrics("queue"), len(listeners)
+    threads = -(-(settings.decode_threads or available_cpus() + WAITING) // count)
+    backend = open_backend(settings, metrics, Parts(decode=threads * count, frontend=count, queue=1))
+    frontends = Frontends(_papers(backend, count, threads), listeners, backend.batcher, backend, metrics)
     metrics.ready.set_function(lambda: frontends.are_ready)
     try:
         await frontends.start()
-        yield frontends
+        async with _watching(backend, frontends.busy):
+            yield frontends
     finally:
         await frontends.stop()
         await backend.batcher.drain(0)
 
 
-def _papers(backend: LocalBackend, frontends: int) -> Papers:
+@asynccontextmanager
+async def _watching(backend: LocalBackend, busy_now: Callable[[], Parts]) -> AsyncIterator[None]:
+    """Meanwhile, a reading every second."""
+
+    async def watch() -> None:
+        while True:
+            try:
+                running = Parts(engine=backend.batcher.running_seconds)
+                backend.watch.read(time.monotonic(), together(busy_now(), running))
+            except Exception:
+                log.exception("how busy the service is cannot be told")
+            await asyncio.sleep(READING_SECONDS)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+
+
+def _papers(backend: LocalBackend, frontends: int, decode_threads: int) -> Papers:
     """What each of them gets to know: settings with its share of what bounds the whole service, and all of the rest."""
     settings, manifest, batcher = backend.settings, backend.bundle.manifest, backend.batcher
 
@@ -108,12 +145,11 @@ def _papers(backend: LocalBackend, frontends: int) -> Papers:
         classes=manifest.classes,
         tokens=(manifest.evidence.positions, manifest.evidence.channels),
     )
-    threads = share(settings.decode_threads or available_cpus() + WAITING)
-    return Papers(settings.model_copy(update=shares), backend.bundle, batcher.terms, shapes, threads)
+    return Papers(settings.model_copy(update=shares), backend.bundle, batcher.terms, shapes, decode_threads)
 
 
-def open_backend(settings: Settings, metrics: Metrics) -> LocalBackend:
-    """Bundle → proved engines → batcher, which works when this returns.
+def open_backend(settings: Settings, metrics: Metrics, there_are: Parts) -> LocalBackend:
+    """Bundle → proved engines → batcher, which works when this returns. `there_are` so many of what uses it.
 
     Raises:
         StartError: in one sentence, why this service cannot start.
@@ -135,7 +171,20 @@ def open_backend(settings: Settings, metrics: Metrics) -> LocalBackend:
     _describe(bundle, engines[0], metrics)
     batcher.start()
     log.info("ready", extra={"model": bundle.manifest.name, "device": ", ".join(_places(engines))})
-    return LocalBackend(settings, bundle, engines, batcher, metrics)
+    return LocalBackend(settings, bundle, engines, batcher, metrics, _watch(engines, there_are, metrics))
+
+
+def _watch(engines: Sequence[Engine], there_are: Parts, metrics: Metrics) -> Watch:
+    there_are = there_are._replace(engine=len(engines), cpu=granted_cpus())
+    watch = Watch(there_are, engines_use_cpus=engines[0].truth.device == CPU)
+    for part in Parts._fields:
+        metrics.utilisation.labels(part).set_function(partial(_share, watch, part))
+    return watch
+
+
+def _share(watch: Watch, part: str) -> float:
+    share: float = getattr(watch.shares, part)
+    return share
 
 
 def _places(engines: Sequence[Engine]) -> list[str]:

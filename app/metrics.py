@@ -1,10 +1,12 @@
 """Every metric: its name, its help text, and nothing else. One registry per service, so that tests can open several."""
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric, ProcessCollector
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
@@ -15,6 +17,8 @@ STAGES = ("read", "decode", "preprocess", "queue", "infer", "rank", "evidence")
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
+LOOP_BUSY = ("swin_loop_busy_seconds", "CPU time of an event loop.")
+
 BEGINNINGS = ("_created", "start_time_seconds")
 """Names of samples that hold a time, not an amount, end so."""
 
@@ -23,11 +27,16 @@ Counts = Sequence[Metric]
 
 
 class Metrics:
-    """What the service counts. Attributes are named like the metrics, without the prefix `swin_`."""
+    """What the service counts. Attributes are named like the metrics, without the prefix `swin_`.
 
-    def __init__(self) -> None:
+    `loop` is what this process's event loop is for: `frontend`, or `queue` if frontends are processes of their own.
+    """
+
+    def __init__(self, loop: str = "frontend") -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
+        self.loop_busy_seconds = _LoopTime(loop)
+        registry.register(self.loop_busy_seconds)
         self.requests = Counter("swin_requests", "Requests answered.", ["route", "code"], registry=registry)
         self.request_seconds = Histogram(
             "swin_request_seconds",
@@ -64,6 +73,9 @@ class Metrics:
         )
         self.engine_busy_seconds = Counter(
             "swin_engine_busy_seconds", "Time an engine ran batches.", ["engine"], registry=registry
+        )
+        self.utilisation = Gauge(
+            "swin_utilisation", "How busy a part of the service was lately, 0 to 1.", ["part"], registry=registry
         )
         self.ready = Gauge(
             "swin_ready", "1 while the service classifies, 0 while it drains, recovers or is broken.", registry=registry
@@ -129,6 +141,23 @@ def _with(family: Metric, samples: Iterable[Sample]) -> Metric:
     metric = Metric(family.name, family.documentation, family.type)
     metric.samples = list(samples)
     return metric
+
+
+class _LoopTime(Collector):
+    """CPU time of the thread that asks, which is that of the event loop."""
+
+    def __init__(self, loop: str) -> None:
+        self._loop = loop
+
+    def describe(self) -> list[CounterMetricFamily]:
+        """Without a value: it is asked for before there is a loop."""
+        return [CounterMetricFamily(*LOOP_BUSY, labels=["loop"])]
+
+    def collect(self) -> list[CounterMetricFamily]:
+        """Its value."""
+        (family,) = self.describe()
+        family.add_metric([self._loop], time.thread_time())
+        return [family]
 
 
 class _Collected(Collector):

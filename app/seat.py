@@ -51,7 +51,7 @@ class Seat:
     ) -> None:
         self.index = index
         self.works = True  # false while the engine is being renewed
-        self.free_at = 0.0  # when the run is expected to end, as a time of `time.perf_counter`
+        self.began_at = self.free_at = 0.0  # a run, and when it is expected to end, as times of `time.perf_counter`
         self._run, self._stuck_after, self._new_engine = run, stuck_after, renew
         self._workers = self._new_workers()
         self._just_renewed = False
@@ -64,7 +64,8 @@ class Seat:
     async def attempt(self, work: Callable[[Run], T], expected: float) -> T | None:
         """Work with the engine, expected to take so many seconds. None if it failed, or is stuck."""
         patience = max(self._stuck_after, TIMES_EXPECTED * expected)
-        self.free_at = time.perf_counter() + expected
+        self.began_at = time.perf_counter()
+        self.free_at = self.began_at + expected
         try:
             async with asyncio.timeout(None if patience == NEVER else patience) as limit:
                 result = await self._workers.do(partial(work, self._run))
@@ -73,7 +74,7 @@ class Seat:
             log.error("engine %d: %s", self.index, cause, exc_info=None if limit.expired() else error)  # noqa: TRY400 (where we waited says nothing)
             return None
         finally:
-            self.free_at = 0.0
+            self.began_at = self.free_at = 0.0
         self._just_renewed = False
         return result
 

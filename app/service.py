@@ -24,8 +24,8 @@ class Backend(Protocol):
     async def exposition(self) -> bytes:
         """The metrics of the whole service, as Prometheus reads them."""
 
-    async def engine_reports(self) -> list[dict[str, Any]]:
-        """Of each engine what its session reports, and the time of each batch size."""
+    async def report(self) -> dict[str, Any]:
+        """Of each engine what its session reports and the time of each batch size; how busy everything is."""
 
 
 @dataclass

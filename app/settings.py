@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     )
     frontends: Annotated[int, Field(gt=0, le=64)] | None = Field(
         None,
-        description="Processes that speak HTTP and decode, before the one with the engines; each takes 60 MB. 1: that "
+        description="Processes that speak HTTP and decode, before the one with the engines; each takes 70 MB. 1: that "
         "one does it all. Unset: 1 with up to four CPUs, else half as many as CPUs. Other limits are shared out.",
     )
     engines: Count | None = Field(

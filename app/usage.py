@@ -1,9 +1,10 @@
 """How busy each part of the service was lately, and which of them is its limit.
 
-What is told, by the first rule that holds, where a part is at its limit from 85 % on, and all CPUs from 90 %:
+What is told, by the first rule that holds, where a part is at its limit from 85 % on, and all CPUs are used from 90 %:
 
-    engines on the CPU, and all CPUs used      CPU-bound       more CPUs, or less work for them
-    engines                                    engine-bound    a faster device, a smaller or more frugal network
+    engines on the CPU, all CPUs used          CPU-bound       less work for what is busier, or more CPUs
+    engines on the CPU, CPUs left              engine-bound    more threads or engines
+    engines elsewhere                          engine-bound    a faster device, a smaller or more frugal network
     the loop that serves several frontends     queue-bound     another service beside this one
     decode threads, all CPUs used              decode-bound    more CPUs, or smaller images
     decode threads, CPUs left                  decode-bound    more frontends: threads of one wait for each other
@@ -11,6 +12,7 @@ What is told, by the first rule that holds, where a part is at its limit from 85
     all CPUs used                              CPU-bound       more CPUs
 
 Of engines and decode threads, seconds are those of the clock: on a CPU that others want, too, they are busy for longer.
+What frontends in other processes did is known as it was a second ago.
 """
 
 from collections import deque
@@ -44,7 +46,7 @@ class Watch:
     """The last seconds of a service.
 
     Args:
-        counts: how many there are of each part: engines, decode threads, and so on.
+        there_are: how many of each part: engines, decode threads, and so on.
         engines_use_cpus: whether they compute on the CPUs that decoding wants, too.
     """
 
@@ -66,7 +68,7 @@ class Watch:
         if took <= 0:
             return Parts()
         triples = zip(before, after, self._there_are, strict=True)
-        # What was done counts when it is done: a batch of some seconds would make an engine busier than can be.
+        # Decoding counts when its image is answered: what took long would make it busier than can be.
         return Parts(*(min((new - old) / took / count, 1.0) if count else 0.0 for old, new, count in triples))
 
     @property
@@ -84,9 +86,11 @@ class Watch:
     def _limit(self, shares: Parts) -> tuple[str, str]:
         uses_all = shares.cpu >= CPU_LIMIT
         if uses_all and self._engines_use_cpus:
-            return "CPU-bound", "more CPUs, an int8 bundle, or decode=fast"
+            less = "an int8 bundle" if shares.engine >= shares.decode else "decode=fast, smaller images"
+            return "CPU-bound", f"{less}, or more CPUs"
         if shares.engine >= LIMIT:
-            return "engine-bound", "a faster device, a smaller network, or a bundle of lower precision"
+            other = "a faster device, a smaller network, or a bundle of lower precision"
+            return "engine-bound", "more threads or engines" if self._engines_use_cpus else other
         if shares.queue >= LIMIT:
             return "queue-bound", "another service beside this one"
         if shares.decode >= LIMIT:
@@ -97,7 +101,7 @@ class Watch:
 
 
 NOTHING = ((0.0, Parts()), (0.0, Parts()))
-NAMES = Parts._fields and ("engine", "decode thread", "frontend", "queue", "CPU")
+NAMES = ("engine", "decode thread", "frontend", "queue", "CPU")
 
 
 def busy(counts: Counts) -> Parts:

@@ -32,6 +32,7 @@ ALLOWED = {  # module of app → modules of app it may import
     "nvidia": {"errors"},
     "engine": VALUES | {"answer", "nvidia"},
     "metrics": VALUES,
+    "usage": {"metrics"},
     "logs": set(),
     "schemas": set(),
     "workers": set(),
@@ -53,7 +54,7 @@ ALLOWED = {  # module of app → modules of app it may import
     "application": VALUES | {"classifier", "image", "metrics", "routes", "service"},
     "frontend": VALUES
     | {"admission", "application", "channel", "logs", "memory", "metrics", "remote", "server", "service", "slots"},
-    "frontends": {"batcher", "channel", "desk", "errors", "frontend", "metrics", "service", "slots"},
+    "frontends": {"batcher", "channel", "desk", "errors", "frontend", "metrics", "service", "slots", "usage"},
     "main": None,  # everything: it is the wiring
     "__main__": None,
     "__init__": set(),

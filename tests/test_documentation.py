@@ -87,9 +87,9 @@ def test_every_metric_is_documented() -> None:
     }
     suffix = {"counter": "_total", "info": "_info"}
     actual = {
-        f"{family.name}{suffix.get(family.type, '')}": list(collector._labelnames)  # noqa: SLF001 (not to be had otherwise)
+        f"{family.name}{suffix.get(family.type, '')}": [*getattr(collector, "_labelnames", family._labelnames)]  # noqa: SLF001 (not to be had otherwise)
         for collector in vars(Metrics()).values()
-        if hasattr(collector, "_labelnames")
+        if hasattr(collector, "describe")
         for family in collector.describe()
     }
 

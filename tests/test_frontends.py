@@ -14,7 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.__main__ import _suggested_frontends
 from app.bundle import Bundle
+from app.main import _papers, open_backend
+from app.metrics import Metrics
+from app.settings import Settings
+from app.usage import Parts
 from benchmarks.served import START_SECONDS
 from tests.fakes import encode
 from tests.served import Served, run
@@ -72,7 +77,9 @@ def test_metrics_are_of_all_processes(served: Served) -> None:
     assert told == {12 * 6}
     assert sample(served.url, "swin_batch_size_sum") == 12
     assert sample(served.url, "swin_ready") == 1
-    assert httpx.get(f"{served.url}/model").json()["engines"][0]["device"] == "cpu"
+    model = httpx.get(f"{served.url}/model").json()
+    assert model["engines"][0]["device"] == "cpu"
+    assert ", 2 frontends at " in model["bottleneck"]
 
 
 def test_both_frontends_get_connections(served: Served) -> None:
@@ -188,6 +195,26 @@ def test_a_port_in_use_is_told_by_frontends_too(served: Served) -> None:
         assert ended.returncode == 2
         assert "Address already in use" in ended.stderr
         assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("cpus", "frontends"), [(1, 1), (2, 1), (4, 1), (5, 2), (16, 8), (128, 32)])
+def test_frontends_come_with_cpus(cpus: int, frontends: int) -> None:
+    """Unless the setting says: one process on a small machine, else one for two CPUs."""
+    assert _suggested_frontends(cpus) == frontends
+
+
+@pytest.mark.anyio
+async def test_limits_of_the_whole_service_are_shared_out() -> None:
+    """Three frontends together take what one process would; and each can take the largest body that is allowed."""
+    given = {"max_connections": 1000, "decode_queue": 30, "max_uploads_mib": 40, "max_body_mib": 32}
+    settings = Settings.model_validate({"device": "cpu", "queue_images": 100, "max_batch": 8, **given})
+    backend = open_backend(settings, Metrics("queue"), Parts())
+    papers = _papers(backend, 3, decode_threads=2)
+    await backend.batcher.drain()
+
+    shares = papers.settings
+    assert (shares.max_connections, shares.decode_queue, shares.max_uploads_mib) == (334, 10, 32)
+    assert papers.shapes.slots == 100 + backend.batcher.terms.max_batch
 
 
 def test_a_service_with_frontends_says_where_once(served: Served) -> None:

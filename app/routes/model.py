@@ -16,5 +16,5 @@ async def model(request: Request) -> dict[str, Any]:
     return {
         "manifest": service.bundle.manifest.model_dump(mode="json"),
         "labels": [label.name for label in service.bundle.labels],
-        "engines": await service.backend.engine_reports(),
+        **await service.backend.report(),
     }
