@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import gc
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """Parameters of glibc's mallopt(3)."""
 
 LARGE, SPARE = 4 * 2**20, 16 * 2**20
@@ -16,12 +16,14 @@ def give_back() -> None:
     """From now on, large pieces come from the kernel and go back to it. Elsewhere than on glibc, nothing happens.
 
     glibc begins so as well, but takes ever larger pieces from its heap the larger those are that it sees freed: what an
-    image leaves behind there is then kept for as long as something small lies above it.
+    image leaves behind there is then kept for as long as something small lies above it. And it has a heap for each thread
+    that decodes, each of which would keep its own spare.
     """
     with contextlib.suppress(AttributeError, OSError):
         library = ctypes.CDLL(None)
         library.mallopt(M_MMAP_THRESHOLD, LARGE)
         library.mallopt(M_TRIM_THRESHOLD, SPARE)
+        library.mallopt(M_ARENA_MAX, 1)
 
 
 def settle() -> None:
