@@ -16,8 +16,8 @@ def give_back() -> None:
     """From now on, large pieces come from the kernel and go back to it. Elsewhere than on glibc, nothing happens.
 
     glibc begins so as well, but takes ever larger pieces from its heap the larger those are that it sees freed: what an
-    image leaves behind there is then kept for as long as something small lies above it. And it has a heap for each thread
-    that decodes, each of which would keep its own spare.
+    image leaves behind there is then kept for as long as something small lies above it. And it has a heap for each
+    thread that decodes, each of which would keep its own spare.
     """
     with contextlib.suppress(AttributeError, OSError):
         library = ctypes.CDLL(None)

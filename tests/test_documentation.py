@@ -15,6 +15,7 @@ README = (ROOT / "README.md").read_text()
 BENCHMARKS = (ROOT / "benchmarks/README.md").read_text()
 SERVERS = {
     "swin-serve": "swin-serve",
+    "… with 2 frontends": "swin-serve, 2 frontends",
     "FastAPI by hand": "fastapi",
     "mosec": "mosec",
     "TorchServe": "torchserve",
