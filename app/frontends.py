@@ -70,9 +70,18 @@ class Life:
         """Open the channel, and a process at its other end."""
         own = {HELLO: self._begin, COUNTS: self._take_counts}
         self.channel = await opened(ours, {**own, **handlers}, desk.close)
+        command = (sys.executable, "-P", "-m", "app.frontend", *map(str, ends))
+        # Its modules are looked for where this process found them: `-m` alone would begin in the working directory,
+        # where an app.py of somebody else's may lie.
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.curdir for path in sys.path)}
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "app.frontend", *map(str, ends), stdin=asyncio.subprocess.DEVNULL, pass_fds=ends
+            *command, stdin=asyncio.subprocess.DEVNULL, pass_fds=ends, env=environment
         )
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its process is no more."""
+        return self.process.returncode is not None
 
     async def end(self) -> int:
         """Wait for it; its exit code."""
@@ -155,6 +164,9 @@ class Frontends:
         settings = self._papers.settings
         patience = settings.drain_delay + settings.drain_timeout + LAST_SECONDS
         *keepers, looking = self._tasks or [asyncio.create_task(asyncio.sleep(0))]
+        for keeper, life in zip(keepers, self._lives, strict=False):
+            if life.has_ended:
+                keeper.cancel()  # it is about to start another
         if keepers:
             await asyncio.wait(keepers, timeout=patience)
         for life in self._lives:

@@ -1,8 +1,12 @@
 """Several processes that speak HTTP before one that has the engines: the same service, one of which may die."""
 
+import asyncio
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +18,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import app
 from app.__main__ import _suggested_frontends
 from app.bundle import Bundle
-from app.main import _papers, open_backend
+from app.errors import StartError
+from app.frontends import PAUSE_SECONDS
+from app.main import _papers, open_backend, open_frontends
 from app.metrics import Metrics
 from app.settings import Settings
 from app.usage import Parts
@@ -195,6 +202,33 @@ def test_a_port_in_use_is_told_by_frontends_too(served: Served) -> None:
         assert ended.returncode == 2
         assert "Address already in use" in ended.stderr
         assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.anyio
+async def test_frontends_that_cannot_begin_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start fails with a sentence, and nobody goes on trying."""
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    settings, listener = Settings(device="cpu"), socket.create_server(("127.0.0.1", 0))
+    with pytest.raises(StartError, match="a frontend did not begin"):
+        async with asyncio.timeout(PAUSE_SECONDS), open_frontends(settings, [listener]):
+            pass
+
+
+def test_frontends_are_of_the_same_package(tmp_path: Path) -> None:
+    """Whatever else is called `app` in the folder where the service is started."""
+    (tmp_path / "app.py").write_text("raise SystemExit('not this one')")
+    paths = os.pathsep.join([str(Path(app.__file__).parents[1]), *sys.path])
+    command = [sys.executable, "-P", "-m", "app", "--device", "cpu", "--port", "0", *TWO]
+    with subprocess.Popen(  # noqa: S603 (our own interpreter)
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths}, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr
+        said = next(line for line in process.stderr if "listening" in line or "died" in line)
+        process.terminate()
+        process.stderr.read()
+
+    assert "listening" in said
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize(("cpus", "frontends"), [(1, 1), (2, 1), (4, 1), (5, 2), (16, 8), (128, 32)])
