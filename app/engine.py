@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,16 @@ from numpy.typing import NDArray
 
 from app import nvidia
 from app.answer import Output
+from app.binding import Bindings
 from app.device import Device
 from app.errors import BundleError, DeviceError, sentence
+from app.nvidia import Gpu
 
 # ONNX Runtime reports its use to its maker from the moment it is imported, unless this is set before.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
+
+onnxruntime.set_default_logger_severity(3)  # errors: why a provider does not load is said nowhere else
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 CAPI = Path(onnxruntime.__file__).parent / "capi"  # where its provider libraries lie
@@ -54,19 +58,32 @@ class DeviceTruth:
     nodes: Mapping[str, int]  # per provider
     threads: int  # for one batch on the CPU
     runtime: str
+    gpu: Gpu | None = None
+    graphs: bool = False  # whether the kernels of a batch are launched as one
 
 
 class Engine:
-    """One session on one device, warm for batches of some sizes, its buckets; runs one batch at a time."""
+    """One session on one device, warm for batches of some sizes, its buckets; runs one batch at a time.
 
-    def __init__(self, session: onnxruntime.InferenceSession, truth: DeviceTruth, buckets: Sequence[int]) -> None:
+    With `bindings`, on a GPU, batches are run in memory that stays where it is, and their pixels come from memory that
+    the GPU reads by itself.
+    """
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        truth: DeviceTruth,
+        buckets: Sequence[int],
+        bindings: Bindings | None = None,
+    ) -> None:
         self.truth = truth
         self.buckets = tuple(sorted(buckets))
         self.bucket_seconds: dict[int, float] = {}  # measured by warm_up
         self.image_shape = tuple(session.get_inputs()[0].shape[1:])  # height, width, 3
         self._output_shapes = {value.name: tuple(value.shape[1:]) for value in session.get_outputs()}
-        self._session = session
-        self._batch = np.zeros((self.buckets[-1], *self.image_shape), np.uint8)  # where rows are copied to
+        self._session, self._bindings = session, bindings
+        new = nvidia.page_locked if bindings else np.zeros
+        self._batch: Pixels = new((self.buckets[-1], *self.image_shape), np.uint8)  # where rows are copied to
 
     def sibling(self) -> "Engine":
         """Another engine on the same session, as warm: they share the weights and run batches side by side."""
@@ -109,8 +126,14 @@ class Engine:
         size, bucket = len(images), self.bucket(len(images))
         np.stack(tuple(images), out=self._batch[:size])
         self._batch[size:bucket] = 0  # what stands there can change an answer: int8 has one scale for the batch
-        outputs = zip(names, self._session.run(names, {INPUT: self._batch[:bucket]}), strict=True)
+        outputs = zip(names, self._outputs(names, self._batch[:bucket]), strict=True)
         return [self._checked(name, values, size, bucket) for name, values in outputs]
+
+    def _outputs(self, names: list[str], pixels: Pixels) -> list[NDArray[np.float32]]:
+        if self._bindings:
+            return self._bindings.run(names, pixels)
+        outputs: list[NDArray[np.float32]] = self._session.run(names, {INPUT: pixels})
+        return outputs
 
     def _checked(self, name: str, values: NDArray[np.float32], size: int, bucket: int) -> NDArray[np.float32]:
         wanted = (bucket, *self._output_shapes[name])
@@ -155,13 +178,18 @@ class Engine:
         for before, bucket in itertools.pairwise((0, *self.buckets)):
             seconds = self._measured(bucket)
             if while_cheaper and before and not _is_cheaper(bucket, seconds, before, self.bucket_seconds[before]):
-                self.buckets = tuple(self.bucket_seconds)
+                self._give_up_after(before)
                 return
             self.bucket_seconds[bucket] = seconds
 
+    def _give_up_after(self, bucket: int) -> None:
+        self.buckets = self.buckets[: self.buckets.index(bucket) + 1]
+        if self._bindings:
+            self._bindings.keep(self.buckets)
+
     def _measured(self, bucket: int) -> float:
         """The least of some runs: the first is slow, and others may use this machine at the same time."""
-        least = 1 if self.truth.device.kind == "cpu" else 2  # elsewhere, a first run looks for kernels, for seconds
+        least = 1 if self.truth.device.kind == "cpu" else 2  # elsewhere, a first run looks for kernels and records them
         pixels = np.zeros((bucket, *self.image_shape), np.uint8)
         seconds = list[float]()
         while (
@@ -194,7 +222,20 @@ class Engine:
         try:
             return self.run(pixels)
         except Exception as error:  # ONNX Runtime's errors share no class of their own
-            raise DeviceError(f"{self.truth.device} cannot run a batch of {len(pixels)}: {sentence(error)}") from error
+            raise DeviceError(self._why_not(len(pixels), sentence(error))) from error
+
+    def _why_not(self, size: int, said: str) -> str:
+        device, bucket = self.truth.device, self.bucket(size)
+        if is_out_of_memory(said):
+            cure = "lower max_batch" if bucket > 1 else "others use it too"
+            return f"{device} is out of memory at batches of {bucket}: {cure} ({said})"
+        without = ", perhaps not as a CUDA graph: try cuda_graphs off" if self.truth.graphs else ""
+        return f"{device} cannot run a batch of {bucket}{without}: {said}"
+
+
+def is_out_of_memory(said: str) -> bool:
+    """Whether it is that what ONNX Runtime, or CUDA, complains about."""
+    return any(words in said for words in ("Failed to allocate memory", "out of memory"))
 
 
 def _is_cheaper(size: int, seconds: float, before: int, seconds_before: float) -> bool:
@@ -212,6 +253,7 @@ def open_engine(
     input_size: tuple[int, int],
     classes: int,
     tokens: tuple[int, int],
+    graphs: bool = True,
 ) -> Engine:
     """Open the model on the device. Not warm yet.
 
@@ -223,6 +265,7 @@ def open_engine(
         input_size: (height, width) the model must take.
         classes: how many logits it must give.
         tokens: (positions, channels) of the tokens it must give.
+        graphs: launch the kernels of a batch as one, on a GPU.
 
     Raises:
         DeviceError: the device is not there, or the network would not run on it.
@@ -231,14 +274,17 @@ def open_engine(
     if device.kind == "cuda":
         _prepare_gpu(device.index)
     try:
-        session = _session(model, PROVIDERS[device.kind], _provider_options(device), threads)
+        session = _session(model, device, _provider_options(device, graphs=graphs), threads)
         truth = _truth(session, device, threads)
     except DeviceError:
         if device.kind == "cuda":
             nvidia.check_libraries(CAPI)  # which one is missing, ONNX Runtime tells nobody but stderr
         raise
     _check_signature(session, ([*input_size, 3], [classes], [*tokens]))
-    return Engine(session, truth, buckets)
+    if device.kind == "cpu":
+        return Engine(session, truth, buckets)
+    truth = replace(truth, gpu=nvidia.about(device.index), graphs=graphs)
+    return Engine(session, truth, buckets, Bindings(session, (device.kind, device.index)))
 
 
 def require_cuda() -> None:
@@ -258,11 +304,14 @@ def _prepare_gpu(index: int) -> None:
         onnxruntime.preload_dlls()  # CUDA and cuDNN from their wheels, where the loader would not look for them
 
 
-def _provider_options(device: Device) -> dict[str, str]:
+def _provider_options(device: Device, *, graphs: bool) -> dict[str, str]:
     if device.kind == "cpu":
         return {}
-    # TF32 keeps 10 bits of every product: float32 would no longer be what was proved.
-    return {"device_id": str(device.index), "use_tf32": "0"}
+    return {
+        "device_id": str(device.index),
+        "use_tf32": "0",  # it keeps 10 bits of every product: float32 would no longer be what was proved
+        "enable_cuda_graph": str(int(graphs)),
+    }
 
 
 def _truth(session: onnxruntime.InferenceSession, device: Device, threads: int) -> DeviceTruth:
@@ -293,10 +342,10 @@ def _check_signature(session: onnxruntime.InferenceSession, shapes: tuple[list[i
         raise BundleError(f"the model's input and outputs are {actual}, the manifest asks for {wanted}")
 
 
-def _session(model: Path, provider: str, options: Mapping[str, str], threads: int) -> onnxruntime.InferenceSession:
-    settings = onnxruntime.SessionOptions()
+def _session(model: Path, device: Device, options: Mapping[str, str], threads: int) -> onnxruntime.InferenceSession:
+    provider, settings = PROVIDERS[device.kind], onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
-    settings.log_severity_level = 3  # errors; what the warnings warn of is checked below
+    settings.log_severity_level = 4  # what goes wrong is raised, and told then; what warnings warn of is checked below
     settings.enable_mem_pattern = False  # a second set of activations for each bucket, and no faster
     # Idle threads that spin steal the cores the decoders need.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -308,6 +357,8 @@ def _session(model: Path, provider: str, options: Mapping[str, str], threads: in
             model, settings, providers=[(provider, dict(options))], enable_fallback=0
         )
     except Exception as error:  # ONNX Runtime raises bare Exception subclasses of its C++ layer
+        if is_out_of_memory(str(error)):
+            raise DeviceError(f"{device} has too little memory left for the network: {sentence(error)}") from error
         raise DeviceError(f"ONNX Runtime cannot open the model with {provider}: {sentence(error)}") from error
     session.disable_fallback()
     return session

@@ -19,7 +19,7 @@ SMALL_SECONDS, LEAST_GAIN = 0.01, 1.5
 more, and decoding wants it. Those that are not at least so many times as fast with all threads get one."""
 
 ON_CPU, ON_GPU = 1, 2
-"""Engines unless the setting says: a second one on a GPU copies its batch while the first computes."""
+"""Engines unless the setting says: a second one on a GPU is meant to copy its batch while the first computes."""
 
 
 def open_engines(bundle: Bundle, settings: Settings) -> list[Engine]:
@@ -53,9 +53,9 @@ def _open_on(device: Device, bundle: Bundle, settings: Settings) -> list[Engine]
         engine = _open_on_cpu(bundle, settings)
         return [engine, *(engine.sibling() for _ in range((settings.engines or ON_CPU) - 1))]
     threads, buckets = settings.threads or 1, _buckets(settings)
-    first = open_proved(bundle, device, threads, buckets, while_cheaper=True)
+    first = open_proved(bundle, device, threads, buckets, while_cheaper=True, graphs=settings.cuda_graphs)
     others = (settings.engines or ON_GPU) - 1
-    return [first, *(open_proved(bundle, device, threads, first.buckets) for _ in range(others))]
+    return [first, *(_like(bundle, first) for _ in range(others))]
 
 
 def _open_on_cpu(bundle: Bundle, settings: Settings) -> Engine:
@@ -81,7 +81,13 @@ def another(bundle: Bundle, engines: Sequence[Engine], failed: Engine) -> Engine
             sibling = engine.sibling()
             check_golden(bundle, sibling)
             return sibling
-    return open_proved(bundle, failed.truth.device, failed.truth.threads, failed.buckets)
+    return _like(bundle, failed)
+
+
+def _like(bundle: Bundle, engine: Engine) -> Engine:
+    """One more as this one, on a session of its own."""
+    truth = engine.truth
+    return open_proved(bundle, truth.device, truth.threads, engine.buckets, graphs=truth.graphs)
 
 
 def _buckets(settings: Settings) -> list[int]:

@@ -22,17 +22,23 @@ log = logging.getLogger("swin.start")
 
 
 def open_proved(
-    bundle: Bundle, device: Device, threads: int, buckets: Sequence[int], *, while_cheaper: bool = False
+    bundle: Bundle,
+    device: Device,
+    threads: int,
+    buckets: Sequence[int],
+    *,
+    while_cheaper: bool = False,
+    graphs: bool = True,
 ) -> Engine:
     """The bundle's network on this device: proved to be there, to compute what the bundle promises, and warm.
 
-    `while_cheaper`, only for the buckets that are worth their wait: see `Engine.warm_up`.
+    `while_cheaper`, only for the buckets that are worth their wait: see `Engine.warm_up`. `graphs`: see `open_engine`.
 
     Raises:
         DeviceError: at the first proof that fails.
         BundleError: the bundle contradicts itself.
     """
-    engine = open_unproved(bundle, device, threads, buckets)
+    engine = open_unproved(bundle, device, threads, buckets, graphs=graphs)
     log.debug("session is open")
     check_golden(bundle, engine)
     log.debug("golden samples agree")
@@ -41,7 +47,9 @@ def open_proved(
     return engine
 
 
-def open_unproved(bundle: Bundle, device: Device, threads: int, buckets: Sequence[int]) -> Engine:
+def open_unproved(
+    bundle: Bundle, device: Device, threads: int, buckets: Sequence[int], *, graphs: bool = True
+) -> Engine:
     """The bundle's network on this device: input and output are the manifest's, what it computes is not yet known.
 
     Raises:
@@ -57,6 +65,7 @@ def open_unproved(bundle: Bundle, device: Device, threads: int, buckets: Sequenc
         input_size=(manifest.input_height, manifest.input_width),
         classes=manifest.classes,
         tokens=(manifest.evidence.positions, manifest.evidence.channels),
+        graphs=graphs,
     )
 
 

@@ -106,7 +106,11 @@ class Settings(BaseSettings):
         le=64,
         description="Batches that run side by side on each device. Unset: 1 on the CPU, which answers a lone image "
         "soonest; as many as CPUs answer most images a second, on the same weights. 2 on a GPU: the copy of one batch "
-        "runs under the computation of the other, and the weights are held twice.",
+        "is meant to run under the computation of the other, and the weights are held twice.",
+    )
+    cuda_graphs: bool = Field(
+        default=True,
+        description="On a GPU, record the kernels of a batch once and launch them as one. Off where that fails.",
     )
     threads: Count | None = Field(
         None,
