@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
+
+from app.runtime import onnxruntime
 
 GRAPH = "gpu_graph_id"
 """The key of a run's options; each size of batch has a graph of its own."""
@@ -42,7 +43,7 @@ class Binding:
         """A full batch, (size, height, width, 3) → the outputs of these names; others stay where they are."""
         self._pixels.update_inplace(pixels)
         self._session.run_with_iobinding(self._binding, self._options)
-        return [self._outputs[name].numpy() for name in names]
+        return [self._outputs[name].numpy().copy() for name in names]  # on some devices it is the memory itself
 
 
 class Bindings:

@@ -24,6 +24,11 @@ def _facts(engine: Engine) -> Iterator[str]:
     truth = engine.truth
     yield f"engine   {truth.device}, golden samples agree"
     yield from (f"nodes    {count} on {provider}" for provider, count in truth.nodes.items())
+    if truth.gpu:
+        yield f"gpu      {truth.gpu.name}"
+        yield f"driver   {truth.gpu.driver or 'of unknown version'}, for CUDA up to {truth.gpu.driver_cuda}"
+        yield f"cuda     {truth.gpu.cuda or 'not loaded'}, cuDNN {truth.gpu.cudnn or 'not loaded'}"
+        yield f"graphs   {'on' if truth.graphs else 'off'}"
     yield f"runtime  ONNX Runtime {truth.runtime}"
     yield f"threads  {truth.threads}"
     yield from (f"batch    {size} in {seconds * 1e3:.2f} ms" for size, seconds in engine.bucket_seconds.items())

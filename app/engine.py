@@ -1,4 +1,4 @@
-"""The only door to ONNX Runtime: a batch of pixels in, logits (and tokens) out, on a device that was proved.
+"""A batch of pixels in, logits (and tokens) out, by ONNX Runtime, on a device that was proved.
 
 ONNX Runtime's Python session falls back to the CPU in silence: when a provider's library does not load, when the
 constructor fails, and during `run`. So a device is believed only after the session says it runs there, every node of
@@ -7,7 +7,6 @@ the network says so too, and the fallback is switched off. What a build *lists* 
 
 import io
 import itertools
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,12 +24,7 @@ from app.binding import Bindings
 from app.device import Device
 from app.errors import BundleError, DeviceError, sentence
 from app.nvidia import Gpu
-
-# ONNX Runtime reports its use to its maker from the moment it is imported, unless this is set before.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-import onnxruntime
-
-onnxruntime.set_default_logger_severity(3)  # errors: why a provider does not load is said nowhere else
+from app.runtime import onnxruntime
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 CAPI = Path(onnxruntime.__file__).parent / "capi"  # where its provider libraries lie

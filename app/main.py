@@ -168,7 +168,7 @@ def open_backend(settings: Settings, metrics: Metrics, there_are: Parts) -> Loca
 
     batcher = _open_batcher(settings, engines, renew, metrics)
     metrics.queue_depth.set_function(lambda: batcher.waiting)
-    _describe(bundle, engines[0], metrics)
+    _describe(bundle, engines, metrics)
     batcher.start()
     log.info("ready", extra={"model": bundle.manifest.name, "device": ", ".join(_places(engines))})
     return LocalBackend(settings, bundle, engines, batcher, metrics, _watch(engines, there_are, metrics))
@@ -215,8 +215,10 @@ def _open_batcher(
     )
 
 
-def _describe(bundle: Bundle, engine: Engine, metrics: Metrics) -> None:
+def _describe(bundle: Bundle, engines: Sequence[Engine], metrics: Metrics) -> None:
     """What never changes."""
-    manifest, truth = bundle.manifest, engine.truth
-    metrics.engine.info({"device": str(truth.device), "provider": truth.provider, "precision": manifest.precision})
+    manifest = bundle.manifest
+    for number, engine in enumerate(engines):
+        place = {"device": str(engine.truth.device), "provider": engine.truth.provider}
+        metrics.engine.labels(number).info(place | {"precision": manifest.precision})
     metrics.model.info({"name": manifest.name, "source": manifest.source.id, "sha256": manifest.files[bundles.MODEL]})

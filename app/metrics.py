@@ -80,7 +80,7 @@ class Metrics:
         self.ready = Gauge(
             "swin_ready", "1 while the service classifies, 0 while it drains, recovers or is broken.", registry=registry
         )
-        self.engine = Info("swin_engine", "Where the network runs.", registry=registry)
+        self.engine = Info("swin_engine", "Where the network runs.", ["engine"], registry=registry)
         self.model = Info("swin_model", "Which network runs.", registry=registry)
         self._stages = {stage: self.stage_seconds.labels(stage) for stage in STAGES}
         # To find a metric by its labels takes longer than to count.

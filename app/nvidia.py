@@ -1,4 +1,4 @@
-"""What NVIDIA's driver says about its GPUs, asked without ONNX Runtime: which is there, and what it can run.
+"""NVIDIA's driver and libraries, asked without ONNX Runtime: which GPU is there, what it runs; memory it reads itself.
 
 ONNX Runtime says little of why it has no CUDA, and some of it only on stderr. The driver, the GPU and the version are
 therefore looked at before it is asked, the libraries after it failed.

@@ -30,8 +30,9 @@ ALLOWED = {  # module of app → modules of app it may import
     "ranking": VALUES,
     "evidence": VALUES,
     "nvidia": {"errors"},
-    "binding": set(),
-    "engine": VALUES | {"answer", "binding", "nvidia"},
+    "runtime": set(),
+    "binding": {"runtime"},
+    "engine": VALUES | {"answer", "binding", "nvidia", "runtime"},
     "metrics": VALUES,
     "usage": {"metrics"},
     "logs": set(),
@@ -62,7 +63,7 @@ ALLOWED = {  # module of app → modules of app it may import
 }
 ROUTES_MAY = VALUES | {"caller", "classifier", "schemas", "service", "metrics", "logs", "routes"}
 DOORS = {  # third-party library → modules of app that may import it
-    "onnxruntime": {"binding", "engine"},
+    "onnxruntime": {"runtime"},
     "PIL": {"image", "icc", "preprocess", "evidence"},
     "prometheus_client": {"metrics"},
     "fastapi": {"application", "main", "routes"},

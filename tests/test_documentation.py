@@ -101,7 +101,9 @@ def test_every_metric_is_documented() -> None:
     }
 
     assert actual.keys() == documented.keys()
-    assert all(documented[name] == labels for name, labels in actual.items() if labels)
+    for name, labels in actual.items():
+        told = documented[name]  # what an info tells beside its labels is not known before it does
+        assert labels == (told[: len(labels)] if name.endswith("_info") else told)
 
 
 def test_every_file_is_in_the_tree() -> None:

@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
 from app.bundle import Bundle
 from app.device import Device
 from app.engine import Engine, Pixels, open_engine
 from app.errors import BundleError, DeviceError
+from app.golden import open_unproved
+from app.nvidia import Gpu
 from tests.fakes import FailingSession, engine_of
 
 
@@ -33,6 +36,7 @@ def a_build_with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
     for check in ("check_gpu", "check_libraries"):
         monkeypatch.setattr(f"app.nvidia.{check}", lambda *_: None)
+    monkeypatch.setattr("app.nvidia.about", lambda index: Gpu(f"GPU {index}", None, "13.0", None, None))
 
 
 def random_pixels(count: int) -> np.ndarray:
@@ -312,10 +316,11 @@ def test_cuda_is_asked_for_alone(demo: Bundle, monkeypatch: pytest.MonkeyPatch) 
     """No second provider, no node on the CPU, no fallback at construction or at run time, no TF32, no spinning."""
     asked = a_session(monkeypatch, CUDA, {CUDA: 130})
 
-    engine_of(demo, Device("cuda", 1))
+    engine = engine_of(demo, Device("cuda", 1))
 
     (options, providers, others), fallback = asked
-    assert providers == [(CUDA, {"device_id": "1", "use_tf32": "0"})]
+    assert providers == [(CUDA, {"device_id": "1", "use_tf32": "0", "enable_cuda_graph": "1"})]
+    assert engine.truth.gpu == Gpu("GPU 1", None, "13.0", None, None)
     assert (others, fallback) == ({"enable_fallback": 0}, "no fallback")
     assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
@@ -344,9 +349,75 @@ def test_a_model_of_another_shape_is_refused(demo: Bundle, change: dict[str, Any
         open_engine(demo.model, Device("cpu"), threads=1, buckets=[1], **(signature | change))
 
 
-def test_no_fallback_at_run_time(engine: Engine) -> None:
-    """The session does not replace itself by one on another provider when a run fails."""
-    assert not engine._session._enable_fallback  # noqa: SLF001 (ONNX Runtime has no public way to ask)
+def test_no_fallback_at_run_time(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that fails on its device is not repeated on another, as ONNX Runtime's session would."""
+    engine, moved = engine_of(demo), list[Any]()
+    session = engine._session  # noqa: SLF001 (to break it)
+
+    class Broken:
+        def is_webgpu_graph_capture_enabled(self) -> bool:
+            return False
+
+        def run(self, *_: Any) -> None:
+            raise EPFail("CUDA failure 700: an illegal memory access was encountered")
+
+    monkeypatch.setattr(session, "_sess", Broken())
+    monkeypatch.setattr(session, "_fallback_providers", ["CPUExecutionProvider"])
+    monkeypatch.setattr(session, "set_providers", moved.append)
+
+    with pytest.raises(EPFail):
+        engine.run(random_pixels(1))
+    assert moved == []
+
+
+@pytest.mark.usefixtures("a_build_with_cuda")
+def test_graphs_can_be_left_out(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The provider is told, and the truth tells it."""
+    asked = a_session(monkeypatch, CUDA, {CUDA: 130})
+
+    engine = open_unproved(demo, Device("cuda"), 1, [1], graphs=False)
+
+    assert asked[0][1][0][1]["enable_cuda_graph"] == "0"
+    assert not engine.truth.graphs
+
+
+ALLOCATION = "FAIL : bfc_arena.cc:360 Failed to allocate memory for requested buffer of size 3687936"
+
+
+@pytest.mark.parametrize(
+    ("size", "said", "sentence"),
+    [
+        (3, ALLOCATION, "cuda:0 is out of memory at batches of 4: lower max_batch .*3687936"),
+        (1, "CUDA failure 2: out of memory", "cuda:0 is out of memory at batches of 1: others use it too"),
+        (8, "CUDA failure 900: not permitted when stream is capturing", "a batch of 8, .* try cuda_graphs off: CUDA"),
+    ],
+    ids=["a batch", "one image", "a graph"],
+)
+def test_a_batch_that_cannot_be_run_names_the_cure(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, size: int, said: str, sentence: str
+) -> None:
+    """At warm-up and at the self-test, by the size of the bucket."""
+    padded = padding(engine)
+    padded.truth = replace(padded.truth, graphs=True)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(padded, "_outputs", fail)
+    with pytest.raises(DeviceError, match=sentence):
+        padded._try(random_pixels(size))  # noqa: SLF001 (both go through it)
+
+
+@pytest.mark.usefixtures("a_build_with_cuda")
+def test_a_network_that_does_not_fit_is_told(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before any batch, where not even its weights find room."""
+
+    def opened(*_: Any, **__: Any) -> None:
+        raise RuntimeError(ALLOCATION)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", opened)
+    with pytest.raises(DeviceError, match="cuda:0 has too little memory left for the network"):
+        engine_of(demo, Device("cuda"))
 
 
 def test_nothing_is_reported_to_anybody(demo: Bundle, tmp_path: Path) -> None:

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from app import nvidia
 from app.errors import DeviceError
 
 
-class Driver(dict[str, Callable[[Any], int]]):
+class Driver(dict[str, Callable[..., int]]):
     """NVIDIA's, with so many GPUs, up to a version of CUDA, or failing at a question or at the start."""
 
     def __init__(self, gpus: int = 2, version: int = 13000, *, start: int = 0, failing: str = "") -> None:
@@ -97,3 +98,94 @@ def test_what_the_provider_expects_is_loaded_for_all_before_it(tmp_path: Path, m
     nvidia.check_libraries(tmp_path)
 
     assert loaded == [(nvidia.SHARED, ctypes.RTLD_GLOBAL), (nvidia.CUDA, ctypes.RTLD_LOCAL)]
+
+
+class Library(dict[str, Callable[..., int]]):
+    """One of CUDA's, whose answers are given; what it was asked with is kept."""
+
+    def __init__(self, **answers: int) -> None:
+        self.asked: list[tuple[str, Any]] = []
+        for name, answer in answers.items():
+            self[name] = lambda *arguments, name=name, answer=answer: self._answer(name, arguments, answer)
+
+    def _answer(self, name: str, arguments: tuple[Any, ...], answer: int) -> int:
+        self.asked.append((name, arguments))
+        if name.endswith("GetVersion") and arguments:
+            arguments[0]._obj.value = answer  # noqa: SLF001 (what byref leaves of its argument)
+            return 0
+        return answer
+
+
+def loading(monkeypatch: pytest.MonkeyPatch, folder: Path, **libraries: Any) -> None:
+    """Have this process loaded these, by the names they have as files."""
+    maps = folder / "maps"
+    files = {f"/opt/{name}.so.13": library for name, library in libraries.items() if name != "driver"}
+    maps.write_text("".join(f"7f00-7f01 r-xp 00000000 fe:00 12   {file}\n" for file in files))
+    monkeypatch.setattr(nvidia, "LOADED", maps)
+    monkeypatch.setattr(nvidia, "_load", (files | {nvidia.DRIVER: libraries.get("driver")}).__getitem__)
+
+
+def named(driver: Driver) -> Driver:
+    def name(place: Any, size: int, _: int) -> int:
+        assert size == len(place)
+        place.value = b"NVIDIA H200"
+        return 0
+
+    driver["cuDeviceGetName"] = name
+    return driver
+
+
+def test_a_gpu_is_told_with_all_that_serves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name, the driver's version and the newest CUDA it runs, and CUDA and cuDNN as they are loaded."""
+    says = tmp_path / "version"
+    says.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Sun Jul 27 2025\nGCC version 12.2\n")
+    monkeypatch.setattr(nvidia, "DRIVER_SAYS", says)
+    cuda, cudnn = Library(cudaRuntimeGetVersion=13000), Library(cudnnGetVersion=91002)
+    loading(monkeypatch, tmp_path, driver=named(Driver(version=13010)), libcudart=cuda, libcudnn=cudnn)
+
+    assert nvidia.about(1) == nvidia.Gpu("NVIDIA H200", "580.65.06", "13.1", "13.0", "9.10.2")
+
+
+def test_a_version_that_cannot_be_told_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the driver's, where its file is not shown; of libraries that are not loaded, which are not loaded for it."""
+    monkeypatch.setattr(nvidia, "DRIVER_SAYS", tmp_path / "nowhere")
+    loading(monkeypatch, tmp_path, driver=named(Driver(version=12040)))
+
+    assert nvidia.about(0) == nvidia.Gpu("NVIDIA H200", None, "12.4", None, None)
+
+
+def test_page_locked_memory_is_registered_as_long_as_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it, at its place, and no longer than somebody has it."""
+    cuda = Library(cudaHostRegister=0, cudaHostUnregister=0)
+    loading(monkeypatch, tmp_path, libcudart=cuda)
+
+    array = nvidia.page_locked((2, 4, 4, 3), np.uint8)
+    place = array.ctypes.data
+    assert array.shape == (2, 4, 4, 3)
+    assert not array.any()
+    array[:] = 1
+    del array
+
+    ((_, (registered, size, _)), (_, (unregistered,))) = cuda.asked
+    assert [name for name, _ in cuda.asked] == ["cudaHostRegister", "cudaHostUnregister"]
+    assert (registered.value, size.value, unregistered.value) == (place, 96, place)
+
+
+def test_memory_that_cannot_be_page_locked_serves_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is slower, which the log says, and nothing is taken back that was not given."""
+    cuda = Library(cudaHostRegister=2, cudaHostUnregister=0)
+    loading(monkeypatch, tmp_path, libcudart=cuda)
+
+    nvidia.page_locked((2, 3), np.uint8)
+
+    assert [name for name, _ in cuda.asked] == ["cudaHostRegister"]
+    assert "memory is not page-locked" in caplog.text
+
+
+def test_without_cuda_nothing_is_page_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is nobody to read it by itself, and nothing to complain of."""
+    loading(monkeypatch, tmp_path)
+
+    assert nvidia.page_locked((2, 3), np.uint8).tolist() == [[0] * 3] * 2
