@@ -7,6 +7,7 @@ the network says so too, and the fallback is switched off. What a build *lists* 
 
 import io
 import itertools
+import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,15 +19,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app import nvidia
+from app import nvidia, tensorrt
 from app.answer import Output
 from app.binding import Bindings
-from app.device import Device
+from app.device import CPU, Device
 from app.errors import BundleError, DeviceError, sentence
 from app.nvidia import Gpu
 from app.runtime import onnxruntime
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+log = logging.getLogger("swin.start")
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+ON_GPU = "cuda"  # where memory of a GPU is, whatever runs there
 CAPI = Path(onnxruntime.__file__).parent / "capi"  # where its provider libraries lie
 INPUT, OUTPUT, TOKENS = "pixels", "logits", "tokens"
 
@@ -248,6 +256,7 @@ def open_engine(
     classes: int,
     tokens: tuple[int, int],
     graphs: bool = True,
+    half: bool = False,
 ) -> Engine:
     """Open the model on the device. Not warm yet.
 
@@ -260,52 +269,72 @@ def open_engine(
         classes: how many logits it must give.
         tokens: (positions, channels) of the tokens it must give.
         graphs: launch the kernels of a batch as one, on a GPU.
+        half: whether the network computes in float16.
 
     Raises:
         DeviceError: the device is not there, or the network would not run on it.
         BundleError: the model's input and outputs are not those of the contract.
     """
-    if device.kind == "cuda":
-        _prepare_gpu(device.index)
+    if device == CPU:
+        options = dict[str, str]()
+    elif device.kind == "cuda":
+        options = _for_cuda(device, graphs=graphs)
+    else:
+        options = _for_tensorrt(model, device, input_size, buckets, half=half, graphs=graphs)
     try:
-        session = _session(model, device, _provider_options(device, graphs=graphs), threads)
+        session = _session(model, device, options, threads)
         truth = _truth(session, device, threads)
     except DeviceError:
-        if device.kind == "cuda":
-            nvidia.check_libraries(CAPI)  # which one is missing, ONNX Runtime tells nobody but stderr
+        if device != CPU:  # which library is missing, ONNX Runtime tells nobody but stderr
+            nvidia.check_libraries(CAPI, device.kind)
         raise
     _check_signature(session, ([*input_size, 3], [classes], [*tokens]))
-    if device.kind == "cpu":
+    if device == CPU:
         return Engine(session, truth, buckets)
     truth = replace(truth, gpu=nvidia.about(device.index), graphs=graphs)
-    return Engine(session, truth, buckets, Bindings(session, (device.kind, device.index)))
+    return Engine(session, truth, buckets, Bindings(session, (ON_GPU, device.index)))
 
 
-def require_cuda() -> None:
-    """What has to be so before anything else about CUDA matters.
+def require_gpu_build(kind: str = "cuda") -> None:
+    """What has to be so before anything else about CUDA, or TensorRT, matters.
 
     Raises:
-        DeviceError: this ONNX Runtime cannot know CUDA.
+        DeviceError: this ONNX Runtime cannot know it.
     """
-    if PROVIDERS["cuda"] not in onnxruntime.get_available_providers():
-        raise DeviceError(f"this ONNX Runtime is built without {PROVIDERS['cuda']}; install swin-serve[gpu] for CUDA")
+    if PROVIDERS[kind] not in onnxruntime.get_available_providers():
+        raise DeviceError(f"this ONNX Runtime is built without {PROVIDERS[kind]}; install swin-serve[gpu] for CUDA")
 
 
-def _prepare_gpu(index: int) -> None:
-    require_cuda()
-    nvidia.check_gpu(index, onnxruntime.cuda_version)
+def _prepare_gpu(device: Device) -> None:
+    require_gpu_build(device.kind)
+    nvidia.check_gpu(device.index, onnxruntime.cuda_version)
     with redirect_stdout(io.StringIO()):  # it prints what it does not find
         onnxruntime.preload_dlls()  # CUDA and cuDNN from their wheels, where the loader would not look for them
 
 
-def _provider_options(device: Device, *, graphs: bool) -> dict[str, str]:
-    if device.kind == "cpu":
-        return {}
+def _for_cuda(device: Device, *, graphs: bool) -> dict[str, str]:
+    _prepare_gpu(device)
     return {
         "device_id": str(device.index),
         "use_tf32": "0",  # it keeps 10 bits of every product: float32 would no longer be what was proved
         "enable_cuda_graph": str(int(graphs)),
     }
+
+
+def _for_tensorrt(
+    model: Path, device: Device, size: tuple[int, int], buckets: Sequence[int], *, half: bool, graphs: bool
+) -> dict[str, str]:
+    _prepare_gpu(device)
+    tensorrt.load()
+    cache = tensorrt.cache_folder(model, nvidia.about(device.index).name, onnxruntime.__version__, buckets)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DeviceError(f"TensorRT cannot keep what it compiles: {error}; set XDG_CACHE_HOME") from error
+    if not any(cache.iterdir()):
+        log.info("TensorRT compiles the network, for minutes", extra={"device": device, "folder": str(cache)})
+    options = tensorrt.options(pixels=INPUT, size=size, buckets=buckets, half=half, cache=cache)
+    return options | {"device_id": str(device.index), "trt_cuda_graph_enable": str(int(graphs))}
 
 
 def _truth(session: onnxruntime.InferenceSession, device: Device, threads: int) -> DeviceTruth:

@@ -7,7 +7,7 @@ from app import nvidia
 from app.bundle import Bundle
 from app.cpus import available_cpus
 from app.device import CPU, Device, devices
-from app.engine import Engine, require_cuda
+from app.engine import Engine, require_gpu_build
 from app.errors import DeviceError
 from app.golden import check_golden, open_proved
 from app.settings import Settings
@@ -35,7 +35,7 @@ def open_engines(bundle: Bundle, settings: Settings) -> list[Engine]:
 
 def _open_proven_gpus(bundle: Bundle, settings: Settings) -> Iterator[Engine]:
     try:
-        require_cuda()
+        require_gpu_build()
         count = nvidia.gpus()
     except DeviceError as error:
         log.info("no CUDA", extra={"device": "auto", "why": str(error)})

@@ -66,6 +66,7 @@ def open_unproved(
         classes=manifest.classes,
         tokens=(manifest.evidence.positions, manifest.evidence.channels),
         graphs=graphs,
+        half=manifest.precision == "fp16",
     )
 
 

@@ -23,7 +23,7 @@ log = logging.getLogger("swin.start")
 
 DRIVER = "libcuda.so.1"
 DRIVER_SAYS, LOADED = Path("/proc/driver/nvidia/version"), Path("/proc/self/maps")
-SHARED, CUDA = "libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so"
+SHARED, PROVIDER = "libonnxruntime_providers_shared.so", "libonnxruntime_providers_{}.so"
 NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
 
 NAME_BYTES = 256
@@ -101,8 +101,8 @@ def page_locked(shape: tuple[int, ...], kind: DTypeLike) -> NDArray[np.uint8]:
     return array
 
 
-def check_libraries(folder: Path) -> None:
-    """Whether all that ONNX Runtime's CUDA provider in this folder needs can be loaded.
+def check_libraries(folder: Path, kind: str) -> None:
+    """Whether all that ONNX Runtime's provider of this kind, in this folder, needs can be loaded.
 
     Only after ONNX Runtime has tried: the provider asks for its host once, as it is loaded, and loaded by anybody else
     before would never have one.
@@ -112,11 +112,10 @@ def check_libraries(folder: Path) -> None:
     """
     try:
         _load(str(folder / SHARED), ctypes.RTLD_GLOBAL)  # the provider is linked to nothing, and expects its symbols
-        _load(str(folder / CUDA))
+        _load(str(folder / PROVIDER.format(kind)))
     except OSError as error:
-        raise DeviceError(
-            f"a library that CUDA needs does not load ({error}): pip install 'swin-serve[gpu]' brings them"
-        ) from error
+        cure = "pip install 'swin-serve[gpu]' brings CUDA's, pip install tensorrt-cu13 TensorRT's"
+        raise DeviceError(f"a library that {kind} needs does not load ({error}): {cure}") from error
 
 
 def _started() -> ctypes.CDLL:

@@ -93,8 +93,8 @@ class Settings(BaseSettings):
     )
     device: Devices = Field(
         "auto",
-        description="Where the network runs: `cpu`, `cuda` (the first GPU), `cuda:1`, `cuda:0,1`, there or no start; "
-        "or `auto`: all GPUs this process sees that prove themselves, else the CPU.",
+        description="Where the network runs: `cpu`, `cuda` (the first GPU), `cuda:1`, `cuda:0,1`, `tensorrt` likewise, "
+        "there or no start; or `auto`: all GPUs this process sees that prove themselves with CUDA, else the CPU.",
     )
     frontends: Annotated[int, Field(gt=0, le=64)] | None = Field(
         None,

@@ -242,7 +242,7 @@ def test_a_missing_library_is_told_instead_of_what_came_of_it(demo: Bundle, monk
     """ONNX Runtime's own words do not name it, and it has to have tried before the library may be loaded."""
     tried = a_session(monkeypatch, CPU, {CPU: 130})
 
-    def check(_: Path) -> None:
+    def check(*_: Any) -> None:
         raise DeviceError(f"libcudnn.so.9 is missing, after {len(tried)} steps")
 
     monkeypatch.setattr("app.nvidia.check_libraries", check)

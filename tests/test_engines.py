@@ -33,7 +33,7 @@ def _two_gpus(monkeypatch: pytest.MonkeyPatch, broken: set[Device]) -> None:
         return engine
 
     monkeypatch.setattr("app.engines.open_proved", proved)
-    monkeypatch.setattr("app.engines.require_cuda", lambda: None)
+    monkeypatch.setattr("app.engines.require_gpu_build", lambda: None)
     monkeypatch.setattr("app.nvidia.gpus", lambda: 2)
 
 

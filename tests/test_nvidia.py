@@ -81,13 +81,13 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """The first that the loader cannot find, and the package that brings it."""
 
     def load(name: str, _: int = ctypes.RTLD_LOCAL) -> None:
-        if name.endswith(nvidia.CUDA):
+        if name.endswith("_cuda.so"):
             raise OSError("libcudnn.so.9: cannot open shared object file")
 
     monkeypatch.setattr(nvidia, "_load", load)
 
     with pytest.raises(DeviceError, match=r"\(libcudnn\.so\.9: .*pip install 'swin-serve\[gpu\]'"):
-        nvidia.check_libraries(tmp_path)
+        nvidia.check_libraries(tmp_path, "cuda")
 
 
 def test_what_the_provider_expects_is_loaded_for_all_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,9 +95,10 @@ def test_what_the_provider_expects_is_loaded_for_all_before_it(tmp_path: Path, m
     loaded = list[tuple[str, int]]()
     monkeypatch.setattr(nvidia, "_load", lambda name, mode=ctypes.RTLD_LOCAL: loaded.append((Path(name).name, mode)))
 
-    nvidia.check_libraries(tmp_path)
+    nvidia.check_libraries(tmp_path, "tensorrt")
 
-    assert loaded == [(nvidia.SHARED, ctypes.RTLD_GLOBAL), (nvidia.CUDA, ctypes.RTLD_LOCAL)]
+    own = "libonnxruntime_providers_tensorrt.so"
+    assert loaded == [(nvidia.SHARED, ctypes.RTLD_GLOBAL), (own, ctypes.RTLD_LOCAL)]
 
 
 class Library(dict[str, Callable[..., int]]):

@@ -11,7 +11,7 @@ import pytest
 from app import nvidia
 from app.bundle import Bundle
 from app.device import CPU, Device
-from app.engine import Engine, require_cuda
+from app.engine import Engine, require_gpu_build
 from app.errors import DeviceError
 from app.golden import golden_pixels, open_proved
 from tests.served import Served
@@ -24,7 +24,7 @@ BATCHES, SETTLED = 1000, 50
 def what_is_missing() -> str:
     """In a sentence; empty if nothing is."""
     try:
-        require_cuda()
+        require_gpu_build()
         nvidia.gpus()
     except DeviceError as error:
         return str(error)

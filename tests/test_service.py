@@ -379,7 +379,7 @@ def test_auto_serves_on_the_cpu_where_cuda_does_not_prove_itself(
             raise DeviceError("golden sample 0 differs by 3 on cuda")
         return open_proved(bundle, device, threads, buckets, **options)
 
-    monkeypatch.setattr("app.engines.require_cuda", lambda: None)
+    monkeypatch.setattr("app.engines.require_gpu_build", lambda: None)
     monkeypatch.setattr("app.nvidia.gpus", lambda: 1)
     monkeypatch.setattr("app.engines.open_proved", proved)
     with caplog.at_level(logging.INFO), TestClient(create_app(Settings(device="auto"))) as client:
