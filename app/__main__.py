@@ -10,8 +10,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from typing import NoReturn
+from collections.abc import Coroutine, Iterator, Sequence
+from typing import Any, NoReturn
 
 import uvloop
 from pydantic import ValidationError
@@ -24,6 +24,7 @@ from app.settings import Settings, unknown_variables
 
 try:
     from app.check import facts
+    from app.frontends import FrontendLost
     from app.main import create_app, open_frontends
     from app.server import Server, configured, url_of
 except ModuleNotFoundError as error:
@@ -34,14 +35,17 @@ except ModuleNotFoundError as error:
 
 log = logging.getLogger("swin.start")
 
-DONE, INTERRUPTED, REFUSED = 0, 1, 2
+DONE, INTERRUPTED, FAILED, REFUSED = 0, 1, 1, 2
 
 FEW_CPUS, MOST_FRONTENDS = 4, 32
 """Up to so many CPUs, one process does it all; of more frontends, nobody has seen the use."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand; without one, `run`. Returns the exit code: 0 done, 1 interrupted, 2 the request was wrong."""
+    """Run a subcommand; without one, `run`.
+
+    Returns the exit code: 0 done, 1 interrupted, or what it needs was lost, 2 the request was wrong.
+    """
     signal.signal(signal.SIGTERM, _leave)  # the first process of a container has no other way to be stopped so early
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version"}):
@@ -57,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(sentence(error))
     except StartError as error:
         return _refuse(str(error))
+    except FrontendLost as error:
+        log.critical("%s", error)
+        return FAILED
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, CliSettingsSource[argparse.ArgumentParser]]]:
@@ -149,7 +156,17 @@ async def _serve_behind_frontends(settings: Settings, listeners: Sequence[socket
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop)
         log.info("listening", extra={"url": url})
-        await told.wait()
+        await _first_of(told.wait(), frontends.watch())
+
+
+async def _first_of(*works: Coroutine[Any, Any, Any]) -> None:
+    """Wait for one of them; raises what it raised."""
+    tasks = [asyncio.create_task(work) for work in works]
+    ended, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in others:
+        task.cancel()
+    for task in ended:
+        task.result()
 
 
 async def _serve_alone(settings: Settings, listener: socket.socket) -> None:
@@ -177,13 +194,17 @@ def _bound(settings: Settings, frontends: int) -> Iterator[list[socket.socket]]:
         port = first.getsockname()[1]
         with _port_refused(first, settings):
             first.listen()  # that several may share a port is asked of all of them: of another service, too
+        claim = stack.enter_context(socket.socket(socket.AF_UNIX))
+        with _port_refused(claim, settings):  # nor is there one of ours that has bound it, and not yet listens
+            claim.bind(f"\0swin-serve {settings.host} {port}")
         first.close()
         yield [stack.enter_context(_bind(settings, port, shared=True)) for _ in range(frontends)]
 
 
 def _bind(settings: Settings, port: int, *, shared: bool = False) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if shared else socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the last service may still end
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
     listener.setblocking(False)
     with _port_refused(listener, settings):
         listener.bind((settings.host, port))

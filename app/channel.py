@@ -47,8 +47,10 @@ class Channel(asyncio.Protocol):
         self._transport = transport
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (however it went)
-        """The other end has gone."""
-        self._on_end()
+        """The other end has gone. Who was told of messages is let go: they refer to this, and only so are freed now."""
+        self._handlers = {}
+        on_end, self._on_end = self._on_end, _nothing
+        on_end()
 
     def data_received(self, data: bytes) -> None:
         """Hand on every message that is whole."""
@@ -72,6 +74,10 @@ class Channel(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._flush)
         self._unsent += HEAD.pack(kind, len(payload)), payload
 
+    async def open(self, end: socket) -> None:
+        """Over one end of a pair of sockets. What the other end has said may be handled before this returns."""
+        await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=end)
+
     def close(self) -> None:
         """After what has been sent."""
         self._flush()
@@ -83,8 +89,5 @@ class Channel(asyncio.Protocol):
         self._unsent.clear()
 
 
-async def opened(end: socket, handlers: Mapping[int, Callable[[bytes], None]], on_end: Callable[[], None]) -> Channel:
-    """A channel over one end of a pair of sockets."""
-    loop = asyncio.get_running_loop()
-    _, channel = await loop.create_unix_connection(lambda: Channel(handlers, on_end), sock=end)
-    return channel
+def _nothing() -> None:
+    """Happens any more."""

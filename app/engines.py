@@ -55,7 +55,7 @@ def _open_on(device: Device, bundle: Bundle, settings: Settings) -> list[Engine]
     threads, buckets = settings.threads or 1, _buckets(settings)
     first = open_proved(bundle, device, threads, buckets, while_cheaper=True, graphs=settings.cuda_graphs)
     others = (settings.engines or ON_GPU) - 1
-    return [first, *(_like(bundle, first) for _ in range(others))]
+    return [first, *(_like(bundle, first, graphs=settings.cuda_graphs) for _ in range(others))]
 
 
 def _open_on_cpu(bundle: Bundle, settings: Settings) -> Engine:
@@ -71,7 +71,8 @@ def _open_on_cpu(bundle: Bundle, settings: Settings) -> Engine:
 def another(bundle: Bundle, engines: Sequence[Engine], failed: Engine) -> Engine:
     """In the place of one that failed, on its device: on the CPU on a session that another was renewed with.
 
-    So what several engines shared and lost is in memory once more, not once for each of them.
+    So what several engines shared and lost is in memory once more, not once for each of them. On a GPU without graphs,
+    if other engines run meanwhile: while ONNX Runtime records one, no thread of the process may ask CUDA for anything.
 
     Raises:
         StartError: the device, or the bundle, is not what it was.
@@ -81,13 +82,12 @@ def another(bundle: Bundle, engines: Sequence[Engine], failed: Engine) -> Engine
             sibling = engine.sibling()
             check_golden(bundle, sibling)
             return sibling
-    return _like(bundle, failed)
+    return _like(bundle, failed, graphs=failed.truth.graphs and len(engines) == 1)
 
 
-def _like(bundle: Bundle, engine: Engine) -> Engine:
+def _like(bundle: Bundle, engine: Engine, *, graphs: bool) -> Engine:
     """One more as this one, on a session of its own."""
-    truth = engine.truth
-    return open_proved(bundle, truth.device, truth.threads, engine.buckets, graphs=truth.graphs)
+    return open_proved(bundle, engine.truth.device, engine.truth.threads, engine.buckets, graphs=graphs)
 
 
 def _buckets(settings: Settings) -> list[int]:

@@ -24,7 +24,8 @@ from app import logs, memory
 from app.admission import Terms
 from app.application import application, classifying
 from app.bundle import Bundle
-from app.channel import ANSWER, ASK, COUNT, COUNTS, HELLO, NUMBER, REPLY, STOP, Channel, opened
+from app.channel import ANSWER, ASK, COUNT, COUNTS, HELLO, NUMBER, REPLY, STOP, Channel
+from app.errors import NotReady
 from app.metrics import Metrics
 from app.remote import RemoteBatcher
 from app.server import App, Server, configured
@@ -36,6 +37,9 @@ log = logging.getLogger("swin.start")
 
 COUNTS_SECONDS = 1
 """Between two looks at the metrics that are sent without being asked for: what is lost with a frontend that dies."""
+
+ASK_SECONDS = 10
+"""How long what the process of the engines knows may take to come."""
 
 UNASKED = NUMBER.pack(0)
 
@@ -105,10 +109,11 @@ class Frontend:
     async def _open(self) -> AsyncIterator[Service]:
         settings, _, terms, shapes, threads = self._papers
         handlers = dict[int, Callable[[bytes], None]]()
-        self._channel = await opened(socket.socket(fileno=self._ends.channel), handlers, self._end)
+        self._channel = Channel(handlers, self._end)
         slots, board = Slots(self._ends.slots, shapes), Board(self._ends.board)
         self.batcher = RemoteBatcher(slots, board, terms, self._channel.send)
         handlers |= {ANSWER: self.batcher.take_answer, COUNT: self._count, REPLY: self._take_reply, STOP: self._stop}
+        await self._channel.open(socket.socket(fileno=self._ends.channel))
         async with classifying(settings, self, self._metrics, threads) as service:
             yield service
 
@@ -117,7 +122,10 @@ class Frontend:
         self._asked[number] = asyncio.get_running_loop().create_future()
         self._channel.send(ASK, NUMBER.pack(number) + name.encode())
         try:
-            return await self._asked[number]
+            async with asyncio.timeout(ASK_SECONDS):
+                return await self._asked[number]
+        except TimeoutError:
+            raise NotReady from None
         finally:
             del self._asked[number]
 
@@ -146,6 +154,7 @@ class Frontend:
         while True:
             await asyncio.sleep(COUNTS_SECONDS)
             self._count()
+            self.batcher.look()
 
 
 class FrontendServer(Server):

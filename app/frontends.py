@@ -6,6 +6,7 @@ its place on the same socket, where meanwhile callers wait.
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import math
@@ -18,7 +19,7 @@ from socket import socket, socketpair
 from typing import Any
 
 from app.batcher import Batcher
-from app.channel import ASK, COUNT, COUNTS, FORGET, HELLO, NUMBER, REPLY, ROW, STOP, Channel, opened
+from app.channel import ASK, COUNT, COUNTS, FORGET, HELLO, NUMBER, REPLY, ROW, STOP, Channel
 from app.desk import Desk
 from app.errors import StartError
 from app.frontend import Ends, Papers
@@ -32,6 +33,9 @@ log = logging.getLogger("swin.frontends")
 START_SECONDS = 60
 """A frontend that has not begun after so long will not."""
 
+MOST_FAILURES = 10
+"""Frontends that end before they have begun, one after another; then the service ends, for others to see to it."""
+
 MUTE_SECONDS = 5
 """A frontend that has said nothing for so long is stuck, unless `stuck_seconds` is more. It has to, every second."""
 
@@ -44,8 +48,12 @@ COUNT_SECONDS = 0.5
 LAST_SECONDS = 5
 """How long frontends may take to leave, beyond what the settings allow."""
 
-LOOK_SECONDS = 0.1
-"""Between looks at how things stand when no row tells of it."""
+LOOK_SECONDS, LATE_SECONDS = 0.1, 1
+"""Between looks at how things stand when no row tells of it; a look so late tells of who looks, not of who is seen."""
+
+
+class FrontendLost(Exception):
+    """One that cannot be brought back."""
 
 
 class Life:
@@ -69,7 +77,8 @@ class Life:
     ) -> None:
         """Open the channel, and a process at its other end."""
         own = {HELLO: self._begin, COUNTS: self._take_counts}
-        self.channel = await opened(ours, {**own, **handlers}, desk.close)
+        self.channel = Channel({**own, **handlers}, desk.close)
+        await self.channel.open(ours)
         command = (sys.executable, "-P", "-m", "app.frontend", *map(str, ends))
         # Its modules are looked for where this process found them: `-m` alone would begin in the working directory,
         # where an app.py of somebody else's may lie.
@@ -92,7 +101,9 @@ class Life:
         return code
 
     async def count(self) -> None:
-        """Hear what its metrics say now, or leave it at what they said last."""
+        """Hear what its metrics say now, or leave it at what they said last; nothing before it has begun."""
+        if not self.has_begun.done():
+            return
         number, counted = next(self._numbers), asyncio.get_running_loop().create_future()
         self._counting[number] = counted
         self.channel.send(COUNT, NUMBER.pack(number))
@@ -148,12 +159,27 @@ class Frontends:
             StartError: one of them does not.
         """
         self._post()
-        self._lives = [await self._open(index) for index in range(len(self._listeners))]
+        try:
+            for index in range(len(self._listeners)):
+                self._lives.append(await self._open(index))
+        except OSError as error:
+            raise StartError(f"a frontend cannot be started: {error.strerror}") from error
         self._tasks = [asyncio.create_task(self._keep(life)) for life in self._lives]
         self._tasks.append(asyncio.create_task(self._look_on()))
         begun, late = await asyncio.wait([life.has_begun for life in self._lives], timeout=START_SECONDS)
         if late or not all(each.result() for each in begun):
             raise StartError("a frontend did not begin")
+
+    async def watch(self) -> None:
+        """Return never.
+
+        Raises:
+            FrontendLost: one of them cannot be brought back.
+            Exception: whatever else those failed with that watch over them.
+        """
+        ended, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            task.result()
 
     async def stop(self) -> None:
         """Let them finish what they serve, as the settings allow, and end."""
@@ -191,19 +217,20 @@ class Frontends:
     async def _open(self, index: int) -> Life:
         life = Life(index)
         shapes = self._papers.shapes
-        file, (ours, theirs) = memory("swin-slots", size_of(shapes)), socketpair()
-        ends = Ends(theirs.fileno(), self._listeners[index].fileno(), self._board_file, file, self._papers_file)
-        desk = Desk(self._batcher, Slots(file, shapes), lambda *message: self._answer(life, *message))
-        handlers = {ROW: self._and_post(desk.take), FORGET: desk.forget, ASK: lambda asked: self._hear(life, asked)}
-        try:
+        with contextlib.ExitStack() as theirs_to_close:
+            file = memory("swin-slots", size_of(shapes))
+            theirs_to_close.callback(os.close, file)
+            ours, theirs = socketpair()
+            theirs_to_close.enter_context(theirs)  # which ends the channel if nobody else has it
+            ends = Ends(theirs.fileno(), self._listeners[index].fileno(), self._board_file, file, self._papers_file)
+            desk = Desk(self._batcher, Slots(file, shapes), lambda *message: self._answer(life, *message))
+            handlers = {ROW: self._and_post(desk.take), FORGET: desk.forget, ASK: lambda asked: self._hear(life, asked)}
             await life.start(ends, ours, handlers, desk)
-        finally:
-            theirs.close()  # which ends the channel if nobody else has it
-            os.close(file)
         return life
 
     async def _keep(self, life: Life) -> None:
-        """One after another, until they are told to stop."""
+        """One after another, until they are told to stop, or do not even begin any more."""
+        failures = 0
         while True:
             code = await life.end()
             self._gone, life.counts = merged([self._gone, totals(life.counts)]), []
@@ -211,7 +238,10 @@ class Frontends:
                 return
             log.error("a frontend died", extra={"index": life.index, "code": code})
             self._metrics.frontends_replaced.inc()
-            if not life.has_begun.result():
+            failures = 0 if life.has_begun.result() else failures + 1
+            if failures == MOST_FAILURES:
+                raise FrontendLost(f"frontend {life.index} ends before it has begun, again and again")
+            if failures:
                 await asyncio.sleep(PAUSE_SECONDS)
             life = self._lives[life.index] = await self._open_in_time(life.index)
 
@@ -226,10 +256,16 @@ class Frontends:
 
     async def _look_on(self) -> None:
         """Whether they live, and how things stand."""
+        looked_at = time.monotonic()
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             self._post()
+            looked_at, before = time.monotonic(), looked_at
             for life in self._lives:
+                if (
+                    looked_at - before > LATE_SECONDS
+                ):  # they may have been stopped, too: a container is paused as a whole
+                    life.heard_at = max(life.heard_at, looked_at)
                 if time.monotonic() > life.heard_at + max(self._papers.settings.stuck_seconds, MUTE_SECONDS):
                     log.error("a frontend is stuck", extra={"index": life.index})
                     life.heard_at = math.inf

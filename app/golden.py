@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.bundle import Bundle, GoldenSample
-from app.device import Device
+from app.device import CPU, Device
 from app.engine import Engine, open_engine
 from app.errors import BundleError, ServiceError
 from app.image import MOST_PIXELS, Limits, open_image, to_rgb
@@ -39,11 +39,12 @@ def open_proved(
         BundleError: the bundle contradicts itself.
     """
     engine = open_unproved(bundle, device, threads, buckets, graphs=graphs)
-    log.debug("session is open")
     check_golden(bundle, engine)
     log.debug("golden samples agree")
     engine.warm_up(while_cheaper=while_cheaper)
     log.debug("warm")
+    if device != CPU:  # there, each size has memory and perhaps a graph of its own
+        check_golden(bundle, engine, engine.buckets)
     return engine
 
 
@@ -70,14 +71,16 @@ def open_unproved(
     )
 
 
-def check_golden(bundle: Bundle, engine: Engine) -> None:
-    """Run every golden sample through the very path a request takes.
+def check_golden(bundle: Bundle, engine: Engine, sizes: Sequence[int] = (1,)) -> None:
+    """Run every golden sample through the very path a request takes, in batches of each of these sizes.
 
     Raises:
         BundleError: an image cannot be read, or becomes other pixels than at export.
         DeviceError: the logits on this device are not those the bundle promises.
     """
-    engine.self_test(golden_pixels(bundle), bundle.golden_logits, bundle.manifest.golden.tolerance)
+    pixels = golden_pixels(bundle)
+    for size in sizes:
+        engine.self_test(pixels, bundle.golden_logits, bundle.manifest.golden.tolerance, size)
 
 
 def golden_pixels(bundle: Bundle) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -35,6 +36,9 @@ log = logging.getLogger("swin.start")
 WAITING = 2
 """Decode threads beside one for each CPU: some of them wait for Python's lock, which decoding itself does not hold."""
 
+
+SPREADS = 3
+"""Standard deviations that a frontend's connections may be above its share before it refuses what others would take."""
 
 READING_SECONDS = 1
 """Between two looks at how busy everything is."""
@@ -135,12 +139,13 @@ def _papers(backend: LocalBackend, frontends: int, decode_threads: int) -> Paper
         return -(-of // frontends)
 
     shares = {
-        "decode_queue": share(settings.decode_queue),
-        "max_connections": share(settings.max_connections),
+        "decode_queue": max(share(settings.decode_queue), min(settings.decode_queue, settings.max_images)),
+        "max_connections": _dealt(settings.max_connections, frontends),
         "max_uploads_mib": max(share(settings.max_uploads_mib), settings.max_body_mib),
     }
     shapes = Shapes(
-        slots=settings.queue_images + batcher.terms.max_batch * len(backend.engines),  # more cannot be on their way
+        # Those that wait, are run, and are on their way back: more cannot be at once.
+        slots=settings.queue_images + 2 * batcher.terms.max_batch * len(backend.engines),
         pixels=(manifest.input_height, manifest.input_width, 3),
         classes=manifest.classes,
         tokens=(manifest.evidence.positions, manifest.evidence.channels),
@@ -185,6 +190,12 @@ def _watch(engines: Sequence[Engine], there_are: Parts, metrics: Metrics) -> Wat
 def _share(watch: Watch, part: str) -> float:
     share: float = getattr(watch.shares, part)
     return share
+
+
+def _dealt(connections: int, frontends: int) -> int:
+    """How many one frontend may have: they are dealt at random, so that some get more than their share of all."""
+    share = connections / frontends
+    return min(math.ceil(share + SPREADS * math.sqrt(share)), connections)
 
 
 def _places(engines: Sequence[Engine]) -> list[str]:

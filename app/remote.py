@@ -14,7 +14,7 @@ from app.admission import NEVER, Load, Terms
 from app.answer import Answer
 from app.channel import ANSWER_OF, FORGET, ROW, ROW_OF, SLOT
 from app.desk import DONE, GONE, refusal
-from app.errors import Draining, Overloaded
+from app.errors import Draining, NotReady, Overloaded, ServiceError
 from app.slots import Board, Slots
 
 
@@ -99,6 +99,11 @@ class RemoteBatcher:
         if not self._sent:
             self._is_idle.set()
 
+    def look(self) -> None:
+        """If nobody is there any more to answer, say so to whoever waits; their slots stay taken."""
+        if not self.alive:
+            self._give_up(NotReady)
+
     async def drain(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 (a bound, after which we go on)
         """Refuse what is new, wait for what is on its way; after `timeout` seconds, no longer."""
         self._is_draining = True
@@ -110,6 +115,10 @@ class RemoteBatcher:
     def abort(self) -> None:
         """Stop now: whoever waits hears that the service shuts down."""
         self._is_draining = True
+        self._give_up(Draining)
+        self._is_idle.set()
+
+    def _give_up(self, error: Callable[[], ServiceError]) -> None:
         for sent in self._sent.values():
             if not sent.answer.done():
-                sent.answer.set_exception(Draining())
+                sent.answer.set_exception(error())

@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     )
     cuda_graphs: bool = Field(
         default=True,
-        description="On a GPU, record the kernels of a batch once and launch them as one. Off where that fails.",
+        description="With CUDA, record the kernels of a batch once and launch them as one. Off where that fails.",
     )
     threads: Count | None = Field(
         None,

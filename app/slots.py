@@ -7,6 +7,7 @@ A slot that nobody uses takes no memory.
 import mmap
 import os
 import struct
+import time
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,10 @@ from numpy.typing import NDArray
 from app.admission import Load
 from app.answer import Output
 
-LOAD = struct.Struct(f"={len(Load._fields)}d")
+LOAD = struct.Struct(f"={len(Load._fields)}dd")  # and when it was written
+STALE_SECONDS = 15
+"""What was written so long ago is no longer so: it is written ten times a second."""
+
 LINE = 64
 """Bytes of a cache line, on which each array begins."""
 
@@ -72,17 +76,24 @@ class Board:
 
         `pack_into` would show them zeros, which it writes first.
         """
-        self._memory[:] = LOAD.pack(*load)
+        self._memory[:] = LOAD.pack(*load, time.monotonic())
 
     def read(self) -> Load:
-        """How things stood a moment ago."""
-        return Load._make(LOAD.unpack_from(self._memory))
+        """How things stood a moment ago. Who has not written for long is not alive."""
+        *load, at = LOAD.unpack_from(self._memory)
+        if time.monotonic() > at + STALE_SECONDS:
+            return Load._make(load)._replace(is_alive=False, works=False)
+        return Load._make(load)
 
 
 def memory(name: str, size: int) -> int:
     """A file that is nothing but memory, which processes share by sharing its descriptor."""
     file = os.memfd_create(name)
-    os.ftruncate(file, size)
+    try:
+        os.ftruncate(file, size)
+    except OSError:
+        os.close(file)
+        raise
     return file
 
 

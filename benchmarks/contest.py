@@ -163,6 +163,7 @@ class Contest:
                 **_medians(each.windows[callers]),
                 "of_ours": round(of_ours, 3),
                 "difference": round(each.difference, 5),
+                "refused": outcomes.refused,
                 "wrong": outcomes.wrong,
                 "lost": outcomes.lost,
             }

@@ -61,13 +61,14 @@ COLUMNS = {
     "p50_ms": "{:9.2f}",
     "memory_mb": "{:11.0f}",
     "difference": "{:12.5f}",
+    "refused": "{:9}",
     "wrong": "{:7}",
     "lost": "{:6}",
     "caller_us": "{:11.0f}",
 }
 TITLES = (
     "server                   callers  requests/s      least–most  of ours   CPU ms  cores  others   p50 ms  memory MB"
-    "  difference  wrong  lost  caller µs"
+    "  difference  refused  wrong  lost  caller µs"
 )
 
 

@@ -15,7 +15,7 @@ from benchmarks.load import Broken, closed_loop, open_loop
 from benchmarks.processes import Taken, busy
 from benchmarks.server import Predictions, Server
 
-OK = 200
+OK, BUSY = 200, 429
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Outcomes:
     """What came of the requests so far."""
 
     right: int = 0
+    refused: int = 0  # told to try again: the queue was full
     wrong: int = 0  # another answer than the image's own, or an error
     lost: int = 0  # no answer
     ends: list[float] = field(default_factory=list)  # when each was answered, and how long that took, in seconds
@@ -60,6 +61,9 @@ class Traffic:
             answer = await self._crowd.ask(asked.sent)
         except (Broken, OSError):
             outcomes.lost += 1
+            return
+        if answer.status == BUSY:
+            outcomes.refused += 1
             return
         ended = time.perf_counter()
         outcomes.ends.append(ended)

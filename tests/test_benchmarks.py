@@ -87,15 +87,16 @@ def ask(script: Script) -> Answer:
     return uvloop.run(once())
 
 
-def counted(script: Script, requests: int) -> tuple[int, int, int]:
-    """Right, wrong and lost of so many requests, one after the other."""
+def counted(script: Script, requests: int) -> tuple[int, int, int, int]:
+    """Right, refused, wrong and lost of so many requests, one after the other."""
 
-    async def calls() -> tuple[int, int, int]:
+    async def calls() -> tuple[int, int, int, int]:
         async with script.crowd() as crowd:
             traffic = Traffic(cast("server.Server", Asked()), crowd, [IMAGE])
             for _ in range(requests):
                 await traffic.call()
-            return traffic.outcomes.right, traffic.outcomes.wrong, traffic.outcomes.lost
+            found = traffic.outcomes
+            return found.right, found.refused, found.wrong, found.lost
 
     return uvloop.run(calls())
 
@@ -119,18 +120,18 @@ def test_half_an_answer_is_none(said: bytes) -> None:
         ask(Script(said))
 
 
-def test_right_wrong_and_lost_answers_are_counted() -> None:
-    """Another class and a refusal are wrong, a connection that ends is lost, and a score may differ by rounding."""
+def test_right_refused_wrong_and_lost_answers_are_counted() -> None:
+    """Another class is wrong, a full queue refuses, an end of the connection loses; a score may differ by rounding."""
     script = Script(reply(RIGHT), reply(WRONG), HANG_UP, reply(ROUNDED), reply(RIGHT, status=429), reply(RIGHT))
 
-    assert counted(script, 6) == (3, 2, 1)
+    assert counted(script, 6) == (3, 1, 1, 1)
 
 
 def test_a_connection_the_server_closes_is_not_used_again() -> None:
     """`Connection: close` costs a connection, not an answer."""
     script = Script(reply(RIGHT, fields=b"connection: close\r\n"), reply(RIGHT))
 
-    assert counted(script, 2) == (2, 0, 0)
+    assert counted(script, 2) == (2, 0, 0, 0)
     assert script.connections == 2
 
 
@@ -138,7 +139,7 @@ def test_a_connection_is_kept() -> None:
     """As many connections as requests at once, not as many as requests."""
     script = Script(*[reply(RIGHT)] * 5)
 
-    assert counted(script, 5) == (5, 0, 0)
+    assert counted(script, 5) == (5, 0, 0, 0)
     assert script.connections == 1
 
 

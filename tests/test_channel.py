@@ -3,11 +3,12 @@
 import asyncio
 import random
 import socket
+import weakref
 from functools import partial
 
 import pytest
 
-from app.channel import ANSWER, HEAD, ROW, Channel, opened
+from app.channel import ANSWER, HEAD, ROW, STOP, Channel
 
 pytestmark = pytest.mark.anyio
 
@@ -31,12 +32,50 @@ def test_messages_are_whole_however_they_arrive(most: int) -> None:
 async def test_an_end_that_closes_is_noticed_by_the_other() -> None:
     """What was sent before it arrives, and then its end; what is sent afterwards is dropped without a word."""
     (ours, theirs), heard, ended = socket.socketpair(), list[bytes](), asyncio.Event()
-    one = await opened(ours, {}, lambda: None)
-    other = await opened(theirs, {ROW: heard.append}, ended.set)
+    one, other = Channel({}, lambda: None), Channel({ROW: heard.append}, ended.set)
+    complaints = list[object]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, complaint: complaints.append(complaint))
+    await one.open(ours)
+    await other.open(theirs)
 
     one.send(ROW, b"last words")
     one.close()
     await asyncio.wait_for(ended.wait(), 10)
     other.send(ROW, b"to nobody")
+    await asyncio.sleep(0)  # in which it would be sent
 
     assert heard == [b"last words"]
+    assert complaints == []
+
+
+async def test_what_was_said_before_it_opened_is_heard() -> None:
+    """A process that is starting may be spoken to meanwhile."""
+    (ours, theirs), heard = socket.socketpair(), asyncio.Event()
+    theirs.send(HEAD.pack(STOP, 0))
+    late = Channel({STOP: lambda _: heard.set()}, lambda: None)
+    await late.open(ours)
+
+    await asyncio.wait_for(heard.wait(), 10)
+    late.close()
+    theirs.close()
+
+
+async def test_an_end_lets_go_of_who_listened() -> None:
+    """At once, and not when the garbage collector comes: there are megabytes behind it, and it may never come."""
+
+    class Listener:
+        def hear(self, _: bytes) -> None:
+            """Nothing."""
+
+        def end(self) -> None:
+            ended.set()
+
+    (ours, theirs), ended, listener = socket.socketpair(), asyncio.Event(), Listener()
+    listener.channel = channel = Channel({ROW: listener.hear}, listener.end)  # type: ignore[attr-defined]  # (a cycle)
+    await channel.open(ours)
+    gone = weakref.ref(listener)
+    del listener
+    theirs.close()
+    await asyncio.wait_for(ended.wait(), 10)
+
+    assert gone() is None

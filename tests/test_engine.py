@@ -18,7 +18,7 @@ from app.bundle import Bundle
 from app.device import Device
 from app.engine import Engine, Pixels, open_engine
 from app.errors import BundleError, DeviceError
-from app.golden import open_unproved
+from app.golden import open_proved, open_unproved
 from app.nvidia import Gpu
 from tests.fakes import FailingSession, engine_of
 
@@ -438,8 +438,40 @@ def test_the_self_test_notices_a_difference(engine: Engine) -> None:
     engine.self_test(pixels, expected, tolerance=1e-4)
     expected[1, 3] += 0.01
 
-    with pytest.raises(DeviceError, match=r"golden sample 1 differs by 0\.01"):
+    with pytest.raises(DeviceError, match=r"golden sample 1 differs by 0\.01 on cpu in a batch of 1; allowed: 0\.0001"):
         engine.self_test(pixels, expected, tolerance=1e-4)
+
+
+class Stale:
+    """In the place of bindings: batches of one size have the answers of the first of them for ever."""
+
+    def __init__(self, session: Any, size: int) -> None:
+        self._session, self._size = session, size
+        self._kept: Any = None
+
+    def run(self, names: list[str], pixels: Pixels) -> Any:
+        """The session's, or old ones."""
+        outputs = self._session.run(names, {"pixels": pixels})
+        if len(pixels) != self._size:
+            return outputs
+        self._kept = self._kept or outputs
+        return self._kept
+
+    def keep(self, _: Any) -> None:
+        """Nothing."""
+
+
+@pytest.mark.parametrize("size", [1, 4, 16])
+def test_every_size_of_batch_is_proved_on_a_gpu(
+    engine: Engine, demo: Bundle, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """A graph that was recorded wrongly for one of them is noticed before anybody is answered."""
+    session, truth = engine._session, replace(engine.truth, device=Device("cuda"))  # noqa: SLF001 (the same)
+    stale = Engine(session, truth, [1, 4, 16], Stale(session, size))  # type: ignore[arg-type]  # (does what it has to)
+    monkeypatch.setattr("app.golden.open_unproved", lambda *_, **__: stale)
+
+    with pytest.raises(DeviceError, match=rf"golden sample \d differs by .* on cuda:0 in a batch of {size};"):
+        open_proved(demo, Device("cuda"), 1, [1, 4, 16])
 
 
 def test_a_file_that_is_no_model_is_an_error(demo: Bundle, tmp_path: Path) -> None:

@@ -6,12 +6,18 @@ from dataclasses import replace
 import pytest
 
 from app.bundle import Bundle
+from app.check import facts
 from app.device import CPU, Device
 from app.engine import Engine
 from app.engines import another, open_engines
 from app.errors import DeviceError
 from app.golden import open_unproved
+from app.main import _describe
+from app.metrics import Metrics, exposition
+from app.nvidia import Gpu
 from app.settings import Settings
+
+GPU = Gpu("NVIDIA H200", None, "13.1", "13.0", "9.10.2")
 
 
 @pytest.fixture
@@ -24,11 +30,12 @@ def broken() -> set[Device]:
 def _two_gpus(monkeypatch: pytest.MonkeyPatch, broken: set[Device]) -> None:
     """Each engine has a session of its own, which says it is where it was asked to be."""
 
-    def proved(bundle: Bundle, device: Device, threads: int, buckets: Sequence[int], **_: bool) -> Engine:
+    def proved(bundle: Bundle, device: Device, threads: int, buckets: Sequence[int], **options: bool) -> Engine:
         if device in broken:
             raise DeviceError(f"{device} is broken")
         engine = open_unproved(bundle, CPU, threads, buckets)
-        engine = Engine(engine._session, replace(engine.truth, device=device), buckets)  # noqa: SLF001 (the same)
+        truth = replace(engine.truth, device=device, gpu=GPU, graphs=options.get("graphs", True))
+        engine = Engine(engine._session, truth, buckets)  # noqa: SLF001 (the same)
         engine.bucket_seconds = {1: 1.0}
         return engine
 
@@ -95,3 +102,45 @@ def test_another_is_on_the_device_of_the_failed_one(demo: Bundle) -> None:
 
     assert Device("cuda", 1) == renewed.truth.device
     assert [engine for engine in engines if engine.shares_session(renewed)] == []
+
+
+@pytest.mark.parametrize(("engines", "graphs"), [(1, True), (2, False)])
+def test_no_graph_is_recorded_beside_other_engines(demo: Bundle, engines: int, *, graphs: bool) -> None:
+    """Whose calls to CUDA would fail meanwhile: what is renewed while they run does without."""
+    opened = open_engines(demo, Settings(device="cuda", engines=engines))
+
+    renewed = another(demo, opened, opened[0])
+
+    assert all(engine.truth.graphs for engine in opened)
+    assert renewed.truth.graphs == graphs
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_graphs_are_recorded_unless_the_setting_says_otherwise(demo: Bundle, *, graphs: bool) -> None:
+    """For all engines of all GPUs alike."""
+    opened = open_engines(demo, Settings(device="cuda:0,1", cuda_graphs=graphs))
+
+    assert [engine.truth.graphs for engine in opened] == [graphs] * 4
+
+
+def test_check_tells_of_a_gpu_all_that_is_between_it_and_the_network() -> None:
+    """Its name, the driver and what it runs, CUDA and cuDNN, and how batches are launched."""
+    told = list(facts(Settings(device="cuda", engines=1)))
+
+    assert told[3:7] == [
+        "gpu      NVIDIA H200",
+        "driver   of unknown version, for CUDA up to 13.1",
+        "cuda     13.0, cuDNN 9.10.2",
+        "graphs   on",
+    ]
+
+
+def test_every_engine_is_in_the_metrics(demo: Bundle) -> None:
+    """With its place, by the number that its busy time has."""
+    metrics = Metrics()
+    _describe(demo, open_engines(demo, Settings(device="cuda:0,1", engines=1)), metrics)
+
+    lines = exposition(metrics.counts()).decode().splitlines()
+    told = sorted(line for line in lines if line.startswith("swin_engine_info{"))
+    assert len(told) == 2
+    assert all(f'engine="{number}"' in line and f'device="cuda:{number}"' in line for number, line in enumerate(told))

@@ -22,7 +22,7 @@ import app
 from app.__main__ import _suggested_frontends
 from app.bundle import Bundle
 from app.errors import StartError
-from app.frontends import PAUSE_SECONDS
+from app.frontends import PAUSE_SECONDS, FrontendLost
 from app.main import _papers, open_backend, open_frontends
 from app.metrics import Metrics
 from app.settings import Settings
@@ -121,7 +121,7 @@ def test_a_frontend_that_dies_is_replaced_and_nothing_else_suffers(served: Serve
             except httpx.TransportError as error:
                 outcomes.append((number, type(error).__name__))
 
-    before = sample(served.url, "swin_batch_size_sum")
+    before, held = sample(served.url, "swin_batch_size_sum"), holds(served)
     with ThreadPoolExecutor(8) as callers:
         for number in range(8):
             callers.submit(call, number)
@@ -143,6 +143,12 @@ def test_a_frontend_that_dies_is_replaced_and_nothing_else_suffers(served: Serve
     assert sample(served.url, "swin_queue_depth") == 0
     assert sample(served.url, "swin_batch_size_sum") - before >= sum(outcome == "200" for _, outcome in outcomes)
     assert httpx.post(f"{served.url}/classify", content=files[0]).status_code == 200
+    assert holds(served) == held
+
+
+def holds(served: Served) -> tuple[int, int]:
+    """Files that the process of the engines has open, and memories of slots that it has mapped."""
+    return served.usage().files, Path(f"/proc/{served.process.pid}/maps").read_text().count("swin-slots")
 
 
 def test_what_a_dead_frontend_counted_stays_counted(served: Served) -> None:
@@ -204,6 +210,52 @@ def test_a_port_in_use_is_told_by_frontends_too(served: Served) -> None:
         assert len(ended.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("before", ["1", "2"])
+def test_the_next_service_gets_the_port_at_once(before: str) -> None:
+    """Though connections of the last one still end, which it closed itself."""
+    served = Served("--frontends", before)
+    with httpx.Client() as caller:
+        assert caller.get(f"{served.url}/health/live").status_code == 200
+        served.process.terminate()
+        served.process.wait(START_SECONDS)
+    served.stop()
+
+    again = Served("--port", str(served.address[1]), *TWO)
+    code = httpx.get(f"{again.url}/health/live").status_code
+    again.stop()
+    assert code == 200
+
+
+@pytest.mark.anyio
+async def test_a_frontend_that_does_not_come_back_ends_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connections would wait for ever: who watches over the service has to see to it."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    async with asyncio.timeout(START_SECONDS), open_frontends(Settings(device="cpu"), [listener]) as opened:
+        monkeypatch.setattr("sys.executable", "/bin/false")
+        monkeypatch.setattr("app.frontends.PAUSE_SECONDS", 0)
+        (life,) = opened._lives  # noqa: SLF001 (to kill it)
+        life.process.kill()
+
+        with pytest.raises(FrontendLost, match="frontend 0 ends before it has begun, again and again"):
+            await opened.watch()
+
+
+@pytest.mark.anyio
+async def test_a_frontend_is_not_stuck_because_all_were_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look that comes late itself, as in a container that was paused, is held against nobody."""
+    monkeypatch.setattr("app.frontends.MUTE_SECONDS", 2)
+    listener = socket.create_server(("127.0.0.1", 0))
+    settings = Settings(device="cpu", stuck_seconds=1)
+    async with asyncio.timeout(START_SECONDS), open_frontends(settings, [listener]) as opened:
+        (life,) = opened._lives  # noqa: SLF001 (to look at)
+        os.kill(life.process.pid, signal.SIGSTOP)
+        time.sleep(3)  # noqa: ASYNC251 (the loop is what stands still)
+        os.kill(life.process.pid, signal.SIGCONT)
+        await asyncio.sleep(1.5)  # in which it is looked at, and heard
+
+        assert not life.has_ended
+
+
 @pytest.mark.anyio
 async def test_frontends_that_cannot_begin_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The start fails with a sentence, and nobody goes on trying."""
@@ -239,7 +291,7 @@ def test_frontends_come_with_cpus(cpus: int, frontends: int) -> None:
 
 @pytest.mark.anyio
 async def test_limits_of_the_whole_service_are_shared_out() -> None:
-    """Three frontends together take what one process would; and each can take the largest body that is allowed."""
+    """Three take what one process would; each can take the largest body, the images of one request, uneven dealing."""
     given = {"max_connections": 1000, "decode_queue": 30, "max_uploads_mib": 40, "max_body_mib": 32}
     settings = Settings.model_validate({"device": "cpu", "queue_images": 100, "max_batch": 8, **given})
     backend = open_backend(settings, Metrics("queue"), Parts())
@@ -247,8 +299,8 @@ async def test_limits_of_the_whole_service_are_shared_out() -> None:
     await backend.batcher.drain()
 
     shares = papers.settings
-    assert (shares.max_connections, shares.decode_queue, shares.max_uploads_mib) == (334, 10, 32)
-    assert papers.shapes.slots == 100 + backend.batcher.terms.max_batch
+    assert (shares.max_connections, shares.decode_queue, shares.max_uploads_mib) == (389, 30, 32)
+    assert papers.shapes.slots == 100 + 2 * backend.batcher.terms.max_batch
 
 
 def test_a_service_with_frontends_says_where_once(served: Served) -> None:

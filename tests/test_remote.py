@@ -15,8 +15,8 @@ from app import channel
 from app.admission import Load
 from app.answer import Output
 from app.batcher import Batcher
-from app.desk import Desk
-from app.errors import DeadlineExceeded, Draining, EngineFailed, NotReady, Overloaded, ServiceError
+from app.desk import FIRST_REFUSAL, REFUSALS, Desk, refusal
+from app.errors import Draining, EngineFailed, NotReady, Overloaded, ServiceError
 from app.remote import RemoteBatcher
 from app.seat import Run
 from app.slots import Board, Shapes, Slots, memory, size_of
@@ -149,7 +149,7 @@ async def test_a_frontend_that_dies_leaves_no_rows() -> None:
     assert (answer.output.logits == 7).all()
 
 
-@pytest.mark.parametrize("error", [Overloaded(7), DeadlineExceeded(), Draining(), NotReady(), EngineFailed()])
+@pytest.mark.parametrize("error", [refusal(place, 7) for place, _ in enumerate(REFUSALS, FIRST_REFUSAL)])
 async def test_every_error_of_the_batcher_arrives_as_itself(
     error: ServiceError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,8 +194,46 @@ async def test_a_full_queue_is_seen_before_any_work() -> None:
         await asyncio.gather(*calls)
 
 
+@pytest.mark.parametrize("seconds", [0.01, 3600])
+async def test_a_drain_ends_when_it_is_over_or_told_to(seconds: float) -> None:
+    """By the clock, or by a second signal: who waits hears that the service shuts down, whatever the engines do."""
+    gate = Gate()
+    async with pair_of(held(gate)) as pair:
+        call = asyncio.create_task(pair.remote.submit(image(1)))
+        await asyncio.to_thread(gate.wait_until_entered)
+        draining = asyncio.create_task(pair.remote.drain(seconds))
+        await turns()
+        if seconds == 3600:
+            pair.remote.abort()
+        await asyncio.wait_for(draining, 10)
+        with pytest.raises(Draining):
+            await call
+        gate.open()
+
+
+async def test_who_waits_for_a_process_that_does_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has not said for long how things stand: nothing is taken any more, and nobody waits for ever."""
+    gate = Gate()
+    async with pair_of(held(gate)) as pair:
+        pair.post()
+        call = asyncio.create_task(pair.remote.submit(image(1)))
+        await asyncio.to_thread(gate.wait_until_entered)
+        pair.remote.look()
+        monkeypatch.setattr("app.slots.STALE_SECONDS", -1)
+        pair.remote.look()
+        with pytest.raises(NotReady):
+            await call
+        with pytest.raises(NotReady):
+            pair.remote.admit()
+        assert not pair.remote.alive
+        assert not pair.remote.works
+        assert pair.free == SHAPES.slots - 1
+        gate.open()
+        await turns()
+
+
 async def test_a_drain_waits_for_what_is_on_its_way() -> None:
-    """New rows are refused; those before are answered, or given up when the time is over."""
+    """New rows are refused; those before are answered, or given up when it is told to."""
     gate = Gate()
     async with pair_of(held(gate), max_batch=1) as pair:
         first, second = (asyncio.create_task(pair.remote.submit(image(value))) for value in (1, 2))
@@ -209,8 +247,8 @@ async def test_a_drain_waits_for_what_is_on_its_way() -> None:
         pair.remote.abort()
         with pytest.raises(Draining):
             await second
-        gate.open()
         await draining
+        gate.open()
 
 
 def test_how_things_stand_is_the_same_on_both_sides() -> None:
