@@ -91,7 +91,7 @@ def session_of(
     """With the options of `app/engine.py` that make a difference, and a profile where one is asked for."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if profile is not None:
