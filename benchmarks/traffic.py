@@ -15,7 +15,7 @@ from benchmarks.load import Broken, closed_loop, open_loop
 from benchmarks.processes import Taken, busy
 from benchmarks.server import Predictions, Server
 
-OK, BUSY = 200, 429
+OK, BUSY = 200, (429, 503)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Traffic:
         except (Broken, OSError):
             outcomes.lost += 1
             return
-        if answer.status == BUSY:
+        if answer.status in BUSY:
             outcomes.refused += 1
             return
         ended = time.perf_counter()
