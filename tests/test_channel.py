@@ -55,7 +55,7 @@ async def test_what_was_said_before_it_opened_is_heard() -> None:
     late = Channel({STOP: lambda _: heard.set()}, lambda: None)
     await late.open(ours)
 
-    await asyncio.wait_for(heard.wait(), 10)
+    assert await asyncio.wait_for(heard.wait(), 10)
     late.close()
     theirs.close()
 
