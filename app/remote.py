@@ -79,9 +79,9 @@ class RemoteBatcher:
         try:
             return await answer
         except asyncio.CancelledError:
-            if answer.cancelled():  # the slot is still there
+            if self._holds(slot, answer):
                 self._send(FORGET, SLOT.pack(slot))
-            else:
+            if not answer.cancelled():
                 answer.exception()  # it had just been answered: an error that nobody fetched would be logged
             raise
 
@@ -117,6 +117,10 @@ class RemoteBatcher:
         self._is_draining = True
         self._give_up(Draining)
         self._is_idle.set()
+
+    def _holds(self, slot: int, answer: asyncio.Future[Answer]) -> bool:
+        """Whether the slot is still that answer's: before a task hears that it is cancelled, it can be another's."""
+        return slot in self._sent and self._sent[slot].answer is answer
 
     def _give_up(self, error: Callable[[], ServiceError]) -> None:
         for sent in self._sent.values():

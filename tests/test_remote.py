@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from app import channel
-from app.admission import Load
+from app.admission import Load, Terms
 from app.answer import Output
 from app.batcher import Batcher
-from app.desk import FIRST_REFUSAL, REFUSALS, Desk, refusal
+from app.desk import DONE, FIRST_REFUSAL, REFUSALS, Desk, refusal
 from app.errors import Draining, EngineFailed, NotReady, Overloaded, ServiceError
 from app.remote import RemoteBatcher
 from app.seat import Run
@@ -126,6 +126,27 @@ async def test_each_row_gets_its_own_answer_and_every_slot_comes_back() -> None:
 
         assert pair.free == SHAPES.slots
         assert pair.batcher.waiting == 0
+
+
+async def test_who_leaves_as_it_is_answered_takes_nobody_along() -> None:
+    """Between its leaving and its task's hearing of it, its slot comes back and goes to another: that one stays."""
+    sent = list[int]()
+    slots = Shapes(1, *SHAPES[1:])
+    board, file = Board(memory("board", Board.SIZE)), memory("slots", size_of(slots))
+    board.write(Load(is_alive=True, works=True, is_draining=False, waiting=0, engines=1, free_at=0.0))
+    remote = RemoteBatcher(Slots(file, slots), board, Terms(16, 4, 0.0, 0.0), lambda kind, _: sent.append(kind))
+    leaver = asyncio.create_task(remote.submit(image(1)))
+    await turns()
+
+    other = asyncio.create_task(remote.submit(image(2)))
+    leaver.cancel()
+    remote.take_answer(channel.ANSWER_OF.pack(0, DONE, 0.0))
+    await turns()
+
+    assert leaver.cancelled()
+    assert sent == [channel.ROW, channel.ROW]
+    remote.take_answer(channel.ANSWER_OF.pack(0, DONE, 0.0))
+    await other
 
 
 async def test_a_frontend_that_dies_leaves_no_rows() -> None:
