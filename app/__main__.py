@@ -194,13 +194,17 @@ def _bound(settings: Settings, frontends: int) -> Iterator[list[socket.socket]]:
         port = first.getsockname()[1]
         with _port_refused(first, settings):
             first.listen()  # that several may share a port is asked of all of them: of another service, too
+        claim = stack.enter_context(socket.socket(socket.AF_UNIX))
+        with _port_refused(claim, settings):  # nor is there one of ours that has bound it, and not yet listens
+            claim.bind(f"\0swin-serve {settings.host} {port}")
         first.close()
         yield [stack.enter_context(_bind(settings, port, shared=True)) for _ in range(frontends)]
 
 
 def _bind(settings: Settings, port: int, *, shared: bool = False) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT if shared else socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the last service may still end
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
     listener.setblocking(False)
     with _port_refused(listener, settings):
         listener.bind((settings.host, port))

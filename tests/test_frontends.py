@@ -210,6 +210,22 @@ def test_a_port_in_use_is_told_by_frontends_too(served: Served) -> None:
         assert len(ended.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("before", ["1", "2"])
+def test_the_next_service_gets_the_port_at_once(before: str) -> None:
+    """Though connections of the last one still end, which it closed itself."""
+    served = Served("--frontends", before)
+    with httpx.Client() as caller:
+        assert caller.get(f"{served.url}/health/live").status_code == 200
+        served.process.terminate()
+        served.process.wait(START_SECONDS)
+    served.stop()
+
+    again = Served("--port", str(served.address[1]), *TWO)
+    code = httpx.get(f"{again.url}/health/live").status_code
+    again.stop()
+    assert code == 200
+
+
 @pytest.mark.anyio
 async def test_a_frontend_that_does_not_come_back_ends_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its connections would wait for ever: who watches over the service has to see to it."""
