@@ -1,42 +1,26 @@
-"""A batch of pixels in, logits (and tokens) out, by ONNX Runtime, on a device that was proved.
+"""A batch of pixels in, logits (and tokens) out, by ONNX Runtime, on a device that was proved (`session.py`)."""
 
-ONNX Runtime's Python session falls back to the CPU in silence: when a provider's library does not load, when the
-constructor fails, and during `run`. So a device is believed only after the session says it runs there, every node of
-the network says so too, and the fallback is switched off. What a build *lists* as available proves nothing.
-"""
-
-import io
 import itertools
 import logging
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app import nvidia, tensorrt
+from app import nvidia
 from app.answer import Output
 from app.binding import Bindings
 from app.device import CPU, Device
-from app.errors import BundleError, DeviceError, sentence
-from app.nvidia import Gpu
+from app.errors import DeviceError, sentence
 from app.runtime import onnxruntime
+from app.session import INPUT, OUTPUT, TOKENS, DeviceTruth, Network, is_out_of_memory, open_session
 
 log = logging.getLogger("swin.start")
 
-PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
 ON_GPU = "cuda"  # where memory of a GPU is, whatever runs there
-CAPI = Path(onnxruntime.__file__).parent / "capi"  # where its provider libraries lie
-INPUT, OUTPUT, TOKENS = "pixels", "logits", "tokens"
 
 MEASUREMENTS, SHORT_SECONDS, LONG_SECONDS = 4, 0.01, 0.5
 """Runs of a bucket at warm-up; more of those that take no time, and after so long one is enough."""
@@ -49,19 +33,6 @@ Pixels = NDArray[np.uint8]  # batch, height, width, 3
 Images = Pixels | Sequence[NDArray[np.uint8]]  # the same, or one by one
 Logits = NDArray[np.float32]  # batch, classes
 Tokens = NDArray[np.float32]  # batch, positions, channels
-
-
-@dataclass(frozen=True)
-class DeviceTruth:
-    """Where the network runs, as the session itself reports it."""
-
-    device: Device
-    provider: str
-    nodes: Mapping[str, int]  # per provider
-    threads: int  # for one batch on the CPU
-    runtime: str
-    gpu: Gpu | None = None
-    graphs: bool = False  # whether the kernels of a batch are launched as one
 
 
 class Engine:
@@ -238,11 +209,6 @@ class Engine:
         return f"{device} cannot run a batch of {bucket}{without}: {said}"
 
 
-def is_out_of_memory(said: str) -> bool:
-    """Whether it is that what ONNX Runtime, or CUDA, complains about."""
-    return any(words in said for words in ("Failed to allocate memory", "out of memory"))
-
-
 def _is_cheaper(size: int, seconds: float, before: int, seconds_before: float) -> bool:
     """Whether an image costs less in batches of this size than in those of the size before."""
     cost, cost_before = (seconds + BATCH_SECONDS) / size, (seconds_before + BATCH_SECONDS) / before
@@ -250,145 +216,22 @@ def _is_cheaper(size: int, seconds: float, before: int, seconds_before: float) -
 
 
 def open_engine(
-    model: Path,
-    device: Device,
-    *,
-    threads: int,
-    buckets: Sequence[int],
-    input_size: tuple[int, int],
-    classes: int,
-    tokens: tuple[int, int],
-    graphs: bool = True,
-    half: bool = False,
+    network: Network, device: Device, *, threads: int, buckets: Sequence[int], graphs: bool = True
 ) -> Engine:
-    """Open the model on the device. Not warm yet.
+    """Open the network on the device. Not warm yet.
 
     Args:
-        model: the ONNX file.
+        network: the model, and what it has to be.
         device: where it has to run.
         threads: for one batch on the CPU.
         buckets: the batch sizes it will be run with.
-        input_size: (height, width) the model must take.
-        classes: how many logits it must give.
-        tokens: (positions, channels) of the tokens it must give.
         graphs: launch the kernels of a batch as one, with CUDA.
-        half: whether the network computes in float16.
 
     Raises:
         DeviceError: the device is not there, or the network would not run on it.
         BundleError: the model's input and outputs are not those of the contract.
     """
     graphs = graphs and device.kind == "cuda"
-    if device == CPU:
-        options = dict[str, str]()
-    elif device.kind == "cuda":
-        options = _for_cuda(device, graphs=graphs)
-    else:
-        options = _for_tensorrt(model, device, input_size, buckets, half=half)
-    started = time.monotonic()
-    try:
-        session = _session(model, device, options, threads)
-        truth = _truth(session, device, threads)
-    except DeviceError:
-        if device != CPU:  # which library is missing, ONNX Runtime tells nobody but stderr
-            nvidia.check_libraries(CAPI, device.kind)
-        raise
-    log.debug("session is open", extra={"device": device, "seconds": round(time.monotonic() - started, 1)})
-    _check_signature(session, ([*input_size, 3], [classes], [*tokens]))
-    if device == CPU:
-        return Engine(session, truth, buckets)
-    truth = replace(truth, gpu=nvidia.about(device.index), graphs=graphs)
-    return Engine(session, truth, buckets, Bindings(session, (ON_GPU, device.index)))
-
-
-def require_gpu_build(kind: str = "cuda") -> None:
-    """What has to be so before anything else about CUDA, or TensorRT, matters.
-
-    Raises:
-        DeviceError: this ONNX Runtime cannot know it.
-    """
-    if PROVIDERS[kind] not in onnxruntime.get_available_providers():
-        raise DeviceError(f"this ONNX Runtime is built without {PROVIDERS[kind]}; install swin-serve[gpu] for CUDA")
-
-
-def _prepare_gpu(device: Device) -> None:
-    require_gpu_build(device.kind)
-    nvidia.check_gpu(device.index, onnxruntime.cuda_version)
-    with redirect_stdout(io.StringIO()):  # it prints what it does not find
-        onnxruntime.preload_dlls()  # CUDA and cuDNN from their wheels, where the loader would not look for them
-
-
-def _for_cuda(device: Device, *, graphs: bool) -> dict[str, str]:
-    _prepare_gpu(device)
-    return {
-        "device_id": str(device.index),
-        "use_tf32": "0",  # it keeps 10 bits of every product: float32 would no longer be what was proved
-        "enable_cuda_graph": str(int(graphs)),
-    }
-
-
-def _for_tensorrt(
-    model: Path, device: Device, size: tuple[int, int], buckets: Sequence[int], *, half: bool
-) -> dict[str, str]:
-    """Its own graphs stay off: it is not documented that there can be one for each size of batch."""
-    _prepare_gpu(device)
-    tensorrt.load()
-    cache = tensorrt.cache_folder(model, nvidia.about(device.index).name, onnxruntime.__version__, buckets)
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DeviceError(f"TensorRT cannot keep what it compiles: {error}; set XDG_CACHE_HOME") from error
-    if not any(cache.iterdir()):
-        log.info("TensorRT compiles the network, for minutes", extra={"device": device, "folder": str(cache)})
-    options = tensorrt.options(pixels=INPUT, size=size, buckets=buckets, half=half, cache=cache)
-    return options | {"device_id": str(device.index)}
-
-
-def _truth(session: onnxruntime.InferenceSession, device: Device, threads: int) -> DeviceTruth:
-    """Read off the session where it runs.
-
-    Raises:
-        DeviceError: not, or not only, on the provider it was opened for.
-    """
-    wanted, actual = PROVIDERS[device.kind], session.get_providers()[0]
-    if actual != wanted:
-        raise DeviceError(f"the session was opened for {wanted} but runs on {actual}")
-    nodes = Counter[str]()
-    for part in session.get_provider_graph_assignment_info():
-        nodes[part.ep_name] += len(part.get_nodes())
-    if nodes.keys() != {wanted}:
-        raise DeviceError(f"the network would not run on {wanted} alone, but on {dict(nodes)}")
-    return DeviceTruth(device, actual, dict(nodes), threads, onnxruntime.__version__)
-
-
-def _check_signature(session: onnxruntime.InferenceSession, shapes: tuple[list[int], list[int], list[int]]) -> None:
-    """Compare names, types and shapes of pixels, logits and tokens, all without the batch axis."""
-    pixels, logits, tokens = shapes
-    outputs = [(OUTPUT, "tensor(float)", logits), (TOKENS, "tensor(float)", tokens)]
-    wanted = ([(INPUT, "tensor(uint8)", pixels)], outputs)
-    sides = (session.get_inputs(), session.get_outputs())
-    actual = tuple([(value.name, value.type, value.shape[1:]) for value in values] for values in sides)
-    if actual != wanted:
-        raise BundleError(f"the model's input and outputs are {actual}, the manifest asks for {wanted}")
-
-
-def _session(model: Path, device: Device, options: Mapping[str, str], threads: int) -> onnxruntime.InferenceSession:
-    provider, settings = PROVIDERS[device.kind], onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = threads
-    settings.log_severity_level = 4  # what goes wrong is raised, and told then; what warnings warn of is checked below
-    settings.enable_mem_pattern = False  # a second set of activations for each bucket, and no faster
-    # Idle threads that spin steal the cores the decoders need.
-    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    if provider != PROVIDERS["cpu"]:
-        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    try:
-        session = onnxruntime.InferenceSession(
-            model, settings, providers=[(provider, dict(options))], enable_fallback=0
-        )
-    except Exception as error:  # ONNX Runtime raises bare Exception subclasses of its C++ layer
-        if is_out_of_memory(str(error)):
-            raise DeviceError(f"{device} has too little memory left for the network: {sentence(error)}") from error
-        raise DeviceError(f"ONNX Runtime cannot open the model with {provider}: {sentence(error)}") from error
-    session.disable_fallback()
-    return session
+    session, truth = open_session(network, device, threads=threads, buckets=buckets, graphs=graphs)
+    bindings = None if device == CPU else Bindings(session, (ON_GPU, device.index))
+    return Engine(session, truth, buckets, bindings)

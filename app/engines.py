@@ -7,9 +7,10 @@ from app import nvidia
 from app.bundle import Bundle
 from app.cpus import available_cpus
 from app.device import CPU, Device, devices
-from app.engine import Engine, require_gpu_build
+from app.engine import Engine
 from app.errors import DeviceError
 from app.golden import check_golden, open_proved
+from app.session import require_gpu_build
 from app.settings import Settings
 
 log = logging.getLogger("swin.start")

@@ -17,6 +17,7 @@ from app.engine import Engine, open_engine
 from app.errors import BundleError, ServiceError
 from app.image import MOST_PIXELS, Limits, open_image, to_rgb
 from app.preprocess import preprocess
+from app.session import Network
 
 log = logging.getLogger("swin.start")
 
@@ -58,17 +59,14 @@ def open_unproved(
         BundleError: the bundle contradicts itself.
     """
     manifest = bundle.manifest
-    return open_engine(
+    network = Network(
         bundle.model,
-        device,
-        threads=threads,
-        buckets=buckets,
         input_size=(manifest.input_height, manifest.input_width),
         classes=manifest.classes,
         tokens=(manifest.evidence.positions, manifest.evidence.channels),
-        graphs=graphs,
         half=manifest.precision == "fp16",
     )
+    return open_engine(network, device, threads=threads, buckets=buckets, graphs=graphs)
 
 
 def check_golden(bundle: Bundle, engine: Engine, sizes: Sequence[int] = (1,)) -> None:

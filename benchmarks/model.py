@@ -31,9 +31,9 @@ from rich.console import Console
 from app import bundle as bundles
 from app.cpus import available_cpus
 from app.device import CPU, Device
-from app.engine import PROVIDERS
 from app.errors import DeviceError
 from app.golden import open_proved
+from app.session import PROVIDERS
 from benchmarks.networks import SWIN_T, Logits, exports
 from benchmarks.products import products_of
 from benchmarks.record import record

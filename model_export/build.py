@@ -18,6 +18,7 @@ from app.bundle import (
 from app.cpus import available_cpus
 from app.device import CPU
 from app.engine import Engine, open_engine
+from app.session import Network
 from model_export import checkpoints, golden
 from model_export.checkpoints.checkpoint import Checkpoint, Options
 from model_export.errors import PrecisionLost
@@ -103,15 +104,9 @@ def _export(source: Checkpoint, model: Path, progress: Progress) -> tuple[Static
 
 def open_graph(config: SwinConfig, model: Path) -> Engine:
     """On the CPU, for every batch size of the proof."""
-    return open_engine(
-        model,
-        CPU,
-        threads=available_cpus(),
-        buckets=BATCH_SIZES,
-        input_size=config.input_size,
-        classes=config.num_classes,
-        tokens=(last_map(config).positions, last_map(config).channels),
-    )
+    tokens = last_map(config).positions, last_map(config).channels
+    network = Network(model, input_size=config.input_size, classes=config.num_classes, tokens=tokens)
+    return open_engine(network, CPU, threads=available_cpus(), buckets=BATCH_SIZES)
 
 
 def _convert(

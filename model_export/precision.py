@@ -31,7 +31,7 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.onnx_model import ONNXModel
 
 from app.bundle import Method, Precision
-from app.engine import INPUT
+from app.session import INPUT
 from model_export.golden import Images
 from model_export.half import to_half
 from model_export.verify import LOGITS

@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 import torch
 
-from app.engine import INPUT, OUTPUT, TOKENS
+from app.session import INPUT, OUTPUT, TOKENS
 from model_export.errors import ExportError
 from model_export.static import StaticSwin
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from app import engine
+from app import session
 from app.__main__ import main
 
 VARIABLE = "BROKEN_ENGINE"
@@ -94,6 +94,6 @@ def tidy_up(*_: object) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGUSR1, tidy_up)
-    open_session, place = engine._session, Path(os.environ[VARIABLE])  # noqa: SLF001 (every session is opened there)
-    engine._session = lambda *arguments: BrokenSession(open_session(*arguments), place)  # noqa: SLF001 (likewise)
+    open_session, place = session._opened, Path(os.environ[VARIABLE])  # noqa: SLF001 (every session is opened there)
+    session._opened = lambda *arguments: BrokenSession(open_session(*arguments), place)  # noqa: SLF001 (likewise)
     sys.exit(main())

@@ -50,6 +50,10 @@ class Gate:
         self._opened.release(times)
 
 
+ALLOCATION = "FAIL : bfc_arena.cc:360 Failed to allocate memory for requested buffer of size 3687936"
+"""What ONNX Runtime says when a GPU's memory is full."""
+
+
 class FailingSession:
     """A session of ONNX Runtime that breaks in one of the ways in which they do."""
 

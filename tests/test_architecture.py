@@ -33,7 +33,8 @@ ALLOWED = {  # module of app → modules of app it may import
     "runtime": set(),
     "tensorrt": set(),
     "binding": {"runtime"},
-    "engine": VALUES | {"answer", "binding", "nvidia", "runtime", "tensorrt"},
+    "session": VALUES | {"nvidia", "runtime", "tensorrt"},
+    "engine": VALUES | {"answer", "binding", "nvidia", "runtime", "session"},
     "metrics": VALUES,
     "usage": {"metrics"},
     "logs": set(),
@@ -49,8 +50,8 @@ ALLOWED = {  # module of app → modules of app it may import
     "remote": {"admission", "answer", "channel", "desk", "errors", "slots"},
     "classifier": VALUES | {"admission", "answer", "image", "preprocess", "workers", "ranking", "evidence"},
     "check": VALUES | {"engine", "engines"},
-    "engines": VALUES | {"engine", "golden", "nvidia"},
-    "golden": VALUES | {"image", "preprocess", "engine"},
+    "engines": VALUES | {"engine", "golden", "nvidia", "session"},
+    "golden": VALUES | {"engine", "image", "preprocess", "session"},
     "service": VALUES | {"answer", "classifier", "metrics"},
     "connection": {"caller", "envelope", "errors", "routes", "service", "settings"},
     "server": {"connection", "service", "settings"},
@@ -73,7 +74,7 @@ DOORS = {  # third-party library → modules of app that may import it
     "uvloop": {"__main__", "frontend"},
 }
 NAMES_NOT_USED = {"utils", "util", "common", "core", "helpers", "manager", "handler", "handlers", "base", "misc"}
-EXPORT_MAY = VALUES | {"image", "preprocess", "ranking", "evidence", "engine", "golden"}
+EXPORT_MAY = VALUES | {"image", "preprocess", "ranking", "evidence", "engine", "golden", "session"}
 
 
 def imports(path: Path) -> Iterator[str]:

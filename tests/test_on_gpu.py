@@ -11,9 +11,10 @@ import pytest
 from app import nvidia
 from app.bundle import Bundle
 from app.device import CPU, Device
-from app.engine import Engine, require_gpu_build
+from app.engine import Engine
 from app.errors import DeviceError
 from app.golden import golden_pixels, open_proved
+from app.session import require_gpu_build
 from tests.served import Served
 
 BUCKETS = (1, 2, 4, 8, 16)
