@@ -8,6 +8,8 @@ import struct
 from collections.abc import Callable, Mapping
 from socket import socket
 
+from app.errors import Busy, DeadlineExceeded, Draining, EngineFailed, NotReady, Overloaded, ServiceError
+
 HEAD = struct.Struct("=BI")
 
 # From a frontend.
@@ -27,6 +29,11 @@ SLOT = struct.Struct("=I")
 ROW_OF = struct.Struct("=I?d")  # slot, detailed, deadline
 ANSWER_OF = struct.Struct("=IBd")  # slot, outcome, seconds of the run or until to try again
 NUMBER = struct.Struct("=I")
+
+DONE, GONE = 0, 1
+REFUSALS: tuple[type[ServiceError], ...] = (Overloaded, DeadlineExceeded, Draining, NotReady, EngineFailed)
+FIRST_REFUSAL = 2
+"""Outcomes: an output, a caller that left, and from here on the errors."""
 
 
 class Channel(asyncio.Protocol):
@@ -87,6 +94,17 @@ class Channel(asyncio.Protocol):
         if self._unsent and not self._transport.is_closing():
             self._transport.write(b"".join(self._unsent))
         self._unsent.clear()
+
+
+def outcome_of(error: ServiceError) -> tuple[int, float]:
+    """The outcome that stands for it, and the seconds until to try again."""
+    return FIRST_REFUSAL + REFUSALS.index(type(error)), error.retry_after if isinstance(error, Busy) else 0.0
+
+
+def refusal(outcome: int, seconds: float) -> ServiceError:
+    """The error that an outcome stands for."""
+    kind = REFUSALS[outcome - FIRST_REFUSAL]
+    return Overloaded(seconds) if kind is Overloaded else kind()  # type: ignore[call-arg]  # (all others say it themselves)
 
 
 def _nothing() -> None:

@@ -9,14 +9,9 @@ from functools import partial
 
 from app.answer import Answer
 from app.batcher import Batcher, Row
-from app.channel import ANSWER, ANSWER_OF, ROW_OF, SLOT
-from app.errors import Busy, DeadlineExceeded, Draining, EngineFailed, NotReady, Overloaded, ServiceError
+from app.channel import ANSWER, ANSWER_OF, DONE, GONE, ROW_OF, SLOT, outcome_of
+from app.errors import ServiceError
 from app.slots import Slots
-
-DONE, GONE = 0, 1
-REFUSALS: tuple[type[ServiceError], ...] = (Overloaded, DeadlineExceeded, Draining, NotReady, EngineFailed)
-FIRST_REFUSAL = 2
-"""Outcomes: an output, a caller that left, and from here on the errors."""
 
 
 class Desk:
@@ -66,11 +61,4 @@ class Desk:
             self._send(ANSWER, ANSWER_OF.pack(slot, DONE, seconds))
 
     def _refuse(self, slot: int, error: ServiceError) -> None:
-        seconds = error.retry_after if isinstance(error, Busy) else 0.0
-        self._send(ANSWER, ANSWER_OF.pack(slot, FIRST_REFUSAL + REFUSALS.index(type(error)), seconds))
-
-
-def refusal(outcome: int, seconds: float) -> ServiceError:
-    """The error that an outcome stands for."""
-    kind = REFUSALS[outcome - FIRST_REFUSAL]
-    return Overloaded(seconds) if kind is Overloaded else kind()  # type: ignore[call-arg]  # (all others say it themselves)
+        self._send(ANSWER, ANSWER_OF.pack(slot, *outcome_of(error)))

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from app import admission
 from app.admission import NEVER, Load, Terms
 from app.answer import Answer
-from app.channel import ANSWER_OF, FORGET, ROW, ROW_OF, SLOT
-from app.desk import DONE, GONE, refusal
+from app.channel import ANSWER_OF, DONE, FORGET, GONE, ROW, ROW_OF, SLOT, refusal
 from app.errors import Draining, NotReady, Overloaded, ServiceError
 from app.slots import Board, Slots
 

@@ -15,7 +15,8 @@ from app import channel
 from app.admission import Load, Terms
 from app.answer import Output
 from app.batcher import Batcher
-from app.desk import DONE, FIRST_REFUSAL, REFUSALS, Desk, refusal
+from app.channel import DONE, FIRST_REFUSAL, REFUSALS, refusal
+from app.desk import Desk
 from app.errors import Draining, EngineFailed, NotReady, Overloaded, ServiceError
 from app.remote import RemoteBatcher
 from app.seat import Run
