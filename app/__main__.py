@@ -129,17 +129,17 @@ def _leave_threads_behind() -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    frontends = settings.frontends or _suggested_frontends(available_cpus())
+    frontends = _suggested_frontends(available_cpus()) if settings.frontends is None else settings.frontends
     with _bound(settings, frontends) as listeners:
-        if frontends == 1:
-            await _serve_alone(settings, listeners[0])
-        else:
+        if frontends:
             await _serve_behind_frontends(settings, listeners)
+        else:
+            await _serve_alone(settings, listeners[0])
 
 
 def _suggested_frontends(cpus: int) -> int:
     """One process decodes and parses with up to two CPUs: its threads share the interpreter."""
-    return 1 if cpus <= FEW_CPUS else min(cpus // 2, MOST_FRONTENDS)
+    return 0 if cpus <= FEW_CPUS else min(cpus // 2, MOST_FRONTENDS)
 
 
 async def _serve_behind_frontends(settings: Settings, listeners: Sequence[socket.socket]) -> None:
@@ -182,13 +182,13 @@ async def _serve_alone(settings: Settings, listener: socket.socket) -> None:
 
 @contextlib.contextmanager
 def _bound(settings: Settings, frontends: int) -> Iterator[list[socket.socket]]:
-    """A listener for each frontend, bound to one port and not yet listening.
+    """A listener for each frontend, or for this process, bound to one port and not yet listening.
 
     A port in use is told at once, and nobody is let in before the service is ready.
     """
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(_bind(settings, settings.port))
-        if frontends == 1:
+        if not frontends:
             yield [first]
             return
         port = first.getsockname()[1]

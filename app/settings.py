@@ -96,10 +96,10 @@ class Settings(BaseSettings):
         description="Where the network runs: `cpu`, `cuda` (the first GPU), `cuda:1`, `cuda:0,1`, `tensorrt` likewise, "
         "there or no start; or `auto`: all GPUs this process sees that prove themselves with CUDA, else the CPU.",
     )
-    frontends: Annotated[int, Field(gt=0, le=64)] | None = Field(
+    frontends: Annotated[int, Field(ge=0, le=64)] | None = Field(
         None,
-        description="Processes that speak HTTP and decode, before the one with the engines; each takes 70 MB. 1: that "
-        "one does it all. Unset: 1 with up to four CPUs, else half as many as CPUs. Other limits are shared out.",
+        description="Processes that speak HTTP and decode, before the one with the engines; each takes 70 MB. 0: that "
+        "one does it all. Unset: 0 with up to four CPUs, else half as many as CPUs. Other limits are shared out.",
     )
     engines: Count | None = Field(
         None,

@@ -226,16 +226,18 @@ async def contest(workload: Workload, names: Sequence[str], photos: Path | None,
 def _launches(workload: Workload, folder: Path, names: Sequence[str]) -> Iterator[Launch]:
     """Ours as one process; where the network counts, with an engine for each core, as others have a worker each.
 
-    Elsewhere, with a frontend for each core, too.
+    Elsewhere, with one frontend and with one for each core, too.
     """
     cpus = available_cpus()
     engines = ("--engines", str(cpus)) if workload.has_floor else ()
-    yield ours(folder / "fp32", "swin-serve", "--frontends", "1", *engines)
+    yield ours(folder / "fp32", "swin-serve", "--frontends", "0", *engines)
     if workload.has_floor:
         yield ours(folder / "fp32", "swin-serve as it comes")
         yield ours(folder / "int8", "swin-serve int8", *engines)
     else:
-        yield ours(folder / "fp32", f"swin-serve, {cpus} frontends", "--frontends", str(cpus))
+        for count in sorted({1, cpus}):
+            name = "swin-serve, 1 frontend" if count == 1 else f"swin-serve, {count} frontends"
+            yield ours(folder / "fp32", name, "--frontends", str(count))
     for name in names:
         try:
             yield peer(name, folder)

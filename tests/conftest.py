@@ -53,7 +53,7 @@ def all_batches_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.engine.LEAST_SAVING", -1e6)
 
 
-@pytest.fixture(params=["1", "2"], ids=["alone", "frontends"])
+@pytest.fixture(params=["0", "2"], ids=["alone", "frontends"])
 def frontends(request: pytest.FixtureRequest) -> str:
     """How many of them: a service is the same with one process and with several."""
     many: str = request.param

@@ -75,6 +75,19 @@ def test_frontends_answer_as_one_process_does(served: Served, demo: Bundle) -> N
     assert answers[0] == answers[1]
 
 
+def test_one_frontend_is_a_process_of_its_own() -> None:
+    """So on two CPUs one reads, decodes and answers, and the other computes."""
+    served = Served("--frontends", "1")
+    try:
+        code = httpx.get(f"{served.url}/health/ready").status_code
+        processes = pids(served)
+    finally:
+        served.stop()
+
+    assert code == 200
+    assert len({*processes, served.process.pid}) == 2
+
+
 def test_metrics_are_of_all_processes(served: Served) -> None:
     """Whichever frontend is asked, all requests of all frontends and the batches of the engines are counted."""
     for image in images(12):  # each on a connection of its own
@@ -210,7 +223,7 @@ def test_a_port_in_use_is_told_by_frontends_too(served: Served) -> None:
         assert len(ended.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("before", ["1", "2"])
+@pytest.mark.parametrize("before", ["0", "2"])
 def test_the_next_service_gets_the_port_at_once(before: str) -> None:
     """Though connections of the last one still end, which it closed itself."""
     served = Served("--frontends", before)
@@ -283,7 +296,7 @@ def test_frontends_are_of_the_same_package(tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize(("cpus", "frontends"), [(1, 1), (2, 1), (4, 1), (5, 2), (16, 8), (128, 32)])
+@pytest.mark.parametrize(("cpus", "frontends"), [(1, 0), (2, 0), (4, 0), (5, 2), (16, 8), (128, 32)])
 def test_frontends_come_with_cpus(cpus: int, frontends: int) -> None:
     """Unless the setting says: one process on a small machine, else one for two CPUs."""
     assert _suggested_frontends(cpus) == frontends
