@@ -150,6 +150,7 @@ async def _serve_behind_frontends(settings: Settings, listeners: Sequence[socket
         def stop() -> None:
             if told.is_set():
                 frontends.tell_to_stop()
+                return
             log.info("draining")
             told.set()
 

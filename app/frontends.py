@@ -1,4 +1,4 @@
-"""Several processes that speak HTTP before one that has the engines; this is that one's side.
+"""Processes that speak HTTP before the one that has the engines; this is that one's side.
 
 Each frontend has a listening socket of its own on the one port, its own memory for rows, and a channel. One that dies
 takes the requests it was serving with it and nothing else: its rows are forgotten, its memory goes, and another takes
