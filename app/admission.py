@@ -45,16 +45,16 @@ def admit(load: Load, terms: Terms, *, deadline: float = NEVER, coming: int = 0)
         raise NotReady
     ahead = load.waiting and load.waiting + coming
     if ahead >= terms.capacity:
-        raise Overloaded(_seconds_until_run(load, terms, ahead))
+        raise Overloaded(seconds_until_run(load, terms, ahead))
     if deadline != NEVER:
         left = deadline - time.perf_counter() - terms.seconds_of_one
         if left < 0:
             raise DeadlineExceeded
-        if (wait := _seconds_until_run(load, terms, ahead)) > left:
+        if (wait := seconds_until_run(load, terms, ahead)) > left:
             raise Overloaded(wait)
 
 
-def _seconds_until_run(load: Load, terms: Terms, ahead: float) -> float:
+def seconds_until_run(load: Load, terms: Terms, ahead: float) -> float:
     """Until an engine begins with a row that has so many before it."""
     full_batches = ahead // terms.max_batch / load.engines
     return max(load.free_at - time.perf_counter(), 0.0) + full_batches * terms.seconds_of_most

@@ -68,7 +68,7 @@ class RemoteBatcher:
         """As `Batcher.submit`. The time to the other process and back counts as waiting."""
         self.admit(deadline=deadline)
         if not self._free:
-            raise Overloaded(1)
+            raise Overloaded(admission.seconds_until_run(self.load, self._terms, len(self._sent)))
         slot = self._free.pop()  # the one that was used last: its memory is still near
         self._slots.pixels[slot] = pixels
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()

@@ -26,6 +26,7 @@ from tests.fakes import Gate
 pytestmark = pytest.mark.anyio
 
 SHAPES = Shapes(slots=24, pixels=(2, 2, 3), classes=5, tokens=(4, 3))
+AT_ONCE = Terms(capacity=16, max_batch=4, seconds_of_one=0.0, seconds_of_most=0.0)
 
 
 async def turns() -> None:
@@ -54,6 +55,16 @@ def held(gate: Gate) -> Run:
         return classify(rows, detailed)
 
     return run
+
+
+def alone(slots: int, terms: Terms = AT_ONCE) -> tuple[RemoteBatcher, list[int]]:
+    """A frontend's side of it before engines that are idle for ever; and the kinds of the messages that it sends."""
+    shapes, sent = Shapes(slots, *SHAPES[1:]), list[int]()
+    board, file = Board(memory("board", Board.SIZE)), memory("slots", size_of(shapes))
+    board.write(Load(is_alive=True, works=True, is_draining=False, waiting=0, engines=1, free_at=0.0))
+    remote = RemoteBatcher(Slots(file, shapes), board, terms, lambda kind, _: sent.append(kind))
+    os.close(file)
+    return remote, sent
 
 
 class Pair:
@@ -129,13 +140,24 @@ async def test_each_row_gets_its_own_answer_and_every_slot_comes_back() -> None:
         assert pair.batcher.waiting == 0
 
 
+async def test_without_a_slot_a_row_is_told_when_to_come_again() -> None:
+    """What has them all is ahead of it: one batch of two after another, each of three seconds."""
+    remote, sent = alone(slots=4, terms=Terms(16, 2, 2.0, 3.0))
+    calls = [asyncio.create_task(remote.submit(image(value))) for value in range(4)]
+    await turns()
+
+    with pytest.raises(Overloaded) as raised:
+        await remote.submit(image(4))
+
+    assert (raised.value.retry_after, len(sent)) == (6, 4)
+    remote.abort()
+    await asyncio.wait(calls)
+    assert [type(call.exception()) for call in calls] == [Draining] * 4
+
+
 async def test_who_leaves_as_it_is_answered_takes_nobody_along() -> None:
     """Between its leaving and its task's hearing of it, its slot comes back and goes to another: that one stays."""
-    sent = list[int]()
-    slots = Shapes(1, *SHAPES[1:])
-    board, file = Board(memory("board", Board.SIZE)), memory("slots", size_of(slots))
-    board.write(Load(is_alive=True, works=True, is_draining=False, waiting=0, engines=1, free_at=0.0))
-    remote = RemoteBatcher(Slots(file, slots), board, Terms(16, 4, 0.0, 0.0), lambda kind, _: sent.append(kind))
+    remote, sent = alone(slots=1)
     leaver = asyncio.create_task(remote.submit(image(1)))
     await turns()
 
