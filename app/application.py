@@ -104,4 +104,5 @@ def _open_classifier(settings: Settings, backend: Backend, decode_threads: int, 
         decode_threads=decode_threads,
         decode_queue=settings.decode_queue,
         on_leave=lambda stage: metrics.abandoned.labels(stage).inc(),
+        on_busy=metrics.decode_busy_seconds.inc,
     )

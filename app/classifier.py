@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -87,6 +88,7 @@ class Classifier:
         decode_threads: int,
         decode_queue: int,
         on_leave: Callable[[str], None] = ignore,
+        on_busy: Callable[[float], None] = ignore,
     ) -> None:
         self._batcher, self._preprocessing = batcher, preprocessing
         self._labels, self._activation, self._limits = labels, activation, limits
@@ -95,7 +97,7 @@ class Classifier:
         self._pool = Workers("decode", decode_threads)
         self._decode_threads, self._decode_queue = decode_threads, decode_queue
         self._decode_seconds = 0.0  # of an image in the pool, lately
-        self._on_leave = on_leave
+        self._on_leave, self._on_busy = on_leave, on_busy
         self.decoding = 0  # images in the pool or waiting for it
 
     def admit(self, size: int = 0, deadline: float = NEVER) -> None:
@@ -202,12 +204,20 @@ class Classifier:
         """In a thread of the decode pool, until the deadline. Work that nobody waits for any more is not begun."""
         try:
             async with asyncio.timeout(None if deadline == NEVER else deadline - time.perf_counter()):
-                return await self._pool.do(work)
+                return await self._pool.do(partial(self._timed, work))
         except TimeoutError:
             raise DeadlineExceeded from None
         except asyncio.CancelledError:
             self._on_leave(stage)
             raise
+
+    def _timed(self, work: Callable[[], T]) -> T:
+        """In a thread of the pool, which is busy for as long, whatever comes of it and whoever still waits for it."""
+        started = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self._on_busy(time.perf_counter() - started)
 
     def _open_and_decode(self, data: bytes) -> Preprocessed:
         return self._decode(open_image(data, self._limits))

@@ -69,7 +69,7 @@ class Metrics:
             "swin_abandoned", "Images given up because their caller left, by stage.", ["stage"], registry=registry
         )
         self.decode_busy_seconds = Counter(
-            "swin_decode_busy_seconds", "Time spent decoding and preprocessing, over all threads.", registry=registry
+            "swin_decode_busy_seconds", "Time the decode threads were busy.", registry=registry
         )
         self.engine_busy_seconds = Counter(
             "swin_engine_busy_seconds", "Time an engine ran batches.", ["engine"], registry=registry
@@ -95,7 +95,6 @@ class Metrics:
         """Count one image's time in each of the `STAGES` it went through."""
         for stage, value in seconds.items():
             self._stages[stage].observe(value)
-        self.decode_busy_seconds.inc(seconds["decode"] + seconds["preprocess"])
 
     def counts(self) -> Counts:
         """What they say now."""

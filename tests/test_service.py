@@ -335,6 +335,25 @@ def test_metrics_count(client: TestClient, demo: Bundle) -> None:
     assert value(client, "swin_ready") == 1
 
 
+@pytest.mark.parametrize(
+    ("image", "code", "is_busy"),
+    [
+        (encode(draw_picture(300, 200), "JPEG"), 200, True),
+        (encode(draw_picture(300, 200), "JPEG")[:3000], 422, True),
+        (encode(draw_picture(32, 32), "PNG"), 200, False),
+    ],
+    ids=["photo", "truncated photo", "small image"],
+)
+def test_decode_threads_are_busy_whatever_comes_of_it(
+    client: TestClient, image: bytes, code: int, *, is_busy: bool
+) -> None:
+    """A crowd of damaged photos shows as the work that it is; small images are decoded without those threads."""
+    before = value(client, "swin_decode_busy_seconds_total")
+
+    assert client.post("/classify", content=image).status_code == code
+    assert (value(client, "swin_decode_busy_seconds_total") > before) is is_busy
+
+
 def test_a_defect_is_answered_and_logged_once(
     client: TestClient, demo: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
