@@ -7,31 +7,27 @@ its place on the same socket, where meanwhile callers wait.
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import math
 import os
 import pickle
-import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from socket import socket, socketpair
 from typing import Any
 
 from app.batcher import Batcher
-from app.channel import ASK, COUNT, COUNTS, FORGET, HELLO, NUMBER, REPLY, ROW, STOP, Channel
+from app.channel import ASK, FORGET, NUMBER, REPLY, ROW, STOP
 from app.desk import Desk
 from app.errors import StartError
 from app.frontend import Ends, Papers
+from app.life import START_SECONDS, Life
 from app.metrics import Counts, Metrics, exposition, merged, totals
 from app.service import Backend
 from app.slots import Board, Slots, memory, size_of
 from app.usage import Parts, busy, together
 
 log = logging.getLogger("swin.frontends")
-
-START_SECONDS = 60
-"""A frontend that has not begun after so long will not."""
 
 MOST_FAILURES = 10
 """Frontends that end before they have begun, one after another; then the service ends, for others to see to it."""
@@ -42,9 +38,6 @@ MUTE_SECONDS = 5
 PAUSE_SECONDS = 1
 """Before the next try, where one ended before it had begun."""
 
-COUNT_SECONDS = 0.5
-"""How long who asks for metrics waits for a frontend's; then what it said last is taken."""
-
 LAST_SECONDS = 5
 """How long frontends may take to leave, beyond what the settings allow."""
 
@@ -54,72 +47,6 @@ LOOK_SECONDS, LATE_SECONDS = 0.1, 1
 
 class FrontendLost(Exception):
     """One that cannot be brought back."""
-
-
-class Life:
-    """One frontend, from its start to its end.
-
-    `index` is its place among the frontends.
-    """
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.has_begun: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self.heard_at = time.monotonic() + START_SECONDS
-        self.counts: Counts = []
-        self.process: asyncio.subprocess.Process
-        self.channel: Channel
-        self._numbers = itertools.count(1)  # 0 is of counts that nobody asked for
-        self._counting: dict[int, asyncio.Future[None]] = {}
-
-    async def start(
-        self, ends: Ends, ours: socket, handlers: Mapping[int, Callable[[bytes], None]], desk: Desk
-    ) -> None:
-        """Open the channel, and a process at its other end."""
-        own = {HELLO: self._begin, COUNTS: self._take_counts}
-        self.channel = Channel({**own, **handlers}, desk.close)
-        await self.channel.open(ours)
-        command = (sys.executable, "-P", "-m", "app.frontend", *map(str, ends))
-        # Its modules are looked for where this process found them: `-m` alone would begin in the working directory,
-        # where an app.py of somebody else's may lie.
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.curdir for path in sys.path)}
-        self.process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, pass_fds=ends, env=environment
-        )
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether its process is no more."""
-        return self.process.returncode is not None
-
-    async def end(self) -> int:
-        """Wait for it; its exit code."""
-        code = await self.process.wait()
-        self.channel.close()
-        if not self.has_begun.done():
-            self.has_begun.set_result(False)
-        return code
-
-    async def count(self) -> None:
-        """Hear what its metrics say now, or leave it at what they said last; nothing before it has begun."""
-        if not self.has_begun.done():
-            return
-        number, counted = next(self._numbers), asyncio.get_running_loop().create_future()
-        self._counting[number] = counted
-        self.channel.send(COUNT, NUMBER.pack(number))
-        await asyncio.wait([counted], timeout=COUNT_SECONDS)
-        del self._counting[number]
-
-    def _begin(self, _: bytes) -> None:
-        self.has_begun.set_result(True)
-        self.heard_at = time.monotonic()
-        log.info("frontend", extra={"index": self.index, "pid": self.process.pid})
-
-    def _take_counts(self, payload: bytes) -> None:
-        (number,) = NUMBER.unpack_from(payload)
-        self.counts, self.heard_at = pickle.loads(payload[NUMBER.size :]), time.monotonic()  # noqa: S301 (from a process of ours)
-        if number in self._counting and not self._counting[number].done():
-            self._counting[number].set_result(None)
 
 
 class Frontends:
@@ -196,7 +123,7 @@ class Frontends:
         if keepers:
             await asyncio.wait(keepers, timeout=patience)
         for life in self._lives:
-            _kill(life)
+            life.kill()
         looking.cancel()
 
     def tell_to_stop(self) -> None:
@@ -262,14 +189,12 @@ class Frontends:
             self._post()
             looked_at, before = time.monotonic(), looked_at
             for life in self._lives:
-                if (
-                    looked_at - before > LATE_SECONDS
-                ):  # they may have been stopped, too: a container is paused as a whole
+                if looked_at - before > LATE_SECONDS:  # they may have been stopped, too, as a container is: as a whole
                     life.heard_at = max(life.heard_at, looked_at)
                 if time.monotonic() > life.heard_at + max(self._papers.settings.stuck_seconds, MUTE_SECONDS):
                     log.error("a frontend is stuck", extra={"index": life.index})
                     life.heard_at = math.inf
-                    _kill(life)
+                    life.kill()
 
     def _and_post(self, handle: Callable[[bytes], None]) -> Callable[[bytes], None]:
         def handle_and_post(payload: bytes) -> None:
@@ -307,11 +232,6 @@ class Frontends:
         task = asyncio.create_task(reply())
         self._replies.add(task)  # the loop itself would let it go
         task.add_done_callback(self._replies.discard)
-
-
-def _kill(life: Life) -> None:
-    if life.process.returncode is None:
-        life.process.kill()
 
 
 def _written(name: str, content: bytes) -> int:

@@ -58,7 +58,8 @@ ALLOWED = {  # module of app → modules of app it may import
     "application": VALUES | {"classifier", "image", "metrics", "routes", "service"},
     "frontend": VALUES
     | {"admission", "application", "channel", "logs", "memory", "metrics", "remote", "server", "service", "slots"},
-    "frontends": {"batcher", "channel", "desk", "errors", "frontend", "metrics", "service", "slots", "usage"},
+    "life": {"channel", "desk", "frontend", "metrics"},
+    "frontends": {"batcher", "channel", "desk", "errors", "frontend", "life", "metrics", "service", "slots", "usage"},
     "main": None,  # everything: it is the wiring
     "__main__": None,
     "__init__": set(),
