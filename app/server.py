@@ -14,10 +14,14 @@ from typing import Any
 import uvicorn
 
 from app.connection import Connection, State
+from app.handshakes import begin_none
 from app.service import Service
 from app.settings import Settings
 
 log = logging.getLogger("swin.server")
+
+HANDSHAKE_SECONDS = 0.25
+"""For connections that have begun to be there, when no others begin any more: a long way there and back."""
 
 LAST_SECONDS = 0.25
 """Between the last connection taken and the first idle one closed: what was sent before that is answered."""
@@ -88,6 +92,10 @@ class Server(uvicorn.Server):
 
     async def _take_last(self, listeners: Sequence[socket.socket]) -> None:
         """Closing a listener resets the connections that nobody has accepted yet."""
+        for listener in listeners:
+            begin_none(listener)
+        if not self.force_exit:
+            await asyncio.sleep(HANDSHAKE_SECONDS)
         taken = [connection for listener in listeners for connection in _accepted(listener)]
         for server in self.servers:
             server.close()

@@ -54,7 +54,8 @@ ALLOWED = {  # module of app → modules of app it may import
     "golden": VALUES | {"engine", "image", "preprocess", "session"},
     "service": VALUES | {"answer", "classifier", "metrics"},
     "connection": {"caller", "envelope", "errors", "routes", "service", "settings"},
-    "server": {"connection", "service", "settings"},
+    "handshakes": set(),
+    "server": {"connection", "handshakes", "service", "settings"},
     "application": VALUES | {"classifier", "image", "metrics", "routes", "service"},
     "frontend": VALUES
     | {"admission", "application", "channel", "logs", "memory", "metrics", "remote", "server", "service", "slots"},

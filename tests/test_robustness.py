@@ -1,6 +1,7 @@
 """The service when queues are full, deadlines pass, callers leave and engines fail; over HTTP, in process."""
 
 import asyncio
+import contextlib
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -17,7 +18,7 @@ from app.caller import Caller
 from app.connection import Connection, State
 from app.image import to_rgb
 from app.main import create_app
-from app.server import Server
+from app.server import Server, _accepted, configured
 from app.settings import Settings
 from tests.fakes import FailingSession, Gate, HeldSession, Visitor, caller_of, encode
 from tests.references.draw import draw_picture
@@ -461,3 +462,26 @@ def test_who_has_left_is_not_told_again() -> None:
     caller.leave()
 
     assert told == ["gone"]
+
+
+async def test_nobody_connects_after_the_last_was_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it takes from there to the end of the listener: the end would reset the connection."""
+    late = list[str]()
+
+    def accepted_late(listener: socket.socket) -> list[socket.socket]:
+        connections = _accepted(listener)
+        with contextlib.suppress(TimeoutError), socket.create_connection(listener.getsockname(), timeout=0.2):
+            late.append("connected")
+        return connections
+
+    monkeypatch.setattr("app.server._accepted", accepted_late)
+    service = create_app(SETTINGS)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        async with service.router.lifespan_context(service):
+            server = Server(configured(service, SETTINGS), SETTINGS, service.state.service)
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            await until(lambda: server.started)
+            server.should_exit = True
+            await serving
+
+    assert late == []
