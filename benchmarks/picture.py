@@ -6,7 +6,10 @@ from typing import Any
 
 WIDTH, HEIGHT = 760, 400
 LEFT, RIGHT, TOP, BOTTOM = 72, 736, 72, 348
-"""The frame of the curves."""
+"""The frame of the curves, under a legend of one row."""
+
+MARGIN, ROW, LETTER = 16, 20, 7.5
+"""Of the legend: around it, between its rows, and what a letter takes."""
 
 PERCENTILES = {"p50_ms": "median", "p99_ms": "99th percentile"}
 STYLE = """\
@@ -17,15 +20,22 @@ STYLE = """\
   .p50_ms { stroke-width: 3 }
   .p99_ms { stroke-dasharray: 5 4 }
   .key { stroke: #57606a }
-  .s0 { stroke: #d9480f } .s1 { stroke: #1c6fd1 } .s2 { stroke: #1a8a5a } .s3 { stroke: #8e44ad }
-  circle { stroke: none } circle.s0 { fill: #d9480f } circle.s1 { fill: #1c6fd1 }
-  circle.s2 { fill: #1a8a5a } circle.s3 { fill: #8e44ad }
+  circle { stroke: none }
   @media (prefers-color-scheme: dark) {
     text { fill: #9198a1 } .title { fill: #f0f6fc } .grid { stroke: #3d444d } .key { stroke: #9198a1 }
-    .s0 { stroke: #ff8c42 } .s1 { stroke: #6cb0ff } .s2 { stroke: #4fd39a } .s3 { stroke: #d2a8ff }
-    circle.s0 { fill: #ff8c42 } circle.s1 { fill: #6cb0ff } circle.s2 { fill: #4fd39a } circle.s3 { fill: #d2a8ff }
   }
 """
+COLOURS = (  # on a light page, and on a dark one
+    ("#d9480f", "#ff8c42"),
+    ("#1c6fd1", "#6cb0ff"),
+    ("#1a8a5a", "#4fd39a"),
+    ("#8e44ad", "#d2a8ff"),
+    ("#b8860b", "#e3b341"),
+    ("#c2255c", "#ff7eb6"),
+    ("#0b8a9e", "#56d4dd"),
+    ("#795548", "#c8a48f"),
+    ("#6b7280", "#a3aab5"),
+)
 Place = Callable[[float], float]
 
 
@@ -38,14 +48,36 @@ def draw(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
     across: Place = lambda rate: LEFT + rate / most * (RIGHT - LEFT)  # noqa: E731 (one of a pair)
     down: Place = lambda ms: BOTTOM - math.log(ms / low) / math.log(high / low) * (BOTTOM - TOP)  # noqa: E731 (the other)
     servers = list(dict.fromkeys(row["server"] for row in rows))
-    parts = [*_axes(lines, most, across, down), *_legend(servers), f'<text class="title" x="16" y="26">{title}</text>']
+    legend, rows_of_legend = _legend(servers)
+    shift = ROW * (rows_of_legend - 1)
+    parts = [
+        f'<text class="title" x="{MARGIN}" y="26">{title}</text>',
+        *legend,
+        f'<g transform="translate(0 {shift})">',
+    ]
+    parts += _axes(lines, most, across, down)
     for number, server in enumerate(servers):
         own = sorted(
             (row for row in rows if row["server"] == server), key=lambda row: float(row["requests_per_second"])
         )
         parts += _curves(number, own, across, down)
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img">'
-    return "\n".join([head, f"<title>{title}</title>", f"<style>\n{STYLE}</style>", *parts, "</svg>", ""])
+    size = f'viewBox="0 0 {WIDTH} {HEIGHT + shift}" width="{WIDTH}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">'
+    style = f"<style>\n{STYLE}{_colours(len(servers))}</style>"
+    return "\n".join([head, f"<title>{title}</title>", style, *parts, "</g>", "</svg>", ""])
+
+
+def _colours(servers: int) -> str:
+    """A colour for each; after the last, the first again."""
+    pairs = [COLOURS[number % len(COLOURS)] for number in range(servers)]
+    rules = [
+        "".join(
+            f"  .s{number} {{ stroke: {pair[page]} }} circle.s{number} {{ fill: {pair[page]} }}\n"
+            for number, pair in enumerate(pairs)
+        )
+        for page in (0, 1)
+    ]
+    return f"{rules[0]}  @media (prefers-color-scheme: dark) {{\n{rules[1]}  }}\n"
 
 
 def _lines(least: float, most: float) -> Sequence[float]:
@@ -72,14 +104,19 @@ def _round_steps(most: float) -> Iterable[float]:
     return [step * count for count in range(math.floor(most / step) + 1)]
 
 
-def _legend(servers: Sequence[str]) -> Iterator[str]:
-    left = 16.0
-    for number, server in enumerate(servers):
-        yield f'<path class="p50_ms s{number}" d="M{left} 46h22"/><text x="{left + 28}" y="50">{server}</text>'
-        left += 50 + 7.5 * len(server)
-    for name, said in reversed(PERCENTILES.items()):
-        left = WIDTH - (280 if name == "p50_ms" else 176)
-        yield f'<path class="{name} key" d="M{left} 46h22"/><text x="{left + 28}" y="50">{said}</text>'
+def _legend(servers: Sequence[str]) -> tuple[list[str], int]:
+    """What it consists of, and how many rows it takes."""
+    named = [(f"p50_ms s{number}", server) for number, server in enumerate(servers)]
+    named += [(f"{name} key", said) for name, said in PERCENTILES.items()]
+    parts, left, row = list[str](), float(MARGIN), 0
+    for style, text in named:
+        width = 50 + LETTER * len(text)
+        if left > MARGIN and left + width > WIDTH:
+            left, row = MARGIN, row + 1
+        y = 46 + ROW * row
+        parts.append(f'<path class="{style}" d="M{left} {y}h22"/><text x="{left + 28}" y="{y + 4}">{text}</text>')
+        left += width
+    return parts, row + 1
 
 
 def _curves(number: int, rows: Sequence[Mapping[str, Any]], across: Place, down: Place) -> Iterator[str]:

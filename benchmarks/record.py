@@ -59,9 +59,14 @@ def _cpu() -> str:
 
 
 def _commit() -> str:
-    """Where a copy without its history is measured, nobody knows."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    """Where a copy without its history is measured, nobody knows. What is measured or written of it is no change."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout.strip()  # noqa: S603 (ours)
+        commit = _git("rev-parse", "--short", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no", ":!benchmarks/results", ":!docs")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=ROOT, check=True).stdout.strip()  # noqa: S603, S607 (ours)

@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any, cast
@@ -329,3 +331,18 @@ def test_the_picture_has_two_curves_for_each_server() -> None:
     ]
     assert len(circles) == 12
     assert all(72 <= x <= 736 and 72 <= y <= 348 for x, y in circles)
+
+
+def test_the_picture_names_as_many_servers_as_there_are() -> None:
+    """Each beside a stroke of its own colour; names stand in rows, none over another or over the edge."""
+    names = [f"server with the number {number}" for number in range(8)]
+    rows = [{"server": name, "requests_per_second": 10.0, "p50_ms": 3, "p99_ms": 90} for name in names]
+
+    picture = draw("A title", rows)
+
+    texts = [each for each in ET.fromstring(picture) if each.tag.endswith("text") and each.text in names]  # noqa: S314 (our own)
+    places = [(float(text.attrib["y"]), float(text.attrib["x"])) for text in texts]
+    assert len(places) == 8
+    assert all(below > y or right - x > 7 * 24 for (y, x), (below, right) in pairwise(places))
+    assert max(x for _, x in places) + 7 * 24 < 760
+    assert len(set(re.findall(r"^  \.s\d { stroke: (#\w+)", picture, re.MULTILINE))) == 16  # on both kinds of page

@@ -284,6 +284,23 @@ def test_a_copy_without_its_history_can_be_measured(tmp_path: Path, monkeypatch:
     assert record._commit() == "unknown"  # noqa: SLF001 (of what was measured)
 
 
+@pytest.mark.parametrize(("changed", "is_dirty"), [("benchmarks/results/gpu.json", False), ("app/engine.py", True)])
+def test_figures_that_are_kept_do_not_change_the_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str, *, is_dirty: bool
+) -> None:
+    """Otherwise the second run would begin anew."""
+    monkeypatch.setattr(record, "ROOT", tmp_path)
+    (tmp_path / changed).parent.mkdir(parents=True)
+    (tmp_path / changed).write_text("before")
+    author = ("-c", "user.name=A", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false")
+    for command in (("init", "--quiet"), ("add", "."), (*author, "commit", "--quiet", "--message", "B")):
+        record._git(*command)  # noqa: SLF001 (where it is asked)
+    commit = record._commit()  # noqa: SLF001 (of what was measured)
+    (tmp_path / changed).write_text("after")
+
+    assert record._commit() == (f"{commit}-dirty" if is_dirty else commit)  # noqa: SLF001 (of what was measured)
+
+
 def test_without_a_gpu_nothing_is_begun(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """One sentence says what is missing, and what can be done here."""
     monkeypatch.setenv("PATH", "")
