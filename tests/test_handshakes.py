@@ -47,7 +47,10 @@ def test_without_filters_all_stays_as_it_was(listener: socket.socket, monkeypatc
     monkeypatch.setattr(handshakes, "ATTACH_FILTER", 2**15)
     begin_none(listener)
 
-    socket.create_connection(listener.getsockname(), timeout=10).close()
+    with socket.create_connection(listener.getsockname(), timeout=10) as caller:
+        accepted, place = listener.accept()
+        accepted.close()
+        assert place == caller.getsockname()
 
 
 def _is_told(caller: socket.socket, seconds: float) -> bool:
