@@ -14,14 +14,11 @@ from typing import Any
 import uvicorn
 
 from app.connection import Connection, State
-from app.handshakes import begin_none
+from app.handshakes import begin_none, go_on
 from app.service import Service
 from app.settings import Settings
 
 log = logging.getLogger("swin.server")
-
-HANDSHAKE_SECONDS = 0.25
-"""For connections that have begun to be there, when no others begin any more: a long way there and back."""
 
 LAST_SECONDS = 0.25
 """Between the last connection taken and the first idle one closed: what was sent before that is answered."""
@@ -94,8 +91,6 @@ class Server(uvicorn.Server):
         """Closing a listener resets the connections that nobody has accepted yet."""
         for listener in listeners:
             begin_none(listener)
-        if not self.force_exit:
-            await asyncio.sleep(HANDSHAKE_SECONDS)
         taken = [connection for listener in listeners for connection in _accepted(listener)]
         for server in self.servers:
             server.close()
@@ -135,6 +130,7 @@ def _accepted(listener: socket.socket) -> list[socket.socket]:
         while True:
             connection, _ = listener.accept()
             connection.setblocking(False)
+            go_on(connection)
             connections.append(connection)
     return connections
 

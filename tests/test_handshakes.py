@@ -8,19 +8,27 @@ from errno import ECONNREFUSED, EINPROGRESS
 import pytest
 
 from app import handshakes
-from app.handshakes import begin_none
+from app.handshakes import begin_none, go_on
 
 
-@pytest.fixture
-def listener() -> Iterator[socket.socket]:
+@pytest.fixture(params=["127.0.0.1", "::"], ids=["IPv4", "both"])
+def listener(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
     """On a free port."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    is_both = request.param == "::"
+    if is_both and not socket.has_dualstack_ipv6():
+        pytest.skip("there is no IPv6 here")
+    family = socket.AF_INET6 if is_both else socket.AF_INET
+    with socket.create_server((request.param, 0), family=family, dualstack_ipv6=is_both) as listener:
         yield listener
+
+
+def place(listener: socket.socket) -> tuple[str, int]:
+    return "127.0.0.1", listener.getsockname()[1]
 
 
 def test_who_has_connected_is_taken(listener: socket.socket) -> None:
     """Its connection goes on, accepted before or not."""
-    with socket.create_connection(listener.getsockname()) as caller:
+    with socket.create_connection(place(listener)) as caller:
         begin_none(listener)
         caller.sendall(b"?")
         accepted, _ = listener.accept()
@@ -35,22 +43,34 @@ def test_nobody_connects_any_more(listener: socket.socket) -> None:
     begin_none(listener)
     with socket.socket() as caller:
         caller.setblocking(False)
-        assert caller.connect_ex(listener.getsockname()) == EINPROGRESS
+        assert caller.connect_ex(place(listener)) == EINPROGRESS
         assert not _is_told(caller, 0.2)
         listener.close()
         assert _is_told(caller, 30)  # it asks again after a second
         assert caller.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == ECONNREFUSED
 
 
-def test_without_filters_all_stays_as_it_was(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some kernels have none."""
-    monkeypatch.setattr(handshakes, "ATTACH_FILTER", 2**15)
+def test_who_connected_at_that_moment_goes_on(listener: socket.socket) -> None:
+    """A connection has inherited what its listener was told; its caller is heard as soon as it is known."""
+    with socket.create_connection(place(listener)) as caller:
+        accepted, _ = listener.accept()
+        with accepted:
+            begin_none(accepted)
+            go_on(accepted)
+            caller.sendall(b"?")
+            assert accepted.recv(1) == b"?"
+
+
+def test_a_kernel_that_cannot_takes_everybody(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it did before."""
+    monkeypatch.setattr(handshakes, "LEAST_HOPS", ((socket.IPPROTO_IP, 2**15),))
     begin_none(listener)
 
-    with socket.create_connection(listener.getsockname(), timeout=10) as caller:
-        accepted, place = listener.accept()
+    with socket.create_connection(place(listener)) as caller:
+        accepted, _ = listener.accept()
+        go_on(accepted)
+        assert accepted.getpeername()[1] == caller.getsockname()[1]
         accepted.close()
-        assert place == caller.getsockname()
 
 
 def _is_told(caller: socket.socket, seconds: float) -> bool:
