@@ -31,7 +31,7 @@ fuzz: $(DEV)/ready  ## decode 200 000 damaged images: pixels or an error of ours
 
 image: $(DEV)/ready  ## build the service's container image and test it; needs a Docker engine
 	docker build --tag swin-serve .
-	SWIN_TEST_IMAGE=swin-serve $(DEV)/bin/python -m pytest -m container
+	TEST_IMAGE=swin-serve $(DEV)/bin/python -m pytest -m container
 
 lint: $(DEV)/ready  ## style, format and types
 	$(DEV)/bin/ruff check

@@ -1,5 +1,6 @@
 """What many tests share."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,15 @@ from tests.served import Served
 def anyio_backend() -> str:
     """Async tests run on asyncio, as the service does."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_settings_but_a_test_s() -> Iterator[None]:
+    """What is set where the tests are run is no setting of the services that they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("SWIN_")]:
+            patch.delenv(name)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
 """The images and the compose file: what can be read off them, and what a Docker engine makes of them.
 
-What needs an engine tests the image that SWIN_TEST_IMAGE names; it must hold the demonstration bundle:
+What needs an engine tests the image that TEST_IMAGE names; it must hold the demonstration bundle:
 
-    docker build -t swin-serve . && SWIN_TEST_IMAGE=swin-serve python -m pytest -m container
+    docker build -t swin-serve . && TEST_IMAGE=swin-serve python -m pytest -m container
 """
 
 import json
@@ -205,9 +205,9 @@ def image() -> str:
         subprocess.run(["docker", "info"], capture_output=True, timeout=SECONDS, check=True)  # noqa: S607 (whichever is first)
     except (OSError, subprocess.SubprocessError) as error:
         pytest.skip(f"no Docker engine answers ({type(error).__name__})")
-    if "SWIN_TEST_IMAGE" not in os.environ:
-        pytest.skip("SWIN_TEST_IMAGE names no image to test")
-    return os.environ["SWIN_TEST_IMAGE"]
+    if "TEST_IMAGE" not in os.environ:
+        pytest.skip("TEST_IMAGE names no image to test")
+    return os.environ["TEST_IMAGE"]
 
 
 @contextmanager
