@@ -201,10 +201,13 @@ class Engine:
             raise DeviceError(self._why_not(len(pixels), sentence(error))) from error
 
     def _why_not(self, size: int, said: str) -> str:
-        device, bucket = self.truth.device, self.bucket(size)
+        device, gpu, bucket = self.truth.device, self.truth.gpu, self.bucket(size)
         if is_out_of_memory(said):
             cure = "lower max_batch" if bucket > 1 else "others use it too"
             return f"{device} is out of memory at batches of {bucket}: {cure} ({said})"
+        if device.kind == "cuda" and gpu and gpu.cudnn is None:  # opened by the first kernel that calls it, not before
+            cure = "cuDNN is not loaded, pip install 'swin-serve[gpu]' brings it"
+            return f"{device} cannot run a batch of {bucket}: {cure} ({said})"
         without = ", perhaps not as a CUDA graph: try cuda_graphs off" if self.truth.graphs else ""
         return f"{device} cannot run a batch of {bucket}{without}: {said}"
 

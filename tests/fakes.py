@@ -22,6 +22,7 @@ from app.caller import Caller
 from app.device import CPU, Device
 from app.engine import Engine
 from app.golden import open_unproved
+from app.nvidia import Gpu
 from tests.references.draw import draw
 
 
@@ -52,6 +53,9 @@ class Gate:
 
 ALLOCATION = "FAIL : bfc_arena.cc:360 Failed to allocate memory for requested buffer of size 3687936"
 """What ONNX Runtime says when a GPU's memory is full."""
+
+GPU = Gpu("NVIDIA H200", None, "13.1", "13.0", "9.10.2")
+"""One that has all it needs, and a driver that does not tell its version."""
 
 
 class FailingSession:

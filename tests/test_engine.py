@@ -13,7 +13,8 @@ from app.device import Device
 from app.engine import Engine, Pixels
 from app.errors import DeviceError
 from app.golden import open_proved
-from tests.fakes import ALLOCATION, FailingSession, engine_of
+from app.nvidia import Gpu
+from tests.fakes import ALLOCATION, GPU, FailingSession, engine_of
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +251,29 @@ def test_a_batch_that_cannot_be_run_names_the_cure(
     monkeypatch.setattr(padded, "_outputs", fail)
     with pytest.raises(DeviceError, match=sentence):
         padded._try(random_pixels(size))  # noqa: SLF001 (both go through it)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "sentence"),
+    [
+        (replace(GPU, cudnn=None), r"cannot run a batch of 1: cuDNN is not loaded, .*swin-serve\[gpu\].*unavailable"),
+        (GPU, "perhaps not as a CUDA graph"),
+    ],
+    ids=["without", "with"],
+)
+def test_a_missing_cudnn_is_told_by_the_first_batch(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, gpu: Gpu, sentence: str
+) -> None:
+    """A session opens without it, and no other cure would help."""
+    padded = padding(engine)
+    padded.truth = replace(padded.truth, gpu=gpu, graphs=True)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("cuDNN is unavailable")
+
+    monkeypatch.setattr(padded, "_outputs", fail)
+    with pytest.raises(DeviceError, match=sentence):
+        padded._try(random_pixels(1))  # noqa: SLF001 (all that start goes through it)
 
 
 def test_the_self_test_notices_a_difference(engine: Engine) -> None:

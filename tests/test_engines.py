@@ -14,10 +14,8 @@ from app.errors import DeviceError
 from app.golden import open_unproved
 from app.main import _describe
 from app.metrics import Metrics, exposition
-from app.nvidia import Gpu
 from app.settings import Settings
-
-GPU = Gpu("NVIDIA H200", None, "13.1", "13.0", "9.10.2")
+from tests.fakes import GPU
 
 
 @pytest.fixture

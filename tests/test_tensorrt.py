@@ -10,10 +10,7 @@ from app import nvidia, tensorrt
 from app.bundle import Bundle
 from app.device import Device
 from app.errors import DeviceError
-from app.nvidia import Gpu
-from tests.fakes import engine_of
-
-GPU = Gpu("NVIDIA H200", None, "13.0", None, None)
+from tests.fakes import GPU, engine_of
 
 
 @pytest.fixture
