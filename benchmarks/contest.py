@@ -188,8 +188,17 @@ def _rounded(figures: Mapping[str, float]) -> dict[str, float]:
 
 def engine_rate(folder: Path, seconds: float, *options: str) -> dict[str, float]:
     """The engines' own, measured in a process of its own: see `benchmarks/engine.py`."""
-    command = [sys.executable, "-m", "benchmarks.engine", str(folder), "--seconds", str(seconds), *options]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)  # noqa: S603 (ours)
+    return figures_of("engine", str(folder), "--seconds", str(seconds), *options)
+
+
+def figures_of(name: str, *arguments: str) -> dict[str, float]:
+    """What the benchmark of this name finds in a process of its own; what it complains of is on the screen.
+
+    Raises:
+        subprocess.CalledProcessError: it fails.
+    """
+    command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True)  # noqa: S603 (ours)
     figures: dict[str, float] = json.loads(done.stdout)
     return figures
 
@@ -270,7 +279,7 @@ async def _ready(server: Server, crowd: Crowd, sent: bytes) -> None:
             if server.predictions((await crowd.ask(sent)).body):
                 return
         await asyncio.sleep(0.2)
-    raise RuntimeError(f"{server.name} does not come up, see {server.log}")
+    raise RuntimeError(f"{server.name} does not come up: {server.last_words()}")
 
 
 def _is_telling(known: Sequence[Known], place: int) -> bool:

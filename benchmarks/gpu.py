@@ -9,8 +9,9 @@ Swin-T, S, B and L in fp16 with random weights, exported on the spot, or the bun
     service     photos over HTTP, against the engine's own rate or what the cores can decode, whichever is less
 
 Contestants have a process each and take turns, round by round; figures are medians. Torch is compiled with
-`max-autotune`, or by default where that fails or takes too long: its name says which. Torch and the engine begin with
-bytes in the host's memory, plain exports with floats that somebody has normalised already; all end with logits there.
+`max-autotune`, or as well as it can be where that fails or takes too long: its name says which. Torch and the engine
+begin with bytes anywhere in the host's memory, plain exports with floats that somebody has normalised already; all end
+with logits there.
 
 What is measured is kept at once in `results/gpu.json`, beside what runs before have left there of the same code on the
 same machine, so that parts and sizes can be measured one by one. Exits with 1 if a goal is missed. `--dry-run` does all
@@ -21,7 +22,8 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,22 +48,41 @@ def show(title: str, rows: Rows, console: Console) -> None:
     console.print(table(title, columns, [[str(row.get(name, "")) for name in columns] for row in rows]))
 
 
-def subjects(asked: argparse.Namespace) -> Iterator[tuple[str, Path]]:
-    """Names and fp16 bundles; each is made when its turn comes, if it is not there yet."""
-    for folder in asked.bundle:
-        yield bundles.load(folder).manifest.name, folder
+def subjects(asked: argparse.Namespace) -> Mapping[str, Callable[[], Path]]:
+    """By name, what gives the fp16 bundle, and makes it if it is not there yet."""
+    if asked.bundle:
+        return {bundles.load(folder).manifest.name: partial(Path, folder) for folder in asked.bundle}
     names = [SMALL] if asked.dry_run else [SIZES[size] for size in asked.sizes]
-    for name in [] if asked.bundle else names:
-        (folder,) = made([f"{name}-half"]).values()
-        yield name, folder / "fp16"
+    return {name: partial(_made, name) for name in names}
 
 
-def _measured(part: str, bundle: Path, effort: Effort, asked: argparse.Namespace) -> Iterator[Row]:
-    """What a part finds, as it comes. If it fails, it says so, and leaves their turn to the others."""
+def _made(name: str) -> Path:
+    (folder,) = made([f"{name}-half"]).values()
+    return folder / "fp16"
+
+
+def found(find: Callable[[], Path], effort: Effort, asked: argparse.Namespace) -> Iterator[tuple[str, Iterator[Row]]]:
+    """The bundle, then part by part what is measured of it, as it comes. What fails says so, and others go on."""
     try:
-        yield from PARTS[part](bundle, effort, asked)
+        folder = find()
+        size = sum(file.stat().st_size for file in folder.iterdir())
     except Exception as error:  # noqa: BLE001 (whatever it is, the time on such a machine is short)
-        yield {"failed": f"{type(error).__name__}: {error}"}
+        yield "export", iter([_failure(error)])
+        return
+    yield "export", iter([{"bundle": folder.name, "mib": round(size / 2**20, 1)}])
+    for part in asked.parts:
+        yield part, _until_failure(PARTS[part](folder, effort, asked))
+
+
+def _until_failure(rows: Iterator[Row]) -> Iterator[Row]:
+    try:
+        yield from rows
+    except Exception as error:  # noqa: BLE001 (likewise)
+        yield _failure(error)
+
+
+def _failure(error: Exception) -> Row:
+    return {"failed": f"{type(error).__name__}: {error}"}
 
 
 def _parts(text: str) -> list[str]:
@@ -89,14 +110,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     effort, console = DRY if asked.dry_run else FULL, Console(width=140)
     networks: dict[str, dict[str, Rows]] = {} if asked.dry_run else kept("gpu").get("networks", {})
     figures: dict[str, Any] = {"networks": networks, **({} if asked.dry_run else _device())}
-    for (name, bundle), part in _pairs(subjects(asked), asked.parts):
-        rows = networks.setdefault(name, {})[part] = []
-        for row in _measured(part, bundle, effort, asked):
-            rows.append(row)
-            figures |= (
-                {"goals": goals(networks)} if asked.dry_run else keep("gpu", {**figures, "goals": goals(networks)})
-            )
-        show(f"{name}: {part}", rows, console)
+    for name, find in subjects(asked).items():
+        for part, rows_found in found(find, effort, asked):
+            rows = networks.setdefault(name, {})[part] = []
+            for row in rows_found:
+                rows.append(row)
+                figures["goals"] = goals(networks)
+                if not asked.dry_run:
+                    figures |= keep("gpu", figures)
+            show(f"{name}: {part}", rows, console)
     show("goals", figures["goals"], console)
     print(json.dumps(figures))
     return verdict(figures, is_dry=asked.dry_run)
@@ -106,13 +128,6 @@ def verdict(figures: Mapping[str, Any], *, is_dry: bool) -> int:
     """1 if a part has failed, or a goal is missed; of a dry run, a goal is none."""
     rows = [row for parts in figures["networks"].values() for found in parts.values() for row in found]
     return int(any("failed" in row for row in rows) or not (is_dry or all(row["is_met"] for row in figures["goals"])))
-
-
-def _pairs(found: Iterable[tuple[str, Path]], parts: Sequence[str]) -> Iterator[tuple[tuple[str, Path], str]]:
-    """Part by part of one before the next is made."""
-    for subject in found:
-        for part in parts:
-            yield subject, part
 
 
 def _device() -> dict[str, str | None]:

@@ -25,12 +25,10 @@ from app.bundle import Bundle
 from app.cpus import available_cpus
 from app.device import CPU, Device
 from app.golden import golden_pixels, open_unproved
-from app.image import MOST_PIXELS, Limits, open_image, to_rgb
-from app.preprocess import preprocess
 from benchmarks import processes
 from benchmarks.compiled import LIBRARIES, of_torch
 from benchmarks.contest import Contestant as Caller
-from benchmarks.contest import Workload, engine_rate, learn
+from benchmarks.contest import Workload, engine_rate, figures_of, learn
 from benchmarks.crowd import Crowd
 from benchmarks.goals import COMPILED, Row
 from benchmarks.model import of_bundle, of_graph
@@ -42,7 +40,7 @@ from model_export.golden import generated, pixels_of
 from model_export.ledger import logits
 
 OURS = "engine"
-COMPILERS = ("max-autotune", "default")
+COMPILERS = ("max-autotune", "reduce-overhead", "default")
 
 MIB = 2**20
 SAMPLES = 50
@@ -69,7 +67,7 @@ class Effort(NamedTuple):
 FULL = Effort(
     Device("cuda"), [1 << power for power in range(8)], (1, 64), 5, 20, 1000, 10_000, 5.0, 200.0, COMPILERS, 60, 256
 )
-DRY = Effort(CPU, (1, 2), (2,), 2, 2, 16, 50, 0.5, 90.0, COMPILERS[1:], 8, 4)
+DRY = Effort(CPU, (1, 2), (2,), 2, 2, 16, 50, 0.5, 90.0, COMPILERS[-1:], 8, 4)
 
 
 def engine(bundle: Path, effort: Effort, _: argparse.Namespace) -> Iterator[Row]:
@@ -233,13 +231,13 @@ def nvidia(*queries: str) -> str:
 
 def service(bundle: Path, effort: Effort, asked: argparse.Namespace) -> Iterator[Row]:
     """Photos over HTTP, in turns with the engine alone and with decoding alone on all cores."""
-    files = Workload("", effort.photos, (effort.callers,)).files(asked.photos)
     frontends = ("--frontends", str(asked.frontends))
     launch = ours(bundle, "swin-serve", *frontends, device=str(effort.device), max_batch=64)
-    yield uvloop.run(_under_load(launch, bundle, files, effort))
+    yield uvloop.run(_under_load(launch, bundle, asked.photos, effort))
 
 
-async def _under_load(launch: Launch, bundle: Path, files: Sequence[bytes], effort: Effort) -> Row:
+async def _under_load(launch: Launch, bundle: Path, photos: Path | None, effort: Effort) -> Row:
+    files = Workload("", effort.photos, (effort.callers,)).files(photos)
     server, bounds = Server(launch), list[dict[str, float]]()
     try:
         with contextlib.closing(Crowd(server.address)) as crowd:
@@ -247,7 +245,7 @@ async def _under_load(launch: Launch, bundle: Path, files: Sequence[bytes], effo
             for _ in range(effort.rounds):
                 await caller.measure(effort.callers, effort.seconds)
                 engine_alone = _rate(bundle, effort)["requests_per_second"]
-                bounds.append({"engine": engine_alone, "decoding": decoding_rate(bundle, files, effort.seconds)})
+                bounds.append({"engine": engine_alone, "decoding": _decoding(bundle, photos, effort)})
     finally:
         server.stop()
     windows, outcomes = caller.windows[effort.callers], caller.traffic.outcomes
@@ -261,24 +259,14 @@ async def _under_load(launch: Launch, bundle: Path, files: Sequence[bytes], effo
     return {**rounded, "wrong": outcomes.wrong, "lost": outcomes.lost}
 
 
+def _decoding(bundle: Path, photos: Path | None, effort: Effort) -> float:
+    given = () if photos is None else ("--photos", str(photos))
+    amount = ("--images", str(effort.photos), "--seconds", str(effort.seconds))
+    return figures_of("decoders", str(bundle), *amount, *given)["images_per_second"]
+
+
 SHOWN = ("requests_per_second", "p50_ms", "cpu_ms", "cores", "caller_us")
 """Of a window."""
-
-
-def decoding_rate(bundle: Path, files: Sequence[bytes], seconds: float) -> float:
-    """Images a second that all CPUs can decode and resize, a process each."""
-    cpus = available_cpus()
-    with ProcessPoolExecutor(cpus, multiprocessing.get_context("spawn")) as pool:
-        return sum(pool.map(_decode, [bundle] * cpus, [files] * cpus, [seconds] * cpus))
-
-
-def _decode(bundle: Path, files: Sequence[bytes], seconds: float) -> float:
-    recipe, limits, images = bundles.load(bundle).manifest.preprocessing, Limits(MOST_PIXELS), 0
-    started = time.perf_counter()
-    while (took := time.perf_counter() - started) < seconds:
-        preprocess(to_rgb(open_image(files[images % len(files)], limits)), recipe)
-        images += 1
-    return images / took
 
 
 def _apart(work: Callable[[Path, Effort], Any], bundle: Path, effort: Effort) -> Any:

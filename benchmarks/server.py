@@ -17,7 +17,12 @@ from benchmarks.peers.network import MAX_BATCH
 from benchmarks.protocols import PROTOCOLS, Protocol
 
 PEERS = Path(__file__).parent / "peers"
-START_SECONDS = 60
+START_SECONDS = 180
+"""A GPU records every batch size of each engine first."""
+
+WORDS = 2000
+"""Bytes of a log that a failure is told with."""
+
 HOST = "127.0.0.1"
 Predictions = Sequence[Mapping[str, Any]]
 
@@ -59,7 +64,11 @@ class Server:
             RuntimeError: it has ended.
         """
         if self.process.poll() is not None:
-            raise RuntimeError(f"{self.name} has ended, see {self.log}")
+            raise RuntimeError(f"{self.name} has ended: {self.last_words()}")
+
+    def last_words(self) -> str:
+        """The end of its log, and where all of it is."""
+        return f"{self.log} ends with\n{self.log.read_bytes()[-WORDS:].decode(errors='replace')}"
 
     def taken(self) -> processes.Taken:
         """What it and its descendants have taken."""

@@ -10,12 +10,13 @@
 Logits are compared in units of their range over the images, so that one tolerance fits every head.
 """
 
-import importlib.metadata
 import io
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
+import onnx
+import PIL
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -34,7 +35,7 @@ from model_export.static import StaticSwin
 BATCH_SIZES = (1, 2, 3, 8)
 LOGITS = 1e-4  # of the logit range, in float32
 MEAN_LEVEL, ANY_LEVEL = 0.03, 6.0  # of 255: resizing only what the crop keeps rounds differently here and there
-VERSIONS = ("torch", "onnx", "onnxruntime", "pillow", "numpy")
+LIBRARIES = {"torch": torch, "onnx": onnx, "pillow": PIL, "numpy": np}
 
 
 class Proof:
@@ -74,7 +75,7 @@ class Proof:
             max_logit_difference=float(np.abs(logits - self._source_logits).max()),
             logit_range=self.logit_range,
             top1_agreement=float(agreement),
-            versions={name: importlib.metadata.version(name) for name in VERSIONS},
+            versions={"onnxruntime": self.engine.truth.runtime, **_versions()},
         )
 
     def _stages(self) -> Iterator[Stage]:
@@ -143,3 +144,7 @@ def png(image: Image.Image) -> bytes:
 
 def _stage(name: str, against: str, unit: str, difference: Tensor | np.floating, tolerance: float) -> Stage:
     return Stage(name=name, against=against, unit=unit, difference=float(difference), tolerance=tolerance)
+
+
+def _versions() -> dict[str, str]:
+    return {name: str(library.__version__) for name, library in LIBRARIES.items()}

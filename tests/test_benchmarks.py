@@ -16,8 +16,9 @@ from typing import Any, cast
 import pytest
 import uvloop
 
+from app.bundle import Bundle
 from benchmarks import processes, server
-from benchmarks.contest import MOST_OTHERS, Contest, Contestant, Workload
+from benchmarks.contest import MOST_OTHERS, Contest, Contestant, Workload, figures_of
 from benchmarks.crowd import Answer, Crowd
 from benchmarks.images import NEAR, Known
 from benchmarks.load import Address, Broken, request
@@ -346,3 +347,26 @@ def test_the_picture_names_as_many_servers_as_there_are() -> None:
     assert all(below > y or right - x > 7 * 24 for (y, x), (below, right) in pairwise(places))
     assert max(x for _, x in places) + 7 * 24 < 760
     assert len(set(re.findall(r"^  \.s\d { stroke: (#\w+)", picture, re.MULTILINE))) == 16  # on both kinds of page
+
+
+def test_a_server_that_ends_is_told_with_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only what is on the screen is left of a machine, the log alone would tell nobody."""
+    monkeypatch.setattr(server, "CACHE", tmp_path)
+    ended = server.Server(server.Launch("brief", [sys.executable, "-c", "raise SystemExit('no such bundle')"]))
+    ended.process.wait()
+
+    with pytest.raises(RuntimeError, match=r"brief has ended: .*brief\.log ends with\nno such bundle"):
+        ended.check()
+
+
+def test_what_fails_apart_complains_on_the_screen(capfd: pytest.CaptureFixture[str]) -> None:
+    """Its exit status alone would tell nobody why."""
+    with pytest.raises(subprocess.CalledProcessError):
+        figures_of("decoders")
+
+    assert "the following arguments are required: bundle" in capfd.readouterr().err
+
+
+def test_all_cpus_decode_in_one_window(demo: Bundle) -> None:
+    """Each has its process, which has waited for the others: none is left waiting for ever."""
+    assert figures_of("decoders", str(demo.folder), "--seconds", "0.2", "--images", "2")["images_per_second"] > 0

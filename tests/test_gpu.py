@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -96,7 +97,7 @@ def test_the_verdict_is_about_goals_and_failures(
     assert verdict(figures, is_dry=is_dry) == expected
 
 
-def test_a_part_that_fails_leaves_the_others_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_fails_leaves_the_others_their_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says why, after what it had found by then."""
 
     def fails(*_: Any) -> Any:
@@ -104,9 +105,30 @@ def test_a_part_that_fails_leaves_the_others_their_turn(monkeypatch: pytest.Monk
         raise DeviceError("out of memory")
 
     monkeypatch.setitem(PARTS, "engine", fails)
-    found = list(gpu._measured("engine", Path(), DRY, Namespace()))  # noqa: SLF001 (what `main` does of each part)
+    monkeypatch.setitem(PARTS, "memory", lambda *_: iter([{"batches": 50}]))
+    (tmp_path / "model.onnx").write_bytes(bytes(gpu_parts.MIB))
 
-    assert found == [{"batch": 1}, {"failed": "DeviceError: out of memory"}]
+    assert measured(lambda: tmp_path, "engine", "memory") == {
+        "export": [{"bundle": tmp_path.name, "mib": 1.0}],
+        "engine": [{"batch": 1}, {"failed": "DeviceError: out of memory"}],
+        "memory": [{"batches": 50}],
+    }
+
+
+def test_a_network_that_cannot_be_exported_leaves_the_others_their_turn() -> None:
+    """It says why, and nothing is measured of it."""
+
+    def fails() -> Path:
+        raise subprocess.CalledProcessError(1, "swin-export")
+
+    assert measured(fails, "engine") == {
+        "export": [{"failed": "CalledProcessError: Command 'swin-export' returned non-zero exit status 1."}]
+    }
+
+
+def measured(find: Callable[[], Path], *parts: str) -> dict[str, list[Any]]:
+    """What there is to say of one network."""
+    return {part: list(rows) for part, rows in gpu.found(find, DRY, Namespace(parts=parts))}
 
 
 def test_memory_grows_after_the_warm_up_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,12 +193,20 @@ def test_without_the_engine_there_is_no_contest(monkeypatch: pytest.MonkeyPatch)
         warm(monkeypatch, engine="dies")
 
 
-@pytest.mark.parametrize(("first", "expected"), [("runs", "max-autotune"), ("dies", "default"), ("hangs", "default")])
-def test_torch_is_compiled_as_well_as_it_can_be(monkeypatch: pytest.MonkeyPatch, first: str, expected: str) -> None:
-    """One compiled contestant takes part: the first mode that works in time."""
-    names = warm(
-        monkeypatch, **{"engine": "runs", "torch.compile_max-autotune": first, "torch.compile_default": "runs"}
-    )
+@pytest.mark.parametrize(
+    ("behaviours", "expected"),
+    [
+        (["runs", "runs", "runs"], "max-autotune"),
+        (["hangs", "runs", "runs"], "reduce-overhead"),
+        (["dies", "hangs", "runs"], "default"),
+    ],
+)
+def test_torch_is_compiled_as_well_as_it_can_be(
+    monkeypatch: pytest.MonkeyPatch, behaviours: list[str], expected: str
+) -> None:
+    """One compiled contestant takes part: the first mode that works in time, with CUDA graphs if any does."""
+    modes = [f"torch.compile_{mode}" for mode in gpu_parts.COMPILERS]
+    names = warm(monkeypatch, engine="runs", **dict(zip(modes, behaviours, strict=True)))
 
     assert names == ["engine", f"torch.compile, {expected}"]
 
@@ -318,7 +348,7 @@ def test_all_of_it_runs_without_a_gpu() -> None:
 
     assert done.returncode == 0, done.stdout + done.stderr
     parts = json.loads(done.stdout.splitlines()[-1])["networks"]["narrow"]
-    assert list(parts) == list(PARTS)
+    assert list(parts) == ["export", *PARTS]
     assert {row["contestant"] for row in parts["peers"]} >= {"engine", "transformers, exported", "torch, eager"}
     assert [row["images"] for row in parts["agreement"]] == ["golden", "drawn"]
     assert parts["memory"][0]["batches"] == DRY.sequence
