@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import schemathesis
 from hypothesis import strategies as st
+from schemathesis.core.parameters import ParameterLocation
 from schemathesis.schemas import BaseSchema
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from app.main import create_app
 from app.routes.options import MOST_MAPS
@@ -70,7 +72,14 @@ def hold(case: schemathesis.Case[Any], served: Served) -> None:
             case.headers["X-Request-Timeout"] = str(SHORT)
     key = case.headers.get("Authorization", "Bearer")
     is_broken = not isinstance(key, str) or not key.startswith("Bearer")  # and may be the one thing that is wrong
-    case.call_and_validate(base_url=served.url, headers={} if is_broken else CREDENTIALS)
+    # What schemathesis thinks of the request is of its own key: with another nothing may be left to refuse, and what is
+    # settled may be all that it knew to be wrong.
+    is_mended = case.meta.is_negative_at(ParameterLocation.HEADER) and "Authorization" not in case.headers
+    case.call_and_validate(
+        base_url=served.url,
+        headers={} if is_broken else CREDENTIALS,
+        excluded_checks=[negative_data_rejection] * is_mended + [positive_data_acceptance] * is_broken,
+    )
 
 
 def settle(case: schemathesis.Case[Any]) -> None:
