@@ -14,7 +14,9 @@ from typing import NamedTuple
 from benchmarks.load import Address, Callers, request
 from benchmarks.processes import TICKS, stat
 
-START_SECONDS = 60
+START_SECONDS = 120
+"""The longest wait for the next event of a process, and for its end: it finds a hang. A busy machine needs 30 s."""
+
 PAGE = os.sysconf("SC_PAGESIZE")
 
 
@@ -45,7 +47,11 @@ class Served:
         self._requests: list[tuple[str, int]] | None = None
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.starting = list(self._until("listening"))  # what it logged by then
+        try:
+            self.starting = list(self._until("listening"))  # what it logged by then
+        except BaseException:
+            self.stop()
+            raise
         self.url = str(self.starting[-1]["url"])
         host, port = self.url.removeprefix("http://").split(":")
         self.address: Address = (host, int(port))

@@ -1,8 +1,8 @@
 """`swin-serve`, whose engine misbehaves on demand: `python -m tests.broken_engine run …`, in the place of `-m app`.
 
-An order is a file, named by the variable BROKEN_ENGINE, with one of `ORDERS` in it, and for `hang` the seconds. The
-next run of two rows or more carries it out, once, and takes the file away. SIGUSR1 collects garbage and gives what was
-freed back to the system.
+An order is a file, named by the variable BROKEN_ENGINE, with one of `ORDERS` in it, and for `hang` the most seconds.
+The next run of two rows or more carries it out, once, and takes the file away. SIGUSR1 collects garbage and gives what
+was freed back to the system.
 """
 
 import ctypes
@@ -10,7 +10,7 @@ import gc
 import os
 import signal
 import sys
-import time
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from app.__main__ import main
 VARIABLE = "BROKEN_ENGINE"
 
 Outputs = list[np.ndarray[Any, Any]]
+
+replaced = threading.Event()
+"""Set when a session is opened: a run that hangs has been given up by then."""
 
 
 def fail(_: Outputs) -> Outputs:
@@ -46,8 +49,9 @@ def cross(outputs: Outputs) -> Outputs:
 
 
 def hang(outputs: Outputs, seconds: str) -> Outputs:
-    """Right, but late."""
-    time.sleep(float(seconds))
+    """Return the right answer too late: when the engine has been renewed, or after so many seconds."""
+    replaced.clear()
+    replaced.wait(float(seconds))
     return outputs
 
 
@@ -95,5 +99,11 @@ def tidy_up(*_: object) -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGUSR1, tidy_up)
     open_session, place = session._opened, Path(os.environ[VARIABLE])  # noqa: SLF001 (every session is opened there)
-    session._opened = lambda *arguments: BrokenSession(open_session(*arguments), place)  # noqa: SLF001 (likewise)
+
+    def open_broken(*arguments: Any) -> BrokenSession:
+        """Open a session that takes orders, and let go of a run that hangs in the one before."""
+        replaced.set()
+        return BrokenSession(open_session(*arguments), place)
+
+    session._opened = open_broken  # noqa: SLF001 (likewise)
     sys.exit(main())

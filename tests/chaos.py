@@ -17,24 +17,36 @@ from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from random import Random
+from typing import Self
 
 import uvloop
 
 from benchmarks.images import learn, noise, photo
-from benchmarks.load import Callers, open_loop, request
+from benchmarks.load import Callers, closed_loop, request
 from benchmarks.served import Served, Usage, metrics
 from tests import broken_engine
-from tests.behaviours import BEHAVIOURS, BUSY, FAILED, Crowd
+from tests.behaviours import BEHAVIOURS, BUSY, FAILED, PATIENCE, PROMPT, Behaviour, Crowd
 
 MAX_BATCH = 8
 OPTIONS = [
     *("--max-batch", str(MAX_BATCH)),
     *("--queue-images", "64", "--decode-queue", "24", "--max-images", "16"),
-    *("--stuck-seconds", "1", "--header-timeout", "2.5", "--body-timeout", "2.5"),
+    *("--stuck-seconds", "3", "--header-timeout", f"{PATIENCE:g}", "--body-timeout", f"{PATIENCE:g}"),
 ]
-"""Queues so short that they fill now and then, and little patience with engines that hang and callers that dawdle."""
+"""Queues so short that they fill now and then, and little patience with engines that hang and callers that dawdle. But
+it is seconds: on a busy machine, an engine that works or a client that is in time can wait a second for a CPU."""
 
-SETTLING_SECONDS = 20
+SETTLING_SECONDS = 60
+"""The longest wait for the service to be ready, to have let go of everything, and to end: it finds a hang."""
+
+STALLED_SECONDS = 200
+"""The longest time for one act beyond its own seconds: it finds a hang, too."""
+
+PLAYERS = 16
+MEASURED_SECONDS = 1.5
+SHARE = 0.8
+"""What the machine can do now is measured with so many clients at once, for so long. The attack takes this share."""
+
 BETWEEN_FAILURES = 0.5
 SIDES = [(320, 240), (500, 375), (900, 1200), (2000, 1500)]
 
@@ -52,6 +64,7 @@ class Report:
     outcomes: dict[str, Counter[str]]  # by behaviour
     injected: Counter[str]  # failures of the engine
     abandoned: dict[str, float]  # images whose caller left, by stage
+    rate: float  # callers a second
     before: Usage
     after: Usage
     violations: list[str]
@@ -67,15 +80,22 @@ class Rest:
 
 
 class Attack:
-    """One service, and the crowd before it."""
+    """One service, and the crowd before it. At the end of the block the crowd has hung up."""
 
     def __init__(self, served: Served, order: Path, failures: Sequence[str], seed: int) -> None:
         self._served, self._order, self._random = served, order, Random(seed)
-        self._callers, self._failures = Callers(served.address), cycle(failures)
+        self._callers, self._failures, self._turns = Callers(served.address), cycle(failures), len(failures)
         self._log = served.watch_requests()
         self._files, self._threads = served.usage().files, sys.maxsize  # at rest, as far as is known
         self.outcomes = {behaviour.name: Counter[str]() for behaviour in BEHAVIOURS}
         self.injected = Counter[str]()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._callers.close()
+        await asyncio.sleep(0)  # a connection ends in the next event-loop iteration
 
     async def meet(self) -> Crowd:
         """A crowd that knows what each of its images comes to alone."""
@@ -83,30 +103,53 @@ class Attack:
         photos = await learn(self._callers, [photo(*size, self._random) for size in SIDES * 2])
         return Crowd(self._callers, digits, photos, self._random)
 
+    async def pace(self, crowd: Crowd) -> float:
+        """Return how many callers a second the machine can serve now, beside whatever else it does."""
+        before, began = self._seen, time.perf_counter()
+
+        async def play() -> None:
+            await self._play(self._random.choices(PROMPT, [each.weight for each in PROMPT])[0], crowd)
+
+        await closed_loop(PLAYERS, MEASURED_SECONDS, play)
+        return (self._seen - before) / (time.perf_counter() - began)
+
     async def act(self, crowd: Crowd, rate: float, seconds: float) -> Rest:
-        """Let them all in for so long, while the engine fails now and then; what is left when they are gone."""
-        async with asyncio.timeout(seconds + 4 * SETTLING_SECONDS):
-            async with asyncio.TaskGroup() as all_at_once:
-                all_at_once.create_task(self._crowd_in(crowd, rate, seconds))
-                all_at_once.create_task(self._break_engine(seconds * 0.8))
+        """Let them all in while the engine fails now and then, and return what is left when they are gone.
+
+        The act lasts at least so many seconds, and until each behaviour and each failure has had its turn.
+        """
+        async with asyncio.timeout(seconds + STALLED_SECONDS):
+            async with asyncio.TaskGroup() as both:
+                breaking = both.create_task(self._break_engine(seconds))
+                both.create_task(self._crowd_in(crowd, rate, seconds, breaking))
             return await self._rest()
 
-    async def _crowd_in(self, crowd: Crowd, rate: float, seconds: float) -> None:
+    async def _crowd_in(self, crowd: Crowd, rate: float, seconds: float, breaking: asyncio.Task[None]) -> None:
+        ends = time.perf_counter() + seconds
         weights = [behaviour.weight for behaviour in BEHAVIOURS]
+        first = self._random.sample(BEHAVIOURS, len(BEHAVIOURS))
+        async with asyncio.TaskGroup() as visits:
+            while first or not breaking.done() or time.perf_counter() < ends:
+                behaviour = first.pop() if first else self._random.choices(BEHAVIOURS, weights)[0]
+                visits.create_task(self._play(behaviour, crowd))
+                # Where this process itself is late, the crowd is not: it comes later, not all at once.
+                await asyncio.sleep(self._random.expovariate(rate))
 
-        async def play(_: float) -> None:
-            (behaviour,) = self._random.choices(BEHAVIOURS, weights)
-            self.outcomes[behaviour.name][await behaviour(crowd)] += 1
+    async def _play(self, behaviour: Behaviour, crowd: Crowd) -> None:
+        self.outcomes[behaviour.name][await behaviour(crowd)] += 1
 
-        await open_loop(rate, seconds, self._random, play)
+    @property
+    def _seen(self) -> int:
+        return sum(outcomes.total() for outcomes in self.outcomes.values())
 
     async def _break_engine(self, seconds: float) -> None:
         """One failure after the other, each when the service has recovered from the last one and answered again."""
-        ends = time.perf_counter() + seconds
+        ends, turns = time.perf_counter() + seconds * 0.8, self._turns
         while await self._becomes_ready():
             await asyncio.sleep(BETWEEN_FAILURES)
-            if time.perf_counter() > ends:
+            if turns <= 0 and time.perf_counter() > ends:
                 return
+            turns -= 1
             failure = next(self._failures)
             broken_engine.give(failure, self._order)
             self.injected[failure.split()[0]] += 1
@@ -220,21 +263,32 @@ def _bad_accounts(crowd: Crowd, codes: dict[str, list[int]], samples: dict[str, 
 
 
 async def attack(
-    *, seconds: float, warm_up: float, rate: float, seed: int, failures: Sequence[str], options: Sequence[str] = ()
+    *,
+    seconds: float,
+    warm_up: float,
+    seed: int,
+    failures: Sequence[str],
+    rate: float | None = None,
+    options: Sequence[str] = (),
 ) -> Report:
-    """Start a service, warm it up with the same crowd, attack it while its engine fails, and see what is left of it."""
+    """Start a service, warm it up with the same crowd, attack it while its engine fails, and see what is left of it.
+
+    Without a rate, each act takes a share of what the machine can do at its beginning.
+    """
     with tempfile.TemporaryDirectory() as folder:
         order = Path(folder) / "order"
         served = Served(*OPTIONS, *options, module="tests.broken_engine", **{broken_engine.VARIABLE: str(order)})
         try:
-            scene = Attack(served, order, failures, seed)
-            crowd = await scene.meet()
-            before, after = [await scene.act(crowd, rate, each) for each in (warm_up, seconds)]
-            violations = list(scene.violations(crowd, before, after))
+            async with Attack(served, order, failures, seed) as scene:
+                crowd = await scene.meet()
+                before = await scene.act(crowd, rate or SHARE * await scene.pace(crowd), warm_up)
+                chosen = rate or SHARE * await scene.pace(crowd)
+                after = await scene.act(crowd, chosen, seconds)
+                violations = list(scene.violations(crowd, before, after))
         finally:
             served.stop()
     abandoned = {name: count for name, count in after.samples.items() if name.startswith("swin_abandoned_total")}
-    return Report(scene.outcomes, scene.injected, abandoned, before.usage, after.usage, violations)
+    return Report(scene.outcomes, scene.injected, abandoned, chosen, before.usage, after.usage, violations)
 
 
 def main() -> int:
@@ -242,10 +296,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seconds", type=float, default=90)
     parser.add_argument("--warm-up", type=float, default=30)
-    parser.add_argument("--rate", type=float, default=150, help="callers a second")
+    parser.add_argument("--rate", type=float, help="callers a second; default: a share of what the machine can do")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--failures", nargs="+", default=["raise", "rows", "nan", "hang 3"], help="the engine's, in turns"
+        "--failures", nargs="+", default=["raise", "rows", "nan", "hang 60"], help="the engine's, in turns"
     )
     parser.add_argument("--option", action="append", default=[], dest="options", help="of the service: --option=--x=y")
     report = uvloop.run(attack(**vars(parser.parse_args())))
@@ -259,6 +313,7 @@ def _table(report: Report) -> str:
     return "\n".join(
         [
             *(f"{name:24}{outcomes.total():7}   {_shown(outcomes)}" for name, outcomes in report.outcomes.items()),
+            f"callers a second: {report.rate:.0f}",
             f"engine failures: {dict(report.injected)}",
             f"images abandoned: {report.abandoned}",
             f"before: {report.before}",

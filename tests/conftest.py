@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from app import bundle as bundles
@@ -12,7 +13,9 @@ from app.settings import DEMO_BUNDLE
 from model_export.build import build
 from model_export.progress import Progress
 from tests.fakes import save_checkpoint
-from tests.served import Served
+from tests.served import START_SECONDS, Served
+
+pytest_plugins = ["tests.leftovers", "pytester"]
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +31,13 @@ def no_settings_but_a_test_s() -> Iterator[None]:
         for name in [name for name in os.environ if name.startswith("SWIN_")]:
             patch.delenv(name)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient_clients() -> None:
+    """Give every client of a test as long as a hang takes: httpx gives up after 5 s, which a busy machine may need."""
+    default = httpx._config.DEFAULT_TIMEOUT_CONFIG  # noqa: SLF001 (what every function and client of httpx begins with)
+    default.connect = default.read = default.write = default.pool = START_SECONDS
 
 
 @pytest.fixture(scope="session")
