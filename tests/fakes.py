@@ -25,6 +25,9 @@ from app.golden import open_unproved
 from app.nvidia import Gpu
 from tests.references.draw import draw
 
+HANG_SECONDS = 120
+"""The longest wait for what has to come: it finds a hang. A busy machine needs seconds."""
+
 
 class Gate:
     """An engine that runs a batch only when let through, and adds one to every row."""
@@ -39,12 +42,12 @@ class Gate:
         self.batches.append(len(rows))
         self.detailed.append(list(detailed))
         self._entered.release()
-        assert self._opened.acquire(timeout=10), "nobody opened the gate"
+        assert self._opened.acquire(timeout=HANG_SECONDS), "nobody opened the gate"
         return np.stack(rows) + 1
 
     def wait_until_entered(self) -> None:
         """Until a batch stands before the gate."""
-        assert self._entered.acquire(timeout=10), "no batch came"
+        assert self._entered.acquire(timeout=HANG_SECONDS), "no batch came"
 
     def open(self, times: int = 1) -> None:
         """Let so many batches through."""

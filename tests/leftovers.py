@@ -11,6 +11,11 @@ from pathlib import Path
 import pytest
 
 
+def pytest_configure() -> None:
+    """End as after Ctrl-C where a run is terminated: every fixture then stops what it has started."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def pytest_runtest_logfinish() -> None:
     """Free what a failed test has left open, without a warning.
 

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 from http.client import HTTPResponse
 from typing import Any
 
@@ -51,7 +53,9 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 def stop_amid(served: Served, connection: socket.socket, begun: bytes) -> None:
-    """Send the beginning of a request, and SIGTERM once its head has been read."""
+    """Send the beginning of a request's content, and SIGTERM once the service holds it."""
     connection.sendall(begun)
-    httpx.get(f"{served.url}/health/live")  # a later request was served
+    deadline = time.monotonic() + START_SECONDS
+    while not re.search(r"^swin_uploaded_bytes [1-9]", httpx.get(f"{served.url}/metrics").text, re.MULTILINE):
+        assert time.monotonic() < deadline
     served.process.send_signal(signal.SIGTERM)

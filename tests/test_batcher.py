@@ -324,11 +324,15 @@ async def test_a_stuck_engine_is_given_up_and_renewed() -> None:
     stuck = Gate()
     renewed = list[int]()
 
+    def expected(_: int) -> float:
+        """The engine in its place has all the time that it needs."""
+        return 60.0 * len(renewed)
+
     def renew(index: int) -> Run:
         renewed.append(index)
         return lambda rows, _: np.stack(rows) + 1
 
-    async with batcher_of(stuck, max_batch=1, stuck_after=0.02, renew=renew) as batcher:
+    async with batcher_of(stuck, max_batch=1, stuck_after=0.02, renew=renew, expected_seconds=expected) as batcher:
         answers = await asyncio.gather(*submit_all(batcher, range(2)), return_exceptions=True)
         stuck.open()
 

@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 
 from app.channel import ANSWER, HEAD, ROW, STOP, Channel
+from tests.fakes import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +41,7 @@ async def test_an_end_that_closes_is_noticed_by_the_other() -> None:
 
     one.send(ROW, b"last words")
     one.close()
-    await asyncio.wait_for(ended.wait(), 10)
+    await asyncio.wait_for(ended.wait(), HANG_SECONDS)
     other.send(ROW, b"to nobody")
     await asyncio.sleep(0)  # in which it would be sent
 
@@ -55,7 +56,7 @@ async def test_what_was_said_before_it_opened_is_heard() -> None:
     late = Channel({STOP: lambda _: heard.set()}, lambda: None)
     await late.open(ours)
 
-    assert await asyncio.wait_for(heard.wait(), 10)
+    assert await asyncio.wait_for(heard.wait(), HANG_SECONDS)
     late.close()
     theirs.close()
 
@@ -76,6 +77,6 @@ async def test_an_end_lets_go_of_who_listened() -> None:
     gone = weakref.ref(listener)
     del listener
     theirs.close()
-    await asyncio.wait_for(ended.wait(), 10)
+    await asyncio.wait_for(ended.wait(), HANG_SECONDS)
 
     assert gone() is None

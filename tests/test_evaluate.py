@@ -19,7 +19,7 @@ from model_export import demo as recipe
 from model_export.__main__ import main
 from model_export.evaluate import evaluate, show
 from model_export.published import Published
-from tests.fakes import encode
+from tests.fakes import HANG_SECONDS, encode
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def test_few_images_are_in_memory_at_a_time(held_out: Path, monkeypatch: pytest.
         return to_rgb(image)
 
     def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        assert enough.wait(timeout=10), "too little was decoded ahead of the engine"
+        assert enough.wait(timeout=HANG_SECONDS), "too little was decoded ahead of the engine"
         at_each_run.append(len(decoded))
         return np.zeros((len(pixels), 10), np.float32)
 

@@ -34,7 +34,7 @@ def test_callers_on_real_sockets_get_their_own_answers(served: Served) -> None:
     random = np.random.default_rng(1)
     images = [encode(Image.fromarray(random.integers(0, 256, (32, 32), np.uint8))) for _ in range(64)]
     limits = httpx.Limits(max_connections=64)
-    with httpx.Client(base_url=served.url, limits=limits, timeout=30) as client, ThreadPoolExecutor(64) as callers:
+    with httpx.Client(base_url=served.url, limits=limits) as client, ThreadPoolExecutor(64) as callers:
 
         def ask(image: bytes) -> str:
             rows = client.post("/classify?top_k=10", content=image).json()["predictions"]

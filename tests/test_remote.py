@@ -21,7 +21,7 @@ from app.errors import Draining, EngineFailed, NotReady, Overloaded, ServiceErro
 from app.remote import RemoteBatcher
 from app.seat import Run
 from app.slots import Board, Shapes, Slots, memory, size_of
-from tests.fakes import Gate
+from tests.fakes import HANG_SECONDS, Gate
 
 pytestmark = pytest.mark.anyio
 
@@ -134,7 +134,7 @@ async def test_each_row_gets_its_own_answer_and_every_slot_comes_back() -> None:
 
         for _ in range(100):
             await asyncio.gather(*(call(chance.randrange(256)) for _ in range(14)))
-        await pair.remote.drain(10)
+        await pair.remote.drain(HANG_SECONDS)
 
         assert pair.free == SHAPES.slots
         assert pair.batcher.waiting == 0
@@ -249,7 +249,7 @@ async def test_a_drain_ends_when_it_is_over_or_told_to(seconds: float) -> None:
         await turns()
         if seconds == 3600:
             pair.remote.abort()
-        await asyncio.wait_for(draining, 10)
+        await asyncio.wait_for(draining, HANG_SECONDS)
         with pytest.raises(Draining):
             await call
         gate.open()

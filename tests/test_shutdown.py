@@ -26,12 +26,14 @@ ALLOWED = {"200", "503 draining", "503 not_ready"}
 async def stop_under_load(seed: int, frontends: str, *, keep_alive: bool) -> tuple[int, int, Counter[str]]:
     """Exit code, requests answered, and by name what else they came to: `lost` where there was no answer."""
     served = Served("--frontends", frontends)
-    outcomes = Counter[str]()
+    outcomes, chance = Counter[str](), Random(seed)
     try:
         async with asyncio.TaskGroup() as callers:
             for _ in range(CALLERS):
                 callers.create_task(_call_until_refused(served, outcomes, keep_alive=keep_alive))
-            await asyncio.sleep(Random(seed).uniform(0.2, 0.6))
+            async with asyncio.timeout(START_SECONDS):
+                while outcomes.total() < chance.randint(2 * CALLERS, 8 * CALLERS):  # noqa: ASYNC110 (any moment will do)
+                    await asyncio.sleep(chance.uniform(0.01, 0.05))
             served.process.send_signal(signal.SIGTERM)
         code = await asyncio.to_thread(served.process.wait, START_SECONDS)
     finally:

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks.simulated import MARK, SIDE, Device, SimulatedEngine, sustain, verdict
+from tests.fakes import HANG_SECONDS
 
 SECONDS = {1: 1.0, 2: 1.5, 4: 2.5}
 
@@ -36,11 +37,11 @@ class Gate:
         """Until the gate is open."""
         self.asked.append(seconds)
         self._asleep.release()
-        assert self._opened.wait(timeout=10), "nobody opened the gate"
+        assert self._opened.wait(timeout=HANG_SECONDS), "nobody opened the gate"
 
     def wait_until_asleep(self) -> None:
         """Until one more sleeps."""
-        assert self._asleep.acquire(timeout=10), "nobody sleeps"
+        assert self._asleep.acquire(timeout=HANG_SECONDS), "nobody sleeps"
 
     def open(self) -> None:
         """Let time jump to when everything is done."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from app.workers import Workers
-from tests.fakes import Gate
+from tests.fakes import HANG_SECONDS, Gate
 
 pytestmark = pytest.mark.anyio
 
@@ -60,7 +60,7 @@ async def test_nothing_is_kept_while_there_is_nothing_to_do() -> None:
     kept = weakref.ref(pixels)
     await workers.do(partial(id, pixels))
     del pixels
-    async with asyncio.timeout(10):  # the answer may come before the thread has let go
+    async with asyncio.timeout(HANG_SECONDS):  # the answer may come before the thread has let go
         while kept() is not None:  # noqa: ASYNC110 (nobody says so when something is freed)
             await asyncio.sleep(0)
 
@@ -101,7 +101,7 @@ async def test_it_ends_when_it_is_closed() -> None:
     last = workers.do(threading.current_thread)
     workers.close()
     thread = await last
-    await asyncio.to_thread(thread.join, 10)
+    await asyncio.to_thread(thread.join, HANG_SECONDS)
 
     assert not thread.is_alive()
 
@@ -122,6 +122,6 @@ def test_a_loop_that_has_ended_is_no_error() -> None:
 
     asyncio.run(leaves())
     gate.open()
-    threads[0].join(10)
+    threads[0].join(HANG_SECONDS)
 
     assert not threads[0].is_alive()
