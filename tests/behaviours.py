@@ -416,14 +416,17 @@ RIGHT = _allowed("200")
 REFUSED = _allowed("408 slow_sender", "413 image_too_large", "415 unsupported_image", "422 unreadable_image")
 NO_HTTP = _allowed("400 malformed_request", "431 head_too_large", NO_ANSWER)
 
+ONE = Behaviour("digit", 30, digit, RIGHT)
+MANY = Behaviour("batch, good and bad", 4, batch, RIGHT)
+
 PROMPT = [
-    Behaviour("digit", 30, digit, RIGHT),
+    ONE,
     Behaviour("photo", 8, photo, RIGHT),
     Behaviour("in a form", 4, in_a_form, RIGHT),
     Behaviour("a connection each", 6, alone, RIGHT),
     Behaviour("evidence", 4, evidence, RIGHT),
     Behaviour("evidence as a picture", 1, picture, RIGHT),
-    Behaviour("batch, good and bad", 4, batch, RIGHT),
+    MANY,
     Behaviour("in a hurry", 4, in_a_hurry, RIGHT),
     Behaviour("pipelined", 3, pipelined, RIGHT),
     Behaviour("chunked", 3, chunked, RIGHT),

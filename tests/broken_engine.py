@@ -105,5 +105,5 @@ if __name__ == "__main__":
         replaced.set()
         return BrokenSession(open_session(*arguments), place)
 
-    session._opened = open_broken  # noqa: SLF001 (likewise)
+    session._opened = open_broken  # type: ignore[assignment]  # noqa: SLF001 (likewise)
     sys.exit(main())

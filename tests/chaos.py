@@ -25,13 +25,13 @@ from benchmarks.images import learn, noise, photo
 from benchmarks.load import Callers, closed_loop, request
 from benchmarks.served import Served, Usage, metrics
 from tests import broken_engine
-from tests.behaviours import BEHAVIOURS, BUSY, FAILED, PATIENCE, PROMPT, Behaviour, Crowd
+from tests.behaviours import BEHAVIOURS, BUSY, FAILED, MANY, ONE, PATIENCE, PROMPT, Behaviour, Crowd
 
 MAX_BATCH = 8
 OPTIONS = [
     *("--max-batch", str(MAX_BATCH)),
     *("--queue-images", "64", "--decode-queue", "24", "--max-images", "16"),
-    *("--stuck-seconds", "3", "--header-timeout", f"{PATIENCE:g}", "--body-timeout", f"{PATIENCE:g}"),
+    *("--stuck-seconds", "5", "--header-timeout", f"{PATIENCE:g}", "--body-timeout", f"{PATIENCE:g}"),
 ]
 """Queues so short that they fill now and then, and little patience with engines that hang and callers that dawdle. But
 it is seconds: on a busy machine, an engine that works or a client that is in time can wait a second for a CPU."""
@@ -120,7 +120,7 @@ class Attack:
         """
         async with asyncio.timeout(seconds + STALLED_SECONDS):
             async with asyncio.TaskGroup() as both:
-                breaking = both.create_task(self._break_engine(seconds))
+                breaking = both.create_task(self._break_engine(crowd, seconds))
                 both.create_task(self._crowd_in(crowd, rate, seconds, breaking))
             return await self._rest()
 
@@ -135,25 +135,34 @@ class Attack:
                 # Where this process itself is late, the crowd is not: it comes later, not all at once.
                 await asyncio.sleep(self._random.expovariate(rate))
 
-    async def _play(self, behaviour: Behaviour, crowd: Crowd) -> None:
-        self.outcomes[behaviour.name][await behaviour(crowd)] += 1
+    async def _play(self, behaviour: Behaviour, crowd: Crowd) -> str:
+        outcome = await behaviour(crowd)
+        self.outcomes[behaviour.name][outcome] += 1
+        return outcome
 
     @property
     def _seen(self) -> int:
         return sum(outcomes.total() for outcomes in self.outcomes.values())
 
-    async def _break_engine(self, seconds: float) -> None:
-        """One failure after the other, each when the service has recovered from the last one and answered again."""
+    async def _break_engine(self, crowd: Crowd, seconds: float) -> None:
+        """One failure after the other, each when the service has recovered from the last one and answered again.
+
+        A slow crowd seldom fills a batch: several images at once see to it that there is one to fail.
+        """
         ends, turns = time.perf_counter() + seconds * 0.8, self._turns
         while await self._becomes_ready():
             await asyncio.sleep(BETWEEN_FAILURES)
+            while await self._play(ONE, crowd) != "200":  # noqa: ASYNC110 (likewise)
+                await asyncio.sleep(0.05)
             if turns <= 0 and time.perf_counter() > ends:
                 return
             turns -= 1
             failure = next(self._failures)
             broken_engine.give(failure, self._order)
             self.injected[failure.split()[0]] += 1
-            while self._order.exists() or await self._failed_batches() < self._to_be_noticed:  # noqa: ASYNC110 (likewise)
+            while self._order.exists():
+                await self._play(MANY, crowd)
+            while await self._failed_batches() < self._to_be_noticed:  # noqa: ASYNC110 (it is another process that counts)
                 await asyncio.sleep(0.05)
 
     async def _failed_batches(self) -> float:
