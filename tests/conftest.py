@@ -10,10 +10,11 @@ import pytest
 from app import bundle as bundles
 from app.bundle import Bundle
 from app.settings import DEMO_BUNDLE
+from benchmarks.served import START_SECONDS
 from model_export.build import build
 from model_export.progress import Progress
 from tests.fakes import save_checkpoint
-from tests.served import START_SECONDS, Served
+from tests.served import Served
 
 pytest_plugins = ["tests.leftovers", "pytester"]
 

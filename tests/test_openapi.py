@@ -14,9 +14,10 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 from app.main import create_app
 from app.routes.options import MOST_MAPS
 from app.settings import Settings
+from benchmarks.served import START_SECONDS
 from tests.fakes import encode
 from tests.references.draw import draw_picture
-from tests.served import START_SECONDS, Served
+from tests.served import Served
 
 KEY = "a-key-of-the-tests-0123456789"
 KEY_HEADER = "Authorization"
@@ -74,7 +75,9 @@ def hold(case: schemathesis.Case[Any], served: Served) -> None:
     key = case.headers.get(KEY_HEADER, "Bearer")
     is_broken = not isinstance(key, str) or not key.startswith("Bearer")  # and may be the one thing that is wrong
     # schemathesis judges the request with its own key. With the key of the tests, nothing may be wrong with it.
-    left_out = [positive_data_acceptance] if is_broken else [negative_data_rejection] if is_mended(case) else []
+    left_out: list[Any] = (
+        [positive_data_acceptance] if is_broken else [negative_data_rejection] if is_mended(case) else []
+    )
     case.call_and_validate(base_url=served.url, headers={} if is_broken else CREDENTIALS, excluded_checks=left_out)
 
 
