@@ -59,7 +59,7 @@ def application(
     _lock(app, settings, metrics)
     if settings.cors_origins:  # around the lock: browsers ask what they may without a key
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
-    paths = {context.path for context in iter_route_contexts(app.routes)}
+    paths = {context.path or "" for context in iter_route_contexts(app.routes)}
     # The outermost of ours: it sees every answer.
     app.add_middleware(AccessLog, metrics=metrics, prefix=settings.root_path, paths=paths)
     return app
