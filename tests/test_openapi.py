@@ -75,6 +75,9 @@ def hold(case: schemathesis.Case[Any], served: Served) -> None:
     # What schemathesis thinks of the request is of its own key: with another nothing may be left to refuse, and what is
     # settled may be all that it knew to be wrong.
     is_mended = case.meta.is_negative_at(ParameterLocation.HEADER) and "Authorization" not in case.headers
+    # A form has no types: a number in the image field arrives as a part with text, which is an image with an error of
+    # its own in the answer to a batch. tests/test_form.py says which forms are refused.
+    is_mended |= case.path == "/classify/batch" and case.meta.is_negative_at(ParameterLocation.BODY)
     case.call_and_validate(
         base_url=served.url,
         headers={} if is_broken else CREDENTIALS,
