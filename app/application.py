@@ -7,11 +7,12 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import iter_route_contexts
 
 from app.classifier import Classifier
 from app.image import FORMATS, Limits
 from app.metrics import Metrics
-from app.routes import classify, health, model
+from app.routes import classify, docs, health, model
 from app.routes.access import AccessLog
 from app.routes.direct import Direct
 from app.routes.gate import Gate
@@ -21,7 +22,7 @@ from app.service import Backend, Service
 from app.settings import Settings
 
 CORS: dict[str, Any] = {
-    "allow_methods": ["GET", "POST"],
+    "allow_methods": ["GET", "HEAD", "POST", "PUT"],
     "allow_headers": ["Authorization", "X-Request-ID", "X-Request-Timeout", "traceparent", "tracestate"],
     "expose_headers": ["X-Request-ID", "Server-Timing", "Retry-After", "X-Class-Index"],
 }
@@ -45,18 +46,22 @@ def application(
         version=importlib.metadata.version("swin-serve"),
         lifespan=lifespan,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # it would look at the environment each time
+        docs_url=None,  # FastAPI's own page loads from other hosts
         redoc_url=None,
+        redirect_slashes=False,  # the address would be made of the caller's Host header
         responses=ANYWHERE,
     )
-    for routes in (classify, health, model):
+    for routes in (classify, health, model, docs):
         app.include_router(routes.router)
     add_problem_handlers(app, metrics)
-    app.add_middleware(Direct, routes=classify.router.routes, metrics=metrics)
+    app.add_middleware(Direct, routes=classify.router.routes)
     app.add_middleware(Gate, metrics=metrics)
     _lock(app, settings, metrics)
     if settings.cors_origins:  # around the lock: browsers ask what they may without a key
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
-    app.add_middleware(AccessLog, metrics=metrics)  # the outermost of ours: it sees every answer
+    paths = {context.path or "" for context in iter_route_contexts(app.routes)}
+    # The outermost of ours: it sees every answer.
+    app.add_middleware(AccessLog, metrics=metrics, prefix=settings.root_path, paths=paths)
     return app
 
 

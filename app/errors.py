@@ -8,6 +8,7 @@ Exception
 │   │   ├── SlowSender         408
 │   │   ├── ImageTooLarge      413
 │   │   ├── UnsupportedImage   415
+│   │   ├── UnsupportedEncoding 415
 │   │   ├── UnreadableImage    422
 │   │   ├── BadOption          422
 │   │   └── HeadTooLarge       431
@@ -80,6 +81,12 @@ class UnsupportedImage(BadRequest):
     """The bytes are not an image in a format the service reads."""
 
     status, code, title = 415, "unsupported_image", "The bytes are not an image in a supported format"
+
+
+class UnsupportedEncoding(BadRequest):
+    """The body, or a part of a form, is compressed or otherwise encoded."""
+
+    status, code, title = 415, "unsupported_encoding", "The body is encoded"
 
 
 class UnreadableImage(BadRequest):

@@ -41,6 +41,10 @@ class Problem(BaseModel):
         description="What is wrong with this request.", examples=["The JPEG data is truncated or corrupt."]
     )
     code: str = Field(description="A stable name of the kind of problem, for programs.", examples=["unreadable_image"])
+    error: str = Field(
+        description="The detail again, under the name that other inference servers use.",
+        examples=["The JPEG data is truncated or corrupt."],
+    )
 
 
 class Failure(BaseModel):

@@ -38,6 +38,12 @@ def _as_browsers_say_it(origin: str) -> str:
     return origin
 
 
+def _joinable(prefix: str) -> str:
+    if not re.fullmatch(r"(/(?!\.{1,2}(/|$))[\w.~@:+-]+)*", prefix, re.ASCII):
+        raise ValueError("a path begins with / and does not end with it, as /digits; letters, digits and ._~@:+- only")
+    return prefix
+
+
 def _nameable(names: str) -> str:
     if names != "auto":
         devices(names)
@@ -48,6 +54,7 @@ Listed = Annotated[tuple[T, ...], NoDecode, BeforeValidator(_split)]
 """Comma separated, in the environment as on the command line."""
 
 Key = Annotated[SecretStr, AfterValidator(_sendable)]
+Prefix = Annotated[str, AfterValidator(_joinable)]
 Origin = Annotated[str, AfterValidator(_as_browsers_say_it)]
 ImageFormat = Literal["jpeg", "png", "webp", "gif", "bmp", "tiff", "avif"]
 Devices = Annotated[str, AfterValidator(_nameable)]
@@ -71,6 +78,11 @@ class Settings(BaseSettings):
         description="Address to listen on. The default is reached from this machine only; 0.0.0.0 from everywhere.",
     )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and logs it.")
+    root_path: Prefix = Field(
+        "",
+        description="Path prefix under which a proxy serves swin-serve, as `/digits`, whether or not the proxy strips "
+        "it. `/docs` and OpenAPI name it in their links. X-Forwarded-Prefix is not believed.",
+    )
     api_keys: Listed[Key] = Field(
         (),
         description="Keys, comma separated; a request must bring one of them. Use the variable: a command line is seen "

@@ -201,7 +201,7 @@ def test_bad_images_get_their_problem_document(client: TestClient, data: bytes, 
     answer = client.post("/classify", content=data)
 
     assert (status, "application/problem+json") == (answer.status_code, answer.headers["content-type"])
-    assert {"type", "title", "status", "detail", "code"} == answer.json().keys()
+    assert {"type", "title", "status", "detail", "code", "error"} == answer.json().keys()
     assert (status, code) == (answer.json()["status"], answer.json()["code"])
 
 

@@ -6,7 +6,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 
 from starlette.requests import ClientDisconnect
@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from app.errors import Draining, InternalError
 from app.logs import of_request
 from app.metrics import Metrics
+from app.routes.head import path_of
 from app.routes.problems import problem_response
 
 log = logging.getLogger("swin.request")
@@ -38,10 +39,18 @@ ABANDONED = 499
 
 
 class AccessLog:
-    """Wraps an ASGI application."""
+    """Wraps an ASGI application.
 
-    def __init__(self, app: App, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
+    Args:
+        app: what is wrapped.
+        metrics: where requests are counted.
+        prefix: of all paths, where a proxy in front has one; if empty, what the server says of it holds.
+        paths: those that are served with a slash at their end, too. A redirect would need the address that the caller
+            used, which only the caller knows.
+    """
+
+    def __init__(self, app: App, metrics: Metrics, prefix: str, paths: Collection[str]) -> None:
+        self._app, self._metrics, self._prefix, self._paths = app, metrics, prefix, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -50,7 +59,9 @@ class AccessLog:
             return
         started = time.perf_counter()
         scope.setdefault("state", {})["started"] = started  # what deadlines are counted from
-        code = None
+        code, path = None, scope["path"]
+        if self._prefix or path[-1:] == "/":
+            self._settle(scope, path)
         identity = _identity(scope)
         token = of_request.set({"request_id": identity, **_trace(scope)})
 
@@ -73,15 +84,22 @@ class AccessLog:
             if code is None:
                 await problem_response(InternalError())(scope, receive, send_with_id)
         finally:
-            self._note(scope, code or ABANDONED, time.perf_counter() - started)
+            self._note(scope, path, code or ABANDONED, time.perf_counter() - started)
             of_request.reset(token)
 
-    def _note(self, scope: Scope, code: int, seconds: float) -> None:
+    def _settle(self, scope: Scope, path: str) -> None:
+        """Make the path what routes know, once for all that look at it."""
+        if self._prefix:
+            scope["root_path"] = self._prefix
+        if path[-1:] == "/" and path_of(scope)[:-1] in self._paths:
+            scope["path"] = path[:-1]
+
+    def _note(self, scope: Scope, path: str, code: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unknown")  # the pattern: a path from outside would be a label each
         self._metrics.observe_request(route, code, seconds)
         if log.isEnabledFor(logging.INFO):
             client = (scope.get("client") or [None])[0]
-            fields = {"client": client, "method": scope["method"], "path": scope["path"]}
+            fields = {"client": client, "method": scope["method"], "path": path}
             log.info("request", extra=fields | {"code": code, "ms": round(seconds * 1e3, 2)})
 
 

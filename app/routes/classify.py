@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -20,11 +21,12 @@ from app.errors import (
     ServiceError,
     TooManyConnections,
     UnreadableImage,
+    UnsupportedEncoding,
     UnsupportedImage,
 )
 from app.routes.options import MOST_MAPS, Options, OptionsOfOne, declared, options_of
 from app.routes.problems import documented, problem
-from app.routes.upload import deadline_of, is_form, received, service_of, while_caller_stays
+from app.routes.upload import deadline_of, hint_for, is_form, received, service_of, while_caller_stays
 from app.service import Service
 
 router = APIRouter(tags=["classify"])
@@ -32,6 +34,7 @@ router = APIRouter(tags=["classify"])
 ERRORS = documented(
     ImageTooLarge,
     UnsupportedImage,
+    UnsupportedEncoding,
     UnreadableImage,
     BadOption,
     Overloaded,
@@ -49,7 +52,8 @@ def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"schema": {"type": "object", "required": [field], "properties": {field: schema}}}
 
 
-@router.post(
+of_one = partial(
+    router.api_route,
     "/classify",
     response_model=schemas.Classification,
     responses=ERRORS | {200: {"content": {"image/png": BINARY}}},
@@ -65,6 +69,10 @@ def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
         },
     },
 )
+
+
+@of_one(methods=["PUT"], description="The same as POST: `curl -T` sends files so.")
+@of_one(methods=["POST"])
 async def classify(request: Request) -> Response:
     """The best classes of one image: the body itself, or the field `file` of a form."""
     service, options = service_of(request), options_of(request, OptionsOfOne)
@@ -76,9 +84,13 @@ async def classify(request: Request) -> Response:
     deadline = deadline_of(request)
     with await received(request, "file", 1, deadline) as upload, while_caller_stays(request):
         (image,) = upload.images
-        if options.format == "png":
-            return await _picture(service, image, options.index, upload.seconds, deadline)
-        result = await _classify(service, image, k, upload.seconds, deadline, evidence=options.evidence)
+        try:
+            if options.format == "png":
+                return await _picture(service, image, options.index, upload.seconds, deadline)
+            result = await _classify(service, image, k, upload.seconds, deadline, evidence=options.evidence)
+        except (UnsupportedImage, UnreadableImage) as error:
+            error.detail += hint_for(request)
+            raise
         return _json(_body(result), {"Server-Timing": _timing(result.seconds)})
 
 
@@ -100,7 +112,7 @@ async def classify_batch(request: Request) -> Response:
     """A result or an error for each image of the form's field `files`, in order."""
     service, options = service_of(request), options_of(request, Options)
     if not is_form(request):
-        raise BadOption("Send the images as multipart/form-data, in a field named 'files'.")
+        raise BadOption("Send the images as multipart/form-data, in a field named 'files'; one alone to /classify.")
     k = _count(service, options)
     deadline = deadline_of(request)
     with await received(request, "files", service.settings.max_images, deadline) as upload, while_caller_stays(request):

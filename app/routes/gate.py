@@ -3,18 +3,19 @@
 from app.errors import ServiceError
 from app.metrics import Metrics
 from app.routes.access import App, Receive, Scope, Send
+from app.routes.head import header_of
 from app.routes.problems import refusal
 
 
 class Gate:
-    """Wraps an ASGI application in which every POST brings images."""
+    """Wraps an ASGI application in which every POST and PUT brings images."""
 
     def __init__(self, app: App, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let one request pass, or refuse it."""
-        if scope["type"] == "http" and scope["method"] == "POST":
+        if scope["type"] == "http" and scope["method"] in {"POST", "PUT"}:
             try:
                 scope["app"].state.service.classifier.admit(_size_of_image(scope))
             except ServiceError as error:
@@ -25,7 +26,6 @@ class Gate:
 
 def _size_of_image(scope: Scope) -> int:
     """Bytes of the body, as announced; 0 where that says little of an image's: of a form, which may hold many."""
-    headers = dict(scope["headers"])
-    size: bytes = headers.get(b"content-length", b"")
-    is_form = headers.get(b"content-type", b"").startswith(b"multipart/")
-    return int(size) if size.isdigit() and not is_form else 0
+    size = header_of(scope, b"content-length")
+    is_form = header_of(scope, b"content-type").lower().startswith("multipart/")
+    return int(size) if size.isdecimal() and not is_form else 0

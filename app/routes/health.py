@@ -1,5 +1,7 @@
 """Liveness, readiness and metrics."""
 
+from functools import partial
+
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
@@ -8,8 +10,10 @@ from app.routes.upload import service_of
 from app.schemas import Health
 
 router = APIRouter(tags=["health"])
+head = partial(router.head, include_in_schema=False)
 
 
+@head("/health/live")
 @router.get(
     "/health/live", response_model=Health, responses={503: {"model": Health, "description": "Start another process."}}
 )
@@ -20,6 +24,7 @@ async def live(request: Request) -> Response:
     return JSONResponse({"status": "alive"})
 
 
+@head("/health/ready")
 @router.get(
     "/health/ready", response_model=Health, responses={503: {"model": Health, "description": "Send no requests."}}
 )
@@ -32,6 +37,7 @@ async def ready(request: Request) -> Response:
     return JSONResponse({"status": status}, 503)
 
 
+@head("/metrics")
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(request: Request) -> Response:
     """Metrics for Prometheus."""

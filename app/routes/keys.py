@@ -9,6 +9,7 @@ from typing import Any
 from app.errors import Unauthorized
 from app.metrics import Metrics
 from app.routes.access import App, Receive, Scope, Send
+from app.routes.head import path_of
 from app.routes.problems import refusal
 
 HEALTH, METRICS = ("/health/live", "/health/ready"), ("/metrics",)
@@ -26,7 +27,7 @@ class Keys:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let one request pass, or refuse it."""
-        if scope["type"] != "http" or scope["path"] in self._open_paths or self._is_known(_key(scope)):
+        if scope["type"] != "http" or path_of(scope) in self._open_paths or self._is_known(_key(scope)):
             await self._app(scope, receive, send)
             return
         await refusal(Unauthorized(), self._metrics)(scope, receive, send)

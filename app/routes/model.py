@@ -9,6 +9,7 @@ from app.routes.upload import service_of
 router = APIRouter(tags=["model"])
 
 
+@router.head("/model", include_in_schema=False)
 @router.get("/model")
 async def model(request: Request) -> dict[str, Any]:
     """The manifest, and of each engine the device as its session reports it and the time of each batch size."""

@@ -49,6 +49,7 @@ class OptionsOfOne(Options):
 Kind = TypeVar("Kind", bound=Options)
 
 TIMEOUT = "X-Request-Timeout"
+TIMEOUT_HEADER = TIMEOUT.lower().encode()
 Timeout = TypeAdapter[float](
     Annotated[
         float,
@@ -79,9 +80,9 @@ def timeout_of(request: Request) -> float | None:
     Raises:
         BadOption: they are no number, or not above zero.
     """
-    given = request.headers.get(TIMEOUT)
+    given = [value for name, value in request.scope["headers"] if name == TIMEOUT_HEADER]
     try:
-        return None if given is None else Timeout.validate_strings(given)
+        return Timeout.validate_strings(given[0].decode("latin-1")) if given else None
     except ValidationError as error:
         raise _bad_option(error, f"header.{TIMEOUT}") from error
 

@@ -1,11 +1,14 @@
 """Errors → RFC 9457 problem documents. One handler for the whole tree of `app.errors`."""
 
 import logging
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 
 from app.errors import (
     Busy,
@@ -16,18 +19,26 @@ from app.errors import (
     SlowSender,
     TooManyConnections,
     Unauthorized,
+    UnsupportedEncoding,
 )
 from app.metrics import Metrics
+from app.routes.head import path_of
 from app.schemas import Problem
 
 log = logging.getLogger("swin.request")
 
 MEDIA_TYPE = "application/problem+json"
 
+MAX_SHOWN = 200  # characters of a path that is repeated in a sentence
+
 
 def problem(error: ServiceError) -> Problem:
     """The document for an error of ours."""
-    return Problem(type="about:blank", title=error.title, status=error.status, detail=error.detail, code=error.code)
+    return _document(error.title, error.status, error.detail, error.code)
+
+
+def _document(title: str, status: int, detail: str, code: str) -> Problem:
+    return Problem(type="about:blank", title=title, status=status, detail=detail, code=code, error=detail)
 
 
 def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
@@ -60,15 +71,42 @@ def add_problem_handlers(app: FastAPI, metrics: Metrics) -> None:
     async def on_service_error(_: Request, error: ServiceError) -> JSONResponse:
         return refusal(error, metrics)
 
-    async def on_http_error(_: Request, error: HTTPException) -> JSONResponse:  # no such route, no such method
-        code = str(error.detail).lower().replace(" ", "_")
-        document = Problem(
-            type="about:blank", title=str(error.detail), status=error.status_code, detail=str(error.detail), code=code
-        )
-        return _response(document, dict(error.headers or {}))
+    async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:  # no such route, no such method
+        title, detail = HTTPStatus(error.status_code).phrase, str(error.detail)
+        headers = dict(error.headers or {})
+        if detail == title and error.status_code == HTTPStatus.NOT_FOUND:
+            detail = _what_is_there(request)
+        elif detail == title and error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            methods = _methods_at(request)
+            headers["Allow"] = methods  # Starlette knows those of one route; RFC 9110, 10.2.1, means all of a path's
+            detail = f"{path_of(request.scope)} takes {methods}; {request.method} is not among them."
+        document = _document(title, error.status_code, detail, title.lower().replace(" ", "_"))
+        return _response(document, headers)
 
     app.exception_handler(ServiceError)(on_service_error)
     app.exception_handler(HTTPException)(on_http_error)
+
+
+def _what_is_there(request: Request) -> str:
+    contexts = iter_route_contexts(request.app.routes)
+    paths = dict.fromkeys(context.path or "" for context in contexts if context.include_in_schema)
+    path = path_of(request.scope)
+    folder = path.rpartition("/")[0]
+    if request.method == "PUT" and folder in paths:
+        return (
+            f"There is nothing at {path[:MAX_SHOWN]}; send the image to {folder}. curl -T adds the name of the file to "
+            "a URL that ends in a slash."
+        )
+    return f"There is nothing at {path[:MAX_SHOWN]}. The paths are {', '.join(paths)}; /docs describes them."
+
+
+def _methods_at(request: Request) -> str:
+    """Return the methods of all routes for the request's path."""
+    methods = dict[str, None]()
+    for context in iter_route_contexts(request.app.routes):
+        if context.matches(request.scope)[0] is not Match.NONE:
+            methods |= dict.fromkeys(sorted(context.methods or ()))
+    return ", ".join(methods)
 
 
 def refusal(error: ServiceError, metrics: Metrics) -> JSONResponse:
@@ -86,6 +124,8 @@ def problem_response(error: ServiceError) -> JSONResponse:
 def _headers(error: ServiceError) -> dict[str, str] | None:
     if isinstance(error, Busy):
         return {"Retry-After": str(error.retry_after)}
+    if isinstance(error, UnsupportedEncoding):
+        return {"Accept-Encoding": "identity"}  # RFC 9110, 15.5.16: what would have been accepted
     return {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorized) else None
 
 

@@ -7,17 +7,18 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from typing import Self
 
 from fastapi import Request
-from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from app.caller import Caller, nothing
-from app.errors import BadOption, DeadlineExceeded, ImageTooLarge, Overloaded, SlowSender
+from app.errors import DeadlineExceeded, ImageTooLarge, Overloaded, SlowSender, UnsupportedEncoding
+from app.routes.form import Form, has_parts
+from app.routes.head import header_of
 from app.routes.options import timeout_of
 from app.service import Service
 
-MOST_FIELDS = 16
-"""Text fields a form may have beside its files. None is read, but clients send some."""
+IDENTITY = {b"", b"identity"}  # codings that change nothing
+
+MAX_SHOWN = 100  # characters of a header that is repeated in a sentence
 
 
 class Upload:
@@ -56,7 +57,7 @@ def deadline_of(request: Request) -> float:
 
 def is_form(request: Request) -> bool:
     """Whether the body is a multipart form rather than the image itself."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data"
+    return has_parts(header_of(request.scope, b"content-type"))
 
 
 def caller_of(request: Request) -> Caller:
@@ -70,12 +71,14 @@ async def received(request: Request, field: str, most: int, deadline: float) -> 
 
     Raises:
         BadOption: the form is damaged, has no such file, or more of them than `most`.
+        UnsupportedEncoding: the body is compressed; it is not read.
         ImageTooLarge: the body is longer than the limit; what follows is not read.
         Overloaded: the bodies of other requests take all the memory there is for bodies.
         SlowSender, DeadlineExceeded: it did not arrive in time.
         ClientDisconnect: the caller left.
     """
     started = time.perf_counter()
+    _refuse_encoded(request)
     body = Body(request)
     try:
         if caller_of(request).has_sent_all:
@@ -87,6 +90,32 @@ async def received(request: Request, field: str, most: int, deadline: float) -> 
         body.release()
         raise
     return Upload(images, (time.perf_counter() - started) / len(images), body)
+
+
+def _refuse_encoded(request: Request) -> None:
+    for name, value in request.scope["headers"]:
+        if name == b"content-encoding" and value.strip().lower() not in IDENTITY:
+            raise UnsupportedEncoding(
+                f"The body has Content-Encoding: {value.decode('latin-1')}. Send it without: image formats are "
+                "compressed already."
+            )
+
+
+def hint_for(request: Request) -> str:
+    """Return a sentence for a body that is no image: what the request's head says of it, and what to send instead."""
+    content_type = header_of(request.scope, b"content-type")
+    kind = content_type.partition(";")[0].strip().lower()
+    if not kind or kind.startswith("image/") or kind in {"application/octet-stream", "multipart/form-data"}:
+        return ""
+    if kind == "application/x-www-form-urlencoded":
+        return (
+            " The request has Content-Type: application/x-www-form-urlencoded. Send the bytes of the image as the "
+            "body; with curl: --data-binary @FILE, as -d changes them."
+        )
+    return (
+        f" The request has Content-Type: {kind[:MAX_SHOWN]}. Send the bytes of the image as the body, or as a file in "
+        "multipart/form-data."
+    )
 
 
 class Body:
@@ -102,7 +131,7 @@ class Body:
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Piece by piece, as long as it is within the limits."""
-        announced = self._request.headers.get("content-length", "")
+        announced = header_of(self._request.scope, b"content-length")
         if announced.isdecimal():
             self._check(int(announced))
         try:
@@ -133,25 +162,10 @@ async def _images(request: Request, body: Body, field: str, most: int) -> list[b
 
 
 async def _files(request: Request, body: Body, field: str, most: int) -> list[bytes]:
-    parser = MultiPartParser(request.headers, body.chunks(), max_files=most, max_fields=MOST_FIELDS)
-    parser.spool_max_size = service_of(request).settings.max_body_mib * 2**20  # no file of ours on anybody's disk
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        raise BadOption(f"The form cannot be read: {error.message}") from error
-    except UnicodeError as error:  # the charset that the content type names is one that does not decode
-        raise BadOption("The form cannot be read: its charset does not fit its text.") from error
-    try:
-        return [await file.read() for file in _of_field(form, field)]
-    finally:
-        await form.close()
-
-
-def _of_field(form: FormData, field: str) -> list[UploadFile]:
-    files = [value for value in form.getlist(field) if isinstance(value, UploadFile)]
-    if not files:
-        raise BadOption(f"The form has no file in a field named '{field}'.")
-    return files
+    form = Form(header_of(request.scope, b"content-type"), field, most)
+    async for chunk in body.chunks():
+        form.feed(chunk)
+    return form.images()
 
 
 @contextlib.asynccontextmanager
