@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import mmap
 import os
 import pickle
 import signal
@@ -23,7 +22,7 @@ import uvloop
 from app import logs, memory
 from app.admission import Terms
 from app.application import application, classifying
-from app.bundle import Bundle
+from app.bundle import Contents
 from app.channel import ANSWER, ASK, COUNT, COUNTS, HELLO, NUMBER, REPLY, STOP, Channel
 from app.errors import NotReady
 from app.metrics import Metrics
@@ -31,7 +30,7 @@ from app.remote import RemoteBatcher
 from app.server import App, Server, configured
 from app.service import Service
 from app.settings import Settings
-from app.slots import Board, Shapes, Slots
+from app.slots import Board, Shapes, Slots, read_shared
 
 log = logging.getLogger("swin.start")
 
@@ -58,7 +57,7 @@ class Papers(NamedTuple):
     """What a frontend has to know, as the process of the engines knows it."""
 
     settings: Settings
-    bundle: Bundle
+    bundle: Contents
     terms: Terms
     shapes: Shapes
     decode_threads: int
@@ -184,7 +183,7 @@ def _leave(code: int) -> NoReturn:
 
 
 def _read(file: int) -> Papers:
-    papers: Papers = pickle.loads(mmap.mmap(file, 0, access=mmap.ACCESS_READ))  # noqa: S301 (from the process that started this one)
+    papers: Papers = read_shared(file)
     os.close(file)
     return papers
 

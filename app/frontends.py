@@ -24,7 +24,7 @@ from app.frontend import Ends, Papers
 from app.life import START_SECONDS, Life
 from app.metrics import Counts, Metrics, exposition, merged, totals
 from app.service import Backend
-from app.slots import Board, Slots, memory, size_of
+from app.slots import Board, Slots, memory, shared, size_of
 from app.usage import Parts, busy, together
 
 log = logging.getLogger("swin.frontends")
@@ -67,7 +67,7 @@ class Frontends:
         self._backend, self._metrics = backend, metrics
         self._board_file = memory("swin-board", Board.SIZE)
         self._board = Board(self._board_file)
-        self._papers_file = _written("swin-papers", pickle.dumps(papers))
+        self._papers_file = shared("swin-papers", papers)
         self._lives: list[Life] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._gone: Counts = []  # what those have counted that are no more
@@ -232,9 +232,3 @@ class Frontends:
         task = asyncio.create_task(reply())
         self._replies.add(task)  # the loop itself would let it go
         task.add_done_callback(self._replies.discard)
-
-
-def _written(name: str, content: bytes) -> int:
-    file = memory(name, len(content))
-    os.pwrite(file, content, 0)
-    return file

@@ -150,7 +150,8 @@ def _papers(backend: LocalBackend, frontends: int, decode_threads: int) -> Paper
         classes=manifest.classes,
         tokens=(manifest.evidence.positions, manifest.evidence.channels),
     )
-    return Papers(settings.model_copy(update=shares), backend.bundle, batcher.terms, shapes, decode_threads)
+    known = bundles.contents(backend.bundle)
+    return Papers(settings.model_copy(update=shares), known, batcher.terms, shapes, decode_threads)
 
 
 def open_backend(settings: Settings, metrics: Metrics, there_are: Parts) -> LocalBackend:

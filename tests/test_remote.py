@@ -20,7 +20,7 @@ from app.desk import Desk
 from app.errors import Draining, EngineFailed, NotReady, Overloaded, ServiceError
 from app.remote import RemoteBatcher
 from app.seat import Run
-from app.slots import Board, Shapes, Slots, memory, size_of
+from app.slots import Board, Shapes, Slots, memory, read_shared, shared, size_of
 from tests.fakes import Gate
 
 pytestmark = pytest.mark.anyio
@@ -303,3 +303,17 @@ def test_how_things_stand_is_the_same_on_both_sides() -> None:
 
     assert Board(file).read() == load
     os.close(file)
+
+
+def test_a_shared_value_is_not_copied_by_who_reads_it() -> None:
+    """Its arrays lie in the shared memory itself, and cannot be written to."""
+    weights = np.arange(100_000, dtype=np.float32)
+    file = shared("value", {"name": "a", "weights": weights, "few": np.ones(3, np.float32)})
+    value = read_shared(file)
+    os.close(file)
+
+    assert value["name"] == "a"
+    assert np.array_equal(value["weights"], weights)
+    assert np.array_equal(value["few"], np.ones(3))
+    assert not value["weights"].flags.owndata
+    assert not value["weights"].flags.writeable
