@@ -23,8 +23,8 @@ from app import logs, memory
 from app.admission import Terms
 from app.application import application, classifying
 from app.bundle import Contents
-from app.channel import ANSWER, ASK, COUNT, COUNTS, HELLO, NUMBER, REPLY, STOP, Channel
-from app.errors import NotReady
+from app.channel import ANSWER, ASK, COUNT, COUNTS, HELLO, NUMBER, REPLY, REPLY_OF, STOP, Channel
+from app.errors import InternalError, NotReady
 from app.metrics import Metrics
 from app.remote import RemoteBatcher
 from app.server import App, Server, configured
@@ -129,13 +129,26 @@ class Frontend:
             del self._asked[number]
 
     def _take_reply(self, payload: bytes) -> None:
-        (number,) = NUMBER.unpack_from(payload)
+        number, is_answered = REPLY_OF.unpack_from(payload)
         reply = self._asked.get(number)
-        if reply is not None and not reply.done():
-            reply.set_result(pickle.loads(payload[NUMBER.size :]))  # noqa: S301 (from the process that started this one)
+        if reply is None or reply.done():
+            return
+        if not is_answered:  # the cause is in the log of the process of the engines
+            reply.set_exception(InternalError())
+            return
+        try:
+            reply.set_result(pickle.loads(payload[REPLY_OF.size :]))  # noqa: S301 (from the process that started this one)
+        except Exception:
+            log.exception("reply not read")
+            reply.set_exception(InternalError())
 
     def _count(self, number: bytes = UNASKED) -> None:
-        self._channel.send(COUNTS, number + pickle.dumps(self._metrics.counts()))
+        try:
+            counts = pickle.dumps(self._metrics.counts())
+        except Exception:
+            log.exception("metrics not counted")
+            counts = b""  # what was sent before stands; that this process lives is told all the same
+        self._channel.send(COUNTS, number + counts)
 
     def _stop(self, _: bytes) -> None:
         if self._server is None:
@@ -152,8 +165,8 @@ class Frontend:
     async def _count_on(self) -> None:
         while True:
             await asyncio.sleep(COUNTS_SECONDS)
-            self._count()
             self.batcher.look()
+            self._count()
 
 
 class FrontendServer(Server):

@@ -17,7 +17,7 @@ from socket import socket, socketpair
 from typing import Any
 
 from app.batcher import Batcher
-from app.channel import ASK, FORGET, NUMBER, REPLY, ROW, STOP
+from app.channel import ASK, FORGET, NUMBER, REPLY, REPLY_OF, ROW, STOP
 from app.desk import Desk
 from app.errors import StartError
 from app.frontend import Ends, Papers
@@ -223,11 +223,17 @@ class Frontends:
             b"exposition": self.exposition,
             b"report": self._backend.report,
         }
-        self._reply_later(life, number, questions[payload[NUMBER.size :]])
+        self._reply_later(life, number, questions.get(payload[NUMBER.size :]))
 
-    def _reply_later(self, life: Life, number: int, ask: Callable[[], Awaitable[Any]]) -> None:
+    def _reply_later(self, life: Life, number: int, ask: Callable[[], Awaitable[Any]] | None) -> None:
         async def reply() -> None:
-            life.channel.send(REPLY, NUMBER.pack(number) + pickle.dumps(await ask()))
+            is_answered, answer = False, b""
+            try:
+                answer = pickle.dumps(await ask()) if ask else b""
+                is_answered = ask is not None
+            except Exception:
+                log.exception("question not answered", extra={"index": life.index})
+            life.channel.send(REPLY, REPLY_OF.pack(number, is_answered) + answer)
 
         task = asyncio.create_task(reply())
         self._replies.add(task)  # the loop itself would let it go
