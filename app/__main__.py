@@ -5,11 +5,9 @@ import asyncio
 import contextlib
 import importlib.metadata
 import logging
-import os
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -19,6 +17,7 @@ from pydantic_settings import CliSettingsSource
 
 from app import logs, memory
 from app.cpus import available_cpus
+from app.ending import end
 from app.errors import StartError, sentence
 from app.settings import Settings, unknown_variables
 
@@ -46,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns the exit code: 0 done, 1 interrupted, or what it needs was lost, 2 the request was wrong.
     """
-    signal.signal(signal.SIGTERM, _leave)  # the first process of a container has no other way to be stopped so early
+    signal.signal(signal.SIGTERM, _stop)  # the first process of a container has no other way to be stopped so early
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version"}):
         arguments.insert(0, "run")
@@ -55,15 +54,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed = parser.parse_args(arguments)
         work = _check if arguments[0] == "check" else _run
         return work(Settings(_cli_settings_source=options[arguments[0]](parsed_args=parsed)))
+    except Stopped:
+        return end(DONE)
     except KeyboardInterrupt:  # before the server took over the signals
-        return INTERRUPTED
+        return end(INTERRUPTED)
     except ValidationError as error:
         return _refuse(sentence(error))
     except StartError as error:
         return _refuse(str(error))
     except FrontendLost as error:
         log.critical("%s", error)
-        return FAILED
+        return end(FAILED)
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, CliSettingsSource[argparse.ArgumentParser]]]:
@@ -112,20 +113,15 @@ def _run(settings: Settings) -> int:
     memory.give_back()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings))
-    _leave_threads_behind()
-    return DONE
+    return end(DONE)
 
 
-def _leave(*_: object) -> NoReturn:
-    """SIGTERM before the server took over the signals: there is nothing to finish."""
-    raise SystemExit(DONE)
+class Stopped(SystemExit):
+    """SIGTERM came before the server took over the signals: there is nothing to finish."""
 
 
-def _leave_threads_behind() -> None:
-    """A run that is stuck cannot be ended from outside, and Python waits for every thread of a pool."""
-    if any(thread.name.startswith(("engine", "decode")) for thread in threading.enumerate()):
-        logging.shutdown()
-        os._exit(DONE)
+def _stop(*_: object) -> NoReturn:
+    raise Stopped(DONE)
 
 
 async def _serve(settings: Settings) -> None:

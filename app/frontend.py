@@ -15,7 +15,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import uvloop
 
@@ -24,6 +24,7 @@ from app.admission import Terms
 from app.application import application, classifying
 from app.bundle import Contents
 from app.channel import ANSWER, ASK, COUNT, COUNTS, HELLO, NUMBER, REPLY, REPLY_OF, STOP, Channel
+from app.ending import end, leave
 from app.errors import InternalError, NotReady
 from app.metrics import Metrics
 from app.remote import RemoteBatcher
@@ -160,7 +161,7 @@ class Frontend:
         """The process of the engines has gone: nothing can be answered any more. Or this one goes."""
         if not self._has_done:
             log.critical("the process of the engines has gone")
-            _leave(1)
+            leave(1)  # no answer can come any more, whatever runs here
 
     async def _count_on(self) -> None:
         while True:
@@ -189,20 +190,14 @@ class FrontendServer(Server):
         self._on_start()
 
 
-def _leave(code: int) -> NoReturn:
-    """Threads may be stuck, and there is nobody to wait for them."""
-    logging.shutdown()
-    os._exit(code)
-
-
 def _read(file: int) -> Papers:
     papers: Papers = read_shared(file)
     os.close(file)
     return papers
 
 
-def main() -> None:
-    """Serve."""
+def main() -> int:
+    """Serve until told to stop. Returns the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):  # they reach every process of a terminal, or of a container
         signal.signal(number, signal.SIG_IGN)
     ends = Ends(*map(int, sys.argv[1:]))
@@ -211,8 +206,8 @@ def main() -> None:
     memory.give_back()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(Frontend(ends, papers).run())
-    _leave(0)
+    return end(0)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -40,12 +40,16 @@ def open_proved(
         BundleError: the bundle contradicts itself.
     """
     engine = open_unproved(bundle, device, threads, buckets, graphs=graphs)
-    check_golden(bundle, engine)
-    log.debug("golden samples agree")
-    engine.warm_up(while_cheaper=while_cheaper)
-    log.debug("warm")
-    if device != CPU:  # there, each size has memory and perhaps a graph of its own
-        check_golden(bundle, engine, engine.buckets)
+    try:
+        check_golden(bundle, engine)
+        log.debug("golden samples agree")
+        engine.warm_up(while_cheaper=while_cheaper)
+        log.debug("warm")
+        if device != CPU:  # there, each size has memory and perhaps a graph of its own
+            check_golden(bundle, engine, engine.buckets)
+    except BaseException:
+        engine.close()
+        raise
     return engine
 
 

@@ -19,6 +19,7 @@ ALLOWED = {  # module of app → modules of app it may import
     "device": set(),
     "settings": {"device"},
     "cpus": set(),
+    "ending": set(),
     "bundle": {"errors", "private_file"},
     "private_file": set(),
     "header": {"errors"},
@@ -59,7 +60,19 @@ ALLOWED = {  # module of app → modules of app it may import
     "server": {"connection", "handshakes", "service", "settings"},
     "application": VALUES | {"classifier", "image", "metrics", "routes", "service"},
     "frontend": VALUES
-    | {"admission", "application", "channel", "logs", "memory", "metrics", "remote", "server", "service", "slots"},
+    | {
+        "admission",
+        "application",
+        "channel",
+        "ending",
+        "logs",
+        "memory",
+        "metrics",
+        "remote",
+        "server",
+        "service",
+        "slots",
+    },
     "life": {"channel", "desk", "frontend", "metrics"},
     "frontends": {"batcher", "channel", "desk", "errors", "frontend", "life", "metrics", "service", "slots", "usage"},
     "main": None,  # everything: it is the wiring
