@@ -5,31 +5,38 @@ import asyncio
 import contextlib
 import importlib.metadata
 import logging
+import platform
 import signal
 import socket
 import sys
 from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, NoReturn
 
-import uvloop
 from pydantic import ValidationError
-from pydantic_settings import CliSettingsSource
 
-from app import logs, memory
+from app import logs, memory, slots
+from app.arguments import Parser, Source, add_settings, refused
 from app.cpus import available_cpus
 from app.ending import end
-from app.errors import StartError, sentence
+from app.errors import StartError
 from app.settings import Settings, unknown_variables
 
+NEEDED = {
+    "onnxruntime": "ONNX Runtime is not installed: pip install 'swin-serve[cpu]', or [gpu]",
+    "uvloop": "uvloop is not installed: swin-serve runs on Linux and macOS; on Windows, use its container",
+}
+
 try:
+    import uvloop
+
     from app.check import facts
     from app.frontends import FrontendLost
     from app.main import create_app, open_frontends
     from app.server import Server, configured, url_of
 except ModuleNotFoundError as error:
-    if error.name != "onnxruntime":
+    if error.name not in NEEDED:
         raise
-    print("swin-serve: ONNX Runtime is not installed: pip install 'swin-serve[cpu]', or [gpu]", file=sys.stderr)
+    print(f"swin-serve: {NEEDED[error.name]}", file=sys.stderr)
     raise SystemExit(2) from None
 
 log = logging.getLogger("swin.start")
@@ -50,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version"}):
         arguments.insert(0, "run")
     parser, options = _parser()
+    parsed = parser.parse_args(arguments)
     try:
-        parsed = parser.parse_args(arguments)
         work = _check if arguments[0] == "check" else _run
         return work(Settings(_cli_settings_source=options[arguments[0]](parsed_args=parsed)))
     except Stopped:
@@ -59,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # before the server took over the signals
         return end(INTERRUPTED)
     except ValidationError as error:
-        return _refuse(sentence(error))
+        return _refuse(refused(error, parsed))
     except StartError as error:
         return _refuse(str(error))
     except FrontendLost as error:
@@ -67,9 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return end(FAILED)
 
 
-def _parser() -> tuple[argparse.ArgumentParser, dict[str, CliSettingsSource[argparse.ArgumentParser]]]:
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, Source]]:
     """Of the command line; and what reads the settings of each command from it."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="swin-serve",
         description="Serve a Swin Transformer image classifier over HTTP.",
         epilog="exit codes: 0 done, 1 the work failed, 2 the request was wrong (option, bundle or device)",
@@ -86,11 +93,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, CliSettingsSource[argp
         help="prove bundle and devices as a start does, and say what was found",
         description="Open the bundle and every engine as `run` does, with the same options, and serve nobody.",
     )
-    options: dict[str, CliSettingsSource[argparse.ArgumentParser]] = {
-        name: CliSettingsSource(Settings, root_parser=command, cli_kebab_case=True, cli_hide_none_type=True)
-        for name, command in (("run", run), ("check", check))
-    }
-    return parser, options
+    return parser, {"run": add_settings(run), "check": add_settings(check)}
 
 
 def _refuse(reason: str) -> int:
@@ -125,12 +128,28 @@ def _stop(*_: object) -> NoReturn:
 
 
 async def _serve(settings: Settings) -> None:
-    frontends = _suggested_frontends(available_cpus()) if settings.frontends is None else settings.frontends
+    frontends = _frontends(settings.frontends)
     with _bound(settings, frontends) as listeners:
         if frontends:
             await _serve_behind_frontends(settings, listeners)
         else:
             await _serve_alone(settings, listeners[0])
+
+
+def _frontends(wanted: int | None) -> int:
+    """Return how many processes speak HTTP before this one.
+
+    Raises:
+        StartError: more are wanted than this system can have.
+    """
+    if slots.are_available():
+        return _suggested_frontends(available_cpus()) if wanted is None else wanted
+    if wanted:
+        raise StartError(
+            f"frontends={wanted} needs Linux with memfd_create and abstract sockets; this is {platform.system()} "
+            "without them; set frontends to 0"
+        )
+    return 0
 
 
 def _suggested_frontends(cpus: int) -> int:
@@ -201,7 +220,8 @@ def _bound(settings: Settings, frontends: int) -> Iterator[list[socket.socket]]:
 def _bind(settings: Settings, port: int, *, shared: bool = False) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the last service may still end
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.setblocking(False)
     with _port_refused(listener, settings):
         listener.bind((settings.host, port))

@@ -7,7 +7,9 @@ A slot that nobody uses takes no memory.
 import mmap
 import os
 import pickle
+import socket
 import struct
+import sys
 import time
 from typing import Any, NamedTuple
 
@@ -26,6 +28,11 @@ PIECE = 2**30
 
 LINE = 64
 """Bytes of a cache line, on which each array begins."""
+
+
+def are_available() -> bool:
+    """Return whether this system has what frontends need: anonymous files in memory and abstract Unix sockets."""
+    return sys.platform == "linux" and hasattr(os, "memfd_create") and hasattr(socket, "SO_REUSEPORT")
 
 
 class Shapes(NamedTuple):

@@ -18,6 +18,7 @@ ALLOWED = {  # module of app → modules of app it may import
     "errors": set(),
     "device": set(),
     "settings": {"device"},
+    "arguments": {"settings"},
     "cpus": set(),
     "ending": set(),
     "bundle": {"errors", "private_file"},
