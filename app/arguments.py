@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NoReturn, get_args
 
 from pydantic import ValidationError
@@ -150,5 +151,11 @@ def _default(name: str) -> str:
 
 def _schema(name: str) -> Mapping[str, Any]:
     """The JSON schema of a setting; of one that may be unset, that of its values."""
-    schema: Mapping[str, Any] = Settings.model_json_schema()["properties"][name]
+    schema: Mapping[str, Any] = _schemas()[name]
     return next((each for each in schema.get("anyOf", ()) if each.get("type") != "null"), schema)
+
+
+@cache
+def _schemas() -> Mapping[str, Any]:
+    properties: Mapping[str, Any] = Settings.model_json_schema()["properties"]
+    return properties
