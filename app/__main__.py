@@ -5,32 +5,38 @@ import asyncio
 import contextlib
 import importlib.metadata
 import logging
-import os
+import platform
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, NoReturn
 
-import uvloop
 from pydantic import ValidationError
-from pydantic_settings import CliSettingsSource
 
-from app import logs, memory
+from app import logs, memory, slots
+from app.arguments import Parser, Source, add_settings, refused
 from app.cpus import available_cpus
-from app.errors import StartError, sentence
+from app.ending import end
+from app.errors import StartError
 from app.settings import Settings, unknown_variables
 
+NEEDED = {
+    "onnxruntime": "ONNX Runtime is not installed: pip install 'swin-serve[cpu]', or [gpu]",
+    "uvloop": "uvloop is not installed: swin-serve runs on Linux and macOS; on Windows, use its container",
+}
+
 try:
+    import uvloop
+
     from app.check import facts
     from app.frontends import FrontendLost
     from app.main import create_app, open_frontends
     from app.server import Server, configured, url_of
 except ModuleNotFoundError as error:
-    if error.name != "onnxruntime":
+    if error.name not in NEEDED:
         raise
-    print("swin-serve: ONNX Runtime is not installed: pip install 'swin-serve[cpu]', or [gpu]", file=sys.stderr)
+    print(f"swin-serve: {NEEDED[error.name]}", file=sys.stderr)
     raise SystemExit(2) from None
 
 log = logging.getLogger("swin.start")
@@ -46,29 +52,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns the exit code: 0 done, 1 interrupted, or what it needs was lost, 2 the request was wrong.
     """
-    signal.signal(signal.SIGTERM, _leave)  # the first process of a container has no other way to be stopped so early
+    signal.signal(signal.SIGTERM, _stop)  # the first process of a container has no other way to be stopped so early
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version"}):
         arguments.insert(0, "run")
     parser, options = _parser()
+    parsed = parser.parse_args(arguments)
     try:
-        parsed = parser.parse_args(arguments)
         work = _check if arguments[0] == "check" else _run
         return work(Settings(_cli_settings_source=options[arguments[0]](parsed_args=parsed)))
+    except Stopped:
+        return end(DONE)
     except KeyboardInterrupt:  # before the server took over the signals
-        return INTERRUPTED
+        return end(INTERRUPTED)
     except ValidationError as error:
-        return _refuse(sentence(error))
+        return _refuse(refused(error, parsed))
     except StartError as error:
         return _refuse(str(error))
     except FrontendLost as error:
         log.critical("%s", error)
-        return FAILED
+        return end(FAILED)
 
 
-def _parser() -> tuple[argparse.ArgumentParser, dict[str, CliSettingsSource[argparse.ArgumentParser]]]:
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, Source]]:
     """Of the command line; and what reads the settings of each command from it."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="swin-serve",
         description="Serve a Swin Transformer image classifier over HTTP.",
         epilog="exit codes: 0 done, 1 the work failed, 2 the request was wrong (option, bundle or device)",
@@ -85,11 +93,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, CliSettingsSource[argp
         help="prove bundle and devices as a start does, and say what was found",
         description="Open the bundle and every engine as `run` does, with the same options, and serve nobody.",
     )
-    options: dict[str, CliSettingsSource[argparse.ArgumentParser]] = {
-        name: CliSettingsSource(Settings, root_parser=command, cli_kebab_case=True, cli_hide_none_type=True)
-        for name, command in (("run", run), ("check", check))
-    }
-    return parser, options
+    return parser, {"run": add_settings(run), "check": add_settings(check)}
 
 
 def _refuse(reason: str) -> int:
@@ -112,29 +116,40 @@ def _run(settings: Settings) -> int:
     memory.give_back()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings))
-    _leave_threads_behind()
-    return DONE
+    return end(DONE)
 
 
-def _leave(*_: object) -> NoReturn:
-    """SIGTERM before the server took over the signals: there is nothing to finish."""
-    raise SystemExit(DONE)
+class Stopped(SystemExit):
+    """SIGTERM came before the server took over the signals: there is nothing to finish."""
 
 
-def _leave_threads_behind() -> None:
-    """A run that is stuck cannot be ended from outside, and Python waits for every thread of a pool."""
-    if any(thread.name.startswith(("engine", "decode")) for thread in threading.enumerate()):
-        logging.shutdown()
-        os._exit(DONE)
+def _stop(*_: object) -> NoReturn:
+    raise Stopped(DONE)
 
 
 async def _serve(settings: Settings) -> None:
-    frontends = _suggested_frontends(available_cpus()) if settings.frontends is None else settings.frontends
+    frontends = _frontends(settings.frontends)
     with _bound(settings, frontends) as listeners:
         if frontends:
             await _serve_behind_frontends(settings, listeners)
         else:
             await _serve_alone(settings, listeners[0])
+
+
+def _frontends(wanted: int | None) -> int:
+    """Return how many processes speak HTTP before this one.
+
+    Raises:
+        StartError: more are wanted than this system can have.
+    """
+    if slots.are_available():
+        return _suggested_frontends(available_cpus()) if wanted is None else wanted
+    if wanted:
+        raise StartError(
+            f"frontends={wanted} needs Linux with memfd_create and abstract sockets; this is {platform.system()} "
+            "without them; set frontends to 0"
+        )
+    return 0
 
 
 def _suggested_frontends(cpus: int) -> int:
@@ -205,7 +220,8 @@ def _bound(settings: Settings, frontends: int) -> Iterator[list[socket.socket]]:
 def _bind(settings: Settings, port: int, *, shared: bool = False) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of the last service may still end
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.setblocking(False)
     with _port_refused(listener, settings):
         listener.bind((settings.host, port))

@@ -62,6 +62,11 @@ class Bindings:
         """Give back what the others take."""
         self._by_size = {size: binding for size, binding in self._by_size.items() if size in sizes}
 
+    def close(self) -> None:
+        """Let the thread end after what it was given, and give back the memory. Do not wait for a run that is stuck."""
+        self._thread.submit(self.keep, ())
+        self._thread.shutdown(wait=False)
+
     def _run(self, names: Sequence[str], pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         size = len(pixels)
         if size not in self._by_size:

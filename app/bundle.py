@@ -10,18 +10,24 @@
       head/           weight.npy (classes, channels), bias.npy (classes): logits = weight · mean token + bias
 
 An unknown key is an error, and so is a missing one: there are no defaults on the reading side.
+
+Each file is opened once. The bytes that are hashed are the bytes that are used until the process ends: small files stay
+in memory, weights in private copies. Rewriting a bundle in place changes nothing for a service that has read it.
 """
 
 import hashlib
-from dataclasses import dataclass
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from app.errors import BundleError, sentence
+from app.private_file import PrivateFile
 
 SCHEMA_VERSION: Literal[1] = 1
 MODEL, LABELS, MANIFEST, GOLDEN_LOGITS = "model.onnx", "labels.json", "manifest.json", "golden/logits.npy"
@@ -289,19 +295,32 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """A bundle that was read and whose files are what the manifest says."""
+class Contents:
+    """What of a bundle other processes get to know, too: all but the network and its golden samples."""
 
-    folder: Path
     manifest: Manifest
     labels: tuple[Label, ...]
-    golden_logits: NDArray[np.float32]  # samples, classes
     head: Head
+
+
+@dataclass(frozen=True)
+class Bundle(Contents):
+    """A bundle that was read and whose files are what the manifest says.
+
+    `folder` is where the bundle was: what lies there now may be another one.
+    """
+
+    folder: Path
+    golden_logits: NDArray[np.float32]  # samples, classes
+    golden_images: Mapping[str, bytes]  # encoded, by file name
+    network: PrivateFile
+    others: Mapping[str, PrivateFile]  # files without a name in this module: weights that the network may refer to
+    sizes: Mapping[str, int]  # bytes of each file that the manifest lists
 
     @property
     def model(self) -> Path:
-        """The ONNX file."""
-        return self.folder / MODEL
+        """The private copy of the ONNX file. The path is this process's own, and valid as long as the bundle lives."""
+        return self.network.path
 
 
 def load(folder: Path) -> Bundle:
@@ -310,13 +329,16 @@ def load(folder: Path) -> Bundle:
     Raises:
         BundleError: in one sentence, what is missing, damaged or contradictory.
     """
-    manifest = _read_manifest(folder)
-    _check_files(folder, manifest)
+    # Resolved once: a link that is moved to another bundle meanwhile does not mix the two.
+    place = folder.resolve()
+    manifest = _read_manifest(folder, place)
+    files = _read_files(folder, place, manifest)
     try:
-        labels = LABEL_LIST.validate_json((folder / LABELS).read_bytes())
-        golden_logits = np.load(folder / GOLDEN_LOGITS, allow_pickle=False)
+        labels = LABEL_LIST.validate_json(files.held[LABELS])
+        golden_logits = _array(files.held[GOLDEN_LOGITS])
         # Mapped, not read: with many classes it is large, and no one may ever ask for evidence.
-        head = Head(np.load(folder / HEAD_WEIGHT, mmap_mode="r"), np.load(folder / HEAD_BIAS))
+        weight = np.load(files.copied[HEAD_WEIGHT].path, mmap_mode="r").view(np.ndarray)
+        head = Head(weight, _array(files.held[HEAD_BIAS]))
     except (OSError, EOFError, ValueError) as error:  # pydantic's ValidationError is a ValueError
         raise BundleError(f"bundle {folder}: {sentence(error)}") from error
     if len(labels) != manifest.classes:
@@ -328,7 +350,22 @@ def load(folder: Path) -> Bundle:
     ):
         if array.shape != expected or array.dtype != np.float32:
             raise BundleError(f"bundle {folder}: {name} is {array.shape}, expected {expected}")
-    return Bundle(folder, manifest, labels, golden_logits, head)
+    return Bundle(
+        manifest,
+        labels,
+        head,
+        folder=folder,
+        golden_logits=golden_logits,
+        network=files.copied[MODEL],
+        others={name: copy for name, copy in files.copied.items() if name not in {MODEL, HEAD_WEIGHT}},
+        golden_images={sample.file: files.held[sample.file] for sample in manifest.golden.samples},
+        sizes=files.sizes,
+    )
+
+
+def contents(bundle: Contents) -> Contents:
+    """Return what other processes get to know of a bundle. A private copy stays in the process that made it."""
+    return Contents(bundle.manifest, bundle.labels, bundle.head)
 
 
 def digest(path: Path) -> str:
@@ -337,25 +374,62 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_manifest(folder: Path) -> Manifest:
+@dataclass
+class _Files:
+    """Content of the files of a bundle: in memory, or as private copies."""
+
+    held: dict[str, bytes] = field(default_factory=dict)
+    copied: dict[str, PrivateFile] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+
+
+def _read_manifest(folder: Path, place: Path) -> Manifest:
     try:
-        return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+        return Manifest.model_validate_json((place / MANIFEST).read_bytes())
     except OSError as error:
         raise BundleError(f"no bundle at {folder}: cannot read {MANIFEST} ({error.strerror})") from error
     except ValidationError as error:
         raise BundleError(f"bundle {folder}: {MANIFEST}: {sentence(error)}") from error
 
 
-def _check_files(folder: Path, manifest: Manifest) -> None:
-    samples = (sample.file for sample in manifest.golden.samples)
-    wanted = {MODEL, LABELS, GOLDEN_LOGITS, HEAD_WEIGHT, HEAD_BIAS, *samples}
-    if missing := wanted - manifest.files.keys():
+def _read_files(folder: Path, place: Path, manifest: Manifest) -> _Files:
+    held = {LABELS, GOLDEN_LOGITS, HEAD_BIAS, *(sample.file for sample in manifest.golden.samples)}
+    if missing := {MODEL, HEAD_WEIGHT, *held} - manifest.files.keys():
         raise BundleError(f"bundle {folder}: {MANIFEST} lists no digest for {', '.join(sorted(missing))}")
+    files = _Files()
     for name, expected in manifest.files.items():
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
+        path = place / name
+        if not path.resolve().is_relative_to(place):
             raise BundleError(f"bundle {folder}: {name} is outside the bundle")
         if not path.is_file():
             raise BundleError(f"bundle {folder}: {name} is missing")
-        if digest(path) != expected:
-            raise BundleError(f"bundle {folder}: {name} is not the file the manifest describes (its SHA-256 differs)")
+        try:
+            found = _read(path, name, files, is_held=name in held)
+        except OSError as error:
+            raise BundleError(
+                f"bundle {folder}: cannot read {name}, or keep a private copy of it ({error.strerror}); "
+                "TMPDIR names the folder for copies"
+            ) from error
+        if found != expected:
+            raise BundleError(
+                f"bundle {folder}: {name} is not the file the manifest describes (its SHA-256 differs); if the bundle "
+                "is being replaced, start again afterwards, else copy or export the bundle again"
+            )
+    return files
+
+
+def _read(path: Path, name: str, files: _Files, *, is_held: bool) -> str:
+    """SHA-256 of the very bytes that are kept."""
+    with path.open("rb") as source:
+        if is_held:
+            files.held[name] = content = source.read()
+            files.sizes[name] = len(content)
+            return hashlib.sha256(content).hexdigest()
+        files.copied[name] = copy = PrivateFile(source)
+    files.sizes[name] = copy.size
+    return copy.sha256
+
+
+def _array(content: bytes) -> NDArray[Any]:
+    array: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
+    return array

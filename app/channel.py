@@ -4,11 +4,23 @@ A message is its kind, the length of what follows, and that. Both ends are of on
 """
 
 import asyncio
+import logging
 import struct
 from collections.abc import Callable, Mapping
 from socket import socket
 
-from app.errors import Busy, DeadlineExceeded, Draining, EngineFailed, NotReady, Overloaded, ServiceError
+from app.errors import (
+    Busy,
+    DeadlineExceeded,
+    Draining,
+    EngineFailed,
+    InternalError,
+    NotReady,
+    Overloaded,
+    ServiceError,
+)
+
+log = logging.getLogger("swin.channel")
 
 HEAD = struct.Struct("=BI")
 
@@ -22,16 +34,24 @@ ASK = 4  # on behalf of one of its callers: a number, and the name of what it wa
 # To a frontend.
 ANSWER = 5  # a slot is free, with or without an output in it: its number, how it went, seconds
 COUNT = 6  # send your counts
-REPLY = 7  # the number of the question, and what is known, pickled
+REPLY = 7  # the number of the question, whether it could be answered, and what is known, pickled
 STOP = 8  # finish and leave; said again, at once
 
 SLOT = struct.Struct("=I")
 ROW_OF = struct.Struct("=I?d")  # slot, detailed, deadline
 ANSWER_OF = struct.Struct("=IBd")  # slot, outcome, seconds of the run or until to try again
 NUMBER = struct.Struct("=I")
+REPLY_OF = struct.Struct("=I?")  # question, whether it could be answered
 
 DONE, GONE = 0, 1
-REFUSALS: tuple[type[ServiceError], ...] = (Overloaded, DeadlineExceeded, Draining, NotReady, EngineFailed)
+REFUSALS: tuple[type[ServiceError], ...] = (
+    Overloaded,
+    DeadlineExceeded,
+    Draining,
+    NotReady,
+    EngineFailed,
+    InternalError,  # and every error that has no place here
+)
 FIRST_REFUSAL = 2
 """Outcomes: an output, a caller that left, and from here on the errors."""
 
@@ -60,7 +80,7 @@ class Channel(asyncio.Protocol):
         on_end()
 
     def data_received(self, data: bytes) -> None:
-        """Hand on every message that is whole."""
+        """Hand on every message that is whole. A message that cannot be handled is logged, and the next ones follow."""
         data = self._rest + data if self._rest else data
         begin = 0
         while len(data) - begin >= HEAD.size:
@@ -68,7 +88,7 @@ class Channel(asyncio.Protocol):
             end = begin + HEAD.size + size
             if end > len(data):
                 break
-            self._handlers[kind](data[begin + HEAD.size : end])
+            self._handle(kind, data[begin + HEAD.size : end])
             begin = end
         self._rest = data[begin:]
 
@@ -90,20 +110,35 @@ class Channel(asyncio.Protocol):
         self._flush()
         self._transport.close()
 
+    def _handle(self, kind: int, payload: bytes) -> None:
+        try:
+            self._handlers[kind](payload)
+        except Exception:
+            # Raised to asyncio, the error would close the channel: every request of the frontend would be lost.
+            log.exception("message not handled", extra={"kind": kind, "bytes": len(payload)})
+
     def _flush(self) -> None:
-        if self._unsent and not self._transport.is_closing():
-            self._transport.write(b"".join(self._unsent))
-        self._unsent.clear()
+        unsent, self._unsent = self._unsent, []  # emptied first: `send` schedules a flush only if there is nothing here
+        if unsent and not self._transport.is_closing():
+            self._transport.write(b"".join(unsent))
 
 
-def outcome_of(error: ServiceError) -> tuple[int, float]:
-    """The outcome that stands for it, and the seconds until to try again."""
-    return FIRST_REFUSAL + REFUSALS.index(type(error)), error.retry_after if isinstance(error, Busy) else 0.0
+def outcome_of(error: BaseException) -> tuple[int, float]:
+    """Return the outcome that stands for an error, and the seconds until to try again.
+
+    An error without an outcome of its own is logged here and becomes `InternalError`, as in a service of one process.
+    """
+    for place, kind in enumerate(REFUSALS):
+        if isinstance(error, kind):
+            return FIRST_REFUSAL + place, error.retry_after if isinstance(error, Busy) else 0.0
+    log.error("row failed", exc_info=error)
+    return FIRST_REFUSAL + REFUSALS.index(InternalError), 0.0
 
 
 def refusal(outcome: int, seconds: float) -> ServiceError:
-    """The error that an outcome stands for."""
-    kind = REFUSALS[outcome - FIRST_REFUSAL]
+    """Return the error that an outcome stands for; for an outcome that does not exist, `InternalError`."""
+    place = outcome - FIRST_REFUSAL
+    kind = REFUSALS[place] if 0 <= place < len(REFUSALS) else InternalError
     return Overloaded(seconds) if kind is Overloaded else kind()  # type: ignore[call-arg]  # (all others say it themselves)
 
 

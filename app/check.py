@@ -16,8 +16,13 @@ def facts(settings: Settings) -> Iterator[str]:
     """
     bundle = bundles.load(settings.bundle)
     yield f"bundle   {bundle.manifest.name}, {bundle.manifest.precision}"
-    for engine in open_engines(bundle, settings):
-        yield from _facts(engine)
+    engines = open_engines(bundle, settings)
+    try:
+        for engine in engines:
+            yield from _facts(engine)
+    finally:
+        for engine in engines:
+            engine.close()
 
 
 def _facts(engine: Engine) -> Iterator[str]:

@@ -10,7 +10,6 @@ from functools import partial
 from app.answer import Answer
 from app.batcher import Batcher, Row
 from app.channel import ANSWER, ANSWER_OF, DONE, GONE, ROW_OF, SLOT, outcome_of
-from app.errors import ServiceError
 from app.slots import Slots
 
 
@@ -32,7 +31,7 @@ class Desk:
         slot, detailed, deadline = ROW_OF.unpack(payload)
         try:
             row = self._batcher.put(self._slots.pixels[slot], detailed=detailed, deadline=deadline)
-        except ServiceError as error:
+        except Exception as error:  # noqa: BLE001 (whatever it is, the frontend waits for an answer)
             self._refuse(slot, error)
             return
         self._rows[slot] = row
@@ -53,12 +52,15 @@ class Desk:
         self._rows.pop(slot).settle()
         if answer.cancelled():
             self._send(ANSWER, ANSWER_OF.pack(slot, GONE, 0.0))
-        elif isinstance(error := answer.exception(), ServiceError):
-            self._refuse(slot, error)
-        else:
+            return
+        try:
             output, _, seconds = answer.result()
             self._slots.write(slot, output)
-            self._send(ANSWER, ANSWER_OF.pack(slot, DONE, seconds))
+            message = ANSWER_OF.pack(slot, DONE, seconds)
+        except Exception as error:  # noqa: BLE001 (of the row, or of the memory that its output goes to)
+            self._refuse(slot, error)
+        else:
+            self._send(ANSWER, message)
 
-    def _refuse(self, slot: int, error: ServiceError) -> None:
+    def _refuse(self, slot: int, error: Exception) -> None:
         self._send(ANSWER, ANSWER_OF.pack(slot, *outcome_of(error)))

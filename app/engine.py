@@ -64,6 +64,11 @@ class Engine:
         sibling.bucket_seconds = self.bucket_seconds
         return sibling
 
+    def close(self) -> None:
+        """Let its thread end, if it has one of its own. Another run is an error."""
+        if self._bindings:
+            self._bindings.close()
+
     def shares_session(self, other: "Engine") -> bool:
         """Whether the other one runs on the same session."""
         return self._session is other._session  # noqa: SLF001 (another of our own)

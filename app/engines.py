@@ -1,5 +1,6 @@
 """Which engines serve: on what device, how many, with how many threads; and another in the place of one that failed."""
 
+import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 
@@ -29,12 +30,28 @@ def open_engines(bundle: Bundle, settings: Settings) -> list[Engine]:
     Raises:
         DeviceError: a device that was asked for cannot be proved.
     """
-    if settings.device != "auto":
-        return [engine for device in devices(settings.device) for engine in _open_on(device, bundle, settings)]
-    return [*_open_proven_gpus(bundle, settings)] or _open_on(CPU, bundle, settings)
+    engines = list[Engine]()
+    with _closed_on_failure(engines):
+        if settings.device != "auto":
+            for device in devices(settings.device):
+                engines += _open_on(device, bundle, settings)
+        else:
+            for proven in _open_proven_gpus(bundle, settings):
+                engines += proven
+    return engines or _open_on(CPU, bundle, settings)
 
 
-def _open_proven_gpus(bundle: Bundle, settings: Settings) -> Iterator[Engine]:
+@contextlib.contextmanager
+def _closed_on_failure(engines: Sequence[Engine]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        for engine in engines:
+            engine.close()
+        raise
+
+
+def _open_proven_gpus(bundle: Bundle, settings: Settings) -> Iterator[list[Engine]]:
     try:
         require_gpu_build()
         count = nvidia.gpus()
@@ -43,7 +60,7 @@ def _open_proven_gpus(bundle: Bundle, settings: Settings) -> Iterator[Engine]:
         return
     for index in range(count):
         try:
-            yield from _open_on(Device("cuda", index), bundle, settings)
+            yield _open_on(Device("cuda", index), bundle, settings)
         except DeviceError as error:
             log.warning("a GPU is left out", extra={"device": "auto", "gpu": index, "why": str(error)})
 
@@ -55,8 +72,11 @@ def _open_on(device: Device, bundle: Bundle, settings: Settings) -> list[Engine]
         return [engine, *(engine.sibling() for _ in range((settings.engines or ON_CPU) - 1))]
     threads, buckets = settings.threads or 1, _buckets(settings)
     first = open_proved(bundle, device, threads, buckets, while_cheaper=True, graphs=settings.cuda_graphs)
-    others = (settings.engines or ON_GPU) - 1
-    return [first, *(_like(bundle, first, graphs=settings.cuda_graphs) for _ in range(others))]
+    engines = [first]
+    with _closed_on_failure(engines):
+        for _ in range((settings.engines or ON_GPU) - 1):
+            engines.append(_like(bundle, first, graphs=settings.cuda_graphs))  # noqa: PERF401 (what was opened before a failure is closed)
+    return engines
 
 
 def _open_on_cpu(bundle: Bundle, settings: Settings) -> Engine:

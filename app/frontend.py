@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import mmap
 import os
 import pickle
 import signal
@@ -16,22 +15,23 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import uvloop
 
 from app import logs, memory
 from app.admission import Terms
 from app.application import application, classifying
-from app.bundle import Bundle
-from app.channel import ANSWER, ASK, COUNT, COUNTS, HELLO, NUMBER, REPLY, STOP, Channel
-from app.errors import NotReady
+from app.bundle import Contents
+from app.channel import ANSWER, ASK, COUNT, COUNTS, HELLO, NUMBER, REPLY, REPLY_OF, STOP, Channel
+from app.ending import end, leave
+from app.errors import InternalError, NotReady
 from app.metrics import Metrics
 from app.remote import RemoteBatcher
 from app.server import App, Server, configured
 from app.service import Service
 from app.settings import Settings
-from app.slots import Board, Shapes, Slots
+from app.slots import Board, Shapes, Slots, read_shared
 
 log = logging.getLogger("swin.start")
 
@@ -58,7 +58,7 @@ class Papers(NamedTuple):
     """What a frontend has to know, as the process of the engines knows it."""
 
     settings: Settings
-    bundle: Bundle
+    bundle: Contents
     terms: Terms
     shapes: Shapes
     decode_threads: int
@@ -130,13 +130,26 @@ class Frontend:
             del self._asked[number]
 
     def _take_reply(self, payload: bytes) -> None:
-        (number,) = NUMBER.unpack_from(payload)
+        number, is_answered = REPLY_OF.unpack_from(payload)
         reply = self._asked.get(number)
-        if reply is not None and not reply.done():
-            reply.set_result(pickle.loads(payload[NUMBER.size :]))  # noqa: S301 (from the process that started this one)
+        if reply is None or reply.done():
+            return
+        if not is_answered:  # the cause is in the log of the process of the engines
+            reply.set_exception(InternalError())
+            return
+        try:
+            reply.set_result(pickle.loads(payload[REPLY_OF.size :]))  # noqa: S301 (from the process that started this one)
+        except Exception:
+            log.exception("reply not read")
+            reply.set_exception(InternalError())
 
     def _count(self, number: bytes = UNASKED) -> None:
-        self._channel.send(COUNTS, number + pickle.dumps(self._metrics.counts()))
+        try:
+            counts = pickle.dumps(self._metrics.counts())
+        except Exception:
+            log.exception("metrics not counted")
+            counts = b""  # what was sent before stands; that this process lives is told all the same
+        self._channel.send(COUNTS, number + counts)
 
     def _stop(self, _: bytes) -> None:
         if self._server is None:
@@ -148,13 +161,13 @@ class Frontend:
         """The process of the engines has gone: nothing can be answered any more. Or this one goes."""
         if not self._has_done:
             log.critical("the process of the engines has gone")
-            _leave(1)
+            leave(1)  # no answer can come any more, whatever runs here
 
     async def _count_on(self) -> None:
         while True:
             await asyncio.sleep(COUNTS_SECONDS)
-            self._count()
             self.batcher.look()
+            self._count()
 
 
 class FrontendServer(Server):
@@ -177,20 +190,14 @@ class FrontendServer(Server):
         self._on_start()
 
 
-def _leave(code: int) -> NoReturn:
-    """Threads may be stuck, and there is nobody to wait for them."""
-    logging.shutdown()
-    os._exit(code)
-
-
 def _read(file: int) -> Papers:
-    papers: Papers = pickle.loads(mmap.mmap(file, 0, access=mmap.ACCESS_READ))  # noqa: S301 (from the process that started this one)
+    papers: Papers = read_shared(file)
     os.close(file)
     return papers
 
 
-def main() -> None:
-    """Serve."""
+def main() -> int:
+    """Serve until told to stop. Returns the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):  # they reach every process of a terminal, or of a container
         signal.signal(number, signal.SIG_IGN)
     ends = Ends(*map(int, sys.argv[1:]))
@@ -199,8 +206,8 @@ def main() -> None:
     memory.give_back()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(Frontend(ends, papers).run())
-    _leave(0)
+    return end(0)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

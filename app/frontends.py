@@ -17,14 +17,14 @@ from socket import socket, socketpair
 from typing import Any
 
 from app.batcher import Batcher
-from app.channel import ASK, FORGET, NUMBER, REPLY, ROW, STOP
+from app.channel import ASK, FORGET, NUMBER, REPLY, REPLY_OF, ROW, STOP
 from app.desk import Desk
 from app.errors import StartError
 from app.frontend import Ends, Papers
 from app.life import START_SECONDS, Life
 from app.metrics import Counts, Metrics, exposition, merged, totals
 from app.service import Backend
-from app.slots import Board, Slots, memory, size_of
+from app.slots import Board, Slots, memory, shared, size_of
 from app.usage import Parts, busy, together
 
 log = logging.getLogger("swin.frontends")
@@ -67,7 +67,7 @@ class Frontends:
         self._backend, self._metrics = backend, metrics
         self._board_file = memory("swin-board", Board.SIZE)
         self._board = Board(self._board_file)
-        self._papers_file = _written("swin-papers", pickle.dumps(papers))
+        self._papers_file = shared("swin-papers", papers)
         self._lives: list[Life] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._gone: Counts = []  # what those have counted that are no more
@@ -223,18 +223,18 @@ class Frontends:
             b"exposition": self.exposition,
             b"report": self._backend.report,
         }
-        self._reply_later(life, number, questions[payload[NUMBER.size :]])
+        self._reply_later(life, number, questions.get(payload[NUMBER.size :]))
 
-    def _reply_later(self, life: Life, number: int, ask: Callable[[], Awaitable[Any]]) -> None:
+    def _reply_later(self, life: Life, number: int, ask: Callable[[], Awaitable[Any]] | None) -> None:
         async def reply() -> None:
-            life.channel.send(REPLY, NUMBER.pack(number) + pickle.dumps(await ask()))
+            is_answered, answer = False, b""
+            try:
+                answer = pickle.dumps(await ask()) if ask else b""
+                is_answered = ask is not None
+            except Exception:
+                log.exception("question not answered", extra={"index": life.index})
+            life.channel.send(REPLY, REPLY_OF.pack(number, is_answered) + answer)
 
         task = asyncio.create_task(reply())
         self._replies.add(task)  # the loop itself would let it go
         task.add_done_callback(self._replies.discard)
-
-
-def _written(name: str, content: bytes) -> int:
-    file = memory(name, len(content))
-    os.pwrite(file, content, 0)
-    return file

@@ -15,7 +15,7 @@ from app.bundle import Bundle, GoldenSample
 from app.device import CPU, Device
 from app.engine import Engine, open_engine
 from app.errors import BundleError, ServiceError
-from app.image import MOST_PIXELS, Limits, open_image, to_rgb
+from app.image import MOST_PIXELS, Limits, Picture, open_image, to_rgb
 from app.preprocess import preprocess
 from app.session import Network
 
@@ -40,12 +40,16 @@ def open_proved(
         BundleError: the bundle contradicts itself.
     """
     engine = open_unproved(bundle, device, threads, buckets, graphs=graphs)
-    check_golden(bundle, engine)
-    log.debug("golden samples agree")
-    engine.warm_up(while_cheaper=while_cheaper)
-    log.debug("warm")
-    if device != CPU:  # there, each size has memory and perhaps a graph of its own
-        check_golden(bundle, engine, engine.buckets)
+    try:
+        check_golden(bundle, engine)
+        log.debug("golden samples agree")
+        engine.warm_up(while_cheaper=while_cheaper)
+        log.debug("warm")
+        if device != CPU:  # there, each size has memory and perhaps a graph of its own
+            check_golden(bundle, engine, engine.buckets)
+    except BaseException:
+        engine.close()
+        raise
     return engine
 
 
@@ -65,6 +69,7 @@ def open_unproved(
         classes=manifest.classes,
         tokens=(manifest.evidence.positions, manifest.evidence.channels),
         half=manifest.precision == "fp16",
+        others={name: copy.path for name, copy in bundle.others.items() if copy.size},  # what is empty holds no weights
     )
     return open_engine(network, device, threads=threads, buckets=buckets, graphs=graphs)
 
@@ -95,11 +100,24 @@ def pixels_digest(pixels: NDArray[np.uint8]) -> str:
     return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
-def _pixels(bundle: Bundle, sample: GoldenSample) -> NDArray[np.uint8]:
+def golden_pictures(bundle: Bundle) -> dict[str, Picture]:
+    """Return the golden samples' images, RGB, by file name.
+
+    Raises:
+        BundleError: an image cannot be read.
+    """
+    return {name: _picture(name, content) for name, content in bundle.golden_images.items()}
+
+
+def _picture(name: str, content: bytes) -> Picture:
     try:
-        image = to_rgb(open_image((bundle.folder / sample.file).read_bytes(), Limits(MOST_PIXELS)))
+        return to_rgb(open_image(content, Limits(MOST_PIXELS)))
     except ServiceError as error:
-        raise BundleError(f"golden sample {sample.file}: {error.detail}") from error
+        raise BundleError(f"golden sample {name}: {error.detail}") from error
+
+
+def _pixels(bundle: Bundle, sample: GoldenSample) -> NDArray[np.uint8]:
+    image = _picture(sample.file, bundle.golden_images[sample.file])
     pixels = preprocess(image, bundle.manifest.preprocessing)
     if pixels_digest(pixels) != sample.pixels_sha256:
         raise BundleError(

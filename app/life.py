@@ -81,9 +81,11 @@ class Life:
             return
         number, counted = next(self._numbers), asyncio.get_running_loop().create_future()
         self._counting[number] = counted
-        self.channel.send(COUNT, NUMBER.pack(number))
-        await asyncio.wait([counted], timeout=COUNT_SECONDS)
-        del self._counting[number]
+        try:
+            self.channel.send(COUNT, NUMBER.pack(number))
+            await asyncio.wait([counted], timeout=COUNT_SECONDS)
+        finally:
+            del self._counting[number]
 
     def _begin(self, _: bytes) -> None:
         self.has_begun.set_result(True)
@@ -92,6 +94,10 @@ class Life:
 
     def _take_counts(self, payload: bytes) -> None:
         (number,) = NUMBER.unpack_from(payload)
-        self.counts, self.heard_at = pickle.loads(payload[NUMBER.size :]), time.monotonic()  # noqa: S301 (from a process of ours)
-        if number in self._counting and not self._counting[number].done():
-            self._counting[number].set_result(None)
+        self.heard_at = time.monotonic()
+        try:
+            if counts := payload[NUMBER.size :]:  # none where the frontend could not count
+                self.counts = pickle.loads(counts)  # noqa: S301 (from a process of ours)
+        finally:
+            if number in self._counting and not self._counting[number].done():
+                self._counting[number].set_result(None)

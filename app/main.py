@@ -67,6 +67,11 @@ class LocalBackend:
             "bottleneck": self.watch.verdict,
         }
 
+    def close(self) -> None:
+        """Let the engines' own threads end. The batcher has been drained."""
+        for engine in self.engines:
+            engine.close()
+
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The ASGI application of a service that is one process."""
@@ -84,10 +89,13 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
     """
     threads = settings.decode_threads or available_cpus() + WAITING
     backend = open_backend(settings, metrics, Parts(decode=threads, frontend=1))
-    async with classifying(settings, backend, metrics, threads) as service:
-        metrics.ready.set_function(lambda: service.is_ready)
-        async with _watching(backend, lambda: busy(metrics.counts())):
-            yield service
+    try:
+        async with classifying(settings, backend, metrics, threads) as service:
+            metrics.ready.set_function(lambda: service.is_ready)
+            async with _watching(backend, lambda: busy(metrics.counts())):
+                yield service
+    finally:
+        backend.close()
 
 
 @asynccontextmanager
@@ -109,6 +117,7 @@ async def open_frontends(settings: Settings, listeners: Sequence[socket]) -> Asy
     finally:
         await frontends.stop()
         await backend.batcher.drain(0)
+        backend.close()
 
 
 @asynccontextmanager
@@ -150,7 +159,8 @@ def _papers(backend: LocalBackend, frontends: int, decode_threads: int) -> Paper
         classes=manifest.classes,
         tokens=(manifest.evidence.positions, manifest.evidence.channels),
     )
-    return Papers(settings.model_copy(update=shares), backend.bundle, batcher.terms, shapes, decode_threads)
+    known = bundles.contents(backend.bundle)
+    return Papers(settings.model_copy(update=shares), known, batcher.terms, shapes, decode_threads)
 
 
 def open_backend(settings: Settings, metrics: Metrics, there_are: Parts) -> LocalBackend:
@@ -167,7 +177,9 @@ def open_backend(settings: Settings, metrics: Metrics, there_are: Parts) -> Loca
     def renew(index: int) -> Run:
         """On the device it was on: what failed there must not come back elsewhere in silence."""
         with renewing:
-            engines[index] = another(bundle, engines, engines[index])
+            failed = engines[index]
+            engines[index] = another(bundle, engines, failed)
+        failed.close()
         metrics.engines_renewed.inc()
         return engines[index].answer
 

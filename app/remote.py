@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,8 +14,13 @@ from app import admission
 from app.admission import NEVER, Load, Terms
 from app.answer import Answer
 from app.channel import ANSWER_OF, DONE, FORGET, GONE, ROW, ROW_OF, SLOT, refusal
-from app.errors import Draining, NotReady, Overloaded, ServiceError
+from app.errors import DeadlineExceeded, Draining, InternalError, NotReady, Overloaded, ServiceError
 from app.slots import Board, Slots
+
+log = logging.getLogger("swin.frontends")
+
+# The batcher answers at the deadline itself. A row that has no answer so many seconds later has been lost.
+GRACE_SECONDS = 2
 
 
 class Sent(NamedTuple):
@@ -69,13 +75,18 @@ class RemoteBatcher:
         self.admit(deadline=deadline)
         if not self._free:
             raise Overloaded(admission.seconds_until_run(self.load, self._terms, len(self._sent)))
-        slot = self._free.pop()  # the one that was used last: its memory is still near
+        slot = self._free[-1]  # the one that was used last: its memory is still near
         self._slots.pixels[slot] = pixels
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._free.pop()  # from here on the slot comes back with its answer, and not before
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Answer] = loop.create_future()
         self._sent[slot] = Sent(answer, detailed, time.perf_counter())
         self._is_idle.clear()
-        self._send(ROW, ROW_OF.pack(slot, detailed, deadline))
+        timer: asyncio.TimerHandle | None = None
+        if deadline != NEVER:
+            timer = loop.call_later(deadline - time.perf_counter() + GRACE_SECONDS, self._expire, slot, answer)
         try:
+            self._hand_in(slot, detailed=detailed, deadline=deadline)
             return await answer
         except asyncio.CancelledError:
             if self._holds(slot, answer):
@@ -83,20 +94,23 @@ class RemoteBatcher:
             if not answer.cancelled():
                 answer.exception()  # it had just been answered: an error that nobody fetched would be logged
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def take_answer(self, payload: bytes) -> None:
-        """A slot came back."""
+        """A slot came back. It is free, whatever can be made of the answer in it."""
         slot, outcome, seconds = ANSWER_OF.unpack(payload)
-        answer, is_detailed, at = self._sent.pop(slot)
-        if not answer.done():
-            if outcome == DONE:
-                queued = time.perf_counter() - at - seconds
-                answer.set_result(Answer(self._slots.read(slot, detailed=is_detailed), queued, seconds))
-            elif outcome != GONE:
-                answer.set_exception(refusal(outcome, seconds))
-        self._free.append(slot)
-        if not self._sent:
-            self._is_idle.set()
+        sent = self._sent.pop(slot)
+        try:
+            if not sent.answer.done():
+                self._settle(slot, sent, outcome, seconds)
+        except Exception:
+            log.exception("answer not read", extra={"slot": slot})
+            sent.answer.set_exception(InternalError())
+        finally:
+            self._free.append(slot)
+            self._look_if_idle()
 
     def look(self) -> None:
         """If nobody is there any more to answer, say so to whoever waits; their slots stay taken."""
@@ -116,6 +130,36 @@ class RemoteBatcher:
         self._is_draining = True
         self._give_up(Draining)
         self._is_idle.set()
+
+    def _hand_in(self, slot: int, *, detailed: bool, deadline: float) -> None:
+        try:
+            self._send(ROW, ROW_OF.pack(slot, detailed, deadline))
+        except BaseException:
+            del self._sent[slot]
+            self._free.append(slot)
+            self._look_if_idle()
+            raise
+
+    def _settle(self, slot: int, sent: Sent, outcome: int, seconds: float) -> None:
+        if outcome == DONE:
+            queued = time.perf_counter() - sent.at - seconds
+            sent.answer.set_result(Answer(self._slots.read(slot, detailed=sent.is_detailed), queued, seconds))
+        elif outcome == GONE:  # this frontend forgot no such row, or its answer would be done
+            sent.answer.set_exception(InternalError())
+        else:
+            sent.answer.set_exception(refusal(outcome, seconds))
+
+    def _expire(self, slot: int, answer: asyncio.Future[Answer]) -> None:
+        """End the wait for an answer that is overdue. The slot stays taken: its pixels may still be read."""
+        if self._holds(slot, answer) and not answer.done():
+            log.error("row not answered", extra={"slot": slot})
+            answer.set_exception(DeadlineExceeded())
+            self._look_if_idle()
+            self._send(FORGET, SLOT.pack(slot))
+
+    def _look_if_idle(self) -> None:
+        if all(sent.answer.done() for sent in self._sent.values()):  # mostly, the first one is not
+            self._is_idle.set()
 
     def _holds(self, slot: int, answer: asyncio.Future[Answer]) -> bool:
         """Whether the slot is still that answer's: before a task hears that it is cancelled, it can be another's."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from app.answer import Queue
-from app.bundle import Bundle
+from app.bundle import Contents
 from app.classifier import Classifier
 from app.metrics import Metrics
 from app.settings import Settings
@@ -14,7 +14,7 @@ class Backend(Protocol):
     """Everything behind HTTP and images, in this process or in another."""
 
     @property
-    def bundle(self) -> Bundle:
+    def bundle(self) -> Contents:
         """The network's, with its preprocessing and its labels."""
 
     @property
@@ -40,7 +40,7 @@ class Service:
     uploaded: int = 0  # bytes of request bodies held at the moment
 
     @property
-    def bundle(self) -> Bundle:
+    def bundle(self) -> Contents:
         """What is served."""
         return self.backend.bundle
 

@@ -5,13 +5,15 @@ constructor fails, and during `run`. So a device is believed only after the sess
 the network says so too, and the fallback is switched off. What a build *lists* as available proves nothing.
 """
 
+import contextlib
 import io
 import logging
+import mmap
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from app import nvidia, tensorrt
@@ -29,17 +31,23 @@ PROVIDERS = {
 }
 CAPI = Path(onnxruntime.__file__).parent / "capi"  # where its provider libraries lie
 INPUT, OUTPUT, TOKENS = "pixels", "logits", "tokens"
+# How ONNX Runtime's complaint begins where a model's weights lie in another file that cannot be read.
+EXTERNAL = "External data path validation failed"
 
 
 @dataclass(frozen=True)
 class Network:
-    """An ONNX file, and what it has to be."""
+    """An ONNX file, and what it has to be.
+
+    `others` are files that the model may keep weights in (ONNX's external data), by the names the model has for them.
+    """
 
     model: Path
     input_size: tuple[int, int]  # height, width
     classes: int
     tokens: tuple[int, int]  # positions, channels
     half: bool = False  # whether it computes in float16
+    others: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ def open_session(
     options = _options(network, device, buckets, graphs=graphs)
     started = time.monotonic()
     try:
-        session = _opened(network.model, device, options, threads)
+        session = _opened(network, device, options, threads)
         truth = _truth(session, device, threads)
     except DeviceError:
         if device != CPU:  # which library is missing, ONNX Runtime tells nobody but stderr
@@ -138,7 +146,7 @@ def _for_tensorrt(network: Network, device: Device, buckets: Sequence[int]) -> d
     return options | {"device_id": str(device.index)}
 
 
-def _opened(model: Path, device: Device, options: Mapping[str, str], threads: int) -> onnxruntime.InferenceSession:
+def _opened(network: Network, device: Device, options: Mapping[str, str], threads: int) -> onnxruntime.InferenceSession:
     provider, settings = PROVIDERS[device.kind], onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.log_severity_level = 4  # what goes wrong is raised, and told then; what warnings warn of is checked below
@@ -148,16 +156,35 @@ def _opened(model: Path, device: Device, options: Mapping[str, str], threads: in
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if provider != PROVIDERS["cpu"]:
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    # TensorRT's provider names what it compiles after the model's file, which a private copy does not keep.
+    model = network.model.read_bytes() if device.kind == "tensorrt" else network.model
     try:
-        session = onnxruntime.InferenceSession(
-            model, settings, providers=[(provider, dict(options))], enable_fallback=0
-        )
+        with _mapped(network.others) as others:
+            settings.add_external_initializers_from_files_in_memory(*others)
+            session = onnxruntime.InferenceSession(
+                model, settings, providers=[(provider, dict(options))], enable_fallback=0
+            )
     except Exception as error:  # ONNX Runtime raises bare Exception subclasses of its C++ layer
+        if EXTERNAL in str(error):
+            raise BundleError(
+                "model.onnx refers to weights in a file that the manifest does not list; keep all weights in model.onnx"
+            ) from error
         if is_out_of_memory(str(error)):
             raise DeviceError(f"{device} has too little memory left for the network: {sentence(error)}") from error
         raise DeviceError(f"ONNX Runtime cannot open the model with {provider}: {sentence(error)}") from error
     session.disable_fallback()
     return session
+
+
+@contextlib.contextmanager
+def _mapped(files: Mapping[str, Path]) -> Iterator[tuple[list[str], list[mmap.mmap], list[int]]]:
+    """Names, content and lengths, for as long as ONNX Runtime reads them."""
+    with contextlib.ExitStack() as stack:
+        contents = list[mmap.mmap]()
+        for path in files.values():
+            file = stack.enter_context(path.open("rb"))
+            contents.append(stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+        yield [*files], contents, [*map(len, contents)]
 
 
 def _truth(session: onnxruntime.InferenceSession, device: Device, threads: int) -> DeviceTruth:

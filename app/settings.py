@@ -14,6 +14,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from app.device import devices
 
 PREFIX = "SWIN_"
+# Settings whose values are never shown.
+SECRETS = frozenset({"api_keys"})
 DEMO_BUNDLE = Path(__file__).parent / "demo_bundle"
 
 T = TypeVar("T")
@@ -70,7 +72,7 @@ class Settings(BaseSettings):
 
     bundle: Path = Field(
         DEMO_BUNDLE,
-        description="Folder that `swin-export build` wrote. The default is the bundle that ships: handwritten digits.",
+        description="Folder that `swin-export build` wrote. The demonstration bundle reads handwritten digits.",
     )
     host: str = Field(
         "127.0.0.1",
@@ -85,23 +87,24 @@ class Settings(BaseSettings):
     )
     api_keys: Listed[Key] = Field(
         (),
-        description="Keys, comma separated; a request must bring one of them. Use the variable: a command line is seen "
-        "by everybody on the machine.",
+        description="Keys, comma separated: each request must carry one. Unset, anyone who reaches the port can send "
+        "requests. Prefer the variable: other users of the machine can read a command line.",
     )
     health_open: bool = Field(
         default=True,
-        description="`/health/*` needs no key. Orchestrators seldom have one; closed, give it to their probes.",
+        description="Serve `/health/*` without an API key. Set it to false only if your probes can send one.",
     )
     metrics_open: bool = Field(
-        default=True, description="`/metrics` needs no key. Closed, Prometheus has to bring one, too."
+        default=True, description="Serve `/metrics` without an API key. If it is false, Prometheus must send one, too."
     )
     cors_origins: Listed[Origin] = Field(
         (),
-        description="Sites whose pages may ask from a browser, as `https://example.org`, comma separated; `*`: all.",
+        description="Sites whose pages may send requests from a browser, as `https://example.org`, comma separated; "
+        "`*`: all.",
     )
     trusted_proxies: Listed[IPvAnyNetwork] = Field(
         (),
-        description="Addresses or networks of proxies, whose X-Forwarded-For is believed; the log has it as `client`.",
+        description="Addresses or networks of proxies, comma separated. Their X-Forwarded-For is logged as `client`.",
     )
     device: Devices = Field(
         "auto",
@@ -110,8 +113,9 @@ class Settings(BaseSettings):
     )
     frontends: Annotated[int, Field(ge=0, le=64)] | None = Field(
         None,
-        description="Processes that speak HTTP and decode, before the one with the engines; each takes 70 MB. 0: that "
-        "one does it all. Unset: 0 with up to four CPUs, else half as many as CPUs. Other limits are shared out.",
+        description="Processes that speak HTTP and decode, before the one with the engines; each takes 70 MB. 0: one "
+        "process does it all. Unset: 0 with up to four CPUs, else half as many as CPUs. Needs Linux: elsewhere only 0. "
+        "Other limits are divided among them.",
     )
     engines: Count | None = Field(
         None,
@@ -219,9 +223,15 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.max_images > self.queue_images:
-            raise ValueError(f"max_images is {self.max_images}, more than queue_images, {self.queue_images}")
+            raise ValueError(
+                f"max_images is {self.max_images}, more than queue_images, {self.queue_images}; lower the one "
+                "or raise the other"
+            )
         if self.max_body_mib > self.max_uploads_mib:
-            raise ValueError(f"max_body_mib is {self.max_body_mib}, more than max_uploads_mib, {self.max_uploads_mib}")
+            raise ValueError(
+                f"max_body_mib is {self.max_body_mib}, more than max_uploads_mib, {self.max_uploads_mib}; lower the "
+                "one or raise the other"
+            )
         return self
 
 

@@ -6,9 +6,12 @@ A slot that nobody uses takes no memory.
 
 import mmap
 import os
+import pickle
+import socket
 import struct
+import sys
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +23,16 @@ LOAD = struct.Struct(f"={len(Load._fields)}dd")  # and when it was written
 STALE_SECONDS = 15
 """What was written so long ago is no longer so: it is written ten times a second."""
 
+# One write takes 2 GiB at most.
+PIECE = 2**30
+
 LINE = 64
 """Bytes of a cache line, on which each array begins."""
+
+
+def are_available() -> bool:
+    """Return whether this system has what frontends need: anonymous files in memory and abstract Unix sockets."""
+    return sys.platform == "linux" and hasattr(os, "memfd_create") and hasattr(socket, "SO_REUSEPORT")
 
 
 class Shapes(NamedTuple):
@@ -95,6 +106,32 @@ def memory(name: str, size: int) -> int:
         os.close(file)
         raise
     return file
+
+
+def shared(name: str, value: object) -> int:
+    """Return a file in memory that holds a picklable value; its arrays are not copied by processes that read it."""
+    buffers = list[pickle.PickleBuffer]()
+    pickled = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+    parts = [memoryview(pickled), *(buffer.raw() for buffer in buffers)]
+    lengths = struct.pack(f"={1 + len(parts)}Q", len(parts), *map(len, parts))
+    file, at = memory(name, _aligned(len(lengths)) + sum(_aligned(len(part)) for part in parts)), 0
+    for part in (memoryview(lengths), *parts):
+        for begin in range(0, len(part), PIECE):
+            os.pwrite(file, part[begin : begin + PIECE], at + begin)
+        at += _aligned(len(part))
+    return file
+
+
+def read_shared(file: int) -> Any:
+    """Return the value that `shared` has written. Its arrays are read-only."""
+    content = memoryview(mmap.mmap(file, 0, access=mmap.ACCESS_READ))
+    (count,) = struct.unpack_from("=Q", content)
+    lengths = struct.unpack_from(f"={count}Q", content, 8)
+    at, parts = _aligned(8 + 8 * count), list[memoryview]()
+    for length in lengths:
+        parts.append(content[at : at + length])
+        at += _aligned(length)
+    return pickle.loads(parts[0], buffers=parts[1:])  # noqa: S301 (from the process that started this one)
 
 
 def size_of(shapes: Shapes) -> int:

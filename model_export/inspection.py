@@ -25,12 +25,12 @@ def inspect(folder: Path) -> dict[str, Any]:
     """
     bundle = bundles.load(folder)
     manifest = bundle.manifest
-    model = onnx.load(bundle.model)
+    model = onnx.load(bundle.model, load_external_data=False)  # shapes are enough
     return {
         **manifest.model_dump(mode="json", exclude={"files", "schema_version"}),
         "preprocessing_in_words": in_words(manifest.preprocessing),
         "labels": {"count": len(bundle.labels), "first": [label.name for label in bundle.labels[:FIRST_LABELS]]},
-        "files": {name: (folder / name).stat().st_size for name in manifest.files},
+        "files": dict(bundle.sizes),
         "graph": {
             "nodes": len(model.graph.node),
             "operators": operators(model),

@@ -23,8 +23,8 @@ from app.device import CPU, Device
 from app.engine import Engine, Logits, Pixels
 from app.errors import StartError
 from app.evidence import contributions
-from app.golden import golden_pixels, open_unproved
-from model_export import checkpoints, golden
+from app.golden import golden_pictures, golden_pixels, open_unproved
+from model_export import checkpoints
 from model_export.build import architecture_of
 from model_export.checkpoints.checkpoint import Checkpoint, Options
 from model_export.errors import ProofFailed, RequestError
@@ -98,7 +98,7 @@ def _against(checkpoint: str, options: Options | None, bundle: Bundle, engine: E
     with progress.step(f"prove it equals {source.reference.name}"):
         recipe = source.preprocessing
         static = StaticSwin(source.network, recipe.scale, recipe.mean, recipe.std).eval()
-        images = golden.from_folder(bundle.folder / "golden", len(bundle.manifest.golden.samples))
+        images = {Path(name).stem: image for name, image in golden_pictures(bundle).items()}
         for stage in Proof(source, static, engine, images, _tolerance(bundle.manifest)).stages():
             progress.stage(stage)
 

@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 
 from app.binding import GRAPH, Binding, Bindings
 from app.bundle import Bundle
+from app.device import CPU
 from app.engine import Engine
-from tests.fakes import engine_of
+from app.errors import DeviceError
+from app.golden import open_proved
+from tests.fakes import Gate, engine_of, rows
 
 HERE = ("cpu", 0)
 BOTH = ["logits", "tokens"]
@@ -145,3 +148,54 @@ def test_a_batch_that_cannot_be_run_is_told_to_who_asked(bindings: Bindings) -> 
         bindings.run(BOTH, images(1)[:, :16])
 
     assert len(bindings.run(BOTH, images(1))) == 2
+
+
+def gpu_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("engine-gpu")}
+
+
+def test_a_closed_engine_has_no_thread(session: Any) -> None:
+    """It ends after what it was given, and the memory of all sizes is given back."""
+    before, bindings = gpu_threads(), Bindings(session, HERE)
+    bindings.run(BOTH, images(1))
+    (thread,) = gpu_threads() - before
+    bindings.close()
+    thread.join(10)
+
+    assert not thread.is_alive()
+    assert bindings._by_size == {}  # noqa: SLF001 (what is in use)
+
+
+def test_closing_waits_for_no_run(session: Any) -> None:
+    """One that is stuck would hold the event loop."""
+    gate, bindings = Gate(), Bindings(session, HERE)
+    bindings._thread.submit(gate, rows([1]))  # noqa: SLF001 (as a run does)
+    gate.wait_until_entered()
+    bindings.close()
+
+    assert any(thread.is_alive() for thread in gpu_threads())
+    gate.open()
+
+
+@pytest.mark.parametrize("fails", ["golden", "warm-up"])
+def test_an_engine_that_is_not_proved_leaves_no_thread(
+    demo: Bundle, session: Any, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """A device that does not compute what it should is given up, and its thread ends."""
+    before, bindings = gpu_threads(), Bindings(session, HERE)
+    engine = Engine(session, engine_of(demo).truth, [1], bindings)
+    monkeypatch.setattr("app.golden.open_unproved", lambda *_, **__: engine)
+    if fails == "golden":
+        monkeypatch.setattr(engine, "self_test", fail)
+    else:
+        monkeypatch.setattr(engine, "warm_up", fail)
+    with pytest.raises(DeviceError, match="a broken GPU"):
+        open_proved(demo, CPU, 1, [1])
+    for thread in gpu_threads() - before:
+        thread.join(10)
+
+    assert gpu_threads() <= before
+
+
+def fail(*_: object, **__: object) -> None:
+    raise DeviceError("a broken GPU")

@@ -1,16 +1,21 @@
 """`app/bundle.py`: a bundle is what its manifest says, or the service does not start."""
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from app import bundle as bundles
+from app.bundle import Bundle
+from app.device import CPU
 from app.errors import BundleError
+from app.golden import check_golden, golden_pixels, open_unproved
 from app.settings import DEMO_BUNDLE
 
 
@@ -108,3 +113,128 @@ def test_golden_logits_of_another_shape_are_refused(folder: Path) -> None:
 
     with pytest.raises(BundleError, match="expected"):
         bundles.load(folder)
+
+
+def overwrite(folder: Path) -> None:
+    """Put zeros in the place of every file's bytes, then cut the file off, on the same inode."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("r+b") as file:
+                file.write(bytes(path.stat().st_size))
+                file.truncate(1)
+
+
+def test_what_was_read_is_what_is_used(folder: Path, demo: Bundle) -> None:
+    """A bundle that is rewritten and truncated in place after it was read is the bundle that was read."""
+    bundle = bundles.load(folder)
+    overwrite(folder)
+
+    assert np.array_equal(bundle.head.weight, demo.head.weight)
+    assert bundle.model.read_bytes() == (DEMO_BUNDLE / "model.onnx").read_bytes()
+    assert np.array_equal(golden_pixels(bundle), golden_pixels(demo))
+
+
+def test_an_engine_opened_later_has_the_network_that_was_read(folder: Path) -> None:
+    """An engine opened again after a failure proves itself although the bundle is gone."""
+    bundle = bundles.load(folder)
+    shutil.rmtree(folder)
+
+    check_golden(bundle, open_unproved(bundle, CPU, 1, [1]))
+
+
+def test_a_file_changed_after_it_was_read_changes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes that are used are those that were hashed: the file is not opened a second time."""
+    honest = bundles._read  # noqa: SLF001 (the only place where files are opened)
+
+    def read(path: Path, *others: Any, **more: Any) -> str:
+        digest = honest(path, *others, **more)
+        path.write_bytes(b"")
+        return digest
+
+    monkeypatch.setattr(bundles, "_read", read)
+    bundle = bundles.load(folder)
+
+    check_golden(bundle, open_unproved(bundle, CPU, 1, [1]))
+
+
+def test_a_link_moved_while_the_bundle_is_read_mixes_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All files come from the folder that the link named at first."""
+    link, honest = tmp_path / "current", bundles._read_manifest  # noqa: SLF001 (the first file of all)
+    link.symlink_to(folder)
+
+    def read(*arguments: Any) -> Any:
+        manifest = honest(*arguments)
+        link.unlink()
+        link.symlink_to(tmp_path)
+        return manifest
+
+    monkeypatch.setattr(bundles, "_read_manifest", read)
+
+    assert bundles.load(link).manifest.name == "digits"
+
+
+def test_a_link_moved_inside_the_bundle_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes swaps the link `..data` of a mounted volume: files of two bundles are refused by name."""
+    old, new = folder / "..old", folder / "..new"
+    for place in (old, new):
+        shutil.copytree(DEMO_BUNDLE, place)
+    (new / "labels.json").write_bytes((new / "labels.json").read_bytes().replace(b"seven", b"eleven"))
+    (folder / "..data").symlink_to(old.name)
+    for name in ("labels.json", "manifest.json"):
+        (folder / name).unlink()
+        (folder / name).symlink_to(f"..data/{name}")
+    honest = bundles._read_manifest  # noqa: SLF001 (the first file of all)
+
+    def read(*arguments: Any) -> Any:
+        manifest = honest(*arguments)
+        (folder / "..data").unlink()
+        (folder / "..data").symlink_to(new.name)
+        return manifest
+
+    assert bundles.load(folder).manifest.name == "digits"
+    monkeypatch.setattr(bundles, "_read_manifest", read)
+    with pytest.raises(BundleError, match=r"labels.json is not the file the manifest describes.*start again"):
+        bundles.load(folder)
+
+
+def test_the_size_of_each_file_is_known(folder: Path) -> None:
+    """As it was read."""
+    sizes = {name: (folder / name).stat().st_size for name in bundles.load(folder).manifest.files}
+
+    assert bundles.load(folder).sizes == sizes
+
+
+def test_other_processes_get_no_private_copy(demo: Bundle) -> None:
+    """A descriptor has no meaning there: what HTTP needs is shared, the whole bundle is not."""
+    assert pickle.loads(pickle.dumps(bundles.contents(demo))).labels == demo.labels  # noqa: S301 (made here)
+    with pytest.raises(TypeError, match="stays in the process that made it"):
+        pickle.dumps(demo)
+
+
+def with_weights_beside(folder: Path, *, is_listed: bool) -> Path:
+    """Move the weights out of the model into a file of their own, as ONNX's external data."""
+    model = onnx.load(folder / "model.onnx")
+    onnx.save_model(model, folder / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=99)
+    names = ["model.onnx", *(["weights.bin"] if is_listed else [])]
+    digests = {name: bundles.digest(folder / name) for name in names}
+    edit(folder, lambda manifest: manifest["files"].update(digests))
+    return folder
+
+
+def test_weights_beside_the_model_are_hashed_and_kept(folder: Path) -> None:
+    """A file that the manifest lists and the model refers to is used as it was read, too."""
+    bundle = bundles.load(with_weights_beside(folder, is_listed=True))
+    overwrite(folder)
+
+    check_golden(bundle, open_unproved(bundle, CPU, 1, [1]))
+
+
+def test_weights_that_nobody_hashed_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither beside the model nor in the working directory is a file read that the manifest does not list."""
+    bundle = bundles.load(with_weights_beside(folder, is_listed=False))
+    monkeypatch.chdir(folder)
+
+    with pytest.raises(BundleError, match="refers to weights in a file that the manifest does not list"):
+        open_unproved(bundle, CPU, 1, [1])

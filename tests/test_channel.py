@@ -8,7 +8,8 @@ from functools import partial
 
 import pytest
 
-from app.channel import ANSWER, HEAD, ROW, STOP, Channel
+from app.channel import ANSWER, HEAD, ROW, STOP, Channel, outcome_of, refusal
+from app.errors import InternalError, ServiceError
 from tests.fakes import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
@@ -80,3 +81,48 @@ async def test_an_end_lets_go_of_who_listened() -> None:
     await asyncio.wait_for(ended.wait(), HANG_SECONDS)
 
     assert gone() is None
+
+
+def test_a_message_that_cannot_be_handled_stops_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    """A handler that raises and a kind that does not exist are logged; what follows is handed on."""
+    received = list[bytes]()
+
+    def fail(_: bytes) -> None:
+        raise MemoryError("no room")
+
+    channel = Channel({ROW: fail, ANSWER: received.append}, lambda: None)
+    channel.data_received(b"".join([HEAD.pack(kind, 1) + b"x" for kind in (ROW, 99, ANSWER)]) + HEAD.pack(ANSWER, 1))
+    channel.data_received(b"y")
+
+    assert received == [b"x", b"y"]
+    assert [record.message for record in caplog.records] == ["message not handled"] * 2
+
+
+async def test_a_write_that_fails_silences_nobody() -> None:
+    """The messages of that write are lost; those sent afterwards go."""
+    (ours, theirs), heard = socket.socketpair(), asyncio.Event()
+    one, other = Channel({}, lambda: None), Channel({STOP: lambda _: heard.set()}, lambda: None)
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    await one.open(ours)
+    await other.open(theirs)
+    one.send(ROW, "no bytes")  # type: ignore[arg-type]  # (which cannot be joined)
+    await asyncio.sleep(0)
+    one.send(STOP)
+
+    assert await asyncio.wait_for(heard.wait(), HANG_SECONDS)
+    one.close()
+    other.close()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ValueError("x"), ServiceError("x"), OSError(28, "No space left")])
+def test_an_error_without_an_outcome_is_an_internal_error(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged where it is known."""
+    outcome = outcome_of(error)
+
+    assert type(refusal(*outcome)) is InternalError
+    assert caplog.records[0].exc_info == (type(error), error, None)
+
+
+def test_an_outcome_that_does_not_exist_is_an_internal_error() -> None:
+    """It is answered all the same."""
+    assert type(refusal(200, 0.0)) is InternalError

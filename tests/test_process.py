@@ -150,6 +150,37 @@ def test_a_bundle_that_computes_otherwise_here_is_not_served(tmp_path: Path) -> 
     assert len(ended.stderr.splitlines()) == 1
 
 
+def test_a_bundle_rewritten_in_place_changes_no_answer(tmp_path: Path, demo: Bundle, frontends: str) -> None:
+    """Nor does one that is cut off: not of a running process, nor of an engine and a frontend that come anew."""
+    folder, order = shutil.copytree(DEMO_BUNDLE, tmp_path / "bundle"), tmp_path / "order"
+    options = ("--bundle", str(folder), "--frontends", frontends, "--stuck-seconds", "0.5")
+    served = Served(*options, module="tests.broken_engine", **{VARIABLE: str(order)})
+    image = (demo.folder / "golden/seven.png").read_bytes()
+
+    def ask() -> object:
+        return httpx.post(f"{served.url}/classify?evidence=true", content=image, timeout=START_SECONDS).json()
+
+    try:
+        answers = [ask()]
+        for path in (path for path in folder.rglob("*") if path.is_file()):
+            path.write_bytes(bytes(path.stat().st_size))  # on the same inode
+        answers.append(ask())
+        for path in (path for path in folder.rglob("*") if path.is_file()):
+            os.truncate(path, 0)
+        give("raise", order)
+        httpx.post(f"{served.url}/classify/batch", files=[("files", image)] * 8, timeout=START_SECONDS)
+        served.wait_for("engine 0 was renewed")
+        answers.append(ask())
+        for event in [event for event in served.starting if event["message"] == "frontend"]:
+            os.kill(int(str(event["pid"])), signal.SIGKILL)
+            served.wait_for("frontend")
+            answers.append(ask())
+    finally:
+        served.stop()
+
+    assert answers == answers[:1] * (3 + int(frontends))
+
+
 def test_readiness_goes_off_before_the_port_closes(frontends: str) -> None:
     """During `drain_delay` the service still classifies, and tells load balancers to look elsewhere."""
     served = Served("--drain-delay", "60", "--frontends", frontends)

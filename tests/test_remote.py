@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,14 +14,14 @@ from numpy.typing import NDArray
 
 from app import channel
 from app.admission import Load, Terms
-from app.answer import Output
+from app.answer import Answer, Output
 from app.batcher import Batcher
 from app.channel import DONE, FIRST_REFUSAL, REFUSALS, refusal
 from app.desk import Desk
-from app.errors import Draining, EngineFailed, NotReady, Overloaded, ServiceError
+from app.errors import DeadlineExceeded, Draining, EngineFailed, InternalError, NotReady, Overloaded, ServiceError
 from app.remote import RemoteBatcher
 from app.seat import Run
-from app.slots import Board, Shapes, Slots, memory, size_of
+from app.slots import Board, Shapes, Slots, memory, read_shared, shared, size_of
 from tests.fakes import HANG_SECONDS, Gate
 
 pytestmark = pytest.mark.anyio
@@ -303,3 +304,115 @@ def test_how_things_stand_is_the_same_on_both_sides() -> None:
 
     assert Board(file).read() == load
     os.close(file)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), IndexError("a defect"), ServiceError("without an outcome")])
+async def test_an_error_that_nobody_knows_is_answered_at_once(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Raised where a row is handed in, its caller gets an internal error, and its slot is free."""
+
+    def put(*_: object, **__: object) -> None:
+        raise error
+
+    async with pair_of(classify) as pair:
+        monkeypatch.setattr(pair.batcher, "put", put)
+        with pytest.raises(InternalError):
+            await asyncio.wait_for(pair.remote.submit(image(1)), 10)
+        assert pair.free == SHAPES.slots
+
+
+async def test_a_row_that_fails_in_a_way_that_nobody_knows_is_answered() -> None:
+    """So is one whose output does not fit its slot, and one that the batcher gave up by itself."""
+    gate = Gate()
+    async with pair_of(held(gate), max_batch=1) as pair:
+        calls = [asyncio.create_task(pair.remote.submit(image(value))) for value in range(4)]
+        await asyncio.to_thread(gate.wait_until_entered)
+        rows = pair.desk._rows  # noqa: SLF001 (by slot)
+        of_call = [rows[slot] for slot in sorted(rows, reverse=True)]
+        of_call[1].answer.set_exception(RuntimeError("a defect"))
+        of_call[2].answer.set_result(Answer(Output(np.zeros(7, np.float32), None), 0.0, 0.0))
+        of_call[3].answer.cancel()
+        await asyncio.wait(calls[1:], timeout=10)
+        gate.open()
+        await calls[0]
+
+    assert [type(call.exception()) for call in calls[1:]] == [InternalError] * 3
+    assert pair.free == SHAPES.slots
+
+
+async def test_an_answer_that_cannot_be_read_frees_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its caller gets an internal error."""
+
+    def read(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    async with pair_of(classify) as pair:
+        monkeypatch.setattr(pair.remote._slots, "read", read)  # noqa: SLF001 (the frontend's view of them)
+        with pytest.raises(InternalError):
+            await asyncio.wait_for(pair.remote.submit(image(1)), 10)
+        assert pair.free == SHAPES.slots
+
+
+async def test_a_row_that_was_not_handed_in_takes_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pixels do not fit, or the message cannot be sent."""
+    remote, sent = alone(slots=1)
+    with pytest.raises(ValueError, match="broadcast"):
+        await remote.submit(np.zeros((3, 3, 3), np.uint8))
+
+    def send(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "_send", send)
+        with pytest.raises(MemoryError):
+            await remote.submit(image(1))
+    other = asyncio.create_task(remote.submit(image(2)))
+    await turns()
+
+    assert sent == [channel.ROW]
+    remote.take_answer(channel.ANSWER_OF.pack(0, DONE, 0.0))
+    await other
+    await remote.drain()
+
+
+async def test_a_frontend_waits_no_longer_than_its_own_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no answer comes, the caller is told, the slot is no other row's until it comes back, and a stop ends."""
+    monkeypatch.setattr("app.remote.GRACE_SECONDS", 0.05)
+    remote, sent = alone(slots=1)
+    with pytest.raises(DeadlineExceeded):
+        await asyncio.wait_for(remote.submit(image(1), deadline=time.perf_counter() + 0.01), 10)
+    with pytest.raises(Overloaded):
+        await remote.submit(image(2))
+
+    assert sent == [channel.ROW, channel.FORGET]
+    remote.take_answer(channel.ANSWER_OF.pack(0, DONE, 0.0))  # late
+    other = asyncio.create_task(remote.submit(image(3), deadline=time.perf_counter() + 60))
+    await turns()
+    assert not other.done()
+    remote.take_answer(channel.ANSWER_OF.pack(0, DONE, 0.0))
+    assert (await other).run_seconds == 0.0
+
+
+async def test_a_row_that_was_lost_does_not_hold_the_drain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for its answer."""
+    monkeypatch.setattr("app.remote.GRACE_SECONDS", 0)
+    remote, _ = alone(slots=2)
+    with pytest.raises(DeadlineExceeded):
+        await remote.submit(image(1), deadline=time.perf_counter() + 0.01)
+
+    await asyncio.wait_for(remote.drain(), 10)
+
+
+def test_a_shared_value_is_not_copied_by_who_reads_it() -> None:
+    """Its arrays lie in the shared memory itself, and cannot be written to."""
+    weights = np.arange(100_000, dtype=np.float32)
+    file = shared("value", {"name": "a", "weights": weights, "few": np.ones(3, np.float32)})
+    value = read_shared(file)
+    os.close(file)
+
+    assert value["name"] == "a"
+    assert np.array_equal(value["weights"], weights)
+    assert np.array_equal(value["few"], np.ones(3))
+    assert not value["weights"].flags.owndata
+    assert not value["weights"].flags.writeable

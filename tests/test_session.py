@@ -1,5 +1,6 @@
 """`app/session.py`: a device is believed when the session says so, node for node, and an error says what is missing."""
 
+import io
 import os
 import subprocess
 import sys
@@ -11,12 +12,13 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from app.bundle import Bundle
+from app.bundle import MODEL, Bundle
 from app.device import Device
 from app.engine import open_engine
 from app.errors import BundleError, DeviceError
 from app.golden import open_unproved
 from app.nvidia import Gpu
+from app.private_file import PrivateFile
 from app.session import Network
 from tests.fakes import ALLOCATION, engine_of
 
@@ -181,7 +183,7 @@ def test_a_network_that_does_not_fit_is_told(demo: Bundle, monkeypatch: pytest.M
 
 def test_nothing_is_reported_to_anybody(demo: Bundle, tmp_path: Path) -> None:
     """ONNX Runtime's telemetry, on in its official builds, is off: it leaves no device id and no outbox behind."""
-    opens = f"from app.session import *; onnxruntime.InferenceSession({str(demo.model)!r})"
+    opens = f"from app.session import *; onnxruntime.InferenceSession({str(demo.folder / MODEL)!r})"
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     homes = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)}
 
@@ -190,10 +192,9 @@ def test_nothing_is_reported_to_anybody(demo: Bundle, tmp_path: Path) -> None:
     assert list(tmp_path.rglob("*")) == []
 
 
-def test_a_file_that_is_no_model_is_an_error(demo: Bundle, tmp_path: Path) -> None:
+def test_a_file_that_is_no_model_is_an_error(demo: Bundle) -> None:
     """What ONNX Runtime cannot open is told in one line."""
-    no_model = replace(demo, folder=tmp_path)
-    (tmp_path / "model.onnx").write_text("not a model")
+    no_model = replace(demo, network=PrivateFile(io.BytesIO(b"not a model")))
 
     with pytest.raises(DeviceError, match="cannot open the model") as error:
         engine_of(no_model)
