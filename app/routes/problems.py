@@ -12,10 +12,12 @@ from app.errors import (
     HeadTooLarge,
     InternalError,
     MalformedRequest,
+    NotSupported,
     ServiceError,
     SlowSender,
     TooManyConnections,
     Unauthorized,
+    WrongVersion,
 )
 from app.metrics import Metrics
 from app.schemas import Problem
@@ -50,7 +52,16 @@ def _documented_headers(error: type[ServiceError]) -> dict[str, Any]:
     return {}
 
 
-ANYWHERE = documented(MalformedRequest, Unauthorized, SlowSender, HeadTooLarge, TooManyConnections, InternalError)
+ANYWHERE = documented(
+    MalformedRequest,
+    Unauthorized,
+    SlowSender,
+    HeadTooLarge,
+    NotSupported,
+    WrongVersion,
+    TooManyConnections,
+    InternalError,
+)
 """What every route may answer with."""
 
 
