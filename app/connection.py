@@ -26,6 +26,7 @@ from app.errors import (
     SlowSender,
     TooManyConnections,
 )
+from app.files import SPARE_CONNECTIONS
 from app.framing import (
     MOST_HEAD_BYTES,
     REQUEST_LINE,
@@ -51,9 +52,6 @@ MOST_PIPELINED = 16
 LINGER_SECONDS = 5
 """How long the rest of a body is read that was refused: a connection closed on unread bytes loses its answer."""
 
-SPARE_CONNECTIONS = 64
-"""Beyond the bound, on which a refusal is still said."""
-
 
 class State(ServerState):
     """What all connections share."""
@@ -61,6 +59,7 @@ class State(ServerState):
     def __init__(self, settings: Settings, service: Service) -> None:
         super().__init__()
         self.settings, self.service = settings, service
+        self.most_connections = settings.max_connections  # fewer, where files are few
 
 
 class Connection(HttpToolsProtocol):
@@ -84,7 +83,7 @@ class Connection(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None
         self._caller = Caller()  # of the request that is parsed
         self._owe("head")
-        if len(self.connections) > self._settings.max_connections + SPARE_CONNECTIONS:
+        if len(self.connections) > self.server_state.most_connections + SPARE_CONNECTIONS:
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -193,7 +192,7 @@ class Connection(HttpToolsProtocol):
         line = REQUEST_LINE.match(section)
         if line is None:
             raise wrong_line(section)
-        if self.cycle is None and len(self.connections) > self._settings.max_connections:
+        if self.cycle is None and len(self.connections) > self.server_state.most_connections:
             raise TooManyConnections
         self._method, self._is_old = line[1], line[3] == b"0"
         self._parse(without_upgrade(section))
