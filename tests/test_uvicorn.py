@@ -1,4 +1,4 @@
-"""The inside of uvicorn that `app/connection.py` and `app/server.py` use: each name, so that an upgrade fails by name."""
+"""The names of uvicorn that `app/connection.py` and `app/server.py` use inside it, so that an upgrade fails by name."""
 
 import ast
 import importlib
@@ -41,15 +41,9 @@ async def nothing(*_: object) -> None:
     """An application that is not asked."""
 
 
-CONFIG = uvicorn.Config(nothing, log_config=None)
-
-
 def of_objects() -> dict[str, tuple[object, set[str]]]:
     """What is used of which object, as uvicorn makes it."""
-    config = uvicorn.Config(nothing, log_config=None, lifespan="off")
-    config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
+    server = uvicorn.Server(uvicorn.Config(nothing, log_config=None))
     connection = object.__new__(HttpToolsProtocol)
     return {
         "HttpToolsProtocol": (connection, CONNECTION),
