@@ -11,7 +11,9 @@ Exception
 │   │   ├── UnsupportedEncoding 415
 │   │   ├── UnreadableImage    422
 │   │   ├── BadOption          422
-│   │   └── HeadTooLarge       431
+│   │   ├── HeadTooLarge       431
+│   │   ├── NotSupported       501
+│   │   └── WrongVersion       505
 │   ├── Busy                   nothing is wrong with the request; try again, Retry-After says when
 │   │   ├── Overloaded         429
 │   │   ├── NotReady           503
@@ -51,9 +53,9 @@ class BadRequest(ServiceError):
 
 
 class MalformedRequest(BadRequest):
-    """What was sent is not HTTP."""
+    """What was sent is not valid HTTP."""
 
-    status, code, title = 400, "malformed_request", "The request is not HTTP"
+    status, code, title = 400, "malformed_request", "The request is not valid HTTP"
 
 
 class Unauthorized(BadRequest):
@@ -108,6 +110,18 @@ class HeadTooLarge(BadRequest):
 
     def __init__(self) -> None:
         super().__init__("The request's line and headers are too long.")
+
+
+class NotSupported(BadRequest):
+    """The request is valid HTTP, but needs a part of it that the service does not have."""
+
+    status, code, title = 501, "not_supported", "The request needs a part of HTTP that the service does not have"
+
+
+class WrongVersion(BadRequest):
+    """The request is of another version of HTTP than 1.0 and 1.1."""
+
+    status, code, title = 505, "wrong_version", "The version of HTTP is not supported"
 
 
 class Busy(ServiceError):

@@ -22,6 +22,7 @@ from app.cpus import available_cpus, granted_cpus
 from app.device import CPU
 from app.engine import Engine
 from app.engines import another, open_engines
+from app.files import connections_within
 from app.frontend import Papers
 from app.frontends import Frontends
 from app.metrics import Metrics, exposition
@@ -149,7 +150,7 @@ def _papers(backend: LocalBackend, frontends: int, decode_threads: int) -> Paper
 
     shares = {
         "decode_queue": max(share(settings.decode_queue), min(settings.decode_queue, settings.max_images)),
-        "max_connections": _dealt(settings.max_connections, frontends),
+        "max_connections": connections_within(_dealt(settings.max_connections, frontends)),  # its limit is ours
         "max_uploads_mib": max(share(settings.max_uploads_mib), settings.max_body_mib),
     }
     shapes = Shapes(

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import resource
 import signal
 import socket
 import time
@@ -14,6 +13,7 @@ from typing import Any
 import uvicorn
 
 from app.connection import Connection, State
+from app.files import connections_within
 from app.handshakes import begin_none, go_on
 from app.service import Service
 from app.settings import Settings
@@ -22,9 +22,6 @@ log = logging.getLogger("swin.server")
 
 LAST_SECONDS = 0.25
 """Between the last connection taken and the first idle one closed: what was sent before that is answered."""
-
-OTHER_FILES = 64
-"""File descriptors for anything but connections."""
 
 App = Callable[..., Any]
 """An ASGI application; what uvicorn and Starlette call its arguments differs."""
@@ -41,7 +38,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Say where, once callers are let in."""
-        _allow_files(self._settings.max_connections + OTHER_FILES)
+        self._state.most_connections = connections_within(self._settings.max_connections)
         await super().startup(sockets)
         self.say_where(sockets or [])
 
@@ -133,13 +130,3 @@ def _accepted(listener: socket.socket) -> list[socket.socket]:
             go_on(connection)
             connections.append(connection)
     return connections
-
-
-def _allow_files(wanted: int) -> None:
-    """Raise this process's limit of open files as far as it may be."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        if soft < wanted:
-            log.warning("fewer open files are allowed than max_connections needs", extra={"files": soft})

@@ -414,7 +414,7 @@ def _allowed(*outcomes: str) -> frozenset[str]:
 
 RIGHT = _allowed("200")
 REFUSED = _allowed("408 slow_sender", "413 image_too_large", "415 unsupported_image", "422 unreadable_image")
-NO_HTTP = _allowed("400 malformed_request", "431 head_too_large", NO_ANSWER)
+NO_HTTP = _allowed("400 malformed_request", "431 head_too_large", "501 not_supported", "505 wrong_version", NO_ANSWER)
 
 ONE = Behaviour("digit", 30, digit, RIGHT)
 MANY = Behaviour("batch, good and bad", 4, batch, RIGHT)

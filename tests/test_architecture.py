@@ -56,9 +56,12 @@ ALLOWED = {  # module of app → modules of app it may import
     "engines": VALUES | {"engine", "golden", "nvidia", "session"},
     "golden": VALUES | {"engine", "image", "preprocess", "session"},
     "service": VALUES | {"answer", "classifier", "metrics"},
-    "connection": {"caller", "envelope", "errors", "routes", "service", "settings"},
+    "files": set(),
+    "framing": {"errors"},
+    "refusal": {"errors", "framing", "routes"},
+    "connection": {"caller", "envelope", "errors", "files", "framing", "refusal", "service", "settings"},
     "handshakes": set(),
-    "server": {"connection", "handshakes", "service", "settings"},
+    "server": {"connection", "files", "handshakes", "service", "settings"},
     "application": VALUES | {"classifier", "image", "metrics", "routes", "service"},
     "frontend": VALUES
     | {

@@ -15,11 +15,13 @@ from app.errors import (
     HeadTooLarge,
     InternalError,
     MalformedRequest,
+    NotSupported,
     ServiceError,
     SlowSender,
     TooManyConnections,
     Unauthorized,
     UnsupportedEncoding,
+    WrongVersion,
 )
 from app.metrics import Metrics
 from app.routes.head import path_of
@@ -61,7 +63,16 @@ def _documented_headers(error: type[ServiceError]) -> dict[str, Any]:
     return {}
 
 
-ANYWHERE = documented(MalformedRequest, Unauthorized, SlowSender, HeadTooLarge, TooManyConnections, InternalError)
+ANYWHERE = documented(
+    MalformedRequest,
+    Unauthorized,
+    SlowSender,
+    HeadTooLarge,
+    NotSupported,
+    WrongVersion,
+    TooManyConnections,
+    InternalError,
+)
 """What every route may answer with."""
 
 
