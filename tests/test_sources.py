@@ -285,8 +285,11 @@ def that_the_authors_would_not_run(_: Path, file: Path) -> list[str]:
 
 
 REFUSED: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
-    "runs code": (runs_code, "weights.pth asks for posix.mkdir, which is no weight and could run code; it is not read"),
-    "plain pickle": (is_a_plain_pickle, "weights.pth is not a file of weights, or is damaged"),
+    "runs code": (
+        runs_code,
+        "weights.pth asks for posix.mkdir, which could run code and belongs to no weights; it is not read",
+    ),
+    "plain pickle": (is_a_plain_pickle, "weights.pth asks for posix.system, which could run code"),
     "truncated": (truncated, "weights.pth is damaged"),
     "text": (text, "weights.pth is not a file of weights, or is damaged"),
     "empty": (empty, "weights.pth is damaged"),

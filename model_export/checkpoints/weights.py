@@ -5,21 +5,18 @@ all names share ("module.", "_orig_mod.").
 """
 
 import hashlib
-import pickle
-import re
-import warnings
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from app.bundle import SourceKind, digest
 from app.errors import sentence
+from model_export.checkpoints import pickles
+from model_export.checkpoints.pickles import WAY_OUT, Recorded
 from model_export.errors import CheckpointError
 
 Weights = dict[str, Tensor]
@@ -33,17 +30,6 @@ ANCHORS: dict[str, SourceKind] = {
 
 BOOKKEEPING = {"n_averaged"}
 """Counters that averaging writes among the weights."""
-
-
-class Ignored:
-    """Takes the place of a training run's settings, which are never looked at."""
-
-    def __setstate__(self, state: Any) -> None:
-        """Forget what was pickled."""
-
-
-SETTINGS = [(Ignored, "argparse.Namespace"), (OrderedDict, "yacs.config.CfgNode")]
-"""What training scripts pickle beside the weights, and what is made of it. The second is pickled as a dictionary."""
 
 
 def read_files(files: Sequence[Path]) -> dict[str, Any]:
@@ -131,20 +117,15 @@ def _safetensors(file: Path) -> Weights:
 
 
 def _pickled(file: Path) -> dict[str, Any]:
-    try:
-        with torch.serialization.safe_globals(list(SETTINGS)), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of unusual protocols
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if forbidden := re.search(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)", str(error)):
-            raise CheckpointError(
-                f"{file.name} asks for {forbidden[1]}, which is no weight and could run code; it is not read"
-            ) from error
-        raise CheckpointError(f"{file.name} is not a file of weights, or is damaged") from error
-    except Exception as error:  # a damaged pickle makes its reader raise anything
-        raise CheckpointError(f"{file.name} is damaged: {sentence(error)}") from error
+    content = pickles.read(file)
+    if isinstance(content, Recorded) and content.is_network:
+        raise CheckpointError(
+            f"{file.name} holds a whole network, a pickled {content.class_name}, which only its own code can read; "
+            f"{WAY_OUT}"
+        )
     if not isinstance(content, dict):
-        raise CheckpointError(f"{file.name} holds a {type(content).__name__}, not weights by name")
+        kind = content.class_name if isinstance(content, Recorded) else type(content).__name__
+        raise CheckpointError(f"{file.name} holds a {kind}, not weights by name; {WAY_OUT}")
     return content
 
 
