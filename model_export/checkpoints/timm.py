@@ -117,7 +117,15 @@ def read(found: Found, config: Mapping[str, Any] | None, options: Options) -> Ch
         asked = timm_reference(found.weights, network, recipe, name=name, arguments=arguments, preprocessing=cfg)
         return asked or Ours(network, recipe, "without timm")
 
-    return state_dict.read(found, dialect="timm", rename=renamed, reference=reference, stated=stated, options=options)
+    return state_dict.read(
+        found,
+        dialect="timm",
+        rename=renamed,
+        in_file=partial(_own_name, found.weights),
+        reference=reference,
+        stated=stated,
+        options=options,
+    )
 
 
 def renamed(weights: Weights) -> Weights:
@@ -135,6 +143,14 @@ def is_timm(weights: Mapping[str, Any]) -> bool:
 def _original_name(name: str) -> str:
     name = MERGING.sub(lambda match: f"layers.{int(match[1]) - 1}.downsample.", name)
     return name.replace("head.fc.", "head.")
+
+
+def _own_name(weights: Weights, name: str) -> str:
+    """What timm calls a weight of `swin.py`."""
+    if not is_timm(weights):
+        return name
+    name = MERGING.sub(lambda match: f"layers.{int(match[1]) + 1}.downsample.", name)
+    return re.sub("^head[.]", "head.fc.", name)
 
 
 def _parsed(config: Mapping[str, Any]) -> Config:
