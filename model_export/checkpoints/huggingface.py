@@ -123,7 +123,9 @@ def read(folder: Path, source_id: str, revision: str | None, options: Options) -
     if config.version != 1 and _windows(trained) != _windows(replace(trained, input_size=_pair(settings.image_size))):
         raise UnsupportedModel("config.json: Swin V2 has the windows of image_size; the preprocessor's size has others")
     if config.version != 1 and config.input_size[0] != config.input_size[1]:
-        raise UnsupportedModel(f"Swin V2 on {config.input_size} pixels: the library takes square ones only")
+        raise UnsupportedModel(
+            f"Swin V2 on images of {_shown(config.input_size)} pixels: the library takes square ones only"
+        )
     files = weight_files(folder)
     found = unwrap(read_files(files), options.weights)
     if found.kind != "huggingface":
@@ -222,11 +224,13 @@ def _settings(folder: Path) -> Settings:
     except ValidationError as error:
         raise CheckpointError(f"config.json: {sentence(error)}") from error
     if settings.model_type not in CLASSIFIERS:
-        raise UnsupportedModel(f"config.json: model_type is {settings.model_type!r}, none of {sorted(CLASSIFIERS)}")
+        raise UnsupportedModel(
+            f"config.json: model_type is '{settings.model_type}'; only {' and '.join(CLASSIFIERS)} are exported"
+        )
     if settings.architectures and CLASSIFIERS[settings.model_type] not in settings.architectures:
         raise UnsupportedModel(f"config.json: a {settings.architectures[0]} is not an image classifier")
     if settings.hidden_act != "gelu":
-        raise UnsupportedModel(f"config.json: hidden_act is {settings.hidden_act!r}; only 'gelu' is exported")
+        raise UnsupportedModel(f"config.json: hidden_act is '{settings.hidden_act}'; only 'gelu' is exported")
     if settings.num_channels != 3:  # noqa: PLR2004 (red, green, blue)
         raise UnsupportedModel(f"config.json: num_channels is {settings.num_channels}; only RGB is exported")
     if settings.problem_type == "regression":
@@ -237,7 +241,9 @@ def _settings(folder: Path) -> Settings:
 def _config(settings: Settings, input_size: Size, num_classes: int) -> SwinConfig:
     image_size = _pair(settings.image_size)
     if settings.use_absolute_embeddings and image_size != input_size:
-        raise CheckpointError(f"the position embedding is for {image_size} pixels, but images arrive with {input_size}")
+        raise CheckpointError(
+            f"the position embedding is for {_shown(image_size)} pixels, but images arrive with {_shown(input_size)}"
+        )
     patch_height, patch_width = _pair(settings.patch_size)
     if patch_height != patch_width:
         raise UnsupportedModel(f"config.json: patches of {patch_height}×{patch_width} pixels are not square")
@@ -315,6 +321,10 @@ def _own_name(weights: Weights, name: str) -> str:
     for own, old, new in OWN_NAMES:
         name = re.sub(own, new if is_new else old, name)
     return name if name.startswith("classifier.") else model + name
+
+
+def _shown(size: Size) -> str:
+    return f"{size[0]}×{size[1]}"
 
 
 def _pair(value: int | Size) -> Size:

@@ -14,11 +14,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from app.errors import sentence
 from model_export.errors import CheckpointError
 
 WAY_OUT = 'save the weights alone where it was made: torch.save(model.state_dict(), "weights.pth")'
 """What to do about a file that cannot be read, for the end of a sentence."""
+
+CUT_OFF = "compare its size and checksum with the original's, and fetch it again"
+"""What to do about a file that ends too early."""
 
 # Modules and names that give a command, a file, a program or a library to the caller. A file that asks for one of them
 # is an attack, so it is refused. Any other name is harmless, because nothing is imported or called.
@@ -178,6 +180,8 @@ def read(file: Path) -> Any:
         except CheckpointError as error:
             raise CheckpointError(f"{file.name} {error}; it is not read. If it is yours, {WAY_OUT}") from error
         except pickle.UnpicklingError as error:
-            raise CheckpointError(f"{file.name} is not a file of weights, or is damaged") from error
+            raise CheckpointError(f"{file.name} is not a file of weights, or is damaged: {CUT_OFF}") from error
         except Exception as error:  # a damaged pickle makes its reader raise anything
-            raise CheckpointError(f"{file.name} is damaged: {sentence(error)}") from error
+            if "magic number" in str(error):
+                raise CheckpointError(f"{file.name} is a pickle that torch.save did not write; {WAY_OUT}") from error
+            raise CheckpointError(f"{file.name} is damaged: {CUT_OFF}") from error

@@ -116,8 +116,22 @@ def _trained(
     asked = measured | shape | said
     for name in ("version", "embed_dim", "depths", "num_heads", "patch_size", "qkv_bias"):
         if asked[name] != measured[name]:
-            raise CheckpointError(f"the configuration asks for {name} {asked[name]}, the weights have {measured[name]}")
+            who = f"--architecture {options.architecture}" if options.architecture else "the configuration"
+            fit = f"; they fit {', '.join(names)}" if options.architecture and names else ""
+            raise CheckpointError(
+                f"{who} asks for {name} {_listed(asked[name])}, the weights have {_listed(measured[name])}{fit}"
+            )
+    in_weights = _windows(weights, tables, len(measured["depths"]))
+    if options.architecture and variant and in_weights and not variant.has_windows(in_weights):
+        raise CheckpointError(
+            f"--architecture {options.architecture} has windows of {_listed(variant.windows)}, the weights of "
+            f"{_listed(tuple(side for side, _ in in_weights))}"
+        )
     return SwinConfig(**asked)
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _variant(options: Options) -> Variant | None:

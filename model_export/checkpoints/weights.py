@@ -14,10 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from app.bundle import digest
-from app.errors import sentence
-from model_export.checkpoints import parts, pickles
+from model_export.checkpoints import foreign, parts, pickles
 from model_export.checkpoints.parts import StateDict
-from model_export.checkpoints.pickles import WAY_OUT, Recorded
+from model_export.checkpoints.pickles import CUT_OFF, WAY_OUT, Recorded
 from model_export.errors import CheckpointError
 
 Weights = dict[str, Tensor]
@@ -34,6 +33,12 @@ def read_files(files: Sequence[Path]) -> dict[str, Any]:
     """
     content: dict[str, Any] = {}
     for file in files:
+        try:
+            what = foreign.kind_of(file)
+        except OSError as error:
+            raise CheckpointError(f"cannot read {file}: {error.strerror}") from error
+        if what is not None:
+            raise CheckpointError(f"{file.name} {what}")
         content |= _safetensors(file) if _is_safetensors(file) else _pickled(file)
     return content
 
@@ -125,11 +130,8 @@ def _refuse(content: Mapping[str, Any]) -> NoReturn:
 
 def _is_safetensors(file: Path) -> bool:
     """By content: a header's length, then the header, which is JSON. A pickle's first bytes are none of it."""
-    try:
-        with file.open("rb") as opened:
-            head = opened.read(9)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {file}: {error.strerror}") from error
+    with file.open("rb") as opened:
+        head = opened.read(9)
     return head[8:9] == b"{" or file.suffix == ".safetensors"
 
 
@@ -137,7 +139,7 @@ def _safetensors(file: Path) -> Weights:
     try:
         return load_file(file)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file.name} is damaged: {sentence(error)}") from error
+        raise CheckpointError(f"{file.name} is damaged: {CUT_OFF}") from error
 
 
 def _pickled(file: Path) -> dict[str, Any]:
