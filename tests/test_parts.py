@@ -145,7 +145,8 @@ class UnfoldMerging(nn.Module):
         """(batch, height, width, channels) → (batch, height/2, width/2, 2·channels)."""
         batch, height, width, _ = x.shape
         neighbors = nn.functional.unfold(x.permute(0, 3, 1, 2), kernel_size=2, stride=2).mT
-        return self.reduction(self.norm(neighbors)).view(batch, height // 2, width // 2, -1)
+        merged: Tensor = self.reduction(self.norm(neighbors))
+        return merged.view(batch, height // 2, width // 2, -1)
 
 
 def test_openmmlab_s_network(tmp_path: Path) -> None:
