@@ -31,6 +31,7 @@ Exception
 """
 
 import math
+import re
 from typing import ClassVar
 
 from pydantic import ValidationError
@@ -210,10 +211,23 @@ class DeviceError(StartError):
     """The device asked for cannot be proved to be there."""
 
 
+PLAIN = {"extra_forbidden": "it is not known here", "missing": "it is missing"}
+"""By pydantic's kind of error, what is said in place of its words."""
+KINDS = {"int", "float", "str", "bool", "dict", "list", "tuple"}
+"""Names of types, which pydantic puts among those of fields."""
+
+
 def sentence(error: Exception) -> str:
     """The first line of what another library has to say: of pydantic, the first field and what is wrong with it."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False)[0]
-        return f"{'.'.join(map(str, first['loc'])) or 'document'}: {first['msg'].removeprefix('Value error, ')}"
+        said = PLAIN.get(first["type"], first["msg"].removeprefix("Value error, "))
+        return f"{_field(first['loc']) or 'document'}: {said}"
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def _field(places: tuple[int | str, ...]) -> str:
+    """The way to a field, without the kinds that its value may have (`tuple[int, ...]`)."""
+    names = [str(place) for place in places if isinstance(place, int) or re.fullmatch(r"\w+", place)]
+    return ".".join(name for position, name in enumerate(names) if position == 0 or name not in KINDS)

@@ -84,6 +84,8 @@ def _read(checkpoint: str, options: Options | None, progress: Progress) -> Check
     with progress.step("read the checkpoint") as notes:
         source = checkpoints.read(checkpoint, options)
         notes.append(f"{parameters_of(source.network) / 1e6:.1f} M parameters, {len(source.labels)} classes")
+    for note in source.notes:
+        progress.detail(note)
     progress.detail(f"source: {source.source.kind}")
     progress.detail(f"preprocessing: {source.source.preprocessing_from}")
     progress.detail(f"labels: {source.source.labels_from}")

@@ -66,7 +66,8 @@ class SwinConfig:
         if self.version != 1 and len(self.pretrained_window_sizes) < len(self.depths):
             raise UnsupportedModel(f"{len(self.depths)} stages, {len(self.pretrained_window_sizes)} pretrained windows")
         if any(side % self.patch_size for side in self.input_size):
-            raise UnsupportedModel(f"input {self.input_size} is not a multiple of the patch size {self.patch_size}")
+            height, width = self.input_size
+            raise UnsupportedModel(f"input {height}×{width} is not a multiple of the patch size {self.patch_size}")
 
     @property
     def norms_after(self) -> bool:

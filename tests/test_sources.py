@@ -285,19 +285,25 @@ def that_the_authors_would_not_run(_: Path, file: Path) -> list[str]:
 
 
 REFUSED: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
-    "runs code": (runs_code, "weights.pth asks for posix.mkdir, which is no weight and could run code; it is not read"),
-    "plain pickle": (is_a_plain_pickle, "weights.pth is not a file of weights, or is damaged"),
+    "runs code": (
+        runs_code,
+        "weights.pth asks for posix.mkdir, which could run code and belongs to no weights; it is not read",
+    ),
+    "plain pickle": (is_a_plain_pickle, "weights.pth asks for posix.system, which could run code"),
     "truncated": (truncated, "weights.pth is damaged"),
-    "text": (text, "weights.pth is not a file of weights, or is damaged"),
-    "empty": (empty, "weights.pth is damaged"),
+    "text": (text, "weights.pth is text, not weights; it begins with: not weights"),
+    "empty": (empty, "weights.pth is empty"),
     "somebody else's": (somebody_else_s, "no Swin Transformer's weights among layer1.0.conv1.weight"),
     "missing": (changed(lambda weights: weights.pop("norm.bias")), "norm.bias is missing"),
-    "unknown": (changed(lambda weights: weights.update(extra=torch.zeros(1))), "extra is unknown"),
+    "unknown": (changed(lambda weights: weights.update(extra=torch.zeros(1))), r"extra \(1\), which is unknown"),
     "not finite": (
         changed(lambda weights: weights["norm.bias"].fill_(torch.nan)),
         "norm.bias holds values that are not",
     ),
-    "another architecture": (of_another_architecture, "asks for embed_dim 128, the weights have 24"),
+    "another architecture": (
+        of_another_architecture,
+        "swin_base_patch4_window7_224 asks for embed_dim 128, the weights have 24",
+    ),
     "labels": (with_a_label_too_few, "--labels names 2 classes, the network has 37"),
     "no window": (without_a_window, "--architecture: swinv2_tiny_window8_256, swinv2_tiny_window16_256"),
     "padding": (that_the_authors_would_not_run, "windows of 7 do not divide a map of 96×96"),
@@ -327,19 +333,19 @@ FOLDERS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "depths": (
         {"model_args": ARGUMENTS | {"depths": [2, 3]}},
-        r"asks for depths \(2, 3\), the weights have \(2, 2\)",
+        "asks for depths 2, 3, the weights have 2, 2",
     ),
     "labels": ({"label_names": BREEDS[1:]}, "names 36 classes, the network has 37"),
     "images": (
         {"pretrained_cfg": {"input_size": [3, 32, 32]}},
-        r"made for \(64, 64\) pixels, its images have \(32, 32\)",
+        "made for 64×64 pixels, its images have 32×32",
     ),
     "pooling": ({"global_pool": "max"}, "global_pool: Input should be 'avg'"),
-    "argument": ({"model_args": {"spatial_gating": True}}, "model_args.spatial_gating: Extra inputs are not permitted"),
+    "argument": ({"model_args": {"spatial_gating": True}}, "model_args.spatial_gating: it is not known here"),
     "crop mode": ({"pretrained_cfg": cases.TIMM_RECIPE | {"crop_mode": "random"}}, "crop_mode 'random'"),
     "interpolation": ({"pretrained_cfg": cases.TIMM_RECIPE | {"interpolation": "random"}}, "interpolation 'random'"),
     "fraction": ({"pretrained_cfg": cases.TIMM_RECIPE | {"crop_pct": -1}}, "crop_pct: Input should be greater than 0"),
-    "classes": ({"num_classes": 99}, r"says of \[37, 99\] classes"),
+    "classes": ({"num_classes": 99}, "says of 37 and of 99 classes"),
     "classes of the weights": (
         {"num_classes": 99, "model_args": ARGUMENTS | {"num_classes": 99}, "pretrained_cfg": cases.TIMM_RECIPE},
         "has 99 classes, the weights 37",

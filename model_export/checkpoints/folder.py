@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import sentence
+from model_export.checkpoints import foreign
 from model_export.errors import CheckpointError
 
+WEIGHTS = {".safetensors", ".bin", ".pth", ".pt", ".ckpt"}
 CONFIGURATION = ("config.json", "preprocessor_config.json")
 SAFE = ("model*.safetensors", "model.safetensors.index.json")
 PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
@@ -21,11 +23,18 @@ def config_of(folder: Path, name: str = "config.json") -> dict[str, Any]:
     """
     path = folder / name
     try:
+        if not path.exists() and (what := foreign.folder_of(folder)):
+            raise CheckpointError(f"{folder} {what}")
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        what = foreign.kind_of(path)
+        is_json = what is None or what.startswith("is text")
+        place = f"is not JSON, from line {error.lineno}, column {error.colno} on" if is_json else what
+        raise CheckpointError(f"{path} {place}") from error
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON: {sentence(error)}") from error
+        raise CheckpointError(f"{path} is not JSON that can be read") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} does not hold a JSON object")
     return content
@@ -43,7 +52,11 @@ def weight_files(folder: Path) -> list[Path]:
             return [_present(folder, name) for name in _shards(folder, index.name)]
         if (folder / single).is_file():
             return [folder / single]
-    raise CheckpointError(f"there is no model.safetensors and no pytorch_model.bin in {folder}")
+    if what := foreign.folder_of(folder):
+        raise CheckpointError(f"{folder} {what}")
+    others = sorted(path.name for path in folder.iterdir() if path.suffix in WEIGHTS)
+    hint = f"; if the weights are in {others[0]}, rename it" if others else ""
+    raise CheckpointError(f"there is no model.safetensors and no pytorch_model.bin in {folder}{hint}")
 
 
 def _shards(folder: Path, index: str) -> list[str]:

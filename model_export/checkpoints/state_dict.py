@@ -14,6 +14,7 @@ from torch import Tensor
 
 from app.bundle import Label, Preprocessing
 from model_export.checkpoints.checkpoint import Checkpoint, Found, MakeReference, Options, assemble, at_size
+from model_export.checkpoints.parts import some
 from model_export.checkpoints.weights import Weights
 from model_export.errors import CheckpointError, RequestError
 from model_export.swin import Dialect, SwinConfig
@@ -43,6 +44,7 @@ def read(
     *,
     dialect: Dialect,
     rename: Callable[[Weights], Weights],
+    in_file: Callable[[str], str] = str,
     reference: MakeReference,
     stated: Stated = SILENT,
     options: Options,
@@ -53,6 +55,7 @@ def read(
         found: the weights and where they were.
         dialect: whose treatment of maps that windows do not divide.
         rename: to the names of `swin.py`; buffers may stay in.
+        in_file: from a name of `swin.py` to the source's own.
         reference: makes what the result is compared with.
         stated: what is known beside the weights.
         options: what the person at the terminal says.
@@ -62,7 +65,7 @@ def read(
     """
     own = rename(found.weights)
     tables = {name: own.pop(name) for name in list(own) if name.endswith(COMPUTED)}
-    trained = _trained(own, tables, dialect, stated, options)
+    trained = _trained(own, tables, dialect, stated, options, in_file=lambda name: found.weights.in_file(in_file(name)))
     config = at_size(trained, options)
     return assemble(
         found,
@@ -73,13 +76,22 @@ def read(
         labels=stated.labels,
         activation="sigmoid" if config.num_classes == 1 else "softmax",
         reference=reference,
+        in_file=in_file,
         options=options,
     )
 
 
-def _trained(weights: Weights, tables: Weights, dialect: Dialect, stated: Stated, options: Options) -> SwinConfig:
+def _trained(
+    weights: Weights,
+    tables: Weights,
+    dialect: Dialect,
+    stated: Stated,
+    options: Options,
+    *,
+    in_file: Callable[[str], str],
+) -> SwinConfig:
     """The network as it was trained."""
-    measured = _measured(weights)
+    measured = _measured(weights, in_file)
     variant = _variant(options) or stated.variant
     names = list(fitting(measured["version"], measured["embed_dim"], measured["depths"], measured["num_heads"]))
     said = dict(stated.config)
@@ -104,8 +116,22 @@ def _trained(weights: Weights, tables: Weights, dialect: Dialect, stated: Stated
     asked = measured | shape | said
     for name in ("version", "embed_dim", "depths", "num_heads", "patch_size", "qkv_bias"):
         if asked[name] != measured[name]:
-            raise CheckpointError(f"the configuration asks for {name} {asked[name]}, the weights have {measured[name]}")
+            who = f"--architecture {options.architecture}" if options.architecture else "the configuration"
+            fit = f"; they fit {', '.join(names)}" if options.architecture and names else ""
+            raise CheckpointError(
+                f"{who} asks for {name} {_listed(asked[name])}, the weights have {_listed(measured[name])}{fit}"
+            )
+    in_weights = _windows(weights, tables, len(measured["depths"]))
+    if options.architecture and variant and in_weights and not variant.has_windows(in_weights):
+        raise CheckpointError(
+            f"--architecture {options.architecture} has windows of {_listed(variant.windows)}, the weights of "
+            f"{_listed(tuple(side for side, _ in in_weights))}"
+        )
     return SwinConfig(**asked)
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _variant(options: Options) -> Variant | None:
@@ -117,7 +143,7 @@ def _variant(options: Options) -> Variant | None:
     return variant
 
 
-def _measured(weights: Weights) -> dict[str, Any]:
+def _measured(weights: Weights, in_file: Callable[[str], str]) -> dict[str, Any]:
     """What the shapes of the weights decide.
 
     Raises:
@@ -138,9 +164,9 @@ def _measured(weights: Weights) -> dict[str, Any]:
         hidden, dim = weights["layers.0.blocks.0.mlp.fc1.weight"].shape
         classes = weights["head.weight"].shape[0]
     except KeyError as error:
-        raise CheckpointError(f"weights: {error.args[0]} is missing") from error
+        raise CheckpointError(f"weights: {in_file(error.args[0])} is missing") from error
     except (ValueError, IndexError) as error:
-        raise CheckpointError(f"weights: they do not have a Swin's shapes ({error})") from error
+        raise CheckpointError(f"weights: they do not have a Swin's shapes; {some(weights)} are among them") from error
     if patch_height != patch_width:
         raise CheckpointError(f"weights: patches of {patch_height}×{patch_width} pixels are not square")
     return {

@@ -117,7 +117,15 @@ def read(found: Found, config: Mapping[str, Any] | None, options: Options) -> Ch
         asked = timm_reference(found.weights, network, recipe, name=name, arguments=arguments, preprocessing=cfg)
         return asked or Ours(network, recipe, "without timm")
 
-    return state_dict.read(found, dialect="timm", rename=renamed, reference=reference, stated=stated, options=options)
+    return state_dict.read(
+        found,
+        dialect="timm",
+        rename=renamed,
+        in_file=partial(_own_name, found.weights),
+        reference=reference,
+        stated=stated,
+        options=options,
+    )
 
 
 def renamed(weights: Weights) -> Weights:
@@ -137,6 +145,14 @@ def _original_name(name: str) -> str:
     return name.replace("head.fc.", "head.")
 
 
+def _own_name(weights: Weights, name: str) -> str:
+    """What timm calls a weight of `swin.py`."""
+    if not is_timm(weights):
+        return name
+    name = MERGING.sub(lambda match: f"layers.{int(match[1]) + 1}.downsample.", name)
+    return re.sub("^head[.]", "head.fc.", name)
+
+
 def _parsed(config: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate_json(json.dumps(config))
@@ -146,11 +162,17 @@ def _parsed(config: Mapping[str, Any]) -> Config:
 
 def _stated(config: Config) -> Stated:
     variant, recipe = named(config.architecture), config.pretrained_cfg or config
+    if "swinv2_cr" in config.architecture:
+        raise UnsupportedModel(
+            f"config.json: architecture '{config.architecture}' is no Swin that is known here: swinv2_cr is another "
+            "network than Swin V2"
+        )
     if variant is None:
-        raise UnsupportedModel(f"config.json: architecture {config.architecture!r} is no Swin that is known here")
+        raise UnsupportedModel(f"config.json: architecture '{config.architecture}' is no Swin that is known here")
     counts = {config.num_classes, recipe.num_classes, config.model_args.num_classes} - {None}
     if len(counts) > 1:
-        raise CheckpointError(f"config.json: it says of {sorted(filter(None, counts))} classes that they are all")
+        said = " and of ".join(str(count) for count in sorted(filter(None, counts)))
+        raise CheckpointError(f"config.json: it says of {said} classes that they are all")
     return Stated(
         _shape(config.model_args, variant) | {"input_size": _input_size(recipe, config.model_args, variant)},
         partial(from_timm, recipe.model_dump()) if recipe.says_how else None,
@@ -164,7 +186,8 @@ def _input_size(recipe: Recipe, arguments: Arguments, variant: Variant) -> Size:
     _, *given = recipe.input_size or (3, variant.side, variant.side)
     made_for = _pair(arguments.img_size or (given[0], given[1]))
     if recipe.input_size and tuple(given) != made_for:
-        raise CheckpointError(f"config.json: the network is made for {made_for} pixels, its images have {tuple(given)}")
+        sizes = ["×".join(map(str, size)) for size in (made_for, given)]
+        raise CheckpointError(f"config.json: the network is made for {sizes[0]} pixels, its images have {sizes[1]}")
     return made_for
 
 
