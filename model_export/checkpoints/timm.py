@@ -238,7 +238,7 @@ def _model(timm: Any, config: SwinConfig) -> Any:
         "embed_dim": config.embed_dim,
         "depths": config.depths,
         "num_heads": config.num_heads,
-        "window_size": config.window_sizes,
+        "window_size": _window_argument(config.window_sizes),
         "mlp_ratio": config.mlp_ratio,
         "qkv_bias": config.qkv_bias,
     }
@@ -246,6 +246,12 @@ def _model(timm: Any, config: SwinConfig) -> Any:
         return timm.models.swin_transformer.SwinTransformer(**arguments)
     arguments["pretrained_window_sizes"] = config.pretrained_window_sizes
     return timm.models.swin_transformer_v2.SwinTransformerV2(**arguments)
+
+
+def _window_argument(windows: tuple[Size, ...]) -> Any:
+    """Return one number where all windows are the same square: releases of timm before 1.0.16 know no other form."""
+    sides = {side for window in windows for side in window}
+    return sides.pop() if len(sides) == 1 else windows
 
 
 class TimmReference:
