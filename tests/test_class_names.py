@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 
 from model_export.errors import RequestError
+from model_export.imagenet import imagenet_labels
 from model_export.options import read_labels
 
 FOLDERS = sorted(str(number) for number in range(11))  # as ImageFolder sorts them: 0, 1, 10, 2, …
+
+NAMES = [f"name {index}" for index in range(11)]
 
 READ: dict[str, tuple[str, list[str]]] = {
     "ImageFolder's class_to_idx": ('{"cat": 1, "ant": 0, "dog": 2}', ["ant", "cat", "dog"]),
@@ -18,11 +21,7 @@ READ: dict[str, tuple[str, list[str]]] = {
     ),
     "class_to_idx of folders that do not count from 0": ('{"11": 1, "7": 0}', ["7", "11"]),
     "class_to_idx with numbers as strings": ('{"7": "1", "3": "0"}', ["3", "7"]),
-    "id2label": (
-        '{"1": "dog", "0": "cat", "10": "k", "2": "c", "3": "d", "4": "e", "5": "f", "6": "g", "7": "h", '
-        '"8": "i", "9": "j"}',
-        ["cat", "dog", *"cdefghijk"],
-    ),
+    "id2label": (json.dumps({str(index): f"name {index}" for index in reversed(range(11))}), NAMES),
     "id2label whose names are a permutation": ('{"0": "1", "1": "2", "2": "0"}', ["1", "2", "0"]),
     "id2label with numbers for names": ('{"0": 7, "1": 3}', ["7", "3"]),
     "a configuration with id2label": ('{"model_type": "swin", "id2label": {"0": "cat", "1": "dog"}}', ["cat", "dog"]),
@@ -95,8 +94,6 @@ def test_text_of_another_encoding_is_refused(tmp_path: Path) -> None:
 
 def test_a_thousand_wordnet_ids_get_imagenet_s_names(tmp_path: Path) -> None:
     """ImageFolder's folders of ImageNet are WordNet ids, which are no names for people."""
-    from model_export.imagenet import imagenet_labels
-
     published = imagenet_labels(1000) or ()
     (tmp_path / "labels.json").write_text(json.dumps({label.wnid: index for index, label in enumerate(published)}))
 

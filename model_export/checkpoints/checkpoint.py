@@ -3,13 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from app.bundle import Activation, Label, LabelsFrom, Preprocessing, PreprocessingFrom, Source, SourceKind
+from model_export.checkpoints.reference import Reference
 from model_export.checkpoints.weights import Weights, digest_of
 from model_export.errors import CheckpointError, RequestError, UnsupportedModel
 from model_export.imagenet import imagenet_labels
@@ -37,23 +36,6 @@ class Options:
     def size(self) -> Size | None:
         """The input size asked for; a crop asks for one, too."""
         return self.input_size or self.recipe.crop
-
-
-class Reference(Protocol):
-    """What ours must equal: the source library's own preprocessing and network.
-
-    Where that library is not installed, `is_independent` is false: `logits` are those of `swin.py` itself, and only the
-    steps after it are proved.
-    """
-
-    name: str
-    is_independent: bool
-
-    def images(self, image: Image.Image) -> Tensor:
-        """RGB image → normalised float32 (1, 3, height, width)."""
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Normalised images → (batch, classes)."""
 
 
 MakeReference = Callable[[Swin, Preprocessing, bool], Reference]

@@ -21,7 +21,7 @@ from app.bundle import Activation, Label, Preprocessing
 from app.errors import sentence
 from model_export.checkpoints.checkpoint import Checkpoint, Found, Options, Reference, assemble, at_size
 from model_export.checkpoints.folder import config_of, weight_files
-from model_export.checkpoints.reference import Ours, in_steps
+from model_export.checkpoints.reference import Ours, ask, in_steps
 from model_export.checkpoints.weights import read_files, unwrap
 from model_export.errors import CheckpointError, RequestError, UnsupportedModel
 from model_export.imagenet import with_wnids
@@ -109,7 +109,11 @@ def read(folder: Path, source_id: str, revision: str | None, options: Options) -
         if is_resized:
             return Ours(network, recipe, "resized, which transformers does not do")
         is_own = own_recipe is not None and not options.recipe.says_anything
-        return TransformersReference(folder, None if is_own else recipe)
+
+        def make(_: Any) -> Reference:
+            return TransformersReference(folder, None if is_own else recipe)
+
+        return ask("transformers", make, network, recipe)
 
     return assemble(
         Found("huggingface", source_id, revision, files, weights),
@@ -179,7 +183,12 @@ class TransformersReference:
     def _network(self) -> Any:
         from transformers import AutoModelForImageClassification
 
-        return AutoModelForImageClassification.from_pretrained(self._folder, dtype=torch.float32).eval()
+        network, loading = AutoModelForImageClassification.from_pretrained(
+            self._folder, dtype=torch.float32, output_loading_info=True
+        )
+        if any(loading[kind] for kind in ("missing_keys", "mismatched_keys")):
+            raise ValueError("the library would fill weights with random numbers")
+        return network.eval()
 
 
 def _settings(folder: Path) -> Settings:

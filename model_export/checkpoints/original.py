@@ -23,7 +23,7 @@ def read(found: Found, options: Options) -> Checkpoint:
     def reference(network: Swin, recipe: Preprocessing, is_resized: bool) -> Reference:  # noqa: FBT001 (by place)
         if is_resized:
             return Ours(network, recipe, "resized, which timm does otherwise")
-        return timm_reference(found.weights, network, recipe) or Ours(network, recipe, "without timm")
+        return timm_reference(found.weights, network, recipe)
 
     checkpoint = state_dict.read(found, dialect="original", rename=dict, reference=reference, options=options)
     _refuse_padding(checkpoint.network.config)

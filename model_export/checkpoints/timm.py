@@ -20,7 +20,7 @@ from app.bundle import Label, Preprocessing
 from app.errors import sentence
 from model_export.checkpoints import state_dict
 from model_export.checkpoints.checkpoint import Checkpoint, Found, Options, Reference
-from model_export.checkpoints.reference import Ours, in_steps, library
+from model_export.checkpoints.reference import Ours, ask, in_steps
 from model_export.checkpoints.state_dict import Stated
 from model_export.checkpoints.weights import Weights
 from model_export.errors import CheckpointError, UnsupportedModel
@@ -114,8 +114,7 @@ def read(found: Found, config: Mapping[str, Any] | None, options: Options) -> Ch
         is_own = stated.recipe is not None and not options.recipe.says_anything
         cfg = (config or {}).get("pretrained_cfg", config) if is_own else None
         arguments = (config or {}).get("model_args") or {}
-        asked = timm_reference(found.weights, network, recipe, name=name, arguments=arguments, preprocessing=cfg)
-        return asked or Ours(network, recipe, "without timm")
+        return timm_reference(found.weights, network, recipe, name=name, arguments=arguments, preprocessing=cfg)
 
     return state_dict.read(found, dialect="timm", rename=renamed, reference=reference, stated=stated, options=options)
 
@@ -215,19 +214,22 @@ def timm_reference(
     name: str | None = None,
     arguments: Mapping[str, Any] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
-) -> Reference | None:
-    """The network of timm with these weights, by name where it has one; None where timm is not installed."""
-    timm = library("timm")
-    if timm is None or network.config.ape or not network.config.patch_norm:  # which timm's networks do not have
-        return None
-    if name is not None:
-        variant = named(name)
-        name = next((own for own, known in VARIANTS.items() if known is variant), name)
-        options = {"num_classes": network.config.num_classes, "img_size": network.config.input_size}
-        model = timm.create_model(name, pretrained=False, **(options | dict(arguments or {})))
-    else:
-        model = _model(timm, network.config)
-    return TimmReference(timm, model, weights, recipe, preprocessing)
+) -> Reference:
+    """Return the network of timm with these weights, by name where it has one, or `swin.py` where timm has none."""
+
+    def make(timm: Any) -> Reference | None:
+        if network.config.ape or not network.config.patch_norm:  # which timm's networks do not have
+            return None
+        if name is None:
+            model = _model(timm, network.config)
+        else:
+            variant = named(name)
+            own = next((own for own, known in VARIANTS.items() if known is variant), name)
+            options = {"num_classes": network.config.num_classes, "img_size": network.config.input_size}
+            model = timm.create_model(own, pretrained=False, **(options | dict(arguments or {})))
+        return TimmReference(timm, model, weights, recipe, preprocessing)
+
+    return ask("timm", make, network, recipe)
 
 
 def _model(timm: Any, config: SwinConfig) -> Any:
@@ -249,7 +251,7 @@ def _model(timm: Any, config: SwinConfig) -> Any:
 
 
 def _window_argument(windows: tuple[Size, ...]) -> Any:
-    """Return one number where all windows are the same square: releases of timm before 1.0.16 know no other form."""
+    """Return one number where all windows are the same square: releases of timm up to 1.0.22 know no other form."""
     sides = {side for window in windows for side in window}
     return sides.pop() if len(sides) == 1 else windows
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from app.bundle import Preprocessing, ShorterSide
 from model_export.checkpoints import state_dict
 from model_export.checkpoints.checkpoint import Checkpoint, Found, Options, Reference
-from model_export.checkpoints.reference import Ours, in_steps, library
+from model_export.checkpoints.reference import Ours, ask, in_steps
 from model_export.checkpoints.weights import Weights
 from model_export.swin import Swin, SwinConfig
 
@@ -34,10 +34,11 @@ def read(found: Found, options: Options) -> Checkpoint:
     def reference(network: Swin, recipe: Preprocessing, _: bool) -> Reference:  # noqa: FBT001 (by place)
         if options.window:
             return Ours(network, recipe, "resized, which torchvision does not do")
-        torchvision = library("torchvision")
-        if torchvision is None:
-            return Ours(network, recipe, "without torchvision")
-        return TorchvisionReference(torchvision, found.weights, network.config, recipe)
+
+        def make(torchvision: Any) -> Reference:
+            return TorchvisionReference(torchvision, found.weights, network.config, recipe)
+
+        return ask("torchvision", make, network, recipe)
 
     return state_dict.read(found, dialect="torchvision", rename=renamed, reference=reference, options=options)
 
