@@ -88,8 +88,9 @@ def _read(checkpoint: str, options: Options | None, progress: Progress) -> Check
         source = replace(source, reference=usable(source.reference, source.network, source.preprocessing))
         notes.append(f"{parameters_of(source.network) / 1e6:.1f} M parameters, {len(source.labels)} classes")
     progress.detail(f"source: {source.source.kind}")
-    progress.detail(f"preprocessing: {source.source.preprocessing_from}")
-    progress.detail(f"labels: {source.source.labels_from}")
+    for line in (*source.decisions, *source.notes):
+        progress.detail(str(line))
+    progress.detail(f"reference: {source.reference.name}")
     return source
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from app.bundle import Activation, Label, Preprocessing
 from app.errors import sentence
-from model_export.checkpoints.checkpoint import Checkpoint, Found, Options, Reference, assemble, at_size
+from model_export.checkpoints.checkpoint import Checkpoint, Found, Options, Origins, Reference, assemble, at_size
 from model_export.checkpoints.folder import config_of, weight_files
 from model_export.checkpoints.reference import Ours, ask, in_steps
 from model_export.checkpoints.weights import read_files, unwrap
@@ -36,6 +36,9 @@ MASKED_TWICE = -200.0
 """The library's version 2 adds the mask of shifted windows twice: with its steep temperatures, that can be seen."""
 
 Count = Annotated[int, Field(gt=0)]
+
+
+NAME_THEM = "give the names with --labels"
 
 
 class Settings(BaseModel):
@@ -58,7 +61,7 @@ class Settings(BaseModel):
     use_absolute_embeddings: bool = False
     layer_norm_eps: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     problem_type: str | None = None
-    id2label: dict[str, str] | None = None
+    id2label: dict[str, Any] | None = None
     num_labels: Count = 2
     pretrained_window_sizes: tuple[int, ...] | None = None
 
@@ -93,8 +96,8 @@ def read(folder: Path, source_id: str, revision: str | None, options: Options) -
     if options.architecture is not None:
         raise RequestError("--architecture is for bare state dicts; config.json says what this is")
     settings = _settings(folder)
-    own_labels = _labels(settings)
-    own_recipe, trained_size = _recipe(folder, _pair(settings.image_size))
+    own_labels = _labels(settings, options)
+    own_recipe, trained_size = _recipe(folder, _pair(settings.image_size), options)
     trained = _config(settings, trained_size, len(own_labels))
     config = at_size(trained, options)
     if config.version != 1 and _windows(trained) != _windows(replace(trained, input_size=_pair(settings.image_size))):
@@ -125,6 +128,11 @@ def read(folder: Path, source_id: str, revision: str | None, options: Options) -
         activation=_activation(settings, len(own_labels)),
         reference=reference,
         options=options,
+        origins=Origins(
+            "from config.json" if own_recipe is None else "from preprocessor_config.json",
+            "preprocessor_config.json",
+            "config.json",
+        ),
     )
 
 
@@ -139,11 +147,11 @@ def _check_width(config: SwinConfig, weights: Mapping[str, Tensor]) -> None:
         raise CheckpointError(f"config.json asks for embed_dim {config.embed_dim}, the weights have {len(first)}")
 
 
-def _recipe(folder: Path, image_size: Size) -> tuple[Preprocessing | None, Size]:
+def _recipe(folder: Path, image_size: Size, options: Options) -> tuple[Preprocessing | None, Size]:
     """The folder's own preprocessing, if it has any, and the size it ends with."""
     if not (folder / "preprocessor_config.json").exists():
         return None, image_size
-    return from_huggingface(config_of(folder, "preprocessor_config.json"))
+    return from_huggingface(config_of(folder, "preprocessor_config.json"), image_size, options.recipe)
 
 
 class TransformersReference:
@@ -237,15 +245,19 @@ def _of_version_2(settings: Settings) -> dict[str, Any]:
     return {"version": 2, "pretrained_window_sizes": pretrained, "masked": MASKED_TWICE, "halves_down": True}
 
 
-def _labels(settings: Settings) -> tuple[Label, ...]:
+def _labels(settings: Settings, options: Options) -> tuple[Label, ...]:
+    if options.labels is not None:
+        return options.labels
     names = settings.id2label or {str(index): f"LABEL_{index}" for index in range(settings.num_labels)}
     if "num_labels" in settings.model_fields_set and len(names) != settings.num_labels:
-        raise CheckpointError(f"config.json: num_labels is {settings.num_labels}, id2label names {len(names)}")
+        raise CheckpointError(
+            f"config.json: num_labels is {settings.num_labels}, id2label names {len(names)}; {NAME_THEM}"
+        )
     if not all(index.isdecimal() for index in names):
-        raise CheckpointError("config.json: id2label does not map class numbers to names")
-    by_index = {int(index): name for index, name in names.items()}
+        raise CheckpointError(f"config.json: id2label does not map class numbers to names; {NAME_THEM}")
+    by_index = {int(index): str(name) for index, name in names.items()}
     if sorted(by_index) != list(range(len(names))):
-        raise CheckpointError(f"config.json: id2label does not count from 0 to {len(names) - 1}")
+        raise CheckpointError(f"config.json: id2label does not count from 0 to {len(names) - 1}; {NAME_THEM}")
     return with_wnids([Label(name=by_index[index], wnid=None) for index in range(len(names))])
 
 

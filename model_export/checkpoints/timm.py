@@ -8,6 +8,7 @@ used the authors' names; such a state dict is told from theirs by `--source timm
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -18,13 +19,14 @@ from torch import Tensor
 
 from app.bundle import Label, Preprocessing
 from app.errors import sentence
+from model_export import class_names
 from model_export.checkpoints import state_dict
 from model_export.checkpoints.checkpoint import Checkpoint, Found, Options, Reference
 from model_export.checkpoints.reference import Ours, ask, in_steps
 from model_export.checkpoints.state_dict import Stated
+from model_export.checkpoints.training import NO_TRAINING, Training
 from model_export.checkpoints.weights import Weights
 from model_export.errors import CheckpointError, UnsupportedModel
-from model_export.imagenet import imagenet_labels
 from model_export.preprocessing import from_timm
 from model_export.swin import Swin, SwinConfig
 from model_export.variants import VARIANTS, Variant, named
@@ -34,7 +36,6 @@ MERGING = re.compile(r"^layers\.(\d+)\.downsample\.")
 
 Count = Annotated[int, Field(gt=0, lt=100_000)]
 Ratio = Annotated[float, Field(gt=0, lt=100)]
-Channels = tuple[float, float, float]
 
 
 class Arguments(BaseModel):
@@ -72,15 +73,15 @@ class Recipe(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     input_size: tuple[Count, Count, Count] | None = None
-    interpolation: str | None = None
-    crop_pct: Annotated[float, Field(gt=0, le=2)] | None = None
-    crop_mode: str | None = None
-    mean: Channels | None = None
-    std: Channels | None = None
+    interpolation: Any = None  # preprocessing and names are looked at later: options may replace them
+    crop_pct: Any = None
+    crop_mode: Any = None
+    mean: Any = None
+    std: Any = None
     num_classes: Count | None = None
-    label_names: tuple[str, ...] | dict[str, str] | None = None
-    label_descriptions: dict[str, str] | None = None
-    labels: tuple[str, ...] | dict[str, str] | None = None  # of early versions
+    label_names: Any = None
+    label_descriptions: Any = None
+    labels: Any = None  # of early versions
 
     @property
     def says_how(self) -> bool:
@@ -97,16 +98,23 @@ class Config(Recipe):
     pretrained_cfg: Recipe | None = None
 
 
-def read(found: Found, config: Mapping[str, Any] | None, options: Options) -> Checkpoint:
-    """Read weights with timm's names, and what `config.json` says of them, if there is one.
+def read(
+    found: Found,
+    config: Mapping[str, Any] | None,
+    options: Options,
+    training: Training = NO_TRAINING,
+    content: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """Read weights with timm's names, and what `config.json` or a run's settings say of them, if there are any.
 
     Raises:
         CheckpointError: weights and configuration are damaged or contradict each other.
         UnsupportedModel: the network was made with arguments that are not followed.
     """
     parsed = None if config is None else _parsed(config)
-    stated = Stated({}) if parsed is None else _stated(parsed)
+    stated = _stated(parsed, options) if parsed else _of_run(training)
     name = options.architecture or (parsed.architecture if parsed else None)
+    training = _with_arch(training, content or {})
 
     def reference(network: Swin, recipe: Preprocessing, is_resized: bool) -> Reference:  # noqa: FBT001 (by place)
         if is_resized:
@@ -116,7 +124,42 @@ def read(found: Found, config: Mapping[str, Any] | None, options: Options) -> Ch
         arguments = (config or {}).get("model_args") or {}
         return timm_reference(found.weights, network, recipe, name=name, arguments=arguments, preprocessing=cfg)
 
-    return state_dict.read(found, dialect="timm", rename=renamed, reference=reference, stated=stated, options=options)
+    return state_dict.read(
+        found,
+        dialect="timm",
+        rename=renamed,
+        reference=reference,
+        stated=stated,
+        training=training,
+        content=content,
+        options=options,
+    )
+
+
+def _of_run(training: Training) -> Stated:
+    """The arguments with which a run made its network.
+
+    Raises:
+        UnsupportedModel: one of them is not followed.
+    """
+    if not training.arguments:
+        return Stated({})
+    try:
+        arguments = Arguments.model_validate_json(json.dumps(training.arguments))
+    except (ValidationError, TypeError) as error:
+        raise UnsupportedModel(f"{training.place}: model_kwargs are not followed: {sentence(error)}") from error
+    variant = named(training.architecture or "")
+    stages = len(arguments.depths or (variant.depths if variant else ()))
+    shape = _shape(arguments, stages)
+    return Stated(shape, classes=arguments.num_classes, place=training.place)
+
+
+def _with_arch(training: Training, content: Mapping[str, Any]) -> Training:
+    """The settings, with the name that timm saves beside the weights where they have none."""
+    arch = content.get("arch")
+    if training.architecture or not isinstance(arch, str) or named(arch) is None:
+        return training
+    return replace(training, architecture=arch, place=training.place or "arch")
 
 
 def renamed(weights: Weights) -> Weights:
@@ -143,7 +186,7 @@ def _parsed(config: Mapping[str, Any]) -> Config:
         raise CheckpointError(f"config.json: {sentence(error)}") from error
 
 
-def _stated(config: Config) -> Stated:
+def _stated(config: Config, options: Options) -> Stated:
     variant, recipe = named(config.architecture), config.pretrained_cfg or config
     if variant is None:
         raise UnsupportedModel(f"config.json: architecture {config.architecture!r} is no Swin that is known here")
@@ -151,9 +194,10 @@ def _stated(config: Config) -> Stated:
     if len(counts) > 1:
         raise CheckpointError(f"config.json: it says of {sorted(filter(None, counts))} classes that they are all")
     return Stated(
-        _shape(config.model_args, variant) | {"input_size": _input_size(recipe, config.model_args, variant)},
-        partial(from_timm, recipe.model_dump()) if recipe.says_how else None,
-        _labels(config, recipe),
+        _shape(config.model_args, len(config.model_args.depths or variant.depths))
+        | {"input_size": _input_size(recipe, config.model_args, variant)},
+        partial(from_timm, recipe.model_dump(), options=options.recipe) if recipe.says_how else None,
+        None if options.labels is not None else _labels(config, recipe),
         next(iter(counts), None),
         variant,
     )
@@ -167,13 +211,13 @@ def _input_size(recipe: Recipe, arguments: Arguments, variant: Variant) -> Size:
     return made_for
 
 
-def _shape(arguments: Arguments, variant: Variant) -> dict[str, Any]:
+def _shape(arguments: Arguments, stages: int) -> dict[str, Any]:
     shape = arguments.model_dump(
         include={"patch_size", "embed_dim", "depths", "num_heads", "pretrained_window_sizes", "mlp_ratio", "qkv_bias"},
         exclude_none=True,
     )
     if arguments.window_size is not None:
-        shape["window_sizes"] = _windows(arguments.window_size, len(arguments.depths or variant.depths))
+        shape["window_sizes"] = _windows(arguments.window_size, stages)
     return shape
 
 
@@ -190,15 +234,16 @@ def _labels(config: Config, recipe: Recipe) -> tuple[Label, ...] | None:
     names = config.label_names or recipe.label_names or config.labels
     if not names:
         return None
-    if isinstance(names, dict):
-        if names.keys() != {str(index) for index in range(len(names))}:
-            raise CheckpointError(f"config.json: label_names does not count from 0 to {len(names) - 1}")
-        names = tuple(names[str(index)] for index in range(len(names)))
-    published = imagenet_labels(len(names))
-    if published and tuple(label.wnid for label in published) == names:
-        return published
+    try:
+        labels = class_names.from_data(names)
+    except ValueError as error:
+        raise CheckpointError(
+            f"config.json: label_names: {sentence(error)}; or give the names with --labels"
+        ) from error
     said = config.label_descriptions or recipe.label_descriptions or {}
-    return tuple(Label(name=said.get(name, name), wnid=None) for name in names)
+    if not isinstance(said, Mapping) or all(label.wnid for label in labels):
+        return labels
+    return tuple(Label(name=str(said.get(label.name, label.name)), wnid=None) for label in labels)
 
 
 def _pair(value: Any) -> Size:
