@@ -83,12 +83,12 @@ def test_other_networks_are_refused(folder: Path, settings: dict[str, Any], sent
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"depths": [2, 4]}, r"blocks\.2\.\S+ is missing"),
+        ({"depths": [2, 4]}, r"swin\.encoder\.layers\.1\.blocks\.2\.attention\.self\.query\.bias is missing"),
         ({"depths": [2, 1]}, r"blocks\.1\.\S+ is unknown"),
-        ({"window_size": 2}, r"relative_position_bias_table has shape \(49, 2\)"),
+        ({"window_size": 2}, r"relative_position_bias_table has shape 49×2"),
         (
             {"id2label": {"0": "a", "1": "b"}},
-            r"head\.weight has shape \(10, 48\), the configuration asks for \(2, 48\)",
+            r"classifier\.weight has shape 10×48, the configuration asks for 2×48",
         ),
         ({"id2label": {"1": "a", "2": "b"}}, "does not count from 0 to 1"),
         ({"id2label": {"a": "0", "b": "1"}}, "does not map class numbers"),
@@ -117,7 +117,7 @@ def test_weights_that_are_not_finite_are_refused(folder: Path) -> None:
     """A diverged training is noticed before it is served."""
     edit_weights(folder, lambda weights: weights["classifier.bias"].fill_(float("nan")))
 
-    with pytest.raises(CheckpointError, match=r"head\.bias holds values that are not finite"):
+    with pytest.raises(CheckpointError, match=r"classifier\.bias holds values that are not finite"):
         checkpoints.read(str(folder))
 
 

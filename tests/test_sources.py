@@ -295,7 +295,7 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     "empty": (empty, "weights.pth is damaged"),
     "somebody else's": (somebody_else_s, "no Swin Transformer's weights among layer1.0.conv1.weight"),
     "missing": (changed(lambda weights: weights.pop("norm.bias")), "norm.bias is missing"),
-    "unknown": (changed(lambda weights: weights.update(extra=torch.zeros(1))), "extra is unknown"),
+    "unknown": (changed(lambda weights: weights.update(extra=torch.zeros(1))), r"extra \(1\), which is unknown"),
     "not finite": (
         changed(lambda weights: weights["norm.bias"].fill_(torch.nan)),
         "norm.bias holds values that are not",

@@ -6,7 +6,8 @@ from app.bundle import SourceKind
 from model_export.checkpoints import huggingface, original, timm, torchvision, training
 from model_export.checkpoints.checkpoint import Checkpoint, Found, Options
 from model_export.checkpoints.folder import config_of, download, weight_files
-from model_export.checkpoints.weights import Weights, anchor, read_files, unwrap
+from model_export.checkpoints.parts import StateDict
+from model_export.checkpoints.weights import read_files, unwrap
 from model_export.errors import CheckpointError, RequestError
 
 
@@ -66,8 +67,6 @@ def _file(path: Path, options: Options) -> Checkpoint:
             raise CheckpointError(f"{path.name} has Hugging Face's names; give its folder, with config.json")
 
 
-def _recognised(weights: Weights) -> SourceKind:
+def _recognised(weights: StateDict) -> SourceKind:
     """Whose names these are; timm's begin like the authors'."""
-    found = anchor(weights)
-    kind = found[0] if found else "original"
-    return "timm" if kind == "original" and timm.is_timm(weights) else kind
+    return "timm" if weights.kind == "original" and timm.is_timm(weights) else weights.kind

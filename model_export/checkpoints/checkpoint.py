@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from app.bundle import Activation, Label, LabelsFrom, Preprocessing, PreprocessingFrom, Source, SourceKind
+from model_export.checkpoints.parts import StateDict
 from model_export.checkpoints.reference import Reference
 from model_export.checkpoints.weights import Weights, digest_of
 from model_export.errors import CheckpointError, RequestError, UnsupportedModel
@@ -54,7 +55,7 @@ class Found:
     id: str
     revision: str | None
     files: list[Path]
-    weights: Weights
+    weights: StateDict
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Checkpoint:
     activation: Activation
     reference: Reference
     decisions: tuple[Decision, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # on how the weights were read
 
 
 def origin(options: Options, *, is_stated: bool) -> PreprocessingFrom:
@@ -168,6 +169,7 @@ def assemble(
     labels: tuple[Label, ...] | None,
     activation: Activation,
     reference: MakeReference,
+    in_file: Callable[[str], str],
     options: Options,
     origins: Origins,
 ) -> Checkpoint:
@@ -182,6 +184,7 @@ def assemble(
         labels: its own; None where it has none.
         activation: what its source does with the logits.
         reference: makes what the result is compared with.
+        in_file: from a name of `swin.py` to the source's usual one.
         options: what the person at the terminal says.
         origins: where the reader found the size, the preprocessing and the labels.
 
@@ -193,7 +196,7 @@ def assemble(
     if config != trained:
         wanted = network.state_dict()
         weights = {name: resized(name, weight, wanted.get(name, weight)) for name, weight in weights.items()}
-    load_weights(network, weights)
+    load_weights(network, weights, lambda name: found.weights.in_file(in_file(name)))
     done = changed(recipe or published_recipe(found.kind, config), options.recipe, config.input_size)
     names, labels_from = choose_labels(config.num_classes, labels, options)
     source = Source(
@@ -213,7 +216,7 @@ def assemble(
         options.activation or activation,
         made,
         tuple(_decisions(source, config, done, names, options, origins)),
-        origins.notes,
+        (*found.weights.notes, *origins.notes),
     )
 
 
@@ -273,18 +276,23 @@ def _labels_from(source: Source, labels: tuple[Label, ...], origins: Origins) ->
             return f"from {origins.labels or 'the checkpoint'}"
 
 
-def load_weights(network: Swin, weights: Mapping[str, Tensor]) -> None:
+def load_weights(network: Swin, weights: Mapping[str, Tensor], in_file: Callable[[str], str] = str) -> None:
     """Fill the network; every weight must be there, fit, and be used.
+
+    Args:
+        network: to fill.
+        weights: by its names.
+        in_file: from its names to those that the person at the terminal knows.
 
     Raises:
         CheckpointError: lists what is missing, left over or of another shape.
     """
     wanted = network.state_dict()
     complaints = [
-        *(f"{name} is missing" for name in wanted.keys() - weights.keys()),
-        *(f"{name} is unknown" for name in weights.keys() - wanted.keys()),
+        *(f"{in_file(name)} is missing" for name in wanted.keys() - weights.keys()),
+        *(f"{in_file(name)} is unknown" for name in weights.keys() - wanted.keys()),
         *(
-            f"{name} has shape {tuple(weights[name].shape)}, the configuration asks for {tuple(wanted[name].shape)}"
+            f"{in_file(name)} has shape {_shape(weights[name])}, the configuration asks for {_shape(wanted[name])}"
             for name in wanted.keys() & weights.keys()
             if weights[name].shape != wanted[name].shape
         ),
@@ -293,9 +301,13 @@ def load_weights(network: Swin, weights: Mapping[str, Tensor]) -> None:
         first, rest = sorted(complaints)[:5], len(complaints) - 5
         raise CheckpointError(f"weights: {'; '.join(first)}{f'; and {rest} more' if rest > 0 else ''}")
     if broken := [name for name, weight in weights.items() if not weight.float().isfinite().all()]:
-        raise CheckpointError(f"weights: {min(broken)} holds values that are not finite")
+        raise CheckpointError(f"weights: {in_file(min(broken))} holds values that are not finite")
     network.load_state_dict({name: weight.float() for name, weight in weights.items()})
     network.requires_grad_(requires_grad=False).eval()
+
+
+def _shape(weight: Tensor) -> str:
+    return "×".join(map(str, weight.shape)) or "of one number"
 
 
 def resized(name: str, weight: Tensor, wanted: Tensor) -> Tensor:

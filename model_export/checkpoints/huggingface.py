@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ from app.errors import sentence
 from model_export.checkpoints.checkpoint import Checkpoint, Found, Options, Origins, Reference, assemble, at_size
 from model_export.checkpoints.folder import config_of, weight_files
 from model_export.checkpoints.reference import Ours, ask, in_steps
-from model_export.checkpoints.weights import read_files, unwrap
+from model_export.checkpoints.weights import Weights, read_files, unwrap
 from model_export.errors import CheckpointError, RequestError, UnsupportedModel
 from model_export.imagenet import with_wnids
 from model_export.preprocessing import from_huggingface
@@ -75,13 +75,36 @@ RENAMES = (
     (r"^classifier\.", "head."),
     (r"\.layernorm_before\.", ".norm1."),
     (r"\.layernorm_after\.", ".norm2."),
-    (r"\.attention\.output\.dense\.", ".attn.proj."),
-    (r"\.attention\.self\.continuous_position_bias_mlp\.", ".attn.cpb_mlp."),
-    (r"\.attention\.self\.", ".attn."),
+    (r"\.attention\.(?:output\.dense|o_proj)\.", ".attn.proj."),
+    (r"\.attention\.(?:self\.)?continuous_position_bias_mlp\.", ".attn.cpb_mlp."),
+    (r"\.attention\.relative_position_bias\.", ".attn."),
+    (r"\.attention\.([qkv])_proj\.", r".attn.\1."),
+    (r"\.attention\.(?:self\.)?", ".attn."),
     (r"\.intermediate\.dense\.", ".mlp.fc1."),
     (r"\.output\.dense\.", ".mlp.fc2."),
 )
-QKV = re.compile(r"(?P<layer>.*\.attn)\.(?P<part>query|key|value)\.(?P<kind>weight|bias)")
+"""Names of transformers 4, which version 5 still writes to files, and those of version 5's modules."""
+OWN_NAMES = (  # of swin.py, of transformers 4, of version 5
+    (r"^patch_embed\.proj\.", *("embeddings.patch_embeddings.projection.",) * 2),
+    (r"^patch_embed\.norm\.", *("embeddings.norm.",) * 2),
+    (r"^absolute_pos_embed$", *("embeddings.position_embeddings",) * 2),
+    (r"^layers\.", *("encoder.layers.",) * 2),
+    (r"^norm\.", *("layernorm.",) * 2),
+    (r"^head\.", *("classifier.",) * 2),
+    (r"\.norm1\.", *(".layernorm_before.",) * 2),
+    (r"\.norm2\.", *(".layernorm_after.",) * 2),
+    (r"\.mlp\.fc1\.", ".intermediate.dense.", ".mlp.fc1."),
+    (r"\.mlp\.fc2\.", ".output.dense.", ".mlp.fc2."),
+    (r"\.attn\.proj\.", ".attention.output.dense.", ".attention.o_proj."),
+    (r"\.attn\.qkv\.", ".attention.self.query.", ".attention.q_proj."),
+    (r"\.attn\.q_bias$", *(".attention.self.query.bias",) * 2),
+    (r"\.attn\.v_bias$", *(".attention.self.value.bias",) * 2),
+    (r"\.attn\.cpb_mlp\.", *(".attention.self.continuous_position_bias_mlp.",) * 2),
+    (r"\.attn\.relative_", ".attention.self.relative_", ".attention.relative_position_bias.relative_"),
+    (r"\.attn\.", ".attention.self.", ".attention."),
+)
+QKV = re.compile(r"(?P<layer>.*\.attn)\.(?P<part>[qkv])(?:uery|ey|alue)?\.(?P<kind>weight|bias)")
+PARTS = {"q": "query", "k": "key", "v": "value"}
 COMPUTED = re.compile(r"\.relative_(position_index|coords_table)$")
 """Buffers older versions saved; `swin.py` computes them."""
 
@@ -105,7 +128,12 @@ def read(folder: Path, source_id: str, revision: str | None, options: Options) -
     if config.version != 1 and config.input_size[0] != config.input_size[1]:
         raise UnsupportedModel(f"Swin V2 on {config.input_size} pixels: the library takes square ones only")
     files = weight_files(folder)
-    weights = dict(_renamed(unwrap(read_files(files), options.weights)))
+    found = unwrap(read_files(files), options.weights)
+    if found.kind != "huggingface":
+        raise CheckpointError(
+            f"{files[0].name} beside config.json has the names of another library, not Hugging Face's"
+        )
+    weights = dict(_renamed(found))
     _check_width(config, weights)
 
     def reference(network: Swin, recipe: Preprocessing, is_resized: bool) -> Reference:  # noqa: FBT001 (by place)
@@ -114,12 +142,12 @@ def read(folder: Path, source_id: str, revision: str | None, options: Options) -
         is_own = own_recipe is not None and not options.recipe.says_anything
 
         def make(_: Any) -> Reference:
-            return TransformersReference(folder, None if is_own else recipe)
+            return TransformersReference(folder, found, None if is_own else recipe)
 
         return ask("transformers", make, network, recipe)
 
     return assemble(
-        Found("huggingface", source_id, revision, files, weights),
+        Found("huggingface", source_id, revision, files, found),
         trained,
         config,
         weights,
@@ -127,6 +155,7 @@ def read(folder: Path, source_id: str, revision: str | None, options: Options) -
         labels=own_labels,
         activation=_activation(settings, len(own_labels)),
         reference=reference,
+        in_file=partial(_own_name, found),
         options=options,
         origins=Origins(
             "from config.json" if own_recipe is None else "from preprocessor_config.json",
@@ -159,13 +188,13 @@ class TransformersReference:
 
     is_independent = True
 
-    def __init__(self, folder: Path, recipe: Preprocessing | None = None) -> None:
-        """`recipe`: in place of the folder's own image processor."""
+    def __init__(self, folder: Path, weights: Weights, recipe: Preprocessing | None = None) -> None:
+        """`weights` by the library's names; `recipe`: in place of the folder's own image processor."""
         import transformers
 
         transformers.utils.logging.disable_progress_bar()  # the proof shows progress of its own
         self.name = f"transformers {transformers.__version__}"
-        self._folder, self._recipe = folder, recipe
+        self._folder, self._weights, self._recipe = folder, weights, recipe
 
     def images(self, image: Image.Image) -> Tensor:
         """RGB image → normalised float32 (1, 3, height, width)."""
@@ -189,12 +218,15 @@ class TransformersReference:
 
     @cached_property
     def _network(self) -> Any:
-        from transformers import AutoModelForImageClassification
+        from transformers import AutoConfig, AutoModelForImageClassification
 
-        network, loading = AutoModelForImageClassification.from_pretrained(
-            self._folder, dtype=torch.float32, output_loading_info=True
+        config = AutoConfig.from_pretrained(self._folder)
+        empty = AutoModelForImageClassification.from_config(config)
+        # Not from the folder: its weights may have a prefix, or a head, that the library would replace with noise.
+        network, loading = type(empty).from_pretrained(
+            None, config=config, state_dict=dict(self._weights), dtype=torch.float32, output_loading_info=True
         )
-        if any(loading[kind] for kind in ("missing_keys", "mismatched_keys")):
+        if loading["missing_keys"] or loading["mismatched_keys"]:
             raise ValueError("the library would fill weights with random numbers")
         return network.eval()
 
@@ -279,19 +311,29 @@ def _renamed(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         else:
             yield original, weight
     for (layer, kind), parts in apart.items():
-        if kind == "bias" and parts.keys() == {"query", "value"}:  # version 2: a key has none
-            yield f"{layer}.q_bias", parts["query"]
-            yield f"{layer}.v_bias", parts["value"]
+        if kind == "bias" and parts.keys() == {"q", "v"}:  # version 2: a key has none
+            yield f"{layer}.q_bias", parts["q"]
+            yield f"{layer}.v_bias", parts["v"]
             continue
-        if absent := {"query", "key", "value"} - parts.keys():
-            raise CheckpointError(f"weights: {layer} has no {' and no '.join(sorted(absent))} {kind}")
-        yield f"{layer}.qkv.{kind}", torch.cat([parts["query"], parts["key"], parts["value"]])
+        if absent := PARTS.keys() - parts.keys():
+            lacks = " and no ".join(sorted(PARTS[part] for part in absent))
+            raise CheckpointError(f"weights: {layer} has no {lacks} {kind}")  # by our name of the layer
+        yield f"{layer}.qkv.{kind}", torch.cat([parts[part] for part in PARTS])
 
 
 def _original_name(name: str) -> str:
     for pattern, replacement in RENAMES:
         name = re.sub(pattern, replacement, name)
     return name
+
+
+def _own_name(weights: Weights, name: str) -> str:
+    """What the library calls a weight of `swin.py`, in the version that wrote the file."""
+    model = "swinv2." if any(own.startswith("swinv2.") for own in weights) else "swin."
+    is_new = any(".q_proj." in own for own in weights)
+    for own, old, new in OWN_NAMES:
+        name = re.sub(own, new if is_new else old, name)
+    return name if name.startswith("classifier.") else model + name
 
 
 def _pair(value: int | Size) -> Size:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from app.bundle import Label, Preprocessing, SourceKind
 from model_export.checkpoints.checkpoint import Checkpoint, Found, MakeReference, Options, Origins, assemble, at_size
+from model_export.checkpoints.parts import some
 from model_export.checkpoints.training import NO_TRAINING, Training, labels_of
 from model_export.checkpoints.weights import Weights
 from model_export.errors import CheckpointError, RequestError
@@ -47,6 +48,7 @@ def read(
     *,
     dialect: Dialect,
     rename: Callable[[Weights], Weights],
+    in_file: Callable[[str], str] = str,
     reference: MakeReference,
     stated: Stated = SILENT,
     training: Training = NO_TRAINING,
@@ -59,6 +61,7 @@ def read(
         found: the weights and where they were.
         dialect: whose treatment of maps that windows do not divide.
         rename: to the names of `swin.py`; buffers may stay in.
+        in_file: from a name of `swin.py` to the source's own.
         reference: makes what the result is compared with.
         stated: what is known beside the weights.
         training: the settings of the run that made them.
@@ -70,7 +73,15 @@ def read(
     """
     own = rename(found.weights)
     tables = {name: own.pop(name) for name in list(own) if name.endswith(COMPUTED)}
-    trained, size_from, notes = _trained(own, tables, dialect, stated, training, options)
+    trained, size_from, notes = _trained(
+        own,
+        tables,
+        dialect,
+        stated,
+        training,
+        options,
+        in_file=lambda name: found.weights.in_file(in_file(name)),
+    )
     config = at_size(trained, options)
     recipe, recipe_from = _recipe(found.kind, config, stated, training)
     labels, labels_from = stated.labels, ""
@@ -85,6 +96,7 @@ def read(
         labels=labels,
         activation="sigmoid" if config.num_classes == 1 else "softmax",
         reference=reference,
+        in_file=in_file,
         options=options,
         origins=Origins(size_from, recipe_from, labels_from, _fine_tune(training), (*training.notes, *notes)),
     )
@@ -119,9 +131,11 @@ def _trained(  # noqa: C901, PLR0912, PLR0917 (one question after the other, in 
     stated: Stated,
     training: Training,
     options: Options,
+    *,
+    in_file: Callable[[str], str],
 ) -> tuple[SwinConfig, str, list[str]]:
     """The network as it was trained, where its input size came from, and what people should know."""
-    measured, notes = _measured(weights), list[str]()
+    measured, notes = _measured(weights, in_file), list[str]()
     variant = _variant(options) or stated.variant
     named_windows = variant and variant.window_sizes
     if variant is None and training.architecture and (run := named(training.architecture)):
@@ -225,7 +239,7 @@ def _variant(options: Options) -> Variant | None:
     return variant
 
 
-def _measured(weights: Weights) -> dict[str, Any]:
+def _measured(weights: Weights, in_file: Callable[[str], str]) -> dict[str, Any]:
     """What the shapes of the weights decide.
 
     Raises:
@@ -246,9 +260,9 @@ def _measured(weights: Weights) -> dict[str, Any]:
         hidden, dim = weights["layers.0.blocks.0.mlp.fc1.weight"].shape
         classes = weights["head.weight"].shape[0]
     except KeyError as error:
-        raise CheckpointError(f"weights: {error.args[0]} is missing") from error
+        raise CheckpointError(f"weights: {in_file(error.args[0])} is missing") from error
     except (ValueError, IndexError) as error:
-        raise CheckpointError(f"weights: they do not have a Swin's shapes ({error})") from error
+        raise CheckpointError(f"weights: they do not have a Swin's shapes; {some(weights)} are among them") from error
     if patch_height != patch_width:
         raise CheckpointError(f"weights: patches of {patch_height}×{patch_width} pixels are not square")
     return {

@@ -128,6 +128,7 @@ def read(
         found,
         dialect="timm",
         rename=renamed,
+        in_file=partial(_own_name, found.weights),
         reference=reference,
         stated=stated,
         training=training,
@@ -177,6 +178,14 @@ def is_timm(weights: Mapping[str, Any]) -> bool:
 def _original_name(name: str) -> str:
     name = MERGING.sub(lambda match: f"layers.{int(match[1]) - 1}.downsample.", name)
     return name.replace("head.fc.", "head.")
+
+
+def _own_name(weights: Weights, name: str) -> str:
+    """What timm calls a weight of `swin.py`."""
+    if not is_timm(weights):
+        return name
+    name = MERGING.sub(lambda match: f"layers.{int(match[1]) + 1}.downsample.", name)
+    return re.sub("^head[.]", "head.fc.", name)
 
 
 def _parsed(config: Mapping[str, Any]) -> Config:

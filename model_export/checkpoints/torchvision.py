@@ -48,6 +48,7 @@ def read(
         found,
         dialect="torchvision",
         rename=renamed,
+        in_file=_own_name,
         reference=reference,
         training=training,
         content=content,
@@ -75,6 +76,18 @@ def _original_name(name: str) -> str:
     if is_merging:
         return f"layers.{stage}.downsample.{place['rest']}"
     return f"layers.{stage}.blocks.{place['block']}.{place['rest']}"
+
+
+def _own_name(name: str) -> str:
+    """What torchvision calls a weight of `swin.py`."""
+    place = re.match(r"layers\.(?P<stage>\d+)\.(?P<part>blocks\.\d+|downsample)\.(?P<rest>.+)", name)
+    if place:
+        position = 2 * int(place["stage"]) + 1 + (place["part"] == "downsample")
+        part = place["part"].removeprefix("blocks.").removeprefix("downsample")
+        name = ".".join(filter(None, ["features", str(position), part, place["rest"]]))
+    for inner, own in ((".mlp.fc1.", ".mlp.0."), (".mlp.fc2.", ".mlp.3."), (".q_bias", ".qkv.bias")):
+        name = name.replace(inner, own)
+    return name.replace("patch_embed.proj.", "features.0.0.").replace("patch_embed.norm.", "features.0.2.")
 
 
 class TorchvisionReference:

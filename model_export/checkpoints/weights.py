@@ -7,29 +7,23 @@ all names share ("module.", "_orig_mod.").
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from app.bundle import SourceKind, digest
+from app.bundle import digest
 from app.errors import sentence
-from model_export.checkpoints import pickles
+from model_export.checkpoints import parts, pickles
+from model_export.checkpoints.parts import StateDict
 from model_export.checkpoints.pickles import WAY_OUT, Recorded
 from model_export.errors import CheckpointError
 
 Weights = dict[str, Tensor]
 
-ANCHORS: dict[str, SourceKind] = {
-    "patch_embed.proj.weight": "original",
-    "features.0.0.weight": "torchvision",
-    "embeddings.patch_embeddings.projection.weight": "huggingface",
-}
-"""The first layer, which no Swin lacks, as each source calls it. timm's differ from the originals further on."""
-
-BOOKKEEPING = {"n_averaged"}
-"""Counters that averaging writes among the weights."""
+DEEPEST = 4
+"""How many dictionaries may be around a state dict."""
 
 
 def read_files(files: Sequence[Path]) -> dict[str, Any]:
@@ -50,53 +44,83 @@ def digest_of(files: Sequence[Path]) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def unwrap(content: Mapping[str, Any], key: str | None = None) -> Weights:
-    """The weights in what a file held, without the prefix they share.
+def unwrap(content: Mapping[str, Any], key: str | None = None) -> StateDict:
+    """The weights in what a file held, without the prefix they share, by the usual names of their source.
 
     Args:
         content: of the file.
-        key: of the set to take, where a training run saved several (`model_ema`).
+        key: of the set to take, where a training run saved several (`model_ema`), or the prefix of a network, where
+            there are several in one set (`student`).
 
     Raises:
         CheckpointError: there is no Swin in it, or more than one and no `key`.
+        UnsupportedModel: it is another network.
     """
-    inside = {name: value for name, value in content.items() if isinstance(name, str)}
-    sets = {name: value for name, value in {"": content, **inside}.items() if _is_swin(value)}
+    sets = _sets(content)
     if key is not None:
-        if key not in sets:
-            raise CheckpointError(f"there are no weights under '{key}', but under {sorted(sets) or 'nothing'}")
-        return _unprefixed(sets[key])
-    if len(sets) > 1:
-        raise CheckpointError(f"several sets of weights: {', '.join(sorted(sets))}; say which with --weights")
+        return _chosen(content, sets, key)
     if not sets:
-        raise CheckpointError(f"no Swin Transformer's weights among {_some(content)}")
-    return _unprefixed(next(iter(sets.values())))
+        _refuse(content)
+    found = {_label(path, prefix, sets): path for path, names in sets.items() for prefix in parts.prefixes(names)}
+    if len(found) > 1:
+        raise CheckpointError(f"several sets of weights: {', '.join(sorted(found))}; say which with --weights")
+    return parts.network_of(next(iter(sets.values())))
 
 
-def anchor(names: Mapping[str, Any]) -> tuple[SourceKind, str] | None:
-    """The source whose names these are, and the prefix they share."""
-    for suffix, source in ANCHORS.items():
-        for name in names:
-            if name == suffix or name.endswith(f".{suffix}"):
-                return source, name.removesuffix(suffix)
-    return None
+def anchor(names: Mapping[str, Any]) -> bool:
+    """Whether a Swin, of whatever source, is among these names."""
+    return bool(parts.prefixes(names))
 
 
-def _is_swin(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(name, str) for name in value) and anchor(value) is not None
+def _sets(content: Mapping[Any, Any]) -> dict[str, Mapping[str, Any]]:
+    """The state dicts by the path to them, of the outermost level that has any."""
+    level: dict[str, Mapping[Any, Any]] = {"": content}
+    for _ in range(DEEPEST):
+        if found := {path: names for path, names in level.items() if anchor(names)}:
+            return found
+        level = {
+            f"{path}.{name}".removeprefix("."): value
+            for path, names in level.items()
+            for name, value in names.items()
+            if isinstance(name, str) and isinstance(value, Mapping)
+        }
+    return {}
 
 
-def _unprefixed(weights: Mapping[str, Any]) -> Weights:
-    found = anchor(weights)
-    source, prefix = found or ("", "")
-    if source == "huggingface":  # its names begin with the model's own name
-        prefix = prefix.removesuffix("swin.").removesuffix("swinv2.")
-    tensors = {name.removeprefix(prefix): value for name, value in weights.items() if name not in BOOKKEEPING}
-    if len(tensors) < len(weights.keys() - BOOKKEEPING):
-        raise CheckpointError(f"weights: some are there twice, with '{prefix}' and without")
-    if strangers := [name for name, value in tensors.items() if not isinstance(value, Tensor)]:
-        raise CheckpointError(f"weights: {min(strangers)} is not a tensor")
-    return tensors
+def _label(path: str, prefix: str, sets: Mapping[str, Mapping[str, Any]]) -> str:
+    """What to say with --weights: the path to a set if that is enough, else the prefix in it, or both."""
+    if len(parts.prefixes(sets[path])) == 1:
+        return path
+    return ".".join(filter(None, [path if len(sets) > 1 else "", prefix.removesuffix(".")]))
+
+
+def _chosen(content: Mapping[str, Any], sets: Mapping[str, Mapping[str, Any]], key: str) -> StateDict:
+    deeper = _sets(found) if isinstance(found := content.get(key), Mapping) else {}
+    offers = {_label(path, prefix, sets) for path, names in sets.items() for prefix in parts.prefixes(names)}
+    for path, names in {**sets, **({key: next(iter(deeper.values()))} if len(deeper) == 1 else {})}.items():
+        if path == key and len(parts.prefixes(names)) == 1:
+            return parts.network_of(names)
+        outer = f"{key.removeprefix(f'{path}.') if path else key}."
+        inside = {name.removeprefix(outer): value for name, value in names.items() if name.startswith(outer)}
+        if len(parts.prefixes(inside)) == 1:
+            return parts.network_of(inside, outer)
+    raise CheckpointError(f"there are no weights under '{key}', but under {', '.join(sorted(offers)) or 'nothing'}")
+
+
+def _refuse(content: Mapping[str, Any]) -> NoReturn:
+    """Say what is there in place of a Swin's weights."""
+    for name, value in content.items():
+        if isinstance(value, Recorded) and value.is_network:
+            raise CheckpointError(
+                f"under {name} is a whole network, a pickled {value.class_name}, which only its own code can read; "
+                f"{WAY_OUT}"
+            )
+    names = dict(content)
+    for value in content.values():
+        if isinstance(value, Mapping) and any(isinstance(inside, Tensor) for inside in value.values()):
+            names = dict(value)
+            break
+    parts.refuse_others(names)
 
 
 def _is_safetensors(file: Path) -> bool:
@@ -127,8 +151,3 @@ def _pickled(file: Path) -> dict[str, Any]:
         kind = content.class_name if isinstance(content, Recorded) else type(content).__name__
         raise CheckpointError(f"{file.name} holds a {kind}, not weights by name; {WAY_OUT}")
     return content
-
-
-def _some(names: Mapping[str, Any]) -> str:
-    first = ", ".join(str(name) for name in list(names)[:5])
-    return f"{first}, …" if len(names) > 5 else first or "nothing"  # noqa: PLR2004 (as many as were named)
