@@ -61,7 +61,7 @@ class Settings(BaseModel):
     use_absolute_embeddings: bool = False
     layer_norm_eps: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     problem_type: str | None = None
-    id2label: dict[str, Any] | None = None
+    id2label: Any = None  # looked at later: --labels replaces it
     num_labels: Count = 2
     pretrained_window_sizes: tuple[int, ...] | None = None
 
@@ -280,6 +280,8 @@ def _of_version_2(settings: Settings) -> dict[str, Any]:
 def _labels(settings: Settings, options: Options) -> tuple[Label, ...]:
     if options.labels is not None:
         return options.labels
+    if settings.id2label is not None and not isinstance(settings.id2label, dict):
+        raise CheckpointError(f"config.json: id2label: Input should be an object from number to name; {NAME_THEM}")
     names = settings.id2label or {str(index): f"LABEL_{index}" for index in range(settings.num_labels)}
     if "num_labels" in settings.model_fields_set and len(names) != settings.num_labels:
         raise CheckpointError(
@@ -287,6 +289,10 @@ def _labels(settings: Settings, options: Options) -> tuple[Label, ...]:
         )
     if not all(index.isdecimal() for index in names):
         raise CheckpointError(f"config.json: id2label does not map class numbers to names; {NAME_THEM}")
+    if strange := [name for name in names.values() if not isinstance(name, str | int) or isinstance(name, bool)]:
+        raise CheckpointError(
+            f"config.json: id2label: {json.dumps(strange[0])} is not the name of a class; {NAME_THEM}"
+        )
     by_index = {int(index): str(name) for index, name in names.items()}
     if sorted(by_index) != list(range(len(names))):
         raise CheckpointError(f"config.json: id2label does not count from 0 to {len(names) - 1}; {NAME_THEM}")
