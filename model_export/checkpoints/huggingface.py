@@ -121,12 +121,6 @@ def read(folder: Path, source_id: str, revision: str | None, options: Options) -
     settings = _settings(folder)
     own_labels = _labels(settings, options)
     own_recipe, trained_size = _recipe(folder, _pair(settings.image_size), options)
-    trained = _config(settings, trained_size, len(own_labels))
-    config = at_size(trained, options)
-    if config.version != 1 and _windows(trained) != _windows(replace(trained, input_size=_pair(settings.image_size))):
-        raise UnsupportedModel("config.json: Swin V2 has the windows of image_size; the preprocessor's size has others")
-    if config.version != 1 and config.input_size[0] != config.input_size[1]:
-        raise UnsupportedModel(f"Swin V2 on {config.input_size} pixels: the library takes square ones only")
     files = weight_files(folder)
     found = unwrap(read_files(files), options.weights)
     if found.kind != "huggingface":
@@ -134,6 +128,14 @@ def read(folder: Path, source_id: str, revision: str | None, options: Options) -
             f"{files[0].name} beside config.json has the names of another library, not Hugging Face's"
         )
     weights = dict(_renamed(found))
+    head = weights.get("head.weight")
+    classes = len(own_labels) if options.labels is None or head is None else len(head)
+    trained = _config(settings, trained_size, classes)
+    config = at_size(trained, options)
+    if config.version != 1 and _windows(trained) != _windows(replace(trained, input_size=_pair(settings.image_size))):
+        raise UnsupportedModel("config.json: Swin V2 has the windows of image_size; the preprocessor's size has others")
+    if config.version != 1 and config.input_size[0] != config.input_size[1]:
+        raise UnsupportedModel(f"Swin V2 on {config.input_size} pixels: the library takes square ones only")
     _check_width(config, weights)
 
     def reference(network: Swin, recipe: Preprocessing, is_resized: bool) -> Reference:  # noqa: FBT001 (by place)
