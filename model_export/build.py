@@ -1,5 +1,6 @@
 """The recipe, readable top to bottom: read → bake → export → open → prove → write."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from app.engine import Engine, open_engine
 from app.session import Network
 from model_export import checkpoints, golden
 from model_export.checkpoints.checkpoint import Checkpoint, Options
+from model_export.checkpoints.reference import usable
 from model_export.errors import PrecisionLost
 from model_export.golden import Images, pixels_of
 from model_export.ledger import compare, logits, told
@@ -83,12 +85,12 @@ def build(
 def _read(checkpoint: str, options: Options | None, progress: Progress) -> Checkpoint:
     with progress.step("read the checkpoint") as notes:
         source = checkpoints.read(checkpoint, options)
+        source = replace(source, reference=usable(source.reference, source.network, source.preprocessing))
         notes.append(f"{parameters_of(source.network) / 1e6:.1f} M parameters, {len(source.labels)} classes")
-    for note in source.notes:
-        progress.detail(note)
     progress.detail(f"source: {source.source.kind}")
-    progress.detail(f"preprocessing: {source.source.preprocessing_from}")
-    progress.detail(f"labels: {source.source.labels_from}")
+    for line in (*source.decisions, *source.notes):
+        progress.detail(str(line))
+    progress.detail(f"reference: {source.reference.name}")
     return source
 
 

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
 import onnx
 from rich.console import Console
 from rich.filesize import decimal
 
 from app import bundle as bundles
-from app.bundle import Cover, Pad, Preprocessing, ShorterSide, Squash
 from model_export.graph import constant_bytes, graph_macs, operators, signature
+from model_export.preprocessing import in_words
 from model_export.tables import percent, table
 
 FIRST_LABELS = 5
@@ -39,26 +39,6 @@ def inspect(folder: Path) -> dict[str, Any]:
             "macs": graph_macs(model),
         },
     }
-
-
-def in_words(recipe: Preprocessing) -> str:
-    """What happens to an image, in a sentence without numbers of the normalisation."""
-    kept = f", keep the middle {recipe.crop.height}×{recipe.crop.width}" if recipe.crop else ""
-    return f"resize {_resize(recipe)} ({recipe.interpolation}){kept}"
-
-
-def _resize(recipe: Preprocessing) -> str:
-    match recipe.resize:
-        case Squash(height=height, width=width):
-            return f"to {height}×{width}, whatever the shape"
-        case ShorterSide(size=size):
-            return f"the shorter side to {size}"
-        case Cover(height=height, width=width):
-            return f"to cover {height}×{width}, keeping the shape"
-        case Pad(height=height, width=width):
-            return f"to fit into {height}×{width}, keeping the shape, and fill the rest"
-        case _:
-            assert_never(recipe.resize)
 
 
 def show(facts: Mapping[str, Any], console: Console) -> None:

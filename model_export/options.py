@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, get_args
 
 from app.bundle import Activation, Label, Precision, SourceKind
 from app.errors import sentence
+from model_export import class_names
 from model_export.errors import RequestError
 
 if TYPE_CHECKING:
@@ -137,35 +138,26 @@ def options_of(arguments: argparse.Namespace) -> "Options":
 
 
 def read_labels(path: Path) -> tuple[Label, ...]:
-    """Names in the order of the classes.
+    """Return the names in the order of the classes.
 
-    A line for each; or a JSON list of names or of {"name": …, "wnid": …}; or a JSON object from number to name, as
-    `id2label` is.
+    The file has a line for each class, a number and a name in each line, a table with a header, or JSON: a list, an
+    object from number to name as `id2label` is, or one from name to number as `class_to_idx` is.
 
     Raises:
         RequestError: the file cannot be read, or does not name the classes in one of these ways.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        names = json.loads(text) if text.lstrip().startswith(("[", "{")) else text.splitlines()
-        if isinstance(names, dict):
-            names = [names[str(index)] for index in range(len(names))]
-        labels = tuple(_label(name) for name in names)
-    except KeyError as error:
-        raise RequestError(f"{path}: class {error.args[0]} has no name") from error
-    except (OSError, ValueError, TypeError) as error:  # pydantic's ValidationError is a ValueError
+        return class_names.from_text(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{path} does not name classes: it is not text in UTF-8") from error
+    except OSError as error:
         raise RequestError(f"{path} does not name classes: {sentence(error)}") from error
-    if not labels or not all(label.name.strip() for label in labels):
-        raise RequestError(f"{path}: a class has no name")
-    return labels
-
-
-def _label(name: object) -> Label:
-    if isinstance(name, dict):
-        return Label.model_validate({"wnid": None} | name)
-    if not isinstance(name, str | int):
-        raise TypeError(f"{json.dumps(name)} is not the name of a class")
-    return Label(name=str(name), wnid=None)
+    except json.JSONDecodeError as error:
+        raise RequestError(
+            f"{path} does not name classes: it begins like JSON but is not: {sentence(error)}"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{path} does not name classes: {sentence(error)}") from error
 
 
 def size(text: str) -> Size:

@@ -1,8 +1,9 @@
 """Finds the checkpoint's own preprocessing, and changes it as asked. What cannot be reproduced exactly is refused."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, assert_never, get_args
 
 from app.bundle import CenterCrop, Cover, Interpolation, Pad, Preprocessing, ShorterSide, Squash
 from app.errors import sentence
@@ -52,6 +53,16 @@ class RecipeOptions:
     def says_anything(self) -> bool:
         """Whether there is anything to change."""
         return self != RecipeOptions()
+
+
+NO_OPTIONS = RecipeOptions()
+DEFAULT_FRACTION = 0.875
+"""timm's `DEFAULT_CROP_PCT`."""
+
+MOST_FRACTION = 2
+REPLACE = "replace it with --fit, --resize, --interpolation, --mean and --std"
+STEPS = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb", "do_pad"}
+"""What processors do that is known here, as far as the options and the file say how."""
 
 
 def changed(recipe: Preprocessing, options: RecipeOptions, input_size: Size) -> Preprocessing:
@@ -124,20 +135,39 @@ def _fitted(options: RecipeOptions, resize: Resize, input_size: Size, mean: Chan
     return Pad(mode="pad", height=height, width=width, fill=(red, green, blue))
 
 
-def from_timm(settings: Mapping[str, Any], input_size: Size) -> Preprocessing:
-    """The recipe in a `pretrained_cfg`, as `timm.data.create_transform` reads it.
+def from_timm(
+    settings: Mapping[str, Any],
+    input_size: Size,
+    *,
+    options: RecipeOptions = NO_OPTIONS,
+    where: str = "pretrained_cfg",
+) -> Preprocessing:
+    """Return the recipe in a `pretrained_cfg` or a run's settings, as `timm.data.create_transform` reads it.
+
+    Args:
+        settings: timm's names and values.
+        input_size: of the network.
+        options: what they replace is not looked at.
+        where: the settings' name for people.
 
     Raises:
         UnsupportedModel: the recipe has a step the service does not do.
         CheckpointError: the recipe contradicts itself.
     """
-    interpolation: Any = settings.get("interpolation") or "bicubic"
-    mode = settings.get("crop_mode") or "center"
+    interpolation: Any = options.interpolation or settings.get("interpolation") or "bicubic"
+    mode = "center" if options.fit else settings.get("crop_mode") or "center"
     if interpolation not in get_args(Interpolation):
-        raise UnsupportedModel(f"pretrained_cfg: interpolation {interpolation!r} is not supported")
+        raise UnsupportedModel(
+            f"{where}: interpolation {interpolation!r} is not supported; give another with --interpolation"
+        )
+    if mode not in {"center", "squash", "border"}:
+        raise UnsupportedModel(f"{where}: crop_mode {mode!r} is not supported; say how with --fit and --resize")
     try:
-        fraction = float(settings.get("crop_pct") or 0.875)
-        mean, std = _channels(settings.get("mean") or MEAN), _channels(settings.get("std") or STD)
+        fraction = DEFAULT_FRACTION if options.resize else float(settings.get("crop_pct") or DEFAULT_FRACTION)
+        if not 0 < fraction <= MOST_FRACTION:
+            raise ValueError(f"crop_pct is {fraction:g}, not a share of the image")  # noqa: TRY301 (told with the rest)
+        mean = options.mean or channels_of(settings.get("mean") or MEAN)
+        std = options.std or channels_of(settings.get("std") or STD)
         resize: Resize = cover(input_size, fraction)
         height, width = (resize.size,) * 2 if isinstance(resize, ShorterSide) else (resize.height, resize.width)
         if mode == "squash":
@@ -145,54 +175,100 @@ def from_timm(settings: Mapping[str, Any], input_size: Size) -> Preprocessing:
         elif mode == "border":
             red, green, blue = (round(255 * channel) for channel in mean)
             resize = Pad(mode="pad", height=height, width=width, fill=(red, green, blue))
-        elif mode != "center":
-            raise UnsupportedModel(f"pretrained_cfg: crop_mode {mode!r} is not supported")
         crop = CenterCrop(height=input_size[0], width=input_size[1], rounding="half_even")
         return Preprocessing(resize=resize, crop=crop, interpolation=interpolation, scale=1 / 255, mean=mean, std=std)
     except (TypeError, ValueError, ZeroDivisionError) as error:  # pydantic's ValidationError is a ValueError
-        raise CheckpointError(f"pretrained_cfg contradicts itself: {sentence(error)}") from error
+        raise CheckpointError(f"{where} contradicts itself: {sentence(error)}; {REPLACE}") from error
 
 
-def from_huggingface(settings: Mapping[str, Any]) -> tuple[Preprocessing, tuple[int, int]]:
-    """The recipe in a `preprocessor_config.json`, and the (height, width) it ends with.
+def from_huggingface(
+    settings: Mapping[str, Any], image_size: Size, options: RecipeOptions = NO_OPTIONS
+) -> tuple[Preprocessing, Size]:
+    """Return the recipe in a `preprocessor_config.json`, and the (height, width) it ends with.
+
+    Args:
+        settings: the file's content.
+        image_size: of the network, which holds where the options replace the resize.
+        options: what they replace is not looked at.
 
     Raises:
         UnsupportedModel: the recipe has a step the service does not do.
         CheckpointError: the recipe contradicts itself.
     """
-    kind = settings.get("image_processor_type") or settings.get("feature_extractor_type") or "ViTImageProcessor"
-    if kind not in HUGGINGFACE_PROCESSORS:
-        raise UnsupportedModel(f"preprocessor_config.json: {kind} is not known; {sorted(HUGGINGFACE_PROCESSORS)} are")
+    _check_processor(settings, options)
     recipe = HUGGINGFACE_DEFAULTS | {key: value for key, value in settings.items() if value is not None}
-    for key, wanted in (("do_resize", True), ("do_rescale", True), ("do_pad", False)):
+    if options.fit:  # which says the whole of it: the rest is the crop to the network's size
+        is_whole = options.fit == "squash"
+        recipe |= {"do_resize": True, "size": dict(zip(("height", "width"), image_size, strict=True)), "do_pad": False}
+        recipe |= {"do_center_crop": False} if is_whole else {}
+    for key, wanted in (("do_resize", True), ("do_pad", False)):
         if recipe[key] is not wanted:
-            raise UnsupportedModel(f"preprocessor_config.json: {key} is {recipe[key]}; only {wanted} is supported")
+            raise UnsupportedModel(
+                f"preprocessor_config.json: {key} is {recipe[key]}; only {wanted} is supported; "
+                "say how images get their size with --fit and --resize"
+            )
     try:
+        do_crop = recipe["do_center_crop"] and not options.fit
+        resize = _resize(recipe["size"])
+        crop = _crop(recipe["crop_size"] if "crop_size" in recipe else recipe["size"]) if do_crop else None
+        if options.crop and crop is None and isinstance(resize, ShorterSide):
+            crop = CenterCrop(height=options.crop[0], width=options.crop[1], rounding="down")
         preprocessing = Preprocessing(
-            resize=_resize(recipe["size"]),
-            crop=_crop(recipe["crop_size"]) if recipe["do_center_crop"] else None,
-            interpolation=_interpolation(recipe["resample"]),
-            scale=recipe["rescale_factor"],
-            mean=_channels(recipe["image_mean"]) if recipe["do_normalize"] else (0.0, 0.0, 0.0),
-            std=_channels(recipe["image_std"]) if recipe["do_normalize"] else (1.0, 1.0, 1.0),
+            resize=resize,
+            crop=crop,
+            interpolation=options.interpolation or _interpolation(recipe["resample"]),
+            scale=recipe["rescale_factor"] if recipe["do_rescale"] else 1.0,
+            mean=options.mean or (channels_of(recipe["image_mean"]) if recipe["do_normalize"] else (0.0, 0.0, 0.0)),
+            std=options.std or (channels_of(recipe["image_std"]) if recipe["do_normalize"] else (1.0, 1.0, 1.0)),
         )
     except (KeyError, IndexError, TypeError, ValueError) as error:  # pydantic's ValidationError is a ValueError
-        raise CheckpointError(f"preprocessor_config.json contradicts itself: {sentence(error)}") from error
+        raise CheckpointError(f"preprocessor_config.json contradicts itself: {sentence(error)}; {REPLACE}") from error
     size = preprocessing.output_size
     if size is None:
-        raise UnsupportedModel("preprocessor_config.json: images keep their shape, but the network needs one size")
+        side = recipe["size"]["shortest_edge"]
+        raise UnsupportedModel(
+            f"preprocessor_config.json: images keep their shape after a resize of the shorter side to {side}, but the "
+            f"network needs one size; cut the middle out with --crop {min(side, *image_size)}, or give up the shape "
+            "with --fit squash"
+        )
     return preprocessing, size
+
+
+def _check_processor(settings: Mapping[str, Any], options: RecipeOptions) -> None:
+    """Refuse a processor of unknown steps, unless the options and the file's own numbers say every one of them."""
+    kind = settings.get("image_processor_type") or settings.get("feature_extractor_type") or "ViTImageProcessor"
+    if kind in HUGGINGFACE_PROCESSORS:
+        return
+    strange = [key for key, value in settings.items() if key.startswith("do_") and value is True and key not in STEPS]
+    if strange:
+        raise UnsupportedModel(f"preprocessor_config.json: {kind} does {strange[0]}, which is not supported")
+    said = {
+        "--fit": options.fit,
+        "--resize": options.resize or options.fit in {"squash", "pad"},
+        "--interpolation": options.interpolation or settings.get("resample") is not None,
+        "--mean": options.mean or settings.get("image_mean") is not None or settings.get("do_normalize") is False,
+        "--std": options.std or settings.get("image_std") is not None or settings.get("do_normalize") is False,
+    }
+    if missing := [option for option, value in said.items() if not value]:
+        raise UnsupportedModel(
+            f"preprocessor_config.json: {kind} is not known, {', '.join(sorted(HUGGINGFACE_PROCESSORS))} are; "
+            f"say what it does with {', '.join(missing)}"
+        )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, default=str)
 
 
 def _resize(size: Any) -> Squash | ShorterSide:
     match size:
-        case int():
-            return Squash(mode="squash", height=size, width=size)
-        case {"height": height, "width": width}:
+        case int() | float() if not isinstance(size, bool) and size == int(size):
+            return Squash(mode="squash", height=int(size), width=int(size))
+        case [height, width] | {"height": height, "width": width}:
             return Squash(mode="squash", height=height, width=width)
         case {"shortest_edge": side}:
             return ShorterSide(mode="shorter_side", size=side)
-    raise UnsupportedModel(f"preprocessor_config.json: size {size} is not supported")
+    raise UnsupportedModel(f"preprocessor_config.json: size {size} is not supported; say how with --fit and --resize")
 
 
 def _interpolation(resample: Any) -> Interpolation:
@@ -202,10 +278,49 @@ def _interpolation(resample: Any) -> Interpolation:
 
 
 def _crop(size: Any) -> CenterCrop:
-    height, width = (size, size) if isinstance(size, int) else (size["height"], size["width"])
+    match size:
+        case int():
+            height, width = size, size
+        case [height, width] | {"height": height, "width": width}:
+            pass
+        case _:
+            raise ValueError(f"crop_size is {_json(size)}, not a height and a width")
     return CenterCrop(height=height, width=width, rounding="down")
 
 
-def _channels(values: Any) -> Channels:
-    red, green, blue = (float(value) for value in values)
+def channels_of(values: Any) -> Channels:
+    """Return red, green and blue of three numbers, or of one for all.
+
+    Raises:
+        ValueError: these are others.
+    """
+    is_one = isinstance(values, int | float)
+    numbers = [values] if is_one else values
+    if not isinstance(numbers, list | tuple) or not all(isinstance(value, int | float) for value in numbers):
+        raise ValueError(f"{_json(values)} is not a number for each of three channels")
+    if is_one:
+        numbers = [values] * 3
+    if len(numbers) != 3:  # noqa: PLR2004 (red, green, blue)
+        raise ValueError(f"{_json(values)} is not a number for each of three channels")
+    red, green, blue = map(float, numbers)
     return red, green, blue
+
+
+def in_words(recipe: Preprocessing) -> str:
+    """What happens to an image, in a sentence without numbers of the normalisation."""
+    kept = f", keep the middle {recipe.crop.height}×{recipe.crop.width}" if recipe.crop else ""
+    return f"resize {_resize_in_words(recipe)} ({recipe.interpolation}){kept}"
+
+
+def _resize_in_words(recipe: Preprocessing) -> str:
+    match recipe.resize:
+        case Squash(height=height, width=width):
+            return f"to {height}×{width}, whatever the shape"
+        case ShorterSide(size=size):
+            return f"the shorter side to {size}"
+        case Cover(height=height, width=width):
+            return f"to cover {height}×{width}, keeping the shape"
+        case Pad(height=height, width=width):
+            return f"to fit into {height}×{width}, keeping the shape, and fill the rest"
+        case _:
+            assert_never(recipe.resize)

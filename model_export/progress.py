@@ -20,7 +20,7 @@ class Progress:
 
     def detail(self, text: str) -> None:
         """A line inside a step."""
-        self._console.print(f"    {escape(text)}")
+        self._console.print(f"    {escape(text)}", soft_wrap=True)  # a log keeps a sentence in one line
 
     def stage(self, stage: Stage) -> None:
         """A stage of a proof that passed, with its difference and what was allowed."""
@@ -45,4 +45,6 @@ class Progress:
             self._console.print(f"[red]✗[/red] {escape(name)}")
             raise ExportError(f"{name}: {type(error).__name__}: {sentence(error)}") from error
         seconds = time.perf_counter() - started
-        self._console.print(f"[green]✓[/green] {escape(name):<28} {seconds:6.1f} s  {escape(', '.join(notes))}")
+        self._console.print(
+            f"[green]✓[/green] {escape(name):<28} {seconds:6.1f} s  {escape(', '.join(notes))}", soft_wrap=True
+        )

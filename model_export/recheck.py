@@ -12,6 +12,7 @@ With the checkpoint also everything `model_export.verify` compares, from the sou
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from app.golden import golden_pictures, golden_pixels, open_unproved
 from model_export import checkpoints
 from model_export.build import architecture_of
 from model_export.checkpoints.checkpoint import Checkpoint, Options
+from model_export.checkpoints.reference import usable
 from model_export.errors import ProofFailed, RequestError
 from model_export.precision import TOLERANCES
 from model_export.progress import Progress
@@ -94,6 +96,7 @@ def _logits(name: str, against: str, ours: Logits, theirs: Logits, tolerance: fl
 def _against(checkpoint: str, options: Options | None, bundle: Bundle, engine: Engine, progress: Progress) -> None:
     with progress.step("read the checkpoint"):
         source = checkpoints.read(checkpoint, options)
+        source = replace(source, reference=usable(source.reference, source.network, source.preprocessing))
         _check_same(source, bundle)
     with progress.step(f"prove it equals {source.reference.name}"):
         recipe = source.preprocessing

@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from app.bundle import Label
 from model_export import checkpoints
 from model_export.checkpoints.checkpoint import Options
 from model_export.errors import CheckpointError, RequestError, UnsupportedModel
+from model_export.preprocessing import RecipeOptions
 from tests.fakes import save_checkpoint
 
 
@@ -270,3 +272,51 @@ def test_an_unreachable_hub_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(CheckpointError, match="no file or folder 'somebody/swin' here, and the hub did not give it"):
         checkpoints.read("somebody/swin")
+
+
+RESIZED = RecipeOptions(fit="shorter-side", resize=(40, 40), crop=(32, 32), interpolation="bicubic")
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        ({"size": {"shortest_edge": 40}}, RESIZED),
+        ({"size": {"shortest_edge": 40}}, RecipeOptions(crop=(32, 32))),
+        ({"do_resize": False}, RESIZED),
+        ({"do_pad": True}, RESIZED),
+        ({"image_processor_type": "ConvNextImageProcessor"}, RESIZED),
+        ({"size": {"longest_edge": 40}}, RESIZED),
+        ({"size": {"height": 40, "width": 40}, "resample": 9, "do_center_crop": True, "crop_size": 32}, RESIZED),
+    ],
+)
+def test_options_replace_preprocessing_that_cannot_be_used(
+    folder: Path, settings: dict[str, Any], options: RecipeOptions
+) -> None:
+    """They are looked at before the file is refused."""
+    edit(folder / "preprocessor_config.json", **settings)
+
+    recipe = checkpoints.read(str(folder), Options(recipe=options)).preprocessing
+
+    assert getattr(recipe.resize, "size", None) == 40
+    assert recipe.output_size == (32, 32)
+
+
+def test_one_number_stands_for_all_channels(folder: Path) -> None:
+    """As the library's own processors take it."""
+    edit(folder / "preprocessor_config.json", image_mean=0.25, image_std=0.5)
+
+    assert checkpoints.read(str(folder)).preprocessing.mean == (0.25, 0.25, 0.25)
+
+
+def test_labels_replace_names_that_cannot_be_used(folder: Path) -> None:
+    """A wrong id2label does not matter where the names are given; numbers for names are names."""
+    given = tuple(Label(name=f"mine {index}", wnid=None) for index in range(10))
+    edit(folder / "config.json", id2label={"1": "a", "3": None})
+    assert checkpoints.read(str(folder), Options(labels=given)).labels == given
+
+    edit(folder / "config.json", id2label={str(index): index + 1 for index in range(10)})
+    assert checkpoints.read(str(folder)).labels[0].name == "1"
+
+    edit(folder / "config.json", id2label={"1": "a", "3": "b"})
+    with pytest.raises(CheckpointError, match="give the names with --labels"):
+        checkpoints.read(str(folder))

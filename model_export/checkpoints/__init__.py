@@ -1,10 +1,9 @@
 """Readers of checkpoints: one file per source format, each mapping names and configuration to `model_export.swin`."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from app.bundle import SourceKind
-from model_export.checkpoints import huggingface, original, timm, torchvision
+from model_export.checkpoints import huggingface, original, timm, torchvision, training
 from model_export.checkpoints.checkpoint import Checkpoint, Found, Options
 from model_export.checkpoints.folder import config_of, download, weight_files
 from model_export.checkpoints.parts import StateDict
@@ -53,15 +52,17 @@ def _file(path: Path, options: Options) -> Checkpoint:
     content = read_files([path])
     weights = unwrap(content, options.weights)
     kind = options.source or _recognised(weights)
+    if options.source is None and kind == "original" and training.is_timm(content):
+        kind = "timm"
     found = Found(kind, path.name, None, [path], weights)
+    settings = training.settings_of(kind, content, path, options.recipe)
     match kind:
         case "timm":
-            name = options.architecture or content.get("arch")  # timm's training saves it beside the weights
-            return timm.read(found, None, replace(options, architecture=name))
+            return timm.read(found, None, options, settings, content)
         case "torchvision":
-            return torchvision.read(found, options)
+            return torchvision.read(found, options, settings, content)
         case "original":
-            return original.read(found, options)
+            return original.read(found, options, settings, content)
         case "huggingface":
             raise CheckpointError(f"{path.name} has Hugging Face's names; give its folder, with config.json")
 

@@ -1,23 +1,26 @@
 """What every reader is asked, what it returns, and how it fills the network."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Protocol
 
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from app.bundle import Activation, Label, LabelsFrom, Preprocessing, PreprocessingFrom, Source, SourceKind
 from model_export.checkpoints.parts import StateDict
+from model_export.checkpoints.reference import Reference
 from model_export.checkpoints.weights import Weights, digest_of
 from model_export.errors import CheckpointError, RequestError, UnsupportedModel
 from model_export.imagenet import imagenet_labels
-from model_export.preprocessing import RecipeOptions, changed
+from model_export.preprocessing import RecipeOptions, changed, in_words
 from model_export.swin import Swin, SwinConfig
 from model_export.variants import published_recipe
 from model_export.windows import Size
+
+PLACEHOLDER = re.compile(r"LABEL_\d+")
+"""What transformers calls a class that nobody named."""
 
 
 @dataclass(frozen=True)
@@ -40,23 +43,6 @@ class Options:
         return self.input_size or self.recipe.crop
 
 
-class Reference(Protocol):
-    """What ours must equal: the source library's own preprocessing and network.
-
-    Where that library is not installed, `is_independent` is false: `logits` are those of `swin.py` itself, and only the
-    steps after it are proved.
-    """
-
-    name: str
-    is_independent: bool
-
-    def images(self, image: Image.Image) -> Tensor:
-        """RGB image → normalised float32 (1, 3, height, width)."""
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Normalised images → (batch, classes)."""
-
-
 MakeReference = Callable[[Swin, Preprocessing, bool], Reference]
 """Of a network with its weights, its preprocessing, and whether it was resized."""
 
@@ -73,6 +59,30 @@ class Found:
 
 
 @dataclass(frozen=True)
+class Decision:
+    """One choice that an export makes: the value, where it came from, and the options that change it."""
+
+    subject: str
+    value: str
+    origin: str
+    options: str
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.value}; {self.origin}; {self.options} changes it"
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Where a reader found what the weights alone do not say, in words for people."""
+
+    size: str
+    recipe: str = ""
+    labels: str = ""
+    fine_tune: str = ""  # what shows that the network was trained on other classes
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A network with everything that was decided when it was trained."""
 
@@ -82,6 +92,7 @@ class Checkpoint:
     labels: tuple[Label, ...]
     activation: Activation
     reference: Reference
+    decisions: tuple[Decision, ...] = ()
     notes: tuple[str, ...] = ()  # on how the weights were read
 
 
@@ -160,6 +171,7 @@ def assemble(
     reference: MakeReference,
     in_file: Callable[[str], str],
     options: Options,
+    origins: Origins,
 ) -> Checkpoint:
     """The second half of every reader: what the checkpoint says, completed and overruled.
 
@@ -174,6 +186,7 @@ def assemble(
         reference: makes what the result is compared with.
         in_file: from a name of `swin.py` to the source's usual one.
         options: what the person at the terminal says.
+        origins: where the reader found the size, the preprocessing and the labels.
 
     Raises:
         CheckpointError: weights or labels are not the network's.
@@ -195,7 +208,72 @@ def assemble(
         labels_from=labels_from,
     )
     made = reference(network, done, config != trained)
-    return Checkpoint(source, network, done, names, options.activation or activation, made, tuple(found.weights.notes))
+    return Checkpoint(
+        source,
+        network,
+        done,
+        names,
+        options.activation or activation,
+        made,
+        tuple(_decisions(source, config, done, names, options, origins)),
+        (*found.weights.notes, *origins.notes),
+    )
+
+
+def _decisions(  # noqa: PLR0917 (by place)
+    source: Source,
+    config: SwinConfig,
+    recipe: Preprocessing,
+    labels: tuple[Label, ...],
+    options: Options,
+    origins: Origins,
+) -> Iterator[Decision]:
+    height, width = config.input_size
+    size_from = "from --input-size" if options.input_size else "from --crop" if options.size else origins.size
+    yield Decision("input size", f"{height}×{width}", size_from, "--input-size")
+    sides = [str(h) if h == w else f"{h}×{w}" for h, w in config.window_sizes]
+    windows = sides[0] if len(set(sides)) == 1 else ", ".join(sides)
+    yield Decision("windows", windows, "from --window" if options.window else "from the checkpoint", "--window")
+    mean, std = (",".join(f"{channel:.4g}" for channel in channels) for channels in (recipe.mean, recipe.std))
+    yield Decision(
+        "preprocessing",
+        f"{in_words(recipe)}, mean {mean}, std {std}",
+        _recipe_from(source, options, origins),
+        "--fit, --resize, --crop, --interpolation, --mean, --std",
+    )
+    first = "; ".join(label.name for label in labels[:3])
+    shown = f"{len(labels)}: {first}{' …' if len(labels) > 3 else ''}"  # noqa: PLR2004 (as many as are shown)
+    yield Decision("labels", shown, _labels_from(source, labels, origins), "--labels FILE")
+
+
+def _recipe_from(source: Source, options: Options, origins: Origins) -> str:
+    own = f"from {origins.recipe or 'the checkpoint'}"
+    published = f"assumed: the checkpoint does not say it, {source.kind}'s published recipe does it so"
+    if source.preprocessing_from == "options":
+        rest = own if origins.recipe else published
+        said = (f"--{item.name}" for item in fields(options.recipe) if getattr(options.recipe, item.name) is not None)
+        return f"{', '.join(said)} from the options, the rest {rest}"
+    return own if source.preprocessing_from == "checkpoint" else published
+
+
+def _labels_from(source: Source, labels: tuple[Label, ...], origins: Origins) -> str:
+    match source.labels_from:
+        case "options":
+            return "from --labels"
+        case "numbers":
+            return "numbers, because the checkpoint names no classes"
+        case "published names":
+            doubt = (
+                f"{origins.fine_tune}, so these are wrong if it was trained on other classes"
+                if origins.fine_tune
+                else ""
+            )
+            doubt = doubt or "wrong if the network was trained on other classes"
+            return f"assumed: ImageNet's names, because their number is {len(labels)}; {doubt}"
+        case _ if all(PLACEHOLDER.fullmatch(label.name) for label in labels):
+            return "from the checkpoint, where they are placeholders and no names"
+        case _:
+            return f"from {origins.labels or 'the checkpoint'}"
 
 
 def load_weights(network: Swin, weights: Mapping[str, Tensor], in_file: Callable[[str], str] = str) -> None:

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from app.bundle import Activation, Label, Preprocessing
 from app.errors import sentence
-from model_export.checkpoints.checkpoint import Checkpoint, Found, Options, Reference, assemble, at_size
+from model_export.checkpoints.checkpoint import Checkpoint, Found, Options, Origins, Reference, assemble, at_size
 from model_export.checkpoints.folder import config_of, weight_files
-from model_export.checkpoints.reference import Ours, in_steps
+from model_export.checkpoints.reference import Ours, ask, in_steps
 from model_export.checkpoints.weights import Weights, read_files, unwrap
 from model_export.errors import CheckpointError, RequestError, UnsupportedModel
 from model_export.imagenet import with_wnids
@@ -36,6 +36,9 @@ MASKED_TWICE = -200.0
 """The library's version 2 adds the mask of shifted windows twice: with its steep temperatures, that can be seen."""
 
 Count = Annotated[int, Field(gt=0)]
+
+
+NAME_THEM = "give the names with --labels"
 
 
 class Settings(BaseModel):
@@ -58,7 +61,7 @@ class Settings(BaseModel):
     use_absolute_embeddings: bool = False
     layer_norm_eps: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     problem_type: str | None = None
-    id2label: dict[str, str] | None = None
+    id2label: Any = None  # looked at later: --labels replaces it
     num_labels: Count = 2
     pretrained_window_sizes: tuple[int, ...] | None = None
 
@@ -116,16 +119,8 @@ def read(folder: Path, source_id: str, revision: str | None, options: Options) -
     if options.architecture is not None:
         raise RequestError("--architecture is for bare state dicts; config.json says what this is")
     settings = _settings(folder)
-    own_labels = _labels(settings)
-    own_recipe, trained_size = _recipe(folder, _pair(settings.image_size))
-    trained = _config(settings, trained_size, len(own_labels))
-    config = at_size(trained, options)
-    if config.version != 1 and _windows(trained) != _windows(replace(trained, input_size=_pair(settings.image_size))):
-        raise UnsupportedModel("config.json: Swin V2 has the windows of image_size; the preprocessor's size has others")
-    if config.version != 1 and config.input_size[0] != config.input_size[1]:
-        raise UnsupportedModel(
-            f"Swin V2 on images of {_shown(config.input_size)} pixels: the library takes square ones only"
-        )
+    own_labels = _labels(settings, options)
+    own_recipe, trained_size = _recipe(folder, _pair(settings.image_size), options)
     files = weight_files(folder)
     found = unwrap(read_files(files), options.weights)
     if found.kind != "huggingface":
@@ -133,13 +128,27 @@ def read(folder: Path, source_id: str, revision: str | None, options: Options) -
             f"{files[0].name} beside config.json has the names of another library, not Hugging Face's"
         )
     weights = dict(_renamed(found))
+    head = weights.get("head.weight")
+    classes = len(own_labels) if options.labels is None or head is None else len(head)
+    trained = _config(settings, trained_size, classes)
+    config = at_size(trained, options)
+    if config.version != 1 and _windows(trained) != _windows(replace(trained, input_size=_pair(settings.image_size))):
+        raise UnsupportedModel("config.json: Swin V2 has the windows of image_size; the preprocessor's size has others")
+    if config.version != 1 and config.input_size[0] != config.input_size[1]:
+        raise UnsupportedModel(
+            f"Swin V2 on images of {_shown(config.input_size)} pixels: the library takes square ones only"
+        )
     _check_width(config, weights)
 
     def reference(network: Swin, recipe: Preprocessing, is_resized: bool) -> Reference:  # noqa: FBT001 (by place)
         if is_resized:
             return Ours(network, recipe, "resized, which transformers does not do")
         is_own = own_recipe is not None and not options.recipe.says_anything
-        return TransformersReference(folder, found, None if is_own else recipe)
+
+        def make(_: Any) -> Reference:
+            return TransformersReference(folder, found, None if is_own else recipe)
+
+        return ask("transformers", make, network, recipe)
 
     return assemble(
         Found("huggingface", source_id, revision, files, found),
@@ -152,6 +161,11 @@ def read(folder: Path, source_id: str, revision: str | None, options: Options) -
         reference=reference,
         in_file=partial(_own_name, found),
         options=options,
+        origins=Origins(
+            "from config.json" if own_recipe is None else "from preprocessor_config.json",
+            "preprocessor_config.json",
+            "config.json",
+        ),
     )
 
 
@@ -166,11 +180,11 @@ def _check_width(config: SwinConfig, weights: Mapping[str, Tensor]) -> None:
         raise CheckpointError(f"config.json asks for embed_dim {config.embed_dim}, the weights have {len(first)}")
 
 
-def _recipe(folder: Path, image_size: Size) -> tuple[Preprocessing | None, Size]:
+def _recipe(folder: Path, image_size: Size, options: Options) -> tuple[Preprocessing | None, Size]:
     """The folder's own preprocessing, if it has any, and the size it ends with."""
     if not (folder / "preprocessor_config.json").exists():
         return None, image_size
-    return from_huggingface(config_of(folder, "preprocessor_config.json"))
+    return from_huggingface(config_of(folder, "preprocessor_config.json"), image_size, options.recipe)
 
 
 class TransformersReference:
@@ -213,9 +227,12 @@ class TransformersReference:
         config = AutoConfig.from_pretrained(self._folder)
         empty = AutoModelForImageClassification.from_config(config)
         # Not from the folder: its weights may have a prefix, or a head, that the library would replace with noise.
-        return (
-            type(empty).from_pretrained(None, config=config, state_dict=dict(self._weights), dtype=torch.float32).eval()
+        network, loading = type(empty).from_pretrained(
+            None, config=config, state_dict=dict(self._weights), dtype=torch.float32, output_loading_info=True
         )
+        if loading["missing_keys"] or loading["mismatched_keys"]:
+            raise ValueError("the library would fill weights with random numbers")
+        return network.eval()
 
 
 def _settings(folder: Path) -> Settings:
@@ -268,15 +285,25 @@ def _of_version_2(settings: Settings) -> dict[str, Any]:
     return {"version": 2, "pretrained_window_sizes": pretrained, "masked": MASKED_TWICE, "halves_down": True}
 
 
-def _labels(settings: Settings) -> tuple[Label, ...]:
+def _labels(settings: Settings, options: Options) -> tuple[Label, ...]:
+    if options.labels is not None:
+        return options.labels
+    if settings.id2label is not None and not isinstance(settings.id2label, dict):
+        raise CheckpointError(f"config.json: id2label: Input should be an object from number to name; {NAME_THEM}")
     names = settings.id2label or {str(index): f"LABEL_{index}" for index in range(settings.num_labels)}
     if "num_labels" in settings.model_fields_set and len(names) != settings.num_labels:
-        raise CheckpointError(f"config.json: num_labels is {settings.num_labels}, id2label names {len(names)}")
+        raise CheckpointError(
+            f"config.json: num_labels is {settings.num_labels}, id2label names {len(names)}; {NAME_THEM}"
+        )
     if not all(index.isdecimal() for index in names):
-        raise CheckpointError("config.json: id2label does not map class numbers to names")
-    by_index = {int(index): name for index, name in names.items()}
+        raise CheckpointError(f"config.json: id2label does not map class numbers to names; {NAME_THEM}")
+    if strange := [name for name in names.values() if not isinstance(name, str | int) or isinstance(name, bool)]:
+        raise CheckpointError(
+            f"config.json: id2label: {json.dumps(strange[0])} is not the name of a class; {NAME_THEM}"
+        )
+    by_index = {int(index): str(name) for index, name in names.items()}
     if sorted(by_index) != list(range(len(names))):
-        raise CheckpointError(f"config.json: id2label does not count from 0 to {len(names) - 1}")
+        raise CheckpointError(f"config.json: id2label does not count from 0 to {len(names) - 1}; {NAME_THEM}")
     return with_wnids([Label(name=by_index[index], wnid=None) for index in range(len(names))])
 
 

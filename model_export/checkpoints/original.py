@@ -4,16 +4,22 @@ github.com/microsoft/Swin-Transformer. Their code is no package that could be as
 and is the reference where it is installed.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from app.bundle import Preprocessing
 from model_export.checkpoints import state_dict
 from model_export.checkpoints.checkpoint import Checkpoint, Found, Options, Reference
 from model_export.checkpoints.reference import Ours
 from model_export.checkpoints.timm import timm_reference
+from model_export.checkpoints.training import NO_TRAINING, Training
 from model_export.errors import UnsupportedModel
 from model_export.swin import Swin, SwinConfig
 
 
-def read(found: Found, options: Options) -> Checkpoint:
+def read(
+    found: Found, options: Options, training: Training = NO_TRAINING, content: Mapping[str, Any] | None = None
+) -> Checkpoint:
     """Read what the authors' training saves.
 
     Raises:
@@ -23,9 +29,11 @@ def read(found: Found, options: Options) -> Checkpoint:
     def reference(network: Swin, recipe: Preprocessing, is_resized: bool) -> Reference:  # noqa: FBT001 (by place)
         if is_resized:
             return Ours(network, recipe, "resized, which timm does otherwise")
-        return timm_reference(found.weights, network, recipe) or Ours(network, recipe, "without timm")
+        return timm_reference(found.weights, network, recipe)
 
-    checkpoint = state_dict.read(found, dialect="original", rename=dict, reference=reference, options=options)
+    checkpoint = state_dict.read(
+        found, dialect="original", rename=dict, reference=reference, training=training, content=content, options=options
+    )
     _refuse_padding(checkpoint.network.config)
     return checkpoint
 

@@ -12,13 +12,14 @@ from typing import Any
 
 from torch import Tensor
 
-from app.bundle import Label, Preprocessing
-from model_export.checkpoints.checkpoint import Checkpoint, Found, MakeReference, Options, assemble, at_size
+from app.bundle import Label, Preprocessing, SourceKind
+from model_export.checkpoints.checkpoint import Checkpoint, Found, MakeReference, Options, Origins, assemble, at_size
 from model_export.checkpoints.parts import some
+from model_export.checkpoints.training import NO_TRAINING, Training, labels_of
 from model_export.checkpoints.weights import Weights
 from model_export.errors import CheckpointError, RequestError
 from model_export.swin import Dialect, SwinConfig
-from model_export.variants import VARIANTS, Variant, fitting, named
+from model_export.variants import VARIANTS, Variant, fitting, named, published_recipe
 from model_export.windows import Size
 
 COMPUTED = ("relative_position_index", "relative_coords_table", "attn_mask")
@@ -34,9 +35,12 @@ class Stated:
     labels: tuple[Label, ...] | None = None
     classes: int | None = None
     variant: Variant | None = None
+    place: str = "config.json"  # what says it, for people
 
 
 SILENT = Stated({})
+SHAPE = ("version", "embed_dim", "depths", "num_heads")
+"""What a published variant has in common with its weights."""
 
 
 def read(
@@ -47,6 +51,8 @@ def read(
     in_file: Callable[[str], str] = str,
     reference: MakeReference,
     stated: Stated = SILENT,
+    training: Training = NO_TRAINING,
+    content: Mapping[str, Any] | None = None,
     options: Options,
 ) -> Checkpoint:
     """Weights by their source's own names → checkpoint.
@@ -58,6 +64,8 @@ def read(
         in_file: from a name of `swin.py` to the source's own.
         reference: makes what the result is compared with.
         stated: what is known beside the weights.
+        training: the settings of the run that made them.
+        content: all that was in the file.
         options: what the person at the terminal says.
 
     Raises:
@@ -65,54 +73,99 @@ def read(
     """
     own = rename(found.weights)
     tables = {name: own.pop(name) for name in list(own) if name.endswith(COMPUTED)}
-    trained = _trained(own, tables, dialect, stated, options, in_file=lambda name: found.weights.in_file(in_file(name)))
+    trained, size_from, notes = _trained(
+        own,
+        tables,
+        dialect,
+        stated,
+        training,
+        options,
+        in_file=lambda name: found.weights.in_file(in_file(name)),
+    )
     config = at_size(trained, options)
+    recipe, recipe_from = _recipe(found.kind, config, stated, training)
+    labels, labels_from = stated.labels, ""
+    if labels is None and options.labels is None and content is not None:
+        labels, labels_from = labels_of(content, config.num_classes) or (None, "")
     return assemble(
         found,
         trained,
         config,
         own,
-        recipe=stated.recipe and stated.recipe(config.input_size),
-        labels=stated.labels,
+        recipe=recipe,
+        labels=labels,
         activation="sigmoid" if config.num_classes == 1 else "softmax",
         reference=reference,
         in_file=in_file,
         options=options,
+        origins=Origins(size_from, recipe_from, labels_from, _fine_tune(training), (*training.notes, *notes)),
     )
 
 
-def _trained(
+def _recipe(
+    kind: SourceKind, config: SwinConfig, stated: Stated, training: Training
+) -> tuple[Preprocessing | None, str]:
+    """The checkpoint's own preprocessing, and what says it."""
+    if stated.recipe:
+        return stated.recipe(config.input_size), stated.place
+    if training.recipe:
+        return training.recipe(config.input_size), training.place
+    if training.normalization:
+        mean, std = training.normalization
+        published = published_recipe(kind, config).model_copy(update={"mean": mean, "std": std})
+        return published, f"{training.place} (mean and std; the resize is assumed: {kind}'s published one)"
+    return None, ""
+
+
+def _fine_tune(training: Training) -> str:
+    if not training.place:
+        return ""
+    data = f" with data {training.dataset}" if training.dataset else ""
+    return f"the file is of a training run{data}"
+
+
+def _trained(  # noqa: C901, PLR0912, PLR0917 (one question after the other, in order of weight)
     weights: Weights,
     tables: Weights,
     dialect: Dialect,
     stated: Stated,
+    training: Training,
     options: Options,
     *,
     in_file: Callable[[str], str],
-) -> SwinConfig:
-    """The network as it was trained."""
-    measured = _measured(weights, in_file)
+) -> tuple[SwinConfig, str, list[str]]:
+    """The network as it was trained, where its input size came from, and what people should know."""
+    measured, notes = _measured(weights, in_file), list[str]()
     variant = _variant(options) or stated.variant
+    named_windows = variant and variant.window_sizes
+    if variant is None and training.architecture and (run := named(training.architecture)):
+        if all(measured[name] == getattr(run, name) for name in SHAPE):
+            variant = run
+        elif not stated.config:
+            notes.append(f"{training.place} names {training.architecture}, whose shape is another than the weights'")
     names = list(fitting(measured["version"], measured["embed_dim"], measured["depths"], measured["num_heads"]))
-    said = dict(stated.config)
-    windows = said.pop("window_sizes", None) or (variant and variant.window_sizes)
-    windows = windows or _windows(weights, tables, len(measured["depths"]))
+    said = dict(training.windows if measured["version"] == 2 else {}) | dict(stated.config)  # noqa: PLR2004 (Swin V2)
+    windows = said.pop("window_sizes", None) or named_windows
+    windows = windows or _windows(weights, tables, len(measured["depths"])) or (variant and variant.window_sizes)
     if windows is None:
         hint = f"say which with --architecture: {', '.join(names)}" if names else "name one with --architecture"
         raise CheckpointError(f"these weights do not say the size of their windows; {hint}")
-    known = variant or next((VARIANTS[name] for name in names if VARIANTS[name].has_windows(windows)), None)
-    size = said.pop("input_size", None) or _input_size(tables, measured["patch_size"])
-    size = size or (known and (known.side, known.side)) or options.size
-    if size is None:
-        raise CheckpointError("these weights do not say the size of their images; give it with --input-size")
     if stated.classes not in (None, measured["num_classes"]):
         raise CheckpointError(f"the configuration has {stated.classes} classes, the weights {measured['num_classes']}")
-    shape = {"input_size": size, "window_sizes": tuple(windows), "dialect": dialect}
+    if training.classes not in (None, measured["num_classes"]):
+        if training.place == "args.yaml":
+            raise CheckpointError(
+                f"args.yaml beside the weights is of a run with {training.classes} classes, the weights have "
+                f"{measured['num_classes']}; move it away if it is not of this run"
+            )
+        notes.append(f"{training.place} has {training.classes} classes, the weights {measured['num_classes']}")
+    shape = {"window_sizes": tuple(windows), "dialect": dialect}
     if variant:
         shape |= {"embed_dim": variant.embed_dim, "depths": variant.depths, "num_heads": variant.num_heads}
         shape |= {"version": variant.version, "pretrained_window_sizes": variant.pretrained_windows}
     elif measured["version"] == 2:  # noqa: PLR2004 (Swin V2)
         shape["pretrained_window_sizes"] = _pretrained(tables, windows)
+    size_said = said.pop("input_size", None)
     asked = measured | shape | said
     for name in ("version", "embed_dim", "depths", "num_heads", "patch_size", "qkv_bias"):
         if asked[name] != measured[name]:
@@ -127,7 +180,64 @@ def _trained(
             f"--architecture {options.architecture} has windows of {_listed(variant.windows)}, the weights of "
             f"{_listed(tuple(side for side, _ in in_weights))}"
         )
-    return SwinConfig(**asked)
+    known = next((name for name in names if VARIANTS[name] is variant), None) or next(
+        (name for name in names if variant is None and VARIANTS[name].has_windows(windows)), None
+    )
+    evidence = _evidence(weights, tables, measured["patch_size"], windows)
+    for size, place in ((size_said, stated.place), (training.input_size, training.place)):
+        if size is not None:
+            if evidence and evidence[0] != size and options.size is None:
+                raise CheckpointError(
+                    f"{place} says {size[0]}×{size[1]} pixels, but {evidence[1]} "
+                    f"{'are' if evidence[1].endswith('s') else 'is'} for {evidence[0][0]}×{evidence[0][1]}; "
+                    "say which with --input-size"
+                )
+            return SwinConfig(**asked, input_size=size), f"from {place}", notes
+    if evidence:
+        return SwinConfig(**asked, input_size=evidence[0]), f"from {evidence[1]} in the file", notes
+    published = VARIANTS[known] if known else variant
+    if options.size and (published is None or _same_windows(asked, options.size, published)):
+        return SwinConfig(**asked, input_size=options.size), "from --input-size", notes
+    if published is None:
+        raise CheckpointError("these weights do not say the size of their images; give it with --input-size")
+    said_by = "--architecture" if options.architecture else training.place if variant and training.architecture else ""
+    origin = f"the published {known or 'network'} has it"
+    origin = f"{said_by} names it: {origin}" if said_by else f"assumed: the weights do not say it, {origin}"
+    return SwinConfig(**asked, input_size=(published.side, published.side)), origin, notes
+
+
+def _same_windows(asked: Mapping[str, Any], size: Size, published: Variant) -> bool:
+    """Whether the network computes the same at this size: no window is cut, so no table would be interpolated."""
+    configs = [SwinConfig(**asked, input_size=side) for side in (size, (published.side, published.side))]
+    if asked["ape"]:
+        return False
+    here, there = ([config.windowing(stage, 0).size for stage in range(len(config.depths))] for config in configs)
+    return here == there
+
+
+def _evidence(weights: Weights, tables: Weights, patch: int, windows: Sequence[Size]) -> tuple[Size, str] | None:
+    """The input size that the file's tensors are for, and which of them; None where they leave it open."""
+    if size := _of_mask(tables, patch, len(windows)):
+        return size, "the attention masks"
+    embedding = weights.get("absolute_pos_embed")
+    if embedding is not None and (side := math.isqrt(embedding.shape[1])) ** 2 == embedding.shape[1]:
+        return (side * patch, side * patch), "the position embedding"
+    if size := _of_cut_windows(windows, patch):
+        return size, "the windows of the last stages"
+    return None
+
+
+def _of_cut_windows(windows: Sequence[Size], patch: int) -> Size | None:
+    """A window that is smaller than the one before is as large as its map, and later ones are halved with it."""
+    sides = [height for height, width in windows if height == width]
+    first = next((stage for stage, side in enumerate(sides) if side != sides[0]), None)
+    if first is None or len(sides) != len(windows):
+        return None
+    grid = sides[first]
+    if grid > sides[0] or any(side != grid >> later for later, side in enumerate(sides[first:])):
+        return None
+    side = grid * patch << first
+    return side, side
 
 
 def _listed(value: Any) -> str:
@@ -195,6 +305,8 @@ def _windows(weights: Weights, tables: Weights, stages: int) -> tuple[Size, ...]
         bias, index = weights.get(f"{place}relative_position_bias_table"), tables.get(f"{place}relative_position_index")
         if bias is not None:
             side = (math.isqrt(bias.shape[0]) + 1) // 2
+            if (2 * side - 1) ** 2 != bias.shape[0]:  # not square: the shape is not told by the area
+                return None
         elif index is not None:
             side = math.isqrt(math.isqrt(index.numel()))
         else:
@@ -203,14 +315,15 @@ def _windows(weights: Weights, tables: Weights, stages: int) -> tuple[Size, ...]
     return tuple(found)
 
 
-def _input_size(tables: Weights, patch: int) -> Size | None:
-    """From the first stage's mask, (windows, area, area): windows × area positions, taken to be a square."""
-    mask = tables.get("layers.0.blocks.1.attn_mask")
-    if mask is None:
-        return None
-    positions = mask.shape[0] * mask.shape[1]
-    side = math.isqrt(positions)
-    return (side * patch, side * patch) if side**2 == positions else None
+def _of_mask(tables: Weights, patch: int, stages: int) -> Size | None:
+    """From a stage's mask, (windows, area, area): windows × area positions, taken to be a square."""
+    for stage in range(stages):
+        mask = tables.get(f"layers.{stage}.blocks.1.attn_mask")
+        if mask is not None and mask.ndim >= 2:  # noqa: PLR2004 (windows, area)
+            positions = mask.shape[0] * mask.shape[1]
+            side = math.isqrt(positions)
+            return ((side * patch << stage,) * 2) if side**2 == positions else None
+    return None
 
 
 def _pretrained(tables: Weights, windows: Sequence[Size]) -> tuple[int, ...]:

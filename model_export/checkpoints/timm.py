@@ -8,6 +8,7 @@ used the authors' names; such a state dict is told from theirs by `--source timm
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -18,13 +19,14 @@ from torch import Tensor
 
 from app.bundle import Label, Preprocessing
 from app.errors import sentence
+from model_export import class_names
 from model_export.checkpoints import state_dict
 from model_export.checkpoints.checkpoint import Checkpoint, Found, Options, Reference
-from model_export.checkpoints.reference import Ours, in_steps, library
+from model_export.checkpoints.reference import Ours, ask, in_steps
 from model_export.checkpoints.state_dict import Stated
+from model_export.checkpoints.training import NO_TRAINING, Training
 from model_export.checkpoints.weights import Weights
 from model_export.errors import CheckpointError, UnsupportedModel
-from model_export.imagenet import imagenet_labels
 from model_export.preprocessing import from_timm
 from model_export.swin import Swin, SwinConfig
 from model_export.variants import VARIANTS, Variant, named
@@ -34,7 +36,6 @@ MERGING = re.compile(r"^layers\.(\d+)\.downsample\.")
 
 Count = Annotated[int, Field(gt=0, lt=100_000)]
 Ratio = Annotated[float, Field(gt=0, lt=100)]
-Channels = tuple[float, float, float]
 
 
 class Arguments(BaseModel):
@@ -72,15 +73,15 @@ class Recipe(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
     input_size: tuple[Count, Count, Count] | None = None
-    interpolation: str | None = None
-    crop_pct: Annotated[float, Field(gt=0, le=2)] | None = None
-    crop_mode: str | None = None
-    mean: Channels | None = None
-    std: Channels | None = None
+    interpolation: Any = None  # preprocessing and names are looked at later: options may replace them
+    crop_pct: Any = None
+    crop_mode: Any = None
+    mean: Any = None
+    std: Any = None
     num_classes: Count | None = None
-    label_names: tuple[str, ...] | dict[str, str] | None = None
-    label_descriptions: dict[str, str] | None = None
-    labels: tuple[str, ...] | dict[str, str] | None = None  # of early versions
+    label_names: Any = None
+    label_descriptions: Any = None
+    labels: Any = None  # of early versions
 
     @property
     def says_how(self) -> bool:
@@ -97,16 +98,23 @@ class Config(Recipe):
     pretrained_cfg: Recipe | None = None
 
 
-def read(found: Found, config: Mapping[str, Any] | None, options: Options) -> Checkpoint:
-    """Read weights with timm's names, and what `config.json` says of them, if there is one.
+def read(
+    found: Found,
+    config: Mapping[str, Any] | None,
+    options: Options,
+    training: Training = NO_TRAINING,
+    content: Mapping[str, Any] | None = None,
+) -> Checkpoint:
+    """Read weights with timm's names, and what `config.json` or a run's settings say of them, if there are any.
 
     Raises:
         CheckpointError: weights and configuration are damaged or contradict each other.
         UnsupportedModel: the network was made with arguments that are not followed.
     """
     parsed = None if config is None else _parsed(config)
-    stated = Stated({}) if parsed is None else _stated(parsed)
+    stated = _stated(parsed, options) if parsed else _of_run(training)
     name = options.architecture or (parsed.architecture if parsed else None)
+    training = _with_arch(training, content or {})
 
     def reference(network: Swin, recipe: Preprocessing, is_resized: bool) -> Reference:  # noqa: FBT001 (by place)
         if is_resized:
@@ -114,8 +122,7 @@ def read(found: Found, config: Mapping[str, Any] | None, options: Options) -> Ch
         is_own = stated.recipe is not None and not options.recipe.says_anything
         cfg = (config or {}).get("pretrained_cfg", config) if is_own else None
         arguments = (config or {}).get("model_args") or {}
-        asked = timm_reference(found.weights, network, recipe, name=name, arguments=arguments, preprocessing=cfg)
-        return asked or Ours(network, recipe, "without timm")
+        return timm_reference(found.weights, network, recipe, name=name, arguments=arguments, preprocessing=cfg)
 
     return state_dict.read(
         found,
@@ -124,8 +131,36 @@ def read(found: Found, config: Mapping[str, Any] | None, options: Options) -> Ch
         in_file=partial(_own_name, found.weights),
         reference=reference,
         stated=stated,
+        training=training,
+        content=content,
         options=options,
     )
+
+
+def _of_run(training: Training) -> Stated:
+    """The arguments with which a run made its network.
+
+    Raises:
+        UnsupportedModel: one of them is not followed.
+    """
+    if not training.arguments:
+        return Stated({})
+    try:
+        arguments = Arguments.model_validate_json(json.dumps(training.arguments))
+    except (ValidationError, TypeError) as error:
+        raise UnsupportedModel(f"{training.place}: model_kwargs are not followed: {sentence(error)}") from error
+    variant = named(training.architecture or "")
+    stages = len(arguments.depths or (variant.depths if variant else ()))
+    shape = _shape(arguments, stages)
+    return Stated(shape, classes=arguments.num_classes, place=training.place)
+
+
+def _with_arch(training: Training, content: Mapping[str, Any]) -> Training:
+    """The settings, with the name that timm saves beside the weights where they have none."""
+    arch = content.get("arch")
+    if training.architecture or not isinstance(arch, str) or named(arch) is None:
+        return training
+    return replace(training, architecture=arch, place=training.place or "arch")
 
 
 def renamed(weights: Weights) -> Weights:
@@ -160,7 +195,7 @@ def _parsed(config: Mapping[str, Any]) -> Config:
         raise CheckpointError(f"config.json: {sentence(error)}") from error
 
 
-def _stated(config: Config) -> Stated:
+def _stated(config: Config, options: Options) -> Stated:
     variant, recipe = named(config.architecture), config.pretrained_cfg or config
     if "swinv2_cr" in config.architecture:
         raise UnsupportedModel(
@@ -174,9 +209,10 @@ def _stated(config: Config) -> Stated:
         said = " and of ".join(str(count) for count in sorted(filter(None, counts)))
         raise CheckpointError(f"config.json: it says of {said} classes that they are all")
     return Stated(
-        _shape(config.model_args, variant) | {"input_size": _input_size(recipe, config.model_args, variant)},
-        partial(from_timm, recipe.model_dump()) if recipe.says_how else None,
-        _labels(config, recipe),
+        _shape(config.model_args, len(config.model_args.depths or variant.depths))
+        | {"input_size": _input_size(recipe, config.model_args, variant)},
+        partial(from_timm, recipe.model_dump(), options=options.recipe) if recipe.says_how else None,
+        None if options.labels is not None else _labels(config, recipe),
         next(iter(counts), None),
         variant,
     )
@@ -191,13 +227,13 @@ def _input_size(recipe: Recipe, arguments: Arguments, variant: Variant) -> Size:
     return made_for
 
 
-def _shape(arguments: Arguments, variant: Variant) -> dict[str, Any]:
+def _shape(arguments: Arguments, stages: int) -> dict[str, Any]:
     shape = arguments.model_dump(
         include={"patch_size", "embed_dim", "depths", "num_heads", "pretrained_window_sizes", "mlp_ratio", "qkv_bias"},
         exclude_none=True,
     )
     if arguments.window_size is not None:
-        shape["window_sizes"] = _windows(arguments.window_size, len(arguments.depths or variant.depths))
+        shape["window_sizes"] = _windows(arguments.window_size, stages)
     return shape
 
 
@@ -214,15 +250,16 @@ def _labels(config: Config, recipe: Recipe) -> tuple[Label, ...] | None:
     names = config.label_names or recipe.label_names or config.labels
     if not names:
         return None
-    if isinstance(names, dict):
-        if names.keys() != {str(index) for index in range(len(names))}:
-            raise CheckpointError(f"config.json: label_names does not count from 0 to {len(names) - 1}")
-        names = tuple(names[str(index)] for index in range(len(names)))
-    published = imagenet_labels(len(names))
-    if published and tuple(label.wnid for label in published) == names:
-        return published
+    try:
+        labels = class_names.from_data(names)
+    except ValueError as error:
+        raise CheckpointError(
+            f"config.json: label_names: {sentence(error)}; or give the names with --labels"
+        ) from error
     said = config.label_descriptions or recipe.label_descriptions or {}
-    return tuple(Label(name=said.get(name, name), wnid=None) for name in names)
+    if not isinstance(said, Mapping) or all(label.wnid for label in labels):
+        return labels
+    return tuple(Label(name=str(said.get(label.name, label.name)), wnid=None) for label in labels)
 
 
 def _pair(value: Any) -> Size:
@@ -238,19 +275,22 @@ def timm_reference(
     name: str | None = None,
     arguments: Mapping[str, Any] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
-) -> Reference | None:
-    """The network of timm with these weights, by name where it has one; None where timm is not installed."""
-    timm = library("timm")
-    if timm is None or network.config.ape or not network.config.patch_norm:  # which timm's networks do not have
-        return None
-    if name is not None:
-        variant = named(name)
-        name = next((own for own, known in VARIANTS.items() if known is variant), name)
-        options = {"num_classes": network.config.num_classes, "img_size": network.config.input_size}
-        model = timm.create_model(name, pretrained=False, **(options | dict(arguments or {})))
-    else:
-        model = _model(timm, network.config)
-    return TimmReference(timm, model, weights, recipe, preprocessing)
+) -> Reference:
+    """Return the network of timm with these weights, by name where it has one, or `swin.py` where timm has none."""
+
+    def make(timm: Any) -> Reference | None:
+        if network.config.ape or not network.config.patch_norm:  # which timm's networks do not have
+            return None
+        if name is None:
+            model = _model(timm, network.config)
+        else:
+            variant = named(name)
+            own = next((own for own, known in VARIANTS.items() if known is variant), name)
+            options = {"num_classes": network.config.num_classes, "img_size": network.config.input_size}
+            model = timm.create_model(own, pretrained=False, **(options | dict(arguments or {})))
+        return TimmReference(timm, model, weights, recipe, preprocessing)
+
+    return ask("timm", make, network, recipe)
 
 
 def _model(timm: Any, config: SwinConfig) -> Any:
@@ -261,7 +301,7 @@ def _model(timm: Any, config: SwinConfig) -> Any:
         "embed_dim": config.embed_dim,
         "depths": config.depths,
         "num_heads": config.num_heads,
-        "window_size": config.window_sizes,
+        "window_size": _window_argument(config.window_sizes),
         "mlp_ratio": config.mlp_ratio,
         "qkv_bias": config.qkv_bias,
     }
@@ -269,6 +309,12 @@ def _model(timm: Any, config: SwinConfig) -> Any:
         return timm.models.swin_transformer.SwinTransformer(**arguments)
     arguments["pretrained_window_sizes"] = config.pretrained_window_sizes
     return timm.models.swin_transformer_v2.SwinTransformerV2(**arguments)
+
+
+def _window_argument(windows: tuple[Size, ...]) -> Any:
+    """Return one number where all windows are the same square: releases of timm up to 1.0.22 know no other form."""
+    sides = {side for window in windows for side in window}
+    return sides.pop() if len(sides) == 1 else windows
 
 
 class TimmReference:

@@ -1,6 +1,7 @@
 """torchvision: state dicts of `swin_t`, `swin_s`, `swin_b` and `swin_v2_*`."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 from app.bundle import Preprocessing, ShorterSide
 from model_export.checkpoints import state_dict
 from model_export.checkpoints.checkpoint import Checkpoint, Found, Options, Reference
-from model_export.checkpoints.reference import Ours, in_steps, library
+from model_export.checkpoints.reference import Ours, ask, in_steps
+from model_export.checkpoints.training import NO_TRAINING, Training
 from model_export.checkpoints.weights import Weights
 from model_export.swin import Swin, SwinConfig
 
@@ -24,7 +26,9 @@ PLACE = re.compile(r"^features\.(?P<place>\d+)\.(?:(?P<block>\d+)\.)?(?P<rest>.+
 JOINT_BIAS = re.compile(r"(?P<layer>.*\.attn)\.qkv\.bias$")
 
 
-def read(found: Found, options: Options) -> Checkpoint:
+def read(
+    found: Found, options: Options, training: Training = NO_TRAINING, content: Mapping[str, Any] | None = None
+) -> Checkpoint:
     """Read a state dict of torchvision's.
 
     Raises:
@@ -34,13 +38,21 @@ def read(found: Found, options: Options) -> Checkpoint:
     def reference(network: Swin, recipe: Preprocessing, _: bool) -> Reference:  # noqa: FBT001 (by place)
         if options.window:
             return Ours(network, recipe, "resized, which torchvision does not do")
-        torchvision = library("torchvision")
-        if torchvision is None:
-            return Ours(network, recipe, "without torchvision")
-        return TorchvisionReference(torchvision, found.weights, network.config, recipe)
+
+        def make(torchvision: Any) -> Reference:
+            return TorchvisionReference(torchvision, found.weights, network.config, recipe)
+
+        return ask("torchvision", make, network, recipe)
 
     return state_dict.read(
-        found, dialect="torchvision", rename=renamed, in_file=_own_name, reference=reference, options=options
+        found,
+        dialect="torchvision",
+        rename=renamed,
+        in_file=_own_name,
+        reference=reference,
+        training=training,
+        content=content,
+        options=options,
     )
 
 

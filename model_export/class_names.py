@@ -1,0 +1,188 @@
+"""Names of classes in the forms in which people keep them: lines, tables, lists, and both kinds of JSON object.
+
+Raises `ValueError` with a sentence for what names no classes, or could be read in two ways.
+"""
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from app.bundle import Label
+from model_export.imagenet import imagenet_labels
+
+# Keys under which JSON files and checkpoints keep names. The first has an object from name to number.
+KEYS = (
+    "class_to_idx",
+    "classes",
+    "CLASSES",
+    "class_names",
+    "label_names",
+    "id2label",
+    "idx_to_class",
+    "idx2label",
+    "labels",
+    "names",
+    "categories",
+)
+NUMBER_COLUMNS = ("index", "id", "idx", "class_id", "class_index", "label_id", "number")
+NAME_COLUMNS = ("name", "label", "class", "class_name", "label_name")
+WNID = re.compile(r"n\d{8}")
+NUMBERED = re.compile(r"\s*(?P<index>\d+)(?:\s*[,;:\t]\s*|\s+)(?P<name>\S.*)")
+BY_WNID = re.compile(r"(?P<wnid>n\d{8})[\s,;]+(?P<name>\S.*)")
+AFTER_NAME = re.compile(r"(?P<name>.*\S)\s*[,;\t]\s*(?P<index>\d+)\s*")
+HOW = "give one name a line, in the order of the classes"
+
+
+def from_text(text: str) -> tuple[Label, ...]:
+    """Return the names in a file: JSON if it begins like it, else a table with a header, else a line for each class."""
+    if text.lstrip().startswith(("[", "{")):
+        return from_data(json.loads(text, object_pairs_hook=_unique))
+    lines = re.split(r"\r\n|\r|\n", text)
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if not lines:
+        raise ValueError("it is empty")
+    return _complete(_of_table(lines) or _of_lines(lines))
+
+
+def from_data(data: Any) -> tuple[Label, ...]:
+    """Return the names in a list, in an object from number to name, or in one from name to number."""
+    if isinstance(data, Mapping):
+        inside = [data[key] for key in KEYS if isinstance(data.get(key), Mapping | list | tuple)]
+        if len(inside) == 1:
+            return from_data(inside[0])
+        return _complete(_of_object(data))
+    if not isinstance(data, list | tuple):
+        raise ValueError("it holds neither a list nor an object")  # noqa: TRY004 (read from a file)
+    if data and all(isinstance(entry, Mapping) and _index_of(entry) is not None for entry in data):
+        return _complete(_in_order([(_index_of(entry), _label(entry)) for entry in data]))
+    return _complete([_label(entry) for entry in data])
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
+        raise ValueError(f"{twice[0]!r} is there twice")
+    return dict(pairs)
+
+
+def _of_object(data: Mapping[Any, Any]) -> list[Label]:
+    """Read an object by the side that counts the classes.
+
+    Where both sides do, the type decides: ImageFolder's `class_to_idx` has numbers as values, `id2label` has strings.
+    """
+    keys, values = [_number(key) for key in data], [_number(value) for value in data.values()]
+    by_key, by_value = _counts(keys), _counts(values)
+    if by_value and (not by_key or all(isinstance(value, int) for value in data.values())):
+        return _in_order([(index, _label(name)) for name, index in zip(data, values, strict=True)])
+    if by_key:
+        return _in_order([(index, _label(name)) for index, name in zip(keys, data.values(), strict=True)])
+    if None not in keys:
+        raise ValueError(_not_counting(keys))
+    if None not in values:
+        raise ValueError(_not_counting(values))
+    raise ValueError("it maps neither numbers to names nor names to numbers")
+
+
+def _of_table(lines: Sequence[str]) -> list[Label] | None:
+    """Return the names of a table whose first line names its columns; None where it does not."""
+    delimiter = next((sign for sign in "\t;," if sign in lines[0]), None)
+    if delimiter is None:
+        return None
+    header = [column.strip().strip('"').lower() for column in lines[0].split(delimiter)]
+    name = next((column for column in NAME_COLUMNS if column in header), None)
+    index = next((column for column in NUMBER_COLUMNS if column in header), None)
+    if index is None and header in (["class", "label"], ["name", "label"]):  # the second is the number
+        index, name = "label", header[0]
+    if name is None or (index is None and "wnid" not in header):
+        return None
+    found = [
+        {column: (value or "").strip() for column, value in zip(header, row, strict=False)}
+        for row in csv.reader(lines[1:], delimiter=delimiter, skipinitialspace=True)
+        if any(row)
+    ]
+    labels = [Label(name=row.get(name, ""), wnid=row.get("wnid") or None) for row in found]
+    if index is None:
+        return labels
+    return _in_order([(_number(row.get(index)), label) for row, label in zip(found, labels, strict=True)])
+
+
+def _of_lines(lines: Sequence[str]) -> list[Label]:
+    if all(matches := [BY_WNID.fullmatch(line) for line in lines]):
+        return [Label(name=match["name"].strip(), wnid=match["wnid"]) for match in matches if match]
+    if all(matches := [NUMBERED.fullmatch(line) for line in lines]):
+        named = [(int(match["index"]), match["name"].strip()) for match in matches if match]
+        return _in_order([(index, Label(name=name, wnid=None)) for index, name in named])
+    if all(matches := [AFTER_NAME.fullmatch(line) for line in lines]):
+        named = [(int(match["index"]), match["name"]) for match in matches if match]
+        return _in_order([(index, Label(name=name, wnid=None)) for index, name in named])
+    return [Label(name=line.strip(), wnid=None) for line in lines]
+
+
+def _in_order(entries: Sequence[tuple[int | None, Label]]) -> list[Label]:
+    indices = [index for index, _ in entries]
+    if not _counts(indices):
+        raise ValueError(_not_counting(indices))
+    return [label for _, label in sorted(entries, key=lambda entry: entry[0] or 0)]
+
+
+def _counts(indices: Sequence[int | None]) -> bool:
+    """Whether these are the numbers of all classes, each once."""
+    return sorted(index for index in indices if index is not None) == list(range(len(indices)))
+
+
+def _not_counting(indices: Sequence[int | None]) -> str:
+    known = sorted(index for index in indices if index is not None)
+    if len(known) < len(indices):
+        return f"not every class has a number; {HOW}"
+    if known == list(range(1, len(known) + 1)):
+        return f"its numbers run from 1 to {len(known)}, but classes count from 0; subtract 1, or {HOW}"
+    if twice := [index for index, count in Counter(known).items() if count > 1]:
+        return f"class {twice[0]} has several names; {HOW}"
+    missing = next(index for index in range(len(known)) if index not in known)
+    return f"it does not count from 0 to {len(known) - 1}: class {missing} has no name; {HOW}"
+
+
+def _number(value: Any) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return None
+    return int(value) if isinstance(value, int) or (value.isascii() and value.strip().isdigit()) else None
+
+
+def _index_of(entry: Mapping[str, Any]) -> int | None:
+    return next((_number(entry[key]) for key in NUMBER_COLUMNS if key in entry), None)
+
+
+def _label(entry: Any) -> Label:
+    """Return a label of a name, of a number, of {"name": …, "wnid": …}, or of a pair of WordNet id and name."""
+    if isinstance(entry, Label):
+        return entry
+    if isinstance(entry, str) or (isinstance(entry, int) and not isinstance(entry, bool)):
+        return Label(name=str(entry).strip(), wnid=None)
+    if isinstance(entry, Mapping):
+        name = next((entry[key] for key in NAME_COLUMNS if key in entry), None)
+        wnid = entry.get("wnid")
+        if isinstance(name, str | int) and isinstance(wnid, str | None):
+            return Label(name=str(name), wnid=wnid)
+    match entry:
+        case [str() as wnid, str() as name] if WNID.fullmatch(wnid):
+            return Label(name=name, wnid=wnid)
+    raise ValueError(f"{json.dumps(entry, default=repr)} is not the name of a class")
+
+
+def _complete(labels: Sequence[Label]) -> tuple[Label, ...]:
+    """Return the labels; for WordNet ids of all of ImageNet's classes in their order, with their names.
+
+    Raises:
+        ValueError: there are none, or one has no name.
+    """
+    if not labels:
+        raise ValueError("it names no class")
+    if nameless := [index for index, label in enumerate(labels) if not label.name.strip()]:
+        raise ValueError(f"class {nameless[0]} has no name")
+    published = imagenet_labels(len(labels)) if WNID.fullmatch(labels[0].name) else None
+    if published and [label.wnid for label in published] == [label.name for label in labels]:
+        return published
+    return tuple(labels)

@@ -1,0 +1,55 @@
+"""Source libraries of other releases: modules that fail where such a release fails."""
+
+import types
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def failing_timm(version: str) -> types.ModuleType:
+    """Timm whose classes take other arguments, as 0.4.12 and 0.6.13 do."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise TypeError("'<=' not supported between instances of 'int' and 'tuple'")
+
+    models = types.SimpleNamespace(
+        swin_transformer=types.SimpleNamespace(SwinTransformer=refuse),
+        swin_transformer_v2=types.SimpleNamespace(SwinTransformerV2=refuse),
+    )
+    return module("timm", version, models=models, create_model=refuse)
+
+
+def wrong_timm(version: str) -> types.ModuleType:
+    """Timm whose network takes all weights and computes something else."""
+
+    class Network(nn.Module):
+        def __init__(self, num_classes: int, **_: Any) -> None:
+            super().__init__()
+            self.head = nn.Linear(3, num_classes)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.head(images.mean((2, 3)))
+            return logits
+
+        def load_state_dict(self, *_: Any, **__: Any) -> Any:
+            return None
+
+    parts = types.SimpleNamespace(
+        SwinTransformer=Network, SwinTransformerV2=Network, checkpoint_filter_fn=lambda weights, _: weights
+    )
+    other = types.SimpleNamespace(SwinTransformerV2=type("Other", (), {}), checkpoint_filter_fn=None)
+    models = types.SimpleNamespace(swin_transformer=parts, swin_transformer_v2=other)
+    return module("timm", version, models=models, create_model=lambda _, **arguments: Network(**arguments))
+
+
+def failing_torchvision(version: str) -> types.ModuleType:
+    """Torchvision before it had a Swin."""
+    return module("torchvision", version, models=types.SimpleNamespace(), transforms=types.SimpleNamespace())
+
+
+def module(name: str, version: str, **attributes: Any) -> types.ModuleType:
+    """A module of that name and version."""
+    made = types.ModuleType(name)
+    made.__dict__.update(attributes, __version__=version)
+    return made
