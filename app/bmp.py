@@ -184,7 +184,8 @@ def _levels(words: NDArray[np.unsignedinteger], mask: int) -> NDArray[np.uint8]:
     values = (words >> np.asarray(low, words.dtype)) & np.asarray(top, words.dtype)
     if top <= 0xFF:  # noqa: PLR2004 (levels of a byte)
         table = np.arange(top + 1, dtype=np.uint32) * 255 // top
-        return table.astype(np.uint8)[values]
+        levels: NDArray[np.uint8] = table.astype(np.uint8)[values]
+        return levels
     return (values.astype(np.uint64) * 255 // top).astype(np.uint8)
 
 

@@ -7,7 +7,6 @@ and a decompression bomb is told from its first few bytes.
 import contextlib
 import ctypes
 import hashlib
-import struct
 import warnings
 from dataclasses import dataclass
 
@@ -116,6 +115,10 @@ MOST_PIXELS = 89_478_485
 """Above this Pillow warns of a decompression bomb, and at twice as many it refuses: no limit may be higher."""
 
 
+# What is not damage: ours, not the caller's, or said already.
+PASSED_ON = (MemoryError, ServiceError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+
 @dataclass(frozen=True)
 class Limits:
     """What an image may cost. `pixels` is width × height."""
@@ -142,15 +145,19 @@ def open_image(data: bytes, limits: Limits) -> Image.Image:
         _check_kind_of_tiff(data)
     try:
         return _opened(data, limits)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageTooLarge(f"The image has over {MOST_PIXELS} pixels; {limits.pixels} are allowed.") from None
-    except (MemoryError, ServiceError):  # ours, not the caller's, or said already
-        raise
+    except PASSED_ON as error:
+        raise _passed_on(error, limits) from None
     except Exception as error:  # a damaged header makes decoders raise anything
         image = _opened_otherwise(data, limits, error)
         if image is not None:
             return image
         raise _refusal(data, limits) from error
+
+
+def _passed_on(error: Exception, limits: Limits) -> Exception:
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return ImageTooLarge(f"The image has over {MOST_PIXELS} pixels; {limits.pixels} are allowed.")
+    return error
 
 
 def _check_kind_of_tiff(data: bytes) -> None:
@@ -174,7 +181,7 @@ def _opened(data: bytes, limits: Limits) -> Image.Image:
 
 def _opened_otherwise(data: bytes, limits: Limits, error: Exception) -> Image.Image | None:
     """Open what Pillow refuses though its pixels are there: a PNG with damage beside them, a BMP with other masks."""
-    with contextlib.suppress(OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombWarning):
+    try:
         if data.startswith(png.SIGNATURE) and "png" in limits.formats and not _is_bound(error):
             mended = png.without_damage(data)
             return None if mended is None else _opened(mended, limits)
@@ -184,6 +191,10 @@ def _opened_otherwise(data: bytes, limits: Limits, error: Exception) -> Image.Im
             _check(image, data, limits)
             file.go_on()
             return image
+    except PASSED_ON as passed_on:
+        raise _passed_on(passed_on, limits) from None
+    except Exception:  # noqa: BLE001 (it is damaged in other places, too, and refused for what Pillow found)
+        return None
     return None
 
 

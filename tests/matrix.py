@@ -25,4 +25,5 @@ class Case(NamedTuple):
 
 def over_white(shown: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
     """Levels of 255 under an alpha of 0 to 1."""
-    return shown * alpha + 255 * (1 - alpha)
+    laid: NDArray[Any] = shown * alpha + 255 * (1 - alpha)
+    return laid

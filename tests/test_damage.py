@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from app import jpeg
-from app.errors import UnreadableImage, UnsupportedImage
+from app.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
 from app.image import Limits, open_image, shrink, to_rgb
 from tests.fakes import encode
 from tests.png_matrix import chunk
@@ -83,6 +83,15 @@ def test_transparency_outlives_damage_beside_it() -> None:
     transparent = chunk(b"tRNS", struct.pack(">3H", red, green, blue))
 
     assert decode(png(transparent, chunk(b"cHRM", b""))).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_a_bomb_behind_damage_is_still_one() -> None:
+    """The size counts again when the file is opened without what is damaged."""
+    header = struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 8, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"cHRM", b"") + chunk(b"IDAT", ROWS)
+
+    with pytest.raises(ImageTooLarge):
+        open_image(data, LIMITS)
 
 
 CODINGS: list[dict[str, Any]] = [

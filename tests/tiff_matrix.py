@@ -161,7 +161,8 @@ def _samples(kind: Kind) -> tuple[Samples, Samples, Samples]:
 
 
 def _grey(rgb: Samples) -> Samples:
-    return rgb @ np.array([0.299, 0.587, 0.114])
+    gray: Samples = rgb @ np.array([0.299, 0.587, 0.114])
+    return gray
 
 
 def _photometric(kind: Kind, rgb: Samples) -> Samples:
@@ -188,7 +189,8 @@ def _shown(kind: Kind, samples: Samples) -> Samples:
         case "white-is-zero":
             return 1 - samples.repeat(3, axis=-1)
         case "cmyk":
-            return (1 - samples[..., :3]) * (1 - samples[..., 3:])
+            paper: Samples = (1 - samples[..., :3]) * (1 - samples[..., 3:])
+            return paper
         case "ycbcr":
             luma, blue, red = samples[..., 0], samples[..., 1] - 128 / 255, samples[..., 2] - 128 / 255
             shown = [luma + 1.402 * red, luma - 0.344136 * blue - 0.714136 * red, luma + 1.772 * blue]
@@ -220,7 +222,8 @@ def _lab_shown() -> Samples:
     d50 = np.array([[3.1339, -1.6169, -0.4906], [-0.9788, 1.9161, 0.0335], [0.0719, -0.2290, 1.4052]])
     linear = (xyz @ d50.T).clip(0, 1)
     shown = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return np.round(shown * 255).astype(np.uint8)
+    levels: Samples = np.round(shown * 255).astype(np.uint8)
+    return levels
 
 
 TURNS: Mapping[int, Callable[[Samples], Samples]] = {
@@ -302,7 +305,7 @@ def _encoded(kind: Kind, part: Samples) -> bytes:
         return CODECS[kind.compression](kind, part)
     is_subsampled = kind.photometric == "ycbcr" and kind.subsampling == 2
     data = _subsampled(part) if is_subsampled else _packed(kind, part)
-    packed = {
+    packings: Mapping[str, Callable[[bytes], bytes]] = {
         "none": bytes,
         "lzw": _lzw,
         "deflate": zlib.compress,
@@ -310,7 +313,8 @@ def _encoded(kind: Kind, part: Samples) -> bytes:
         "packbits": _packbits,
         "lzma": lzma.compress,
         "zstd": _zstd,
-    }[kind.compression](data)
+    }
+    packed = packings[kind.compression](data)
     return _mirrored(packed) if kind.fill_order == 2 else packed
 
 
