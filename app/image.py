@@ -272,8 +272,8 @@ def _loaded(image: Image.Image) -> Loaded:
             raise
         loaded, data = _load(again), mended
     if data.endswith(b"\0") and isinstance(image, JpegImagePlugin.JpegImageFile) and not jpeg.has_end(data):
-        error = UnreadableImage("The JPEG data is truncated: zeros stand in its place.")
-        return _load_without_end(image, data, error, tile)
+        missing = UnreadableImage("The JPEG data is truncated: zeros stand in its place.")
+        return _load_without_end(image, data, missing, tile)
     if isinstance(image, PngImagePlugin.PngImageFile) and png.has_damaged_pixels(data):
         raise UnreadableImage("The PNG data is corrupt: a checksum of its pixels is wrong.")
     return loaded
@@ -311,7 +311,7 @@ def _load_without_end(
         for filling in FILLINGS:
             again = Image.open(file_of_pixels(whole + filling + jpeg.END), formats=("jpeg",))
             # As `shrink` has left it.
-            again.decoderconfig, again._size, again.tile = image.decoderconfig, image.size, tile  # type: ignore[attr-defined] # noqa: SLF001 (draft() would round otherwise)
+            again.decoderconfig, again._size, again.tile = image.decoderconfig, image.size, tile  # noqa: SLF001 (draft() would round otherwise)
             again.load()
             digests.add(_digest(again))
         if len(digests) == 1:
@@ -338,7 +338,7 @@ def _background(image: Image.Image) -> Background | None:
         return box, (0, 0, 0)
     if image.global_palette is None:  # of grays
         return box, (index, index, index)
-    return box, tuple(image.global_palette.palette[3 * index : 3 * index + 3].ljust(3, b"\0"))
+    return box, tuple(bytes(image.global_palette.palette[3 * index : 3 * index + 3]).ljust(3, b"\0"))
 
 
 def _on_canvas(rgb: Image.Image, background: Background) -> Image.Image:

@@ -79,7 +79,7 @@ def test_a_flipped_bit_of_pixels_is_refused() -> None:
 
 def test_transparency_outlives_damage_beside_it() -> None:
     """What is left out is only what is damaged: a sound tRNS still counts."""
-    (red, green, blue) = PICTURE.getpixel((0, 0))
+    red, green, blue = np.asarray(PICTURE)[0, 0].tolist()
     transparent = chunk(b"tRNS", struct.pack(">3H", red, green, blue))
 
     assert decode(png(transparent, chunk(b"cHRM", b""))).getpixel((0, 0)) == (255, 255, 255)
