@@ -26,8 +26,9 @@ soak: $(DEV)/ready  ## a quarter of an hour at four fifths of the capacity; then
 bench: $(DEV)/ready  ## load over HTTP; beside other servers: make bench ARGS='--peers mosec torchserve --photos DIR'
 	$(DEV)/bin/python -m benchmarks.service --latency $(ARGS)
 
-fuzz: $(DEV)/ready  ## decode 200 000 damaged images: pixels or an error of ours, nothing else (a few minutes)
+fuzz: $(DEV)/ready  ## decode 200 000 damaged images, and all kinds of sound ones beside libvips and OpenCV (several minutes)
 	$(DEV)/bin/python -m tests.fuzz 200000
+	$(DEV)/bin/python -m tests.differential
 
 image: $(DEV)/ready  ## build the service's container image and test it; needs a Docker engine
 	docker build --tag swin-serve .

@@ -50,9 +50,6 @@ MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
 
 END, SCAN = b"\xff\xd9", b"\xff\xda"
 
-OTHER_DEPTH = re.compile(rb"\xff\xd8.{,65535}?\xff[\xc0-\xc3]\x00.([\x02-\x07\x09-\x10])", re.DOTALL)
-"""The beginning of a JPEG whose frame has other than 8 bits per sample (B.2.2)."""
-
 
 class File(io.BytesIO):
     """An encoded image that is asked for its bytes only so many times: in Pillow, every loop over pieces reads."""
@@ -122,9 +119,3 @@ def check_scans(jpeg: bytes, pixels: int) -> None:
         place = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2])
     if scans > most:
         raise ImageTooLarge(f"The JPEG has over {most} scans, too many for {pixels} pixels.")
-
-
-def other_depth(data: bytes) -> int:
-    """Bits per sample of a JPEG that has other than 8; 0 for any other bytes."""
-    depth = OTHER_DEPTH.match(data)
-    return depth[1][0] if depth else 0
