@@ -159,7 +159,7 @@ def _trained(  # noqa: C901, PLR0912, PLR0917 (one question after the other, in 
                 f"{measured['num_classes']}; move it away if it is not of this run"
             )
         notes.append(f"{training.place} has {training.classes} classes, the weights {measured['num_classes']}")
-    shape = {"window_sizes": tuple(windows), "dialect": dialect}
+    shape: dict[str, Any] = {"window_sizes": tuple(windows), "dialect": dialect}
     if variant:
         shape |= {"embed_dim": variant.embed_dim, "depths": variant.depths, "num_heads": variant.num_heads}
         shape |= {"version": variant.version, "pretrained_window_sizes": variant.pretrained_windows}
