@@ -30,10 +30,11 @@ KEYS = (
 NUMBER_COLUMNS = ("index", "id", "idx", "class_id", "class_index", "label_id", "number")
 NAME_COLUMNS = ("name", "label", "class", "class_name", "label_name")
 WNID = re.compile(r"n\d{8}")
-NUMBERED = re.compile(r"\s*(?P<index>\d+)(?:\s*[,;:\t]\s*|\s+)(?P<name>\S.*)")
+NUMBERED = re.compile(r"\s*(?P<index>\d+)(?:\s*(?P<sign>[,;:\t])\s*|\s+)(?P<name>\S.*)")
 BY_WNID = re.compile(r"(?P<wnid>n\d{8})[\s,;]+(?P<name>\S.*)")
-AFTER_NAME = re.compile(r"(?P<name>.*\S)\s*[,;\t]\s*(?P<index>\d+)\s*")
+AFTER_NAME = re.compile(r"(?P<name>.*\S)\s*(?:(?P<sign>[,;\t](?! ))|[,;])\s*(?P<index>\d+)\s*")
 HOW = "give one name a line, in the order of the classes"
+IN_NAMES = "or, where the numbers belong to the names, give the names as a JSON list"
 
 
 def from_text(text: str) -> tuple[Label, ...]:
@@ -112,13 +113,30 @@ def _of_table(lines: Sequence[str]) -> list[Label] | None:
 def _of_lines(lines: Sequence[str]) -> list[Label]:
     if all(matches := [BY_WNID.fullmatch(line) for line in lines]):
         return [Label(name=match["name"].strip(), wnid=match["wnid"]) for match in matches if match]
-    if all(matches := [NUMBERED.fullmatch(line) for line in lines]):
-        named = [(int(match["index"]), match["name"].strip()) for match in matches if match]
-        return _in_order([(index, Label(name=name, wnid=None)) for index, name in named])
-    if all(matches := [AFTER_NAME.fullmatch(line) for line in lines]):
-        named = [(int(match["index"]), match["name"]) for match in matches if match]
-        return _in_order([(index, Label(name=name, wnid=None)) for index, name in named])
+    for form in (NUMBERED, AFTER_NAME):
+        matches = [match for line in lines if (match := form.fullmatch(line))]
+        if len(matches) == len(lines) and _are_numbers_of_classes(matches):
+            return _of_numbered(matches)
     return [Label(name=line.strip(), wnid=None) for line in lines]
+
+
+def _are_numbers_of_classes(matches: Sequence[re.Match[str]]) -> bool:
+    """Whether lines begin or end with numbers of classes, and not with a part of the name ("2012 Audi A4").
+
+    A sign between number and name is enough. With blanks only, the numbers are distinct and none is beyond the number
+    of lines.
+    """
+    numbers = [int(match["index"]) for match in matches]
+    return all(match["sign"] for match in matches) or (
+        len(set(numbers)) == len(numbers) and max(numbers) <= len(numbers)
+    )
+
+
+def _of_numbered(matches: Sequence[re.Match[str]]) -> list[Label]:
+    try:
+        return _in_order([(int(match["index"]), Label(name=match["name"].strip(), wnid=None)) for match in matches])
+    except ValueError as error:
+        raise ValueError(f"{error}; {IN_NAMES}") from error
 
 
 def _in_order(entries: Sequence[tuple[int | None, Label]]) -> list[Label]:

@@ -14,7 +14,8 @@ from app.settings import DEMO_BUNDLE
 from model_export.__main__ import main
 from model_export.errors import ExportError
 from model_export.graph import graph_macs
-from model_export.inspection import in_words, inspect
+from model_export.inspection import inspect
+from model_export.preprocessing import in_words
 
 
 def graph(node: onnx.NodeProto, image: Sequence[int | str], *constants: Sequence[int]) -> onnx.ModelProto:

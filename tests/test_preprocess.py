@@ -26,7 +26,7 @@ def both(image: Image.Image, settings: dict[str, Any]) -> tuple[np.ndarray, np.n
     """Pixels of the source's own processor, and ours."""
     processor = ViTImageProcessorPil(**settings, do_rescale=False, do_normalize=False)
     theirs = processor(images=image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
-    recipe, _ = from_huggingface(settings)
+    recipe, _ = from_huggingface(settings, (64, 64))
     return theirs.astype(int), preprocess(image, recipe).astype(int)
 
 
@@ -87,7 +87,7 @@ def test_a_line_is_never_made_wide(size: tuple[int, int], interpolation: Interpo
 @pytest.mark.parametrize("settings", [SQUASH, CROP], ids=["squash", "crop"])
 def test_an_image_of_the_least_size_is_not_enlarged(settings: dict[str, Any], size: tuple[int, int]) -> None:
     """Neither as it lies nor turned by its EXIF orientation: what is resized to is the least size, or within it."""
-    recipe, _ = from_huggingface(settings)
+    recipe, _ = from_huggingface(settings, (64, 64))
     least = least_size(size, recipe)
 
     assert least == least_size(size[::-1], recipe)[::-1]

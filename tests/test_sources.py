@@ -344,7 +344,7 @@ FOLDERS: dict[str, tuple[dict[str, Any], str]] = {
     "argument": ({"model_args": {"spatial_gating": True}}, "model_args.spatial_gating: it is not known here"),
     "crop mode": ({"pretrained_cfg": cases.TIMM_RECIPE | {"crop_mode": "random"}}, "crop_mode 'random'"),
     "interpolation": ({"pretrained_cfg": cases.TIMM_RECIPE | {"interpolation": "random"}}, "interpolation 'random'"),
-    "fraction": ({"pretrained_cfg": cases.TIMM_RECIPE | {"crop_pct": -1}}, "crop_pct: Input should be greater than 0"),
+    "fraction": ({"pretrained_cfg": cases.TIMM_RECIPE | {"crop_pct": -1}}, "crop_pct is -1, not a share of the image"),
     "classes": ({"num_classes": 99}, "says of 37 and of 99 classes"),
     "classes of the weights": (
         {"num_classes": 99, "model_args": ARGUMENTS | {"num_classes": 99}, "pretrained_cfg": cases.TIMM_RECIPE},

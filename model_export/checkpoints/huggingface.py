@@ -19,9 +19,9 @@ from torch import Tensor
 
 from app.bundle import Activation, Label, Preprocessing
 from app.errors import sentence
-from model_export.checkpoints.checkpoint import Checkpoint, Found, Options, Origins, Reference, assemble, at_size
+from model_export.checkpoints.checkpoint import Checkpoint, Found, Options, Origins, assemble, at_size
 from model_export.checkpoints.folder import config_of, weight_files
-from model_export.checkpoints.reference import Ours, ask, in_steps
+from model_export.checkpoints.reference import Ours, Reference, ask, in_steps
 from model_export.checkpoints.weights import Weights, read_files, unwrap
 from model_export.errors import CheckpointError, RequestError, UnsupportedModel
 from model_export.imagenet import with_wnids

@@ -9,8 +9,8 @@ from typing import Any
 
 from app.bundle import Preprocessing
 from model_export.checkpoints import state_dict
-from model_export.checkpoints.checkpoint import Checkpoint, Found, Options, Reference
-from model_export.checkpoints.reference import Ours
+from model_export.checkpoints.checkpoint import Checkpoint, Found, Options
+from model_export.checkpoints.reference import Ours, Reference
 from model_export.checkpoints.timm import timm_reference
 from model_export.checkpoints.training import NO_TRAINING, Training
 from model_export.errors import UnsupportedModel

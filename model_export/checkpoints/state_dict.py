@@ -42,6 +42,9 @@ SILENT = Stated({})
 SHAPE = ("version", "embed_dim", "depths", "num_heads")
 """What a published variant has in common with its weights."""
 
+V2 = 2
+"""The version of Swin V2, which has other windows and other names of weights."""
+
 
 def read(
     found: Found,
@@ -73,15 +76,8 @@ def read(
     """
     own = rename(found.weights)
     tables = {name: own.pop(name) for name in list(own) if name.endswith(COMPUTED)}
-    trained, size_from, notes = _trained(
-        own,
-        tables,
-        dialect,
-        stated,
-        training,
-        options,
-        in_file=lambda name: found.weights.in_file(in_file(name)),
-    )
+    measured = _measured(own, lambda name: found.weights.in_file(in_file(name)))
+    trained, size_from, notes = _trained(_Read(own, tables, measured, stated, training, options), dialect)
     config = at_size(trained, options)
     recipe, recipe_from = _recipe(found.kind, config, stated, training)
     labels, labels_from = stated.labels, ""
@@ -124,86 +120,162 @@ def _fine_tune(training: Training) -> str:
     return f"the file is of a training run{data}"
 
 
-def _trained(  # noqa: C901, PLR0912, PLR0917 (one question after the other, in order of weight)
-    weights: Weights,
-    tables: Weights,
-    dialect: Dialect,
-    stated: Stated,
-    training: Training,
-    options: Options,
-    *,
-    in_file: Callable[[str], str],
-) -> tuple[SwinConfig, str, list[str]]:
-    """The network as it was trained, where its input size came from, and what people should know."""
-    measured, notes = _measured(weights, in_file), list[str]()
-    variant = _variant(options) or stated.variant
-    named_windows = variant and variant.window_sizes
-    if variant is None and training.architecture and (run := named(training.architecture)):
-        if all(measured[name] == getattr(run, name) for name in SHAPE):
-            variant = run
-        elif not stated.config:
-            notes.append(f"{training.place} names {training.architecture}, whose shape is another than the weights'")
-    names = list(fitting(measured["version"], measured["embed_dim"], measured["depths"], measured["num_heads"]))
-    said = dict(training.windows if measured["version"] == 2 else {}) | dict(stated.config)  # noqa: PLR2004 (Swin V2)
-    windows = said.pop("window_sizes", None) or named_windows
-    windows = windows or _windows(weights, tables, len(measured["depths"])) or (variant and variant.window_sizes)
+@dataclass(frozen=True)
+class _Read:
+    """Everything that says something of the network: the file, what lies beside it, and the person at the terminal."""
+
+    weights: Weights
+    tables: Weights
+    measured: Mapping[str, Any]  # fields of SwinConfig that shapes decide
+    stated: Stated
+    training: Training
+    options: Options
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """Fields of SwinConfig that a configuration or a run's settings give."""
+        return dict(self.training.windows if self.measured["version"] == V2 else {}) | dict(self.stated.config)
+
+    @property
+    def fits(self) -> list[str]:
+        """Names of the published variants with these sizes."""
+        return list(fitting(*(self.measured[name] for name in SHAPE)))
+
+    @property
+    def windows(self) -> tuple[Size, ...] | None:
+        """By stage, as far as the tensors tell them."""
+        return _windows(self.weights, self.tables, len(self.measured["depths"]))
+
+    @property
+    def named(self) -> Variant | None:
+        """The variant that the person or the configuration names."""
+        return _variant(self.options) or self.stated.variant
+
+
+def _trained(read: _Read, dialect: Dialect) -> tuple[SwinConfig, str, list[str]]:
+    """Return the network as it was trained, where its input size came from, and what people should know."""
+    variant, notes = _published(read)
+    windows = _asked_windows(read, variant)
+    notes += _check_classes(read)
+    said = read.said
+    size_said = said.pop("input_size", None)
+    asked = {**read.measured, **_shape(read, variant, windows), "dialect": dialect, **said, "window_sizes": windows}
+    _check_asked(read, asked)
+    _check_windows(read)
+    size, size_from = _input_size(read, asked, variant, size_said)
+    return SwinConfig(**asked, input_size=size), size_from, notes
+
+
+def _published(read: _Read) -> tuple[Variant | None, list[str]]:
+    """Return the variant that was named, be it by the run's settings, and a note where its shape is another."""
+    run = named(read.training.architecture) if read.training.architecture else None
+    if read.named or run is None:
+        return read.named, []
+    if all(read.measured[name] == getattr(run, name) for name in SHAPE):
+        return run, []
+    note = f"{read.training.place} names {read.training.architecture}, whose shape is another than the weights'"
+    return None, [] if read.stated.config else [note]
+
+
+def _asked_windows(read: _Read, variant: Variant | None) -> tuple[Size, ...]:
+    """Return the windows by stage: as somebody says them, else as the tensors tell them, else as published."""
+    published = variant.window_sizes if variant else None
+    named_windows = published if read.named else None
+    windows = read.said.get("window_sizes") or named_windows or read.windows or published
     if windows is None:
+        names = read.fits
         hint = f"say which with --architecture: {', '.join(names)}" if names else "name one with --architecture"
         raise CheckpointError(f"these weights do not say the size of their windows; {hint}")
-    if stated.classes not in (None, measured["num_classes"]):
-        raise CheckpointError(f"the configuration has {stated.classes} classes, the weights {measured['num_classes']}")
-    if training.classes not in (None, measured["num_classes"]):
-        if training.place == "args.yaml":
-            raise CheckpointError(
-                f"args.yaml beside the weights is of a run with {training.classes} classes, the weights have "
-                f"{measured['num_classes']}; move it away if it is not of this run"
-            )
-        notes.append(f"{training.place} has {training.classes} classes, the weights {measured['num_classes']}")
-    shape = {"window_sizes": tuple(windows), "dialect": dialect}
-    if variant:
-        shape |= {"embed_dim": variant.embed_dim, "depths": variant.depths, "num_heads": variant.num_heads}
-        shape |= {"version": variant.version, "pretrained_window_sizes": variant.pretrained_windows}
-    elif measured["version"] == 2:  # noqa: PLR2004 (Swin V2)
-        shape["pretrained_window_sizes"] = _pretrained(tables, windows)
-    size_said = said.pop("input_size", None)
-    asked = measured | shape | said
-    for name in ("version", "embed_dim", "depths", "num_heads", "patch_size", "qkv_bias"):
-        if asked[name] != measured[name]:
-            who = f"--architecture {options.architecture}" if options.architecture else "the configuration"
-            fit = f"; they fit {', '.join(names)}" if options.architecture and names else ""
-            raise CheckpointError(
-                f"{who} asks for {name} {_listed(asked[name])}, the weights have {_listed(measured[name])}{fit}"
-            )
-    in_weights = _windows(weights, tables, len(measured["depths"]))
-    if options.architecture and variant and in_weights and not variant.has_windows(in_weights):
+    return tuple(windows)
+
+
+def _check_classes(read: _Read) -> list[str]:
+    """Return a note where the run's settings count other classes, which may be of its dataset before it was changed."""
+    stated, run, classes = read.stated.classes, read.training.classes, read.measured["num_classes"]
+    place = read.training.place
+    if stated not in (None, classes):
+        raise CheckpointError(f"the configuration has {stated} classes, the weights {classes}")
+    if run in (None, classes):
+        return []
+    if place == "args.yaml":
         raise CheckpointError(
-            f"--architecture {options.architecture} has windows of {_listed(variant.windows)}, the weights of "
-            f"{_listed(tuple(side for side, _ in in_weights))}"
+            f"args.yaml beside the weights is of a run with {run} classes, the weights have {classes}; "
+            "move it away if it is not of this run"
         )
-    known = next((name for name in names if VARIANTS[name] is variant), None) or next(
-        (name for name in names if variant is None and VARIANTS[name].has_windows(windows)), None
-    )
-    evidence = _evidence(weights, tables, measured["patch_size"], windows)
-    for size, place in ((size_said, stated.place), (training.input_size, training.place)):
-        if size is not None:
-            if evidence and evidence[0] != size and options.size is None:
-                raise CheckpointError(
-                    f"{place} says {size[0]}×{size[1]} pixels, but {evidence[1]} "
-                    f"{'are' if evidence[1].endswith('s') else 'is'} for {evidence[0][0]}×{evidence[0][1]}; "
-                    "say which with --input-size"
-                )
-            return SwinConfig(**asked, input_size=size), f"from {place}", notes
+    return [f"{place} has {run} classes, the weights {classes}"]
+
+
+def _shape(read: _Read, variant: Variant | None, windows: Sequence[Size]) -> dict[str, Any]:
+    """Return the fields of SwinConfig that the variant gives."""
+    if variant:
+        shape = {name: getattr(variant, name) for name in SHAPE}
+        return shape | {"pretrained_window_sizes": variant.pretrained_windows}
+    return {"pretrained_window_sizes": _pretrained(read.tables, windows)} if read.measured["version"] == V2 else {}
+
+
+def _check_asked(read: _Read, asked: Mapping[str, Any]) -> None:
+    """Raise CheckpointError where the variant or the configuration contradicts the weights."""
+    architecture = read.options.architecture
+    for name in (*SHAPE, "patch_size", "qkv_bias"):
+        if asked[name] != read.measured[name]:
+            who = f"--architecture {architecture}" if architecture else "the configuration"
+            fit = f"; they fit {', '.join(read.fits)}" if architecture and read.fits else ""
+            raise CheckpointError(
+                f"{who} asks for {name} {_listed(asked[name])}, the weights have {_listed(read.measured[name])}{fit}"
+            )
+
+
+def _check_windows(read: _Read) -> None:
+    """Raise CheckpointError where the variant that the person named has other windows than the tensors."""
+    variant, windows = _variant(read.options), read.windows
+    if variant and windows and not variant.has_windows(windows):
+        raise CheckpointError(
+            f"--architecture {read.options.architecture} has windows of {_listed(variant.windows)}, the weights of "
+            f"{_listed(tuple(side for side, _ in windows))}"
+        )
+
+
+def _input_size(
+    read: _Read, asked: Mapping[str, Any], variant: Variant | None, size_said: Size | None
+) -> tuple[Size, str]:
+    """Return the input size and where it came from: settings, tensors, the person, else the published variant."""
+    evidence = _evidence(read.weights, read.tables, asked["patch_size"], asked["window_sizes"])
+    if size_said is not None:
+        return _of_settings(read, evidence, size_said, read.stated.place)
+    if read.training.input_size is not None:
+        return _of_settings(read, evidence, read.training.input_size, read.training.place)
     if evidence:
-        return SwinConfig(**asked, input_size=evidence[0]), f"from {evidence[1]} in the file", notes
+        return evidence[0], f"from {evidence[1]} in the file"
+    return _of_published(read, asked, variant)
+
+
+def _of_settings(read: _Read, evidence: tuple[Size, str] | None, size: Size, place: str) -> tuple[Size, str]:
+    if evidence and evidence[0] != size and read.options.size is None:
+        verb = "are" if evidence[1].endswith("s") else "is"
+        raise CheckpointError(
+            f"{place} says {size[0]}×{size[1]} pixels, but {evidence[1]} {verb} for "
+            f"{evidence[0][0]}×{evidence[0][1]}; say which with --input-size"
+        )
+    return size, f"from {place}"
+
+
+def _of_published(read: _Read, asked: Mapping[str, Any], variant: Variant | None) -> tuple[Size, str]:
+    """Return the size of the variant that was named, or of the first that fits and has these windows."""
+    fits = {name: VARIANTS[name] for name in read.fits}
+    known = next((name for name, published in fits.items() if published is variant), None)
+    if variant is None:
+        known = next((name for name, fit in fits.items() if fit.has_windows(asked["window_sizes"])), None)
     published = VARIANTS[known] if known else variant
-    if options.size and (published is None or _same_windows(asked, options.size, published)):
-        return SwinConfig(**asked, input_size=options.size), "from --input-size", notes
+    size = read.options.size
+    if size and (published is None or _same_windows(asked, size, published)):
+        return size, "from --input-size"
     if published is None:
         raise CheckpointError("these weights do not say the size of their images; give it with --input-size")
-    said_by = "--architecture" if options.architecture else training.place if variant and training.architecture else ""
+    is_run_s = variant and read.training.architecture
+    said_by = "--architecture" if read.options.architecture else read.training.place if is_run_s else ""
     origin = f"the published {known or 'network'} has it"
     origin = f"{said_by} names it: {origin}" if said_by else f"assumed: the weights do not say it, {origin}"
-    return SwinConfig(**asked, input_size=(published.side, published.side)), origin, notes
+    return (published.side, published.side), origin
 
 
 def _same_windows(asked: Mapping[str, Any], size: Size, published: Variant) -> bool:
@@ -264,10 +336,10 @@ def _measured(weights: Weights, in_file: Callable[[str], str]) -> dict[str, Any]
         stages = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("layers."))
         depths = tuple(_count(weights, f"layers.{stage}.blocks.") for stage in range(stages))
         attention = [f"layers.{stage}.blocks.0.attn." for stage in range(stages)]
-        version = 2 if f"{attention[0]}logit_scale" in weights else 1
+        version = V2 if f"{attention[0]}logit_scale" in weights else 1
         heads = tuple(
             weights[f"{place}logit_scale"].shape[0]
-            if version == 2  # noqa: PLR2004 (Swin V2)
+            if version == V2
             else weights[f"{place}relative_position_bias_table"].shape[1]
             for place in attention
         )
@@ -287,7 +359,7 @@ def _measured(weights: Weights, in_file: Callable[[str], str]) -> dict[str, Any]
         "depths": depths,
         "num_heads": heads,
         "mlp_ratio": hidden / dim,
-        "qkv_bias": f"{attention[0]}{'q_bias' if version == 2 else 'qkv.bias'}" in weights,  # noqa: PLR2004 (Swin V2)
+        "qkv_bias": f"{attention[0]}{'q_bias' if version == V2 else 'qkv.bias'}" in weights,
         "patch_norm": "patch_embed.norm.weight" in weights,
         "ape": "absolute_pos_embed" in weights,
     }
@@ -319,7 +391,7 @@ def _of_mask(tables: Weights, patch: int, stages: int) -> Size | None:
     """From a stage's mask, (windows, area, area): windows × area positions, taken to be a square."""
     for stage in range(stages):
         mask = tables.get(f"layers.{stage}.blocks.1.attn_mask")
-        if mask is not None and mask.ndim >= 2:  # noqa: PLR2004 (windows, area)
+        if mask is not None and mask.ndim > 1:
             positions = mask.shape[0] * mask.shape[1]
             side = math.isqrt(positions)
             return ((side * patch << stage,) * 2) if side**2 == positions else None

@@ -21,8 +21,8 @@ from app.bundle import Label, Preprocessing
 from app.errors import sentence
 from model_export import class_names
 from model_export.checkpoints import state_dict
-from model_export.checkpoints.checkpoint import Checkpoint, Found, Options, Reference
-from model_export.checkpoints.reference import Ours, ask, in_steps
+from model_export.checkpoints.checkpoint import Checkpoint, Found, Options
+from model_export.checkpoints.reference import Ours, Reference, ask, in_steps
 from model_export.checkpoints.state_dict import Stated
 from model_export.checkpoints.training import NO_TRAINING, Training
 from model_export.checkpoints.weights import Weights

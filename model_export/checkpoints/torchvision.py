@@ -10,8 +10,8 @@ from torch import Tensor
 
 from app.bundle import Preprocessing, ShorterSide
 from model_export.checkpoints import state_dict
-from model_export.checkpoints.checkpoint import Checkpoint, Found, Options, Reference
-from model_export.checkpoints.reference import Ours, ask, in_steps
+from model_export.checkpoints.checkpoint import Checkpoint, Found, Options
+from model_export.checkpoints.reference import Ours, Reference, ask, in_steps
 from model_export.checkpoints.training import NO_TRAINING, Training
 from model_export.checkpoints.weights import Weights
 from model_export.swin import Swin, SwinConfig

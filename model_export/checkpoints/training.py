@@ -250,7 +250,7 @@ def _of_authors(config: Mapping[str, Any], options: RecipeOptions) -> Training:
             done = recipe(Squash(mode="squash", height=size[0], width=size[1]), None)
         return done.model_copy(update={"interpolation": interpolation})
 
-    windows = {}
+    windows: dict[str, Any] = {}
     depths = shape.get("DEPTHS") or ()
     if kind == "swinv2" and shape.get("WINDOW_SIZE"):
         windows["window_sizes"] = (_pair(shape["WINDOW_SIZE"]),) * len(depths)
