@@ -65,7 +65,7 @@ def from_data(data: Any) -> tuple[Label, ...]:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
-        raise ValueError(f"{twice[0]!r} is there twice")
+        raise ValueError(f"'{twice[0]}' is there twice")
     return dict(pairs)
 
 

@@ -68,7 +68,7 @@ class Decision:
     options: str
 
     def __str__(self) -> str:
-        return f"{self.subject}: {self.value}; {self.origin}; {self.options} changes it"
+        return f"{self.subject}: {self.value}; {self.origin}; change it with {self.options}"
 
 
 @dataclass(frozen=True)
