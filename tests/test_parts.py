@@ -87,6 +87,17 @@ READ: dict[str, Callable[[Weights], Any]] = {
     "a backbone and classifier": lambda own: _wrapped("backbone.", "classifier.", own),
     "a backbone and a sequential classifier": lambda own: _wrapped("encoder.", "classifier.1.", own),
     "a backbone in Lightning": lambda own: {"state_dict": _wrapped("net.backbone.", "net.head.", own) | METRICS},
+    "a metric's head": lambda own: headed("metric_head.", own),
+    "centers of classes": lambda own: own | {"center_loss.centers": torch.ones(37, 48)},
+    "compiled blocks": lambda own: {name.replace("blocks.0.", "blocks.0._orig_mod."): w for name, w in own.items()},
+    "checkpointed blocks in FSDP": lambda own: under(
+        "_fsdp_wrapped_module.",
+        {
+            name.replace("attn.", "attn._checkpoint_wrapped_module.").replace("proj.w", "proj._orig_mod.w"): own[name]
+            for name in own
+        },
+    ),
+    "a convolution for a head": lambda own: own | {"head.fc.weight": own["head.fc.weight"][:, :, None, None]},
     "sets in sets": lambda own: {"checkpoint": {"model": {"state_dict": own}, "epoch": 3}},
 }
 
@@ -119,7 +130,10 @@ def test_a_head_without_a_bias(tmp_path: Path) -> None:
     expected = logits(read(weights, tmp_path))
     del weights["head.fc.bias"]
 
-    assert np.array_equal(expected, logits(read(weights, tmp_path)))
+    found = read(weights, tmp_path)
+
+    assert np.array_equal(expected, logits(found))
+    assert found.notes[0].startswith("head: head.fc.weight has no bias; a head that normalizes")
 
 
 def test_torchvision_s_network_in_a_wrapper(tmp_path: Path) -> None:
@@ -221,7 +235,7 @@ UNKNOWN: dict[str, tuple[Callable[[Weights], Any], str]] = {
     ),
     "a norm in the head": (
         lambda own: _wrapped("", "head.1.", own) | {"head.0.weight": torch.ones(48)},
-        r"beside the network there is head\.0\.weight \(48\), which is unknown$",
+        r"the head has more than one layer: head\.0\.weight \(48\), .*, so fine-tune the network with one$",
     ),
     "a temperature beside the network": (
         lambda own: under("model.", own) | {"temperature": torch.ones(1)},
@@ -238,6 +252,46 @@ UNKNOWN: dict[str, tuple[Callable[[Weights], Any], str]] = {
     "another number of features": (
         lambda own: _wrapped("", "fc.", own) | {"fc.weight": torch.ones(37, 96)},
         r"after a network with 48 features there is fc\.bias \(37\), fc\.weight \(37×96\), which is not one linear",
+    ),
+    "classes in an angular loss": (
+        lambda own: _wrapped("", "fc.", own) | {"metric_fc.weight": torch.ones(5, 37)},
+        r"the classes may be in metric_fc\.weight \(5×37\), a loss with weights of its own",
+    ),
+    "classes in a loss's matrix, the other way": (
+        lambda own: own | {"loss_fn.W": torch.ones(37, 5)},
+        r"the classes may be in loss_fn\.W \(37×5\)",
+    ),
+    "classes in proxies": (lambda own: own | {"criterion.proxies": torch.ones(5, 37)}, r"may be in criterion\.proxies"),
+    "two heads on the features": (
+        lambda own: own | {"loss.weight": torch.ones(37, 48)},
+        r"the classes may be in loss\.weight \(37×48\)",
+    ),
+    "no head but in a loss": (
+        lambda own: _without_head("backbone.", own) | {"loss_fn.W": torch.ones(48, 5)},
+        r"the classes may be in loss_fn\.W \(48×5\)",
+    ),
+    "weight normalization": (
+        lambda own: (
+            _without_head("", own) | {"head.fc.weight_g": torch.ones(37, 1), "head.fc.weight_v": own["head.fc.weight"]}
+        ),
+        r"head\.fc\.weight_g is of a head with weight normalization; take it off .*remove_weight_norm",
+    ),
+    "integers": (
+        lambda own: own | {"layers.0.blocks.0.mlp.fc1.weight": torch.ones(96, 24, dtype=torch.int8)},
+        r"weights: layers\.0\.blocks\.0\.mlp\.fc1\.weight holds int8, which is not read; save the weights .* float32",
+    ),
+    "complex numbers": (lambda own: own | {"norm.bias": torch.ones(48, dtype=torch.complex64)}, "norm.bias holds comp"),
+    "float8": (lambda own: own | {"norm.bias": torch.ones(48).to(torch.float8_e4m3fn)}, "norm.bias holds float8_e4m3"),
+    "a sparse matrix": (
+        lambda own: own | {"head.fc.weight": own["head.fc.weight"].to_sparse()},
+        "holds sparse_coo, cpu",
+    ),
+    "no numbers": (lambda own: own | {"norm.bias": torch.ones(48, device="meta")}, "norm.bias holds strided, meta"),
+    "more numbers than are stored": (
+        lambda own: (
+            own | {"head.fc.weight": torch.ones(1).expand(2**38, 48), "head.fc.bias": torch.ones(1).expand(2**38)}
+        ),
+        r"weights: head\.fc\.(weight|bias) says 274877906944\S* numbers, and the file holds fewer",
     ),
     "no head": (lambda own: _without_head("backbone.", own), "no head for classes in these weights: they are a backb"),
     "a masked network": (

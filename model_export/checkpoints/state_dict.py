@@ -14,16 +14,14 @@ from torch import Tensor
 
 from app.bundle import Label, Preprocessing, SourceKind
 from model_export.checkpoints.checkpoint import Checkpoint, Found, MakeReference, Options, Origins, assemble, at_size
-from model_export.checkpoints.parts import some
+from model_export.checkpoints.others import some
+from model_export.checkpoints.parts import COMPUTED
 from model_export.checkpoints.training import NO_TRAINING, Training, labels_of
 from model_export.checkpoints.weights import Weights
 from model_export.errors import CheckpointError, RequestError
 from model_export.swin import Dialect, SwinConfig
 from model_export.variants import VARIANTS, Variant, fitting, named, published_recipe
 from model_export.windows import Size
-
-COMPUTED = ("relative_position_index", "relative_coords_table", "attn_mask")
-"""Buffers that hold no weights: sources compute them from the sizes, and some save them all the same."""
 
 
 @dataclass(frozen=True)

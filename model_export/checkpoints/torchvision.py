@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from app.bundle import Preprocessing, ShorterSide
-from model_export.checkpoints import state_dict
+from model_export.checkpoints import parts, state_dict
 from model_export.checkpoints.checkpoint import Checkpoint, Found, Options
 from model_export.checkpoints.reference import Ours, Reference, ask, in_steps
 from model_export.checkpoints.training import NO_TRAINING, Training
@@ -98,9 +98,9 @@ class TorchvisionReference:
     def __init__(self, torchvision: Any, weights: Weights, config: SwinConfig, recipe: Preprocessing) -> None:
         self.name = f"torchvision {torchvision.__version__}"
         self._recipe, self._transform = recipe, _transform(torchvision, recipe)
-        parts = torchvision.models.swin_transformer
-        version_2 = {"block": parts.SwinTransformerBlockV2, "downsample_layer": parts.PatchMergingV2}
-        self._network = parts.SwinTransformer(
+        theirs = torchvision.models.swin_transformer
+        version_2 = {"block": theirs.SwinTransformerBlockV2, "downsample_layer": theirs.PatchMergingV2}
+        self._network = theirs.SwinTransformer(
             patch_size=[config.patch_size] * 2,
             embed_dim=config.embed_dim,
             depths=list(config.depths),
@@ -110,7 +110,7 @@ class TorchvisionReference:
             num_classes=config.num_classes,
             **(version_2 if config.version == 2 else {}),  # noqa: PLR2004 (Swin V2)
         )
-        own = {name: weight for name, weight in weights.items() if not name.endswith(state_dict.COMPUTED)}
+        own = {name: weight for name, weight in weights.items() if not name.endswith(parts.COMPUTED)}
         self._network.load_state_dict(self._network.state_dict() | own)
         self._network.float().eval()
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from app.bundle import digest
 from model_export.checkpoints import foreign, parts, pickles
+from model_export.checkpoints.others import refuse_others
 from model_export.checkpoints.parts import StateDict
 from model_export.checkpoints.pickles import CUT_OFF, WAY_OUT, Recorded
 from model_export.errors import CheckpointError
@@ -125,7 +126,7 @@ def _refuse(content: Mapping[str, Any]) -> NoReturn:
         if isinstance(value, Mapping) and any(isinstance(inside, Tensor) for inside in value.values()):
             names = dict(value)
             break
-    parts.refuse_others(names)
+    refuse_others(names)
 
 
 def _is_safetensors(file: Path) -> bool:
