@@ -257,6 +257,32 @@ def test_settings_become_plain_data(form: str, tmp_path: Path, monkeypatch: pyte
     assert all(isinstance(read[name], Recorded) for name in ("args", "config", "hyper_parameters", "cfg"))
 
 
+VALUES: dict[str, tuple[Any, Any]] = {
+    "a whole number": (np.int64(448), 448),
+    "a fraction": (np.float32(0.5), 0.5),
+    "truth": (np.bool_(True), True),
+    "a name": (np.str_("ant"), "ant"),
+    "numbers": (np.array([0.485, 0.456]), [0.485, 0.456]),
+    "a matrix by columns": (np.asfortranarray(np.arange(6).reshape(2, 3)), [[0, 1, 2], [3, 4, 5]]),
+    "big-endian numbers": (np.array([1, 2], dtype=">i4"), [1, 2]),
+    "names": (np.array(["ant", "bee"]), ["ant", "bee"]),
+    "names as objects": (np.array(["ant", "bee"], dtype=object), ["ant", "bee"]),
+    "a shape": (torch.Size([64, 96]), (64, 96)),
+    "a set": ({1, 2}, {1, 2}),
+}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("case", VALUES)
+def test_plain_values_of_libraries_are_read(case: str, form: str, tmp_path: Path) -> None:
+    """Numbers, names and lists of numpy and torch are values as Python's, also where torch's own reader stops."""
+    value, expected = VALUES[case]
+    content = {"model": WEIGHTS, "value": value, "stops": Meter()}
+    torch.save(content, tmp_path / "weights.pth", _use_new_zipfile_serialization=FORMATS[form])
+
+    assert read_files([tmp_path / "weights.pth"])["value"] == expected
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_whole_network_is_named(form: str, tmp_path: Path) -> None:
     """A pickled module, `torch.save(model)`: the sentence names its class and the way out."""

@@ -14,7 +14,7 @@ from app.bundle import SourceKind
 from model_export.checkpoints import openmmlab
 from model_export.checkpoints.head import Rest, head_of, parent, shape
 from model_export.checkpoints.others import refuse_others
-from model_export.checkpoints.pickles import WAY_OUT, Recorded
+from model_export.checkpoints.pickles import WAY_OUT
 from model_export.errors import CheckpointError
 
 BATCH = re.compile(r"(^|\.)(n_averaged|num_updates)$")
@@ -179,7 +179,7 @@ def _length(weights: Mapping[str, Any], name: str) -> int | None:
 def _refuse_other_values(values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if not isinstance(value, Tensor):
-            kind = value.class_name if isinstance(value, Recorded) else type(value).__name__
+            kind = getattr(value, "class_name", type(value).__name__)
             raise CheckpointError(f"weights: {name} is a {kind}, not a tensor; {WAY_OUT}")
 
 

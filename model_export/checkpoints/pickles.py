@@ -4,6 +4,7 @@ Nothing that a file names is imported or called. Knows nothing about networks.
 """
 
 import pickle
+import re
 import sys
 import warnings
 from collections import OrderedDict
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,6 +38,12 @@ DANGEROUS_NAMES = {
 PYTHON_3 = {"__builtin__": "builtins", "commands": "subprocess", "copy_reg": "copyreg"}
 LONGEST_NAME = 100
 """Characters of a class's name that are repeated in a sentence."""
+
+LONGEST_ARRAY = 1_000_000
+"""Bytes of numpy's arrays that are read; settings and names of classes are shorter."""
+
+PLAIN_CODE = re.compile(r"[bi][1248]|u[1248]|f[248]|[US]\d{1,5}")
+"""numpy's codes of whole numbers, fractions, truth (b1), text and bytes."""
 
 
 class Recorded(Mapping[str, Any]):
@@ -100,6 +108,53 @@ class Recorded(Mapping[str, Any]):
         return bool(self._values.get("_modules"))
 
 
+class Dtype:
+    """What a pickle says of a dtype of numpy's: its code and the order of its bytes."""
+
+    def __init__(self, code: Any = "", *_: Any) -> None:
+        self._code, self._order = str(code), "<"
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, tuple) and len(state) > 1 and state[1] in {"<", ">", "|"}:
+            self._order = state[1]
+
+    def values(self, data: Any) -> np.ndarray[Any, Any] | None:
+        """Return the numbers or strings in these bytes; None for other kinds, and for many."""
+        if not isinstance(data, bytes) or len(data) > LONGEST_ARRAY or not PLAIN_CODE.fullmatch(self._code):
+            return None
+        return np.frombuffer(data, dtype=np.dtype(self._order + self._code))
+
+
+class Array(list[Any]):
+    """An array of numpy's as nested lists; with a record in it where its values are not read."""
+
+    class_name = "numpy.ndarray"
+
+    def __setstate__(self, state: Any) -> None:
+        match state:
+            case (_, tuple() as shape, Dtype() as dtype, by_columns, bytes() as data):
+                if (values := dtype.values(data)) is not None:
+                    self[:] = values.reshape(shape, order="F" if by_columns else "C").tolist()
+            case (_, tuple(), Dtype(), _, list() as objects) if all(isinstance(value, str | int) for value in objects):
+                self[:] = objects
+
+
+def _scalar(dtype: Any = None, data: Any = None, *_: Any) -> Any:
+    """Return the number or string that a numpy scalar is; a record where it is of another kind."""
+    values = dtype.values(data) if isinstance(dtype, Dtype) else None
+    return Recorded() if values is None else values.item()
+
+
+def _array(*_: Any) -> Array:
+    """Return an array of one unknown value, which its state replaces."""
+    return Array([Recorded()])
+
+
+def _bytes(text: Any = "", *_: Any) -> bytes:
+    """Return the bytes that protocol 2 writes as text."""
+    return text.encode("latin1") if isinstance(text, str) else b""
+
+
 class Rebuild:
     """One of torch's functions that make a tensor of its storage; its result is a plain tensor without gradient."""
 
@@ -122,6 +177,16 @@ class Rebuild:
         return Recorded()
 
 
+# What numpy, the standard library and torch name for plain values, and what makes them here.
+PLAIN: dict[tuple[str, str], Any] = {
+    **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _array for core in ("core", "_core")},
+    ("numpy", "dtype"): Dtype,
+    ("_codecs", "encode"): _bytes,
+    ("builtins", "set"): set,
+    ("builtins", "frozenset"): frozenset,
+    ("torch", "Size"): tuple,
+}
 REBUILDS = {
     **{("torch._utils", name): name for name in ("_rebuild_tensor", "_rebuild_tensor_v2")},
     **{("torch._utils", name): name for name in ("_rebuild_parameter", "_rebuild_parameter_with_state")},
@@ -144,6 +209,8 @@ class Unpickler(pickle.Unpickler):
             raise CheckpointError(f"asks for {_shown(module, name)}, which could run code and belongs to no weights")
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
+        if (module, name) in PLAIN:
+            return PLAIN[module, name]
         if (module, name) in REBUILDS:
             return Rebuild(REBUILDS[module, name])
         if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
