@@ -13,20 +13,33 @@ from typing import Any
 from app.bundle import Label
 from model_export.imagenet import imagenet_labels
 
-# Keys under which JSON files and checkpoints keep names. The first has an object from name to number.
-KEYS = (
+# Keys under which JSON files and checkpoints keep names: objects from name to number, objects from number to name, and
+# lists. The key says which of the two an object is, whatever its values look like.
+TO_NUMBER = (
     "class_to_idx",
-    "classes",
-    "CLASSES",
-    "class_names",
-    "label_names",
+    "class2idx",
+    "class_to_index",
+    "class_to_id",
+    "class2id",
+    "label2id",
+    "label_to_idx",
+    "label2idx",
+)
+TO_NAME = (
     "id2label",
     "idx_to_class",
+    "idx2class",
+    "index_to_class",
+    "id_to_class",
+    "id2class",
     "idx2label",
-    "labels",
-    "names",
-    "categories",
+    "idx_to_label",
 )
+LISTS = ("classes", "CLASSES", "class_names", "label_names", "categories")
+WORDS = ("labels", "names")
+"""Keys of lists that other things have, too."""
+
+KEYS = (*TO_NUMBER, *TO_NAME, *LISTS, *WORDS)
 NUMBER_COLUMNS = ("index", "id", "idx", "class_id", "class_index", "label_id", "number")
 NAME_COLUMNS = ("name", "label", "class", "class_name", "label_name")
 WNID = re.compile(r"n\d{8}")
@@ -49,17 +62,29 @@ def from_text(text: str) -> tuple[Label, ...]:
     return _complete(_of_table(lines) or _of_lines(lines))
 
 
-def from_data(data: Any) -> tuple[Label, ...]:
-    """Return the names in a list, in an object from number to name, or in one from name to number."""
+def from_data(data: Any, key: str = "") -> tuple[Label, ...]:
+    """Return the names in a list, in an object from number to name, or in one from name to number.
+
+    Args:
+        data: from JSON or from a checkpoint.
+        key: under which it was, which says what an object maps to what.
+    """
     if isinstance(data, Mapping):
-        inside = [data[key] for key in KEYS if isinstance(data.get(key), Mapping | list | tuple)]
-        if len(inside) == 1:
-            return from_data(inside[0])
-        return _complete(_of_object(data))
+        inside = {key: data[key] for key in KEYS if isinstance(data.get(key), Mapping | list | tuple)}
+        if inside:
+            found = {inner: from_data(value, inner) for inner, value in inside.items()}
+            if len(set(found.values())) > 1:
+                raise ValueError(f"its {' and '.join(found)} name the classes otherwise; {HOW}")
+            return next(iter(found.values()))
+        return _complete(_of_object(data, key))
+    if isinstance(data, set | frozenset):
+        raise ValueError(f"it is a set, which has no order; {HOW}")  # noqa: TRY004 (read from a file)
     if not isinstance(data, list | tuple):
         raise ValueError("it holds neither a list nor an object")  # noqa: TRY004 (read from a file)
     if data and all(isinstance(entry, Mapping) and _index_of(entry) is not None for entry in data):
         return _complete(_in_order([(_index_of(entry), _label(entry)) for entry in data]))
+    if data and key in TO_NUMBER:  # pairs, as of `.items()`
+        return _complete(_of_object(_pairs(data), key))
     return _complete([_label(entry) for entry in data])
 
 
@@ -69,17 +94,30 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _of_object(data: Mapping[Any, Any]) -> list[Label]:
-    """Read an object by the side that counts the classes.
+def _pairs(data: Sequence[Any]) -> dict[Any, Any]:
+    """Return an object of pairs of name and number."""
+    if not all(isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str | int) for pair in data):  # noqa: PLR2004 (a pair)
+        raise ValueError(f"it holds neither an object nor pairs of name and number; {HOW}")
+    return _unique([(name, number) for name, number in data])
 
-    Where both sides do, the type decides: ImageFolder's `class_to_idx` has numbers as values, `id2label` has strings.
+
+def _of_object(data: Mapping[Any, Any], key: str) -> list[Label]:
+    """Read an object as its key says, else by the side that counts the classes.
+
+    Where both sides do, the types decide: numbers as values are ImageFolder's `class_to_idx`, text is `id2label`.
     """
-    keys, values = [_number(key) for key in data], [_number(value) for value in data.values()]
-    by_key, by_value = _counts(keys), _counts(values)
-    if by_value and (not by_key or all(isinstance(value, int) for value in data.values())):
-        return _in_order([(index, _label(name)) for name, index in zip(data, values, strict=True)])
-    if by_key:
-        return _in_order([(index, _label(name)) for index, name in zip(keys, data.values(), strict=True)])
+    keys, values = [_number(name) for name in data], [_number(value) for value in data.values()]
+    by_value = [(index, name) for name, index in zip(data, values, strict=True)]
+    by_key = list(zip(keys, data.values(), strict=True))
+    if key in TO_NUMBER or key in TO_NAME:
+        return _in_order([(index, _label(name)) for index, name in (by_value if key in TO_NUMBER else by_key)])
+    kinds = {type(value) for value in data.values()}
+    if _counts(keys) and _counts(values) and kinds not in ({int}, {str}):
+        raise ValueError(f"it can be read as names of numbers and as numbers of names; {HOW}")
+    if _counts(values) and (kinds == {int} or not _counts(keys)):
+        return _in_order([(index, _label(name)) for index, name in by_value])
+    if _counts(keys):
+        return _in_order([(index, _label(name)) for index, name in by_key])
     if None not in keys:
         raise ValueError(_not_counting(keys))
     if None not in values:
