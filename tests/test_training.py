@@ -127,7 +127,6 @@ def test_torchvision_s_settings_are_followed(case: str, tmp_path: Path) -> None:
         "val_crop_size": 64,
         "interpolation": "bilinear",
         "backend": "PIL",
-        "model": "swin_t",
     }
     checkpoint = read(saved(tmp_path, "torchvision", args=argparse.Namespace(**args | changes)))
 
@@ -179,15 +178,18 @@ def test_options_decide_over_settings(tmp_path: Path) -> None:
     ("changes", "sentence"),
     [
         ({"interpolation": "random"}, "interpolation 'random' is not supported; give another with --interpolation"),
-        ({"crop_mode": "random"}, "crop_mode 'random' is not supported; say how with --fit"),
+        ({"crop_mode": "random"}, "crop_mode 'random' is not supported; give another with --fit"),
         ({"in_chans": 1}, "1 channels; only RGB"),
         ({"input_size": [4, 64, 64]}, "4 channels; only RGB"),
         ({"gp": "max"}, "gp is max; only average"),
         ({"crop_pct": -1}, "crop_pct is -1"),
-        ({"crop_pct": [0.9]}, r"crop_pct is \[0.9\], not a number"),
-        ({"img_size": 64.5}, r"64.5 is no size of images; save the weights alone"),
+        ({"crop_pct": [0.9, 1]}, r"crop_pct is \[0.9, 1\], not a number"),
+        ({"img_size": 64.5}, "img_size is 64.5, which is no size of images; give --input-size"),
         ({"std": [0.2, 0.2, 0]}, "std is 0, not above 0"),
-        ({"model_kwargs": ["img_size"]}, r'model_kwargs is \["img_size"\]; save the weights alone'),
+        (
+            {"model_kwargs": ["img_size"]},
+            r'model_kwargs is \["img_size"\], which says nothing of a network; save the weights',
+        ),
         ({"mean": [0.5, 0.5]}, "not a number for each of three channels"),
         ({"model_kwargs": KWARGS | {"img_size": 32}}, "made for 32×32 pixels, its images have 64×64"),
     ],

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from app.bundle import SourceKind
-from model_export.checkpoints import huggingface, original, timm, torchvision, training
+from model_export.checkpoints import conventions, huggingface, original, settings, timm, torchvision
 from model_export.checkpoints.checkpoint import Checkpoint, Found, Options
 from model_export.checkpoints.folder import config_of, download, weight_files
 from model_export.checkpoints.parts import StateDict
-from model_export.checkpoints.weights import read_files, unwrap
+from model_export.checkpoints.weights import metadata_of, read_files, unwrap
 from model_export.errors import CheckpointError, RequestError
 
 
@@ -51,18 +51,20 @@ def _folder(folder: Path, name: str, commit: str | None, options: Options) -> Ch
 def _file(path: Path, options: Options) -> Checkpoint:
     content = read_files([path])
     weights = unwrap(content, options.weights)
+    if metadata := metadata_of(path):
+        content = {**content, "metadata": settings.of_metadata(metadata)}
     kind = options.source or _recognised(weights)
-    if options.source is None and kind == "original" and training.is_timm(content):
+    if options.source is None and kind == "original" and conventions.is_timm(content, path):
         kind = "timm"
     found = Found(kind, path.name, None, [path], weights)
-    settings = training.settings_of(kind, content, path, options.recipe)
+    training = conventions.settings_of(kind, content, path, options)
     match kind:
         case "timm":
-            return timm.read(found, None, options, settings, content)
+            return timm.read(found, None, options, training, content)
         case "torchvision":
-            return torchvision.read(found, options, settings, content)
+            return torchvision.read(found, options, training, content)
         case "original":
-            return original.read(found, options, settings, content)
+            return original.read(found, options, training, content)
         case "huggingface":
             raise CheckpointError(f"{path.name} has Hugging Face's names; give its folder, with config.json")
 

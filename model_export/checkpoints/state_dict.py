@@ -16,7 +16,9 @@ from app.bundle import Label, Preprocessing, SourceKind
 from model_export.checkpoints.checkpoint import Checkpoint, Found, MakeReference, Options, Origins, assemble, at_size
 from model_export.checkpoints.others import some
 from model_export.checkpoints.parts import COMPUTED
-from model_export.checkpoints.training import NO_TRAINING, Training, labels_of
+from model_export.checkpoints.pickles import WAY_OUT
+from model_export.checkpoints.saved_names import Named, labels_of
+from model_export.checkpoints.training import NO_TRAINING, Training
 from model_export.checkpoints.weights import Weights
 from model_export.errors import CheckpointError, RequestError
 from model_export.swin import Dialect, SwinConfig
@@ -78,21 +80,23 @@ def read(
     trained, size_from, notes = _trained(_Read(own, tables, measured, stated, training, options), dialect)
     config = at_size(trained, options)
     recipe, recipe_from = _recipe(found.kind, config, stated, training)
-    labels, labels_from = stated.labels, ""
-    if labels is None and options.labels is None and content is not None:
-        labels, labels_from = labels_of(content, config.num_classes) or (None, "")
+    own_labels = Named(stated.labels, "", ())
+    if stated.labels is None and options.labels is None and content is not None:
+        own_labels = labels_of(content, config.num_classes)
     return assemble(
         found,
         trained,
         config,
         own,
         recipe=recipe,
-        labels=labels,
+        labels=own_labels.labels,
         activation="sigmoid" if config.num_classes == 1 else "softmax",
         reference=reference,
         in_file=in_file,
         options=options,
-        origins=Origins(size_from, recipe_from, labels_from, _fine_tune(training), (*training.notes, *notes)),
+        origins=Origins(
+            size_from, recipe_from, own_labels.place, _fine_tune(training), (*training.notes, *notes, *own_labels.notes)
+        ),
     )
 
 
@@ -104,10 +108,10 @@ def _recipe(
         return stated.recipe(config.input_size), stated.place
     if training.recipe:
         return training.recipe(config.input_size), training.place
-    if training.normalization:
-        mean, std = training.normalization
-        published = published_recipe(kind, config).model_copy(update={"mean": mean, "std": std})
-        return published, f"{training.place} (mean and std; the resize is assumed: {kind}'s published one)"
+    if training.changes:
+        published = published_recipe(kind, config).model_copy(update=training.changes)
+        said = " and ".join(training.changes)
+        return published, f"{training.place} ({said}; the rest is assumed: {kind}'s published recipe)"
     return None, ""
 
 
@@ -165,14 +169,23 @@ def _trained(read: _Read, dialect: Dialect) -> tuple[SwinConfig, str, list[str]]
 
 
 def _published(read: _Read) -> tuple[Variant | None, list[str]]:
-    """Return the variant that was named, be it by the run's settings, and a note where its shape is another."""
-    run = named(read.training.architecture) if read.training.architecture else None
-    if read.named or run is None:
+    """Return the variant that was named, be it by the run's settings, and a note where its shape is another.
+
+    Raises:
+        CheckpointError: the script made another network by that name.
+    """
+    name, place = read.training.architecture, read.training.place
+    run = named(name) if name else None
+    if name is None or (run is None and (read.named or "swin" in name.lower())):
         return read.named, []
-    if all(read.measured[name] == getattr(run, name) for name in SHAPE):
-        return run, []
-    note = f"{read.training.place} names {read.training.architecture}, whose shape is another than the weights'"
-    return None, [] if read.stated.config else [note]
+    if run and all(read.measured[part] == read.said.get(part, getattr(run, part)) for part in SHAPE):
+        is_run_s = all(read.measured[part] == getattr(run, part) for part in SHAPE)
+        return read.named or (run if is_run_s else None), []
+    note = f"{place} names {name}, whose shape is another than the weights'"
+    if not read.training.is_of_network:
+        return read.named, [note]
+    way = "move it away if it is not of this run" if place == "args.yaml" else WAY_OUT
+    raise CheckpointError(f"{note}; so the settings are of another network's run; {way}")
 
 
 def _asked_windows(read: _Read, variant: Variant | None) -> tuple[Size, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -79,18 +79,19 @@ def anchor(names: Mapping[str, Any]) -> bool:
 
 
 def _sets(content: Mapping[Any, Any]) -> dict[str, Mapping[str, Any]]:
-    """The state dicts by the path to them, of the outermost level that has any."""
+    """The state dicts by the path to them, at any level; what is inside one is no other."""
     level: dict[str, Mapping[Any, Any]] = {"": content}
+    found: dict[str, Mapping[str, Any]] = {}
     for _ in range(DEEPEST):
-        if found := {path: names for path, names in level.items() if anchor(names)}:
-            return found
+        found |= {path: names for path, names in level.items() if anchor(names)}
         level = {
             f"{path}.{name}".removeprefix("."): value
             for path, names in level.items()
+            if path not in found
             for name, value in names.items()
             if isinstance(name, str) and isinstance(value, Mapping)
         }
-    return {}
+    return found
 
 
 def _label(path: str, prefix: str, sets: Mapping[str, Mapping[str, Any]]) -> str:
@@ -141,6 +142,14 @@ def _safetensors(file: Path) -> Weights:
         return load_file(file)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file.name} is damaged: {CUT_OFF}") from error
+
+
+def metadata_of(file: Path) -> dict[str, str]:
+    """Return what safetensors keep beside tensors; nothing for other files."""
+    if not _is_safetensors(file):
+        return {}
+    with safe_open(file, framework="pt") as opened:
+        return dict(opened.metadata() or {})
 
 
 def _pickled(file: Path) -> dict[str, Any]:
