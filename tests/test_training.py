@@ -5,13 +5,16 @@ Expected sizes are those of timm 1.0.31's `resolve_data_config` and `create_tran
 """
 
 import argparse
+import json
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from app.bundle import Cover, Preprocessing, ShorterSide, Squash
 from model_export import checkpoints
@@ -253,6 +256,11 @@ PLACES: dict[str, dict[str, Any]] = {
     "classes": {"classes": NAMES},
     "Lightning": {"hyper_parameters": {"class_to_idx": {name: index for index, name in enumerate(NAMES)}}},
     "args": {"args": argparse.Namespace(classes=NAMES, lr=0.1)},
+    "names of numpy": {"classes": np.array(NAMES)},
+    "label2id": {"config": {"label2id": {name: index for index, name in enumerate(NAMES)}}},
+    "idx_to_class": {"idx_to_class": dict(enumerate(NAMES))},
+    "a data module's class": {"DigitsDataModule": {"class_to_idx": {name: i for i, name in enumerate(NAMES)}}},
+    "pairs": {"class_to_idx": [(name, index) for index, name in enumerate(NAMES)]},
     "OpenMMLab": {"meta": {"CLASSES": tuple(NAMES), "epoch": 3}},
     "mmpretrain": {"meta": {"dataset_meta": {"classes": NAMES}}},
 }
@@ -282,3 +290,236 @@ def test_lightning_s_hyper_parameters_tell_the_size(tmp_path: Path) -> None:
     assert checkpoint.network.config.input_size == (96, 96)
     assert re.search("96×96; from hyper_parameters", told(checkpoint, "input size"))
     assert "assumed" in told(checkpoint, "preprocessing")
+
+
+SQUARE = (96, 96)
+OTHERS: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
+    "a number of numpy": ({"img_size": np.int64(96)}, SQUARE),
+    "text": ({"img_size": "96"}, SQUARE),
+    "text with both sides": ({"img_size": "64x96"}, (64, 96)),
+    "a fraction without a rest": ({"img_size": 96.0}, SQUARE),
+    "a list of one": ({"img_size": [96]}, SQUARE),
+    "channels before": ({"input_size": (3, 64, 96)}, (64, 96)),
+    "channels behind": ({"image_size": [64, 96, 3]}, (64, 96)),
+    "a batch": ({"input_size": [1, 3, 64, 96]}, (64, 96)),
+    "a shape of torch": ({"img_size": torch.Size([64, 96])}, (64, 96)),
+    "a tensor": ({"img_size": torch.tensor([64, 96])}, (64, 96)),
+    "height and width": ({"image_size": {"height": 64, "width": 96}}, (64, 96)),
+    "deep inside": ({"data": {"transform": {"val": {"img_size": 96}}}}, SQUARE),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_sizes_are_read_in_every_form(case: str, tmp_path: Path) -> None:
+    """What another script says of the size is read at any depth, as numbers, text, lists or arrays."""
+    settings, size = OTHERS[case]
+    checkpoint = read(saved(tmp_path, hyper_parameters=settings, stops=np.float64(1)))
+
+    assert checkpoint.network.config.input_size == size
+    assert "from hyper_parameters" in told(checkpoint, "input size")
+
+
+TEXT = "DATA:\n  IMG_SIZE: 96\nTEST:\n  CROP: false\n"
+BESIDE: dict[str, tuple[dict[str, Any], tuple[Any, ...]]] = {
+    "mean as tensors": (
+        {"hyper_parameters": {"mean": torch.full((3, 1, 1), 0.5), "std": torch.full((3,), 0.5)}},
+        (71, True, "bicubic", HALF),
+    ),
+    "mean as arrays": (
+        {"cfg": {"data": {"image_mean": np.full(3, 0.5), "image_std": np.full(3, 0.5)}}},
+        (71, True, "bicubic", HALF),
+    ),
+    "one number": ({"hyper_parameters": {"mean": 0.5, "std": 0.5}}, (71, True, "bicubic", HALF)),
+    "levels of 255": ({"opt": {"mean": [127.5] * 3, "std": [127.5] * 3}}, (71, True, "bicubic", HALF)),
+    "at the top": ({"mean": [0.5] * 3, "std": [0.5] * 3}, (71, True, "bicubic", HALF)),
+    "interpolation": ({"hparams": {"interpolation": "bilinear"}}, (71, True, "bilinear", IMAGENET)),
+    "torchvision's settings": (
+        {"args": {"val_resize_size": 80, "val_crop_size": 64, "interpolation": "bilinear"}},
+        (80, True, "bilinear", IMAGENET),
+    ),
+    "timm's settings in another place": (
+        {"hyper_parameters": {"crop_pct": 1.0, "img_size": 64, "interpolation": "bilinear"}},
+        (64, True, "bilinear", IMAGENET),
+    ),
+    "numbers of numpy in timm's settings": (
+        {"args": timm_args(crop_pct=np.float64(1.0), img_size=np.int64(64), mean=np.full(3, 0.5), std=np.full(3, 0.5))},
+        (64, True, "bicubic", HALF),
+    ),
+    "the authors' settings as text": ({"config": TEXT}, (("squash", 64, 64), False, "bicubic", IMAGENET)),
+}
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_settings_of_any_family_are_followed(case: str, tmp_path: Path) -> None:
+    """The settings' own keys say whose they are, whatever library's names the weights have."""
+    beside, expected = BESIDE[case]
+    checkpoint = read(saved(tmp_path, **beside), input_size=(64, 64))
+
+    assert in_numbers(checkpoint.preprocessing) == expected
+    assert checkpoint.source.preprocessing_from == "checkpoint"
+
+
+CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "two sizes of one place": (
+        {"hyper_parameters": {"img_size": 96, "crop_size": 64}},
+        r"hyper_parameters: img_size \(96\) and hyper_parameters: crop_size \(64\) differ; say which with --input-size",
+    ),
+    "two sizes of two places": (
+        {"hyper_parameters": {"img_size": 96}, "datamodule_hyper_parameters": {"img_size": 64}},
+        "differ; say which with --input-size",
+    ),
+    "timm's settings and others": (
+        {"args": timm_args(), "hyper_parameters": {"img_size": 96}},
+        "args and hyper_parameters: img_size have two input sizes, 64×64 and 96×96; say which with --input-size",
+    ),
+    "a size that is no number": (
+        {"hyper_parameters": {"img_size": argparse.Namespace(train=96)}},
+        "img_size is an object of argparse.Namespace, which is no size of images; give --input-size",
+    ),
+    "half a normalization": (
+        {"hyper_parameters": {"mean": [0.5] * 3}},
+        "has one of mean and std; give both with --mean",
+    ),
+    "a mean that is none": (
+        {"hyper_parameters": {"mean": "imagenet", "std": [0.5] * 3}},
+        'mean is "imagenet", which is not a number for each of three channels; give --mean',
+    ),
+    "another network's run": (
+        {"args": timm_args(model="resnet50", model_kwargs={})},
+        "args names resnet50, .*another network's run",
+    ),
+    "a larger network's run": (
+        {"args": timm_args(model="swin_base_patch4_window12_384", img_size=None, model_kwargs={})},
+        "args names swin_base_patch4_window12_384, whose shape is another than the weights'",
+    ),
+    "a set of names": ({"img_size": 64, "classes": set(NAMES)}, "classes: it is a set, which has no order"),
+    "two equal names": ({"img_size": 64, "classes": [*NAMES[:9], NAMES[0]]}, "classes calls two classes 'class a'"),
+    "numbers from 1": (
+        {"img_size": 64, "class_to_idx": {name: index for index, name in enumerate(NAMES, 1)}},
+        "class_to_idx: its numbers run from 1 to 10, but classes count from 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_what_is_not_clear_is_asked(case: str, tmp_path: Path) -> None:
+    """Nothing is guessed: the sentence names file, setting and option."""
+    beside, sentence = CONTRADICTIONS[case]
+
+    with pytest.raises(RequestError, match=sentence) as refused:
+        read(saved(tmp_path, **beside))
+
+    assert "weights.pth" in str(refused.value)
+
+
+def test_an_option_replaces_what_cannot_be_read(tmp_path: Path) -> None:
+    """The way out that the sentence names works."""
+    file = saved(tmp_path, hyper_parameters={"img_size": argparse.Namespace(), "mean": "own", "std": "own"})
+    checkpoint = read(file, input_size=(64, 64), recipe=RecipeOptions(mean=HALF, std=HALF))
+
+    assert (checkpoint.network.config.input_size, checkpoint.preprocessing.mean) == ((64, 64), HALF)
+
+
+def test_args_yaml_of_another_network_is_refused(tmp_path: Path) -> None:
+    """The network's name has to be one that fits the weights."""
+    file = saved(tmp_path)
+    (tmp_path / "args.yaml").write_text(yaml.safe_dump(timm_args(model="resnet50", img_size=448, model_kwargs={})))
+
+    with pytest.raises(CheckpointError, match=r"args\.yaml names resnet50, .*; move it away if it is not of this run"):
+        read(file)
+
+
+def test_args_yaml_beside_old_names_is_timm_s(tmp_path: Path) -> None:
+    """Old releases of timm use the authors' names, and their settings count all the same."""
+    file = saved(tmp_path, "original")
+    (tmp_path / "args.yaml").write_text(yaml.safe_dump(timm_args(crop_pct=1.0, img_size=96)))
+    checkpoint = read(file)
+
+    assert (checkpoint.source.kind, checkpoint.network.config.input_size) == ("timm", (96, 96))
+    assert in_numbers(checkpoint.preprocessing) == (96, True, "bicubic", IMAGENET)
+
+
+def test_metadata_of_safetensors_is_read(tmp_path: Path) -> None:
+    """Its values are text, and JSON where they are lists."""
+    metadata = {"img_size": "96", "class_names": json.dumps(NAMES), "format": "pt"}
+    save_file(stored("timm").state_dict("plain"), tmp_path / "weights.safetensors", metadata=metadata)
+    checkpoint = read(tmp_path / "weights.safetensors")
+
+    assert checkpoint.network.config.input_size == (96, 96)
+    assert [label.name for label in checkpoint.labels] == NAMES
+
+
+NOTES: dict[str, tuple[dict[str, Any], str]] = {
+    "lists that may be of anything": ({"hyper_parameters": {"names": NAMES}}, "hyper_parameters.names may name"),
+    "classes of another number": ({"classes": ["cat", "dog"]}, "classes names 2 classes, the network has 10, so it is"),
+    "text in no known form": ({"meta": {"cfg": "model = dict(\n    type='X')\n"}}, "meta: cfg is text in no form"),
+    "settings that are not followed": (
+        {"hyper_parameters": {"resize": 80, "img_size": 64}},
+        "hyper_parameters: resize is 80, which is not followed",
+    ),
+    "settings beside timm's": (
+        {"args": timm_args(), "hyper_parameters": {"mean": [0.5] * 3}},
+        r"hyper_parameters: mean is \[0.5, 0.5, 0.5\], which is not followed, because args decides",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOTES)
+def test_what_is_not_followed_is_told(case: str, tmp_path: Path) -> None:
+    """Before the long work, in a note."""
+    beside, note = NOTES[case]
+    checkpoint = read(saved(tmp_path, **beside), input_size=(64, 64))
+
+    assert any(re.search(note, told) for told in checkpoint.notes)
+    assert checkpoint.labels[0].name == "0"
+
+
+def test_masks_that_are_no_square_ask_for_the_size(tmp_path: Path) -> None:
+    """Their number of positions decides whether the size that is given can be right."""
+    weights = timm.renamed(stored("timm").state_dict("plain"))
+    weights["layers.1.blocks.1.attn_mask"] = torch.zeros(6, 16, 16)  # 8×12 positions of 8 pixels
+    torch.save({"model": weights}, tmp_path / "weights.pth")
+
+    with pytest.raises(
+        CheckpointError, match=r"for 96 positions of 8×8 pixels, which is no square .* --input-size HxW"
+    ):
+        read(tmp_path / "weights.pth", input_size=(64, 64))
+    assert read(tmp_path / "weights.pth", input_size=(64, 96)).network.config.input_size == (64, 96)
+
+
+def test_windows_of_model_kwargs_that_differ_are_named(tmp_path: Path) -> None:
+    """The settings that ask for other shapes are called by their name."""
+    args = timm_args(model_kwargs=KWARGS | {"window_size": 8})
+
+    with pytest.raises(CheckpointError, match="args: model_kwargs asks for 225"):
+        read(saved(tmp_path, args=args))
+
+
+AVERAGES: dict[str, str] = {"ema.state_dict": "ema", "callbacks.EMA.ema_state_dict": "callbacks"}
+
+
+@pytest.mark.parametrize("path", AVERAGES)
+def test_averages_at_other_levels_are_asked_for(path: str, tmp_path: Path) -> None:
+    """A second set of weights is named, wherever it is."""
+    weights = stored("timm").state_dict("plain")
+    inner: Any = weights
+    for key in reversed(path.split(".")):
+        inner = {key: inner}
+    torch.save({"state_dict": weights, **inner}, tmp_path / "weights.pth")
+
+    with pytest.raises(CheckpointError, match=rf"several sets of weights: .*{path}.*; say which with --weights"):
+        read(tmp_path / "weights.pth", input_size=(64, 64))
+    assert read(tmp_path / "weights.pth", input_size=(64, 64), weights=path).labels
+
+
+def test_windows_that_may_be_cut_off_are_an_assumption(tmp_path: Path) -> None:
+    """Smaller windows in the last stage may be so by choice: the size that would cut them is called assumed."""
+    weights = timm.renamed(stored("timm").state_dict("plain"))
+    heads = weights["layers.1.blocks.0.attn.relative_position_bias_table"].shape[1]
+    for block in (0, 1):
+        weights[f"layers.1.blocks.{block}.attn.relative_position_bias_table"] = torch.zeros(9, heads)
+    torch.save({"model": weights}, tmp_path / "weights.pth")
+    checkpoint = read(tmp_path / "weights.pth")
+
+    assert checkpoint.network.config.input_size == (16, 16)
+    assert "assumed: the windows of the last stages would be cut off so" in told(checkpoint, "input size")

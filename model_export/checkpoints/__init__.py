@@ -8,7 +8,7 @@ from model_export.checkpoints.checkpoint import Checkpoint, Found, Options
 from model_export.checkpoints.folder import config_of, download, weight_files
 from model_export.checkpoints.parts import StateDict
 from model_export.checkpoints.weights import metadata_of, read_files, unwrap
-from model_export.errors import CheckpointError, RequestError
+from model_export.errors import CheckpointError, RequestError, UnsupportedModel
 
 
 def read(checkpoint: str, options: Options | None = None) -> Checkpoint:
@@ -27,7 +27,12 @@ def read(checkpoint: str, options: Options | None = None) -> Checkpoint:
     if path.is_dir():
         return _folder(path, path.resolve().name, None, options)
     if path.exists():
-        return _file(path, options)
+        try:
+            return _file(path, options)
+        except (CheckpointError, UnsupportedModel) as error:
+            if path.name in str(error):
+                raise
+            raise type(error)(f"{path.name}: {error}") from error
     if path.is_absolute() or checkpoint.startswith((".", "~")):
         raise CheckpointError(f"there is no {checkpoint}")
     folder, commit = download(checkpoint, options.revision)

@@ -85,6 +85,7 @@ class Origins:
     labels: str = ""
     fine_tune: str = ""  # what shows that the network was trained on other classes
     notes: tuple[str, ...] = ()
+    shape: str = "the configuration"  # that the weights have to have
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ def assemble(
     if config != trained:
         wanted = network.state_dict()
         weights = {name: resized(name, weight, wanted.get(name, weight)) for name, weight in weights.items()}
-    load_weights(network, weights, lambda name: found.weights.in_file(in_file(name)))
+    load_weights(network, weights, lambda name: found.weights.in_file(in_file(name)), origins.shape)
     done = changed(recipe or published_recipe(found.kind, config), options.recipe, config.input_size)
     names, labels_from = choose_labels(config.num_classes, labels, options)
     source = Source(
@@ -295,13 +296,19 @@ def _labels_from(source: Source, labels: tuple[Label, ...], origins: Origins) ->
             return f"from {origins.labels or 'the checkpoint'}"
 
 
-def load_weights(network: Swin, weights: Mapping[str, Tensor], in_file: Callable[[str], str] = str) -> None:
+def load_weights(
+    network: Swin,
+    weights: Mapping[str, Tensor],
+    in_file: Callable[[str], str] = str,
+    asked_by: str = "the configuration",
+) -> None:
     """Fill the network; every weight must be there, fit, and be used.
 
     Args:
         network: to fill.
         weights: by its names.
         in_file: from its names to those that the person at the terminal knows.
+        asked_by: what the shapes of the network come from.
 
     Raises:
         CheckpointError: lists what is missing, left over or of another shape.
@@ -311,7 +318,7 @@ def load_weights(network: Swin, weights: Mapping[str, Tensor], in_file: Callable
         *(f"{in_file(name)} is missing" for name in wanted.keys() - weights.keys()),
         *(f"{in_file(name)} is unknown" for name in weights.keys() - wanted.keys()),
         *(
-            f"{in_file(name)} has shape {_shape(weights[name])}, the configuration asks for {_shape(wanted[name])}"
+            f"{in_file(name)} has shape {_shape(weights[name])}, {asked_by} asks for {_shape(wanted[name])}"
             for name in wanted.keys() & weights.keys()
             if weights[name].shape != wanted[name].shape
         ),

@@ -42,6 +42,7 @@ SILENT = Stated({})
 SHAPE = ("version", "embed_dim", "depths", "num_heads")
 """What a published variant has in common with its weights."""
 
+CUT = "the windows of the last stages"
 V2 = 2
 """The version of Swin V2, which has other windows and other names of weights."""
 
@@ -95,7 +96,12 @@ def read(
         in_file=in_file,
         options=options,
         origins=Origins(
-            size_from, recipe_from, own_labels.place, _fine_tune(training), (*training.notes, *notes, *own_labels.notes)
+            size_from,
+            recipe_from,
+            own_labels.place,
+            _fine_tune(training),
+            (*training.notes, *notes, *own_labels.notes),
+            f"{stated.place}: model_kwargs" if training.arguments else "the configuration",
         ),
     )
 
@@ -229,7 +235,8 @@ def _check_asked(read: _Read, asked: Mapping[str, Any]) -> None:
     architecture = read.options.architecture
     for name in (*SHAPE, "patch_size", "qkv_bias"):
         if asked[name] != read.measured[name]:
-            who = f"--architecture {architecture}" if architecture else "the configuration"
+            said_by = f"{read.stated.place}: model_kwargs" if read.training.arguments else "the configuration"
+            who = f"--architecture {architecture}" if architecture else said_by
             fit = f"; they fit {', '.join(read.fits)}" if architecture and read.fits else ""
             raise CheckpointError(
                 f"{who} asks for {name} {_listed(asked[name])}, the weights have {_listed(read.measured[name])}{fit}"
@@ -250,14 +257,46 @@ def _input_size(
     read: _Read, asked: Mapping[str, Any], variant: Variant | None, size_said: Size | None
 ) -> tuple[Size, str]:
     """Return the input size and where it came from: settings, tensors, the person, else the published variant."""
+    size, size_from = _size_and_origin(read, asked, variant, size_said)
+    _check_masks(read, asked["patch_size"], size)
+    return size, size_from
+
+
+def _check_masks(read: _Read, patch: int, size: Size) -> None:
+    """Raise CheckpointError where attention masks of another shape than a square are for another size."""
+    found = _positions(read.tables, len(read.measured["depths"]))
+    if found is None or math.isqrt(found[1]) ** 2 == found[1]:
+        return
+    stage, positions = found
+    height, width = (-(-side // (patch << stage)) for side in size)
+    if height * width != positions:
+        raise CheckpointError(
+            f"the attention masks are for {positions} positions of {patch << stage}×{patch << stage} pixels, which is "
+            f"no square and not {size[0]}×{size[1]} pixels; say how high and wide the images were with --input-size HxW"
+        )
+
+
+def _size_and_origin(
+    read: _Read, asked: Mapping[str, Any], variant: Variant | None, size_said: Size | None
+) -> tuple[Size, str]:
     evidence = _evidence(read.weights, read.tables, asked["patch_size"], asked["window_sizes"])
+    if evidence and evidence[1] == CUT and "window_sizes" in read.said:
+        evidence = None  # these windows were asked for, not cut off
     if size_said is not None:
         return _of_settings(read, evidence, size_said, read.stated.place)
     if read.training.input_size is not None:
         return _of_settings(read, evidence, read.training.input_size, read.training.place)
+    if evidence and evidence[1] == CUT and not _is_published(read, evidence[0], asked["window_sizes"]):
+        return evidence[0], f"assumed: {CUT} would be cut off so at this size"
     if evidence:
         return evidence[0], f"from {evidence[1]} in the file"
     return _of_published(read, asked, variant)
+
+
+def _is_published(read: _Read, size: Size, windows: Sequence[Size]) -> bool:
+    """Whether a published variant with these sizes has these windows at this input size."""
+    fits = [VARIANTS[name] for name in read.fits]
+    return any((fit.side, fit.side) == size and fit.has_windows(windows) for fit in fits)
 
 
 def _of_settings(read: _Read, evidence: tuple[Size, str] | None, size: Size, place: str) -> tuple[Size, str]:
@@ -306,7 +345,7 @@ def _evidence(weights: Weights, tables: Weights, patch: int, windows: Sequence[S
     if embedding is not None and (side := math.isqrt(embedding.shape[1])) ** 2 == embedding.shape[1]:
         return (side * patch, side * patch), "the position embedding"
     if size := _of_cut_windows(windows, patch):
-        return size, "the windows of the last stages"
+        return size, CUT
     return None
 
 
@@ -399,13 +438,19 @@ def _windows(weights: Weights, tables: Weights, stages: int) -> tuple[Size, ...]
 
 
 def _of_mask(tables: Weights, patch: int, stages: int) -> Size | None:
-    """From a stage's mask, (windows, area, area): windows × area positions, taken to be a square."""
+    """From a stage's mask, where its positions are a square."""
+    found = _positions(tables, stages)
+    if found is None or (side := math.isqrt(found[1])) ** 2 != found[1]:
+        return None
+    return (side * patch << found[0],) * 2
+
+
+def _positions(tables: Weights, stages: int) -> tuple[int, int] | None:
+    """The first stage with a mask, (windows, area, area), and its windows × area positions."""
     for stage in range(stages):
         mask = tables.get(f"layers.{stage}.blocks.1.attn_mask")
         if mask is not None and mask.ndim > 1:
-            positions = mask.shape[0] * mask.shape[1]
-            side = math.isqrt(positions)
-            return ((side * patch << stage,) * 2) if side**2 == positions else None
+            return stage, mask.shape[0] * mask.shape[1]
     return None
 
 
