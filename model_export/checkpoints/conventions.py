@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from app.bundle import CenterCrop, Preprocessing, ShorterSide, SourceKind, Squash
+from app.bundle import CenterCrop, Cover, Preprocessing, ShorterSide, SourceKind, Squash
 from model_export.checkpoints import forms, settings
 from model_export.checkpoints.checkpoint import Options
 from model_export.checkpoints.pickles import WAY_OUT
@@ -43,7 +43,6 @@ RESIZE, CROP = 256, 224  # defaults of torchvision's references
 SMALLEST_RESIZED = 32
 """Pixels of the authors' input up to which their transforms do not resize."""
 
-DECLARED = "--mean and --std"
 interpolation = forms.choice("--interpolation", (*PILLOW, "nearest-exact"))
 
 
@@ -187,7 +186,7 @@ def _of_torchvision(level: Level, options: Options) -> Training:
 
     def made(size: Size) -> Preprocessing:
         scaled = resize if size == crop else resize * size[0] // crop[0]
-        shorter = ShorterSide(mode="shorter_side", size=scaled)
+        shorter: ShorterSide | Cover = ShorterSide(mode="shorter_side", size=scaled)
         if size[0] != size[1]:
             shorter = cover(size, min(crop) / resize)
         if is_replaced:
@@ -246,14 +245,14 @@ def _of_authors(level: Level, options: Options) -> Training:
         place=place,
         input_size=input_size,
         recipe=made,
-        windows=_windows(Level(f"{place}: MODEL.SWINV2", shape)) if kind == "swinv2" else {},
+        windows=_windows(Level(f"{place}: MODEL.SWINV2", shape), options) if kind == "swinv2" else {},
         dataset=_dataset(data),
         classes=_count(model),
         notes=(note,) if is_small else (),
     )
 
 
-def _windows(level: Level) -> dict[str, Any]:
+def _windows(level: Level, options: Options) -> dict[str, Any]:
     """Return the windows of Swin V2 as fields of SwinConfig."""
     depths, window = level.values.get("DEPTHS") or (), level.values.get("WINDOW_SIZE")
     if not depths or not window:
@@ -261,6 +260,8 @@ def _windows(level: Level) -> dict[str, Any]:
     pretrained = level.values.get("PRETRAINED_WINDOW_SIZES") or [0] * len(depths)
     values = [window, *pretrained]
     if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+        if options.architecture:
+            return {}
         raise CheckpointError(f"{level.place}: its windows are not whole numbers; say which with --architecture")
     return {"window_sizes": ((window, window),) * len(depths), "pretrained_window_sizes": tuple(pretrained)}
 
@@ -309,7 +310,9 @@ def _mean_and_std(levels: list[Level], options: Options) -> dict[str, Any]:
         mean, std = forms.in_unit(mean, std)
         return {"mean": mean, "std": std}
     if (mean and not asked.std) or (std and not asked.mean):
-        raise CheckpointError(f"{(at or std_at)[0] or 'the file'} has one of mean and std; give both with {DECLARED}")
+        raise CheckpointError(
+            f"{(at or std_at)[0] or 'the file'} has one of mean and std; give both with --mean and --std"
+        )
     return {}
 
 

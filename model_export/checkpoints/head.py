@@ -109,9 +109,9 @@ def _complaint(rest: Rest, heads: Mapping[str, set[str]]) -> CheckpointError | U
 
 def _of_loss(rest: Rest, heads: Mapping[str, set[str]]) -> CheckpointError | None:
     """Return what to say of a loss that keeps the classes, where there is one."""
-    outputs = {len(rest.weights[f"{stem}weight"]) for stem in heads} or {rest.features}
+    outputs: set[int | None] = {len(rest.weights[f"{stem}weight"]) for stem in heads}
     for name, value in rest.weights.items():
-        if BESIDE.search(name) and value.ndim > 1 and outputs & set(value.shape):
+        if BESIDE.search(name) and value.ndim > 1 and (outputs or {rest.features}) & {*value.shape}:
             return CheckpointError(
                 f"the classes may be in {rest.outer}{name} ({shape(value)}), a loss with weights of its own, which is "
                 "not exported; train one linear layer on the features, or leave an unused loss out of the file"

@@ -198,7 +198,15 @@ def _asked_windows(read: _Read, variant: Variant | None) -> tuple[Size, ...]:
     """Return the windows by stage: as somebody says them, else as the tensors tell them, else as published."""
     published = variant.window_sizes if variant else None
     named_windows = published if read.named else None
-    windows = read.said.get("window_sizes") or named_windows or read.windows or published
+    asked = _variant(read.options)
+    said = read.said.get("window_sizes")
+    if asked and said and (len(said) != len(asked.windows) or not asked.has_windows(said)):
+        place = read.stated.place if read.stated.config else read.training.place
+        raise CheckpointError(
+            f"--architecture {read.options.architecture} has windows of {_listed(asked.windows)}, {place} of "
+            f"{_listed(tuple(side for side, _ in said))}; leave --architecture out if these are the run's"
+        )
+    windows = said or named_windows or read.windows or published
     if windows is None:
         names = read.fits
         hint = f"say which with --architecture: {', '.join(names)}" if names else "name one with --architecture"
