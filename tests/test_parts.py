@@ -270,6 +270,10 @@ UNKNOWN: dict[str, tuple[Callable[[Weights], Any], str]] = {
         lambda own: _without_head("backbone.", own) | {"loss_fn.W": torch.ones(48, 5)},
         r"the classes may be in loss_fn\.W \(48×5\)",
     ),
+    "a head for distillation": (
+        lambda own: own | {"head_dist.weight": torch.ones(37, 48)},
+        r"there are several heads on the features: .*head_dist\.weight \(37×48\); keep one of them",
+    ),
     "weight normalization": (
         lambda own: (
             _without_head("", own) | {"head.fc.weight_g": torch.ones(37, 1), "head.fc.weight_v": own["head.fc.weight"]}

@@ -18,8 +18,9 @@ from safetensors.torch import save_file
 
 from app.bundle import Cover, Preprocessing, ShorterSide, Squash
 from model_export import checkpoints
-from model_export.checkpoints import timm
+from model_export.checkpoints import settings, timm
 from model_export.checkpoints.checkpoint import Checkpoint, Options
+from model_export.checkpoints.pickles import Recorded
 from model_export.errors import CheckpointError, RequestError
 from model_export.preprocessing import RecipeOptions
 from tests.references import cases
@@ -260,6 +261,7 @@ PLACES: dict[str, dict[str, Any]] = {
     "label2id": {"config": {"label2id": {name: index for index, name in enumerate(NAMES)}}},
     "idx_to_class": {"idx_to_class": dict(enumerate(NAMES))},
     "a data module's class": {"DigitsDataModule": {"class_to_idx": {name: i for i, name in enumerate(NAMES)}}},
+    "tensors": {"class_to_idx": {name: torch.tensor(index) for index, name in enumerate(NAMES)}},
     "pairs": {"class_to_idx": [(name, index) for index, name in enumerate(NAMES)]},
     "OpenMMLab": {"meta": {"CLASSES": tuple(NAMES), "epoch": 3}},
     "mmpretrain": {"meta": {"dataset_meta": {"classes": NAMES}}},
@@ -312,8 +314,8 @@ OTHERS: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
 @pytest.mark.parametrize("case", OTHERS)
 def test_sizes_are_read_in_every_form(case: str, tmp_path: Path) -> None:
     """What another script says of the size is read at any depth, as numbers, text, lists or arrays."""
-    settings, size = OTHERS[case]
-    checkpoint = read(saved(tmp_path, hyper_parameters=settings, stops=np.float64(1)))
+    said, size = OTHERS[case]
+    checkpoint = read(saved(tmp_path, hyper_parameters=said, stops=np.float64(1)))
 
     assert checkpoint.network.config.input_size == size
     assert "from hyper_parameters" in told(checkpoint, "input size")
@@ -386,7 +388,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "another network's run": (
         {"args": timm_args(model="resnet50", model_kwargs={})},
-        "args names resnet50, .*another network's run",
+        "args names resnet50, which is no Swin that is known here, .* or say with --architecture which",
     ),
     "a larger network's run": (
         {"args": timm_args(model="swin_base_patch4_window12_384", img_size=None, model_kwargs={})},
@@ -536,3 +538,13 @@ def test_windows_of_the_settings_against_an_architecture_are_refused(tmp_path: P
     assert (trained.window_sizes, trained.pretrained_window_sizes) == (((16, 16),) * 2, (8, 8))
     with pytest.raises(CheckpointError, match="window8_256 has windows of 8, 8, 8, 8, config of 16, 16; leave"):
         read(tmp_path / "weights.pth", architecture="swinv2_tiny_window8_256")
+
+
+def test_configurations_of_omegaconf_are_read() -> None:
+    """Its objects keep their content in attributes, and each value in another object."""
+    value, configuration = Recorded(), Recorded()
+    value["_val"] = 96
+    configuration["_content"] = {"img_size": value}
+    [_, level] = settings.levels({"hyper_parameters": configuration})
+
+    assert level == ("hyper_parameters", {"img_size": 96})

@@ -97,6 +97,8 @@ def _complaint(rest: Rest, heads: Mapping[str, set[str]]) -> CheckpointError | U
             key = (rest.outer + inner).removesuffix(".")
             way = f"; if that is no part of it, say --weights {key}" if is_outside else ""
             return CheckpointError(f"beside the network there is {_shown(beside, rest.outer)}, which is unknown{way}")
+    if len(heads) > 1:
+        return UnsupportedModel(f"there are several heads on the features: {shown}; keep one of them in the file")
     names = {name.rpartition(".")[0] for name in weights}
     if len(names) > 1:
         return UnsupportedModel(

@@ -63,10 +63,13 @@ def _of_word(setting: Setting, classes: int) -> list[str]:
 def _read(setting: Setting, notes: list[str], classes: int) -> tuple[Label, ...] | None:
     """Return the names; None, and a note, where a list is no list of these classes."""
     name, is_list = _name(setting), setting.key in class_names.LISTS
+    value = setting.value
+    if isinstance(value, Mapping):
+        value = {settings.plain(key): settings.plain(inner) for key, inner in value.items()}
     try:
-        labels = class_names.from_data(setting.value, setting.key)
+        labels = class_names.from_data(value, setting.key)
     except ValueError as error:
-        if is_list and not isinstance(setting.value, set | frozenset):
+        if is_list and not isinstance(value, set | frozenset):
             notes.append(f"{name} is not used: {error}")
             return None
         raise CheckpointError(f"{name}: {error}; {GIVE}") from error

@@ -116,19 +116,19 @@ def _of_text(text: str) -> Mapping[Any, Any] | None:
 
 
 def _values(mapping: Mapping[Any, Any]) -> dict[str, Any]:
-    return {key: _plain(value) for key, value in mapping.items() if isinstance(key, str)}
+    return {key: plain(value) for key, value in mapping.items() if isinstance(key, str)}
 
 
 def _is_weights(mapping: Mapping[Any, Any]) -> bool:
     return any(isinstance(value, Tensor) and "." in str(key) for key, value in mapping.items())
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
+def plain(value: Any, depth: int = 0) -> Any:
     """Return a value without what configuration libraries and torch wrap around it."""
     if isinstance(value, Recorded) and depth < DEEPEST:
-        return next((_plain(value[key], depth + 1) for key in HOLDERS if key in value), value)
+        return next((plain(value[key], depth + 1) for key in HOLDERS if key in value), value)
     if isinstance(value, Tensor) and value.numel() <= MOST_NUMBERS and not value.is_meta:
         return value.tolist()
     if isinstance(value, list | tuple) and depth < 2:  # noqa: PLR2004 (lists in lists)
-        return [_plain(item, depth + 1) for item in value]
+        return [plain(item, depth + 1) for item in value]
     return value

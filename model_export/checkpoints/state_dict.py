@@ -6,6 +6,7 @@ that was named, or of the only one that fits.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -182,16 +183,18 @@ def _published(read: _Read) -> tuple[Variant | None, list[str]]:
     """
     name, place = read.training.architecture, read.training.place
     run = named(name) if name else None
-    if name is None or (run is None and (read.named or "swin" in name.lower())):
+    if name is None or (run is None and (read.named or re.search(r"swin|^(hf[-_]hub|local-dir):", name.lower()))):
         return read.named, []
     if run and all(read.measured[part] == read.said.get(part, getattr(run, part)) for part in SHAPE):
         is_run_s = all(read.measured[part] == getattr(run, part) for part in SHAPE)
         return read.named or (run if is_run_s else None), []
-    note = f"{place} names {name}, whose shape is another than the weights'"
+    is_what = "whose shape is another than the weights'" if run else "which is no Swin that is known here"
+    note = f"{place} names {name}, {is_what}"
     if not read.training.is_of_network:
         return read.named, [note]
     way = "move it away if it is not of this run" if place == "args.yaml" else WAY_OUT
-    raise CheckpointError(f"{note}; so the settings are of another network's run; {way}")
+    or_say = "" if run else ", or say with --architecture which Swin it is"
+    raise CheckpointError(f"{note}, so the settings seem to be of another network's run; {way}{or_say}")
 
 
 def _asked_windows(read: _Read, variant: Variant | None) -> tuple[Size, ...]:
