@@ -97,14 +97,14 @@ def _complaint(rest: Rest, heads: Mapping[str, set[str]]) -> CheckpointError | U
             key = (rest.outer + inner).removesuffix(".")
             way = f"; if that is no part of it, say --weights {key}" if is_outside else ""
             return CheckpointError(f"beside the network there is {_shown(beside, rest.outer)}, which is unknown{way}")
-    if len(heads) > 1:
-        return UnsupportedModel(f"there are several heads on the features: {shown}; keep one of them in the file")
     names = {name.rpartition(".")[0] for name in weights}
     if len(names) > 1:
-        return UnsupportedModel(
-            f"the head has more than one layer: {shown}; only Swin's own head, one linear layer, is exported, so "
-            "fine-tune the network with one"
+        several = f"there are several heads on the features: {shown}; keep one of them in the file"
+        layers = (
+            f"the head has more than one layer: {shown}; only Swin's own head, one linear layer, is exported, so fine-tune "
+            "the network with one"
         )
+        return UnsupportedModel(several if len({parent(stem) for stem in heads}) > 1 else layers)
     ends = "" if rest.features is None else f" with {rest.features} features"
     return CheckpointError(f"after a network{ends} there is {shown}, which is not one linear layer on them")
 
