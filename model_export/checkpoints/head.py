@@ -101,8 +101,8 @@ def _complaint(rest: Rest, heads: Mapping[str, set[str]]) -> CheckpointError | U
     if len(names) > 1:
         several = f"there are several heads on the features: {shown}; keep one of them in the file"
         layers = (
-            f"the head has more than one layer: {shown}; only Swin's own head, one linear layer, is exported, so fine-tune "
-            "the network with one"
+            f"the head has more than one layer: {shown}; only Swin's own head, one linear layer, is exported, so "
+            "fine-tune the network with one"
         )
         return UnsupportedModel(several if len({parent(stem) for stem in heads}) > 1 else layers)
     ends = "" if rest.features is None else f" with {rest.features} features"
