@@ -26,7 +26,11 @@ CHECKPOINT is one of
   a file of weights: a state dict of timm, torchvision (swin_t, swin_v2_b, …) or the authors' code, also inside what a
     training script saved ({"model": …}, {"state_dict": …})
 
-Which it is, is told from the content. No checkpoint can run code: pickles are read for their tensors only.
+Which it is, is told from the content. Settings that a training script saved beside the weights (timm's args or
+args.yaml, torchvision's args, the authors' config, Lightning's hyper_parameters) count before the published ones: input
+size, preprocessing, names of classes. What is assumed is printed as assumed, with the option that changes it.
+
+No checkpoint can run code: pickles are read for their tensors only.
 
 OUTPUT is the folder to write. It appears only after the proof has passed: the exported graph, run by the very code that
 will serve it, gives the logits of the source library's own network, on images that go through the library's own
@@ -252,7 +256,7 @@ def _build_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser)
     add_precision(parser)
     add("--force", action="store_true", help="replace OUTPUT if it is a bundle already")
-    add("--quiet", action="store_true", help="say nothing unless something fails")
+    add("--quiet", action="store_true", help="say only what is assumed, and what fails")
 
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,7 +23,7 @@ from app.session import Network
 from model_export import checkpoints, golden
 from model_export.checkpoints.checkpoint import Checkpoint, Options
 from model_export.checkpoints.reference import usable
-from model_export.errors import PrecisionLost
+from model_export.errors import CheckpointError, PrecisionLost, RequestError
 from model_export.golden import Images, pixels_of
 from model_export.ledger import compare, logits, told
 from model_export.precision import PRECISIONS, TOLERANCES, PrecisionOptions, convert
@@ -32,7 +32,10 @@ from model_export.static import StaticSwin
 from model_export.swin import Swin, SwinConfig
 from model_export.to_onnx import OPSET, to_onnx
 from model_export.verify import BATCH_SIZES, Proof
-from model_export.write import bundle_folder, write_golden, write_head, write_labels, write_manifest
+from model_export.write import bundle_folder, check_space, write_golden, write_head, write_labels, write_manifest
+
+# Bytes of a parameter in the float32 graph, and of one golden sample with its margin: 640×640 pixels as PNG.
+BYTES, GOLDEN_BYTES = 4, 1_300_000
 
 
 def build(
@@ -65,10 +68,14 @@ def build(
     """
     with bundle_folder(output, replace=replace) as folder:
         source = _read(checkpoint, options, progress)
+        precision = precision or PrecisionOptions()
+        images = images or golden.generated()
+        check_provable(source, images)
+        copies = 1 if precision.precision == "fp32" else 2
+        check_space(output, copies * parameters_of(source.network) * BYTES + len(images) * GOLDEN_BYTES)
         fp32 = folder.with_name("fp32.onnx")  # beside the bundle, and gone with it
         static, engine = _export(source, fp32, progress)
-        proof, verified = _prove(source, static, engine, images or golden.generated(), progress)
-        precision = precision or PrecisionOptions()
+        proof, verified = _prove(source, static, engine, images, progress)
         served, ledger = _convert(source, proof, (fp32, folder / MODEL), precision, progress)
         with progress.step("write the bundle") as notes:
             answers = logits(served, proof.pixels, 1)
@@ -82,14 +89,29 @@ def build(
             notes.append(f"{sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) / 1e6:.1f} MB")
 
 
+def check_provable(source: Checkpoint, images: Images) -> None:
+    """Tell before the export what no proof can compare: logits that are all the same.
+
+    Raises:
+        RequestError: there is one logit in all.
+        CheckpointError: the last layer gives every image the same logits.
+    """
+    if len(source.labels) * len(images) == 1:
+        raise RequestError("one image and one class give one logit, and no range to compare it by; give more --images")
+    if not source.network.head.weight.any():
+        raise CheckpointError("weights: the last layer is all zeros, so every image would get the same scores")
+
+
 def _read(checkpoint: str, options: Options | None, progress: Progress) -> Checkpoint:
     with progress.step("read the checkpoint") as notes:
         source = checkpoints.read(checkpoint, options)
         source = replace(source, reference=usable(source.reference, source.network, source.preprocessing))
         notes.append(f"{parameters_of(source.network) / 1e6:.1f} M parameters, {len(source.labels)} classes")
     progress.detail(f"source: {source.source.kind}")
-    for line in (*source.decisions, *source.notes):
-        progress.detail(str(line))
+    for decision in source.decisions:
+        progress.detail(str(decision), even_if_quiet=decision.is_assumed)
+    for note in source.notes:
+        progress.detail(note)
     progress.detail(f"reference: {source.reference.name}")
     return source
 

@@ -65,7 +65,7 @@ def from_data(data: Any) -> tuple[Label, ...]:
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
-        raise ValueError(f"{twice[0]!r} is there twice")
+        raise ValueError(f"'{twice[0]}' is there twice")
     return dict(pairs)
 
 
@@ -114,9 +114,9 @@ def _of_lines(lines: Sequence[str]) -> list[Label]:
     if all(matches := [BY_WNID.fullmatch(line) for line in lines]):
         return [Label(name=match["name"].strip(), wnid=match["wnid"]) for match in matches if match]
     for form in (NUMBERED, AFTER_NAME):
-        matches = [match for line in lines if (match := form.fullmatch(line))]
-        if len(matches) == len(lines) and _are_numbers_of_classes(matches):
-            return _of_numbered(matches)
+        numbered = [match for line in lines if (match := form.fullmatch(line))]
+        if len(numbered) == len(lines) and _are_numbers_of_classes(numbered):
+            return _of_numbered(numbered)
     return [Label(name=line.strip(), wnid=None) for line in lines]
 
 

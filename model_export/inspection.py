@@ -14,6 +14,14 @@ from model_export.preprocessing import in_words
 from model_export.tables import percent, table
 
 FIRST_LABELS = 5
+# Where preprocessing and labels came from, by the manifest's words.
+FROM = {
+    "checkpoint": "from the checkpoint",
+    "options": "from the options",
+    "published recipe": "assumed: the source's published recipe, because the checkpoint does not say it",
+    "published names": "assumed: ImageNet's names, because their number is the same",
+    "numbers": "numbers, because the checkpoint names no classes",
+}
 
 
 def inspect(folder: Path) -> dict[str, Any]:
@@ -77,8 +85,9 @@ def _summary(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "", f"heads {network['num_heads']}, windows {network['window_sizes']}"
     yield "parameters", f"{network['parameters'] / 1e6:.2f} M"
     yield "cost of an image", f"{graph['macs'] / 1e9:.3g} G multiply-accumulates"
-    yield "preprocessing", f"{facts['preprocessing_in_words']}; from the {source['preprocessing_from']}"
-    yield "labels", f"{labels['count']}: {'; '.join(labels['first'])}{' …' if labels['count'] > FIRST_LABELS else ''}"
+    yield "preprocessing", f"{facts['preprocessing_in_words']}; {FROM[source['preprocessing_from']]}"
+    shown = f"{'; '.join(labels['first'])}{' …' if labels['count'] > FIRST_LABELS else ''}"
+    yield "labels", f"{labels['count']}: {shown}; {FROM[source['labels_from']]}"
     yield "scores", facts["activation"]
     yield "precision", f"{facts['precision']}, opset {facts['opset']}"
     yield "signature", "; ".join(f"{name} {described}" for name, described in graph["signature"].items())

@@ -41,8 +41,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--labels",
         metavar="FILE",
         type=Path,
-        help="names of the classes: a line for each, or JSON (default: the checkpoint's own; ImageNet's for 1000 and "
-        "21841 classes; else numbers)",
+        help="names of the classes: a line for each, lines numbered from 0, a table with a header (index,name), "
+        "or JSON: a list, id2label or class_to_idx (default: the checkpoint's own; ImageNet's for 1000 and 21841 "
+        "classes; else numbers)",
     )
     add("--activation", choices=get_args(Activation), help="sigmoid where classes do not exclude each other")
     add(

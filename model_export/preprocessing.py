@@ -1,6 +1,7 @@
 """Finds the checkpoint's own preprocessing, and changes it as asked. What cannot be reproduced exactly is refused."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, assert_never, get_args
@@ -93,10 +94,25 @@ def changed(recipe: Preprocessing, options: RecipeOptions, input_size: Size) -> 
         raise RequestError(f"these options make no preprocessing: {sentence(error)}") from error
     if new.output_size != input_size:
         raise RequestError(
-            f"preprocessing would end with {new.output_size} pixels, the network takes {input_size}; "
+            f"preprocessing would end with {_pixels(new.output_size)}, the network takes {_pixels(input_size)}; "
             "--crop cuts the middle out, --input-size makes it another network"
         )
+    _check_numbers(new)
     return new
+
+
+def _check_numbers(recipe: Preprocessing) -> None:
+    """Raise RequestError for a normalization that gives no numbers: its logits would tell only after the export."""
+    if not all(map(math.isfinite, (recipe.scale, *recipe.mean, *recipe.std))):
+        raise RequestError("preprocessing: mean, std and scale are not all finite; give others with --mean and --std")
+    if min(recipe.std) <= 0:
+        raise RequestError(f"preprocessing: std is {min(recipe.std):g}, not above 0; give another with --std")
+    if recipe.scale <= 0:
+        raise RequestError(f"preprocessing: bytes are scaled by {recipe.scale:g}, which is not above 0")
+
+
+def _pixels(size: Size | None) -> str:
+    return f"{size[0]}×{size[1]} pixels" if size else "images of any size"
 
 
 def _scaled(recipe: Preprocessing, input_size: Size) -> Preprocessing:
@@ -158,12 +174,14 @@ def from_timm(
     mode = "center" if options.fit else settings.get("crop_mode") or "center"
     if interpolation not in get_args(Interpolation):
         raise UnsupportedModel(
-            f"{where}: interpolation {interpolation!r} is not supported; give another with --interpolation"
+            f"{where}: interpolation '{interpolation}' is not supported; give another with --interpolation"
         )
     if mode not in {"center", "squash", "border"}:
-        raise UnsupportedModel(f"{where}: crop_mode {mode!r} is not supported; say how with --fit and --resize")
+        raise UnsupportedModel(f"{where}: crop_mode '{mode}' is not supported; say how with --fit and --resize")
     try:
-        fraction = DEFAULT_FRACTION if options.resize else float(settings.get("crop_pct") or DEFAULT_FRACTION)
+        fraction = DEFAULT_FRACTION if options.resize else settings.get("crop_pct") or DEFAULT_FRACTION
+        if not isinstance(fraction, int | float):
+            raise ValueError(f"crop_pct is {_json(fraction)}, not a number")  # noqa: TRY301, TRY004 (told with the rest)
         if not 0 < fraction <= MOST_FRACTION:
             raise ValueError(f"crop_pct is {fraction:g}, not a share of the image")  # noqa: TRY301 (told with the rest)
         mean = options.mean or channels_of(settings.get("mean") or MEAN)
@@ -204,7 +222,7 @@ def from_huggingface(
     for key, wanted in (("do_resize", True), ("do_pad", False)):
         if recipe[key] is not wanted:
             raise UnsupportedModel(
-                f"preprocessor_config.json: {key} is {recipe[key]}; only {wanted} is supported; "
+                f"preprocessor_config.json: {key} is {_json(recipe[key])}; only {_json(wanted)} is supported; "
                 "say how images get their size with --fit and --resize"
             )
     try:
@@ -268,12 +286,14 @@ def _resize(size: Any) -> Squash | ShorterSide:
             return Squash(mode="squash", height=height, width=width)
         case {"shortest_edge": side}:
             return ShorterSide(mode="shorter_side", size=side)
-    raise UnsupportedModel(f"preprocessor_config.json: size {size} is not supported; say how with --fit and --resize")
+    raise UnsupportedModel(
+        f"preprocessor_config.json: size {_json(size)} is not supported; say how with --fit and --resize"
+    )
 
 
 def _interpolation(resample: Any) -> Interpolation:
     if resample not in range(len(PILLOW)):
-        raise ValueError(f"resample is {resample!r}, not a number of Pillow's")
+        raise ValueError(f"resample is {_json(resample)}, not a number of Pillow's")
     return PILLOW[resample]
 
 

@@ -17,10 +17,12 @@ class Progress:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._always = Console(stderr=True, highlight=False)
 
-    def detail(self, text: str) -> None:
+    def detail(self, text: str, *, even_if_quiet: bool = False) -> None:
         """A line inside a step."""
-        self._console.print(f"    {escape(text)}", soft_wrap=True)  # a log keeps a sentence in one line
+        console = self._always if even_if_quiet else self._console
+        console.print(f"    {escape(text)}", soft_wrap=True)  # a log keeps a sentence in one line
 
     def stage(self, stage: Stage) -> None:
         """A stage of a proof that passed, with its difference and what was allowed."""
@@ -41,6 +43,10 @@ class Progress:
         except ExportError:
             self._console.print(f"[red]✗[/red] {escape(name)}")
             raise
+        except OSError as error:
+            self._console.print(f"[red]✗[/red] {escape(name)}")
+            place = f"{error.filename}: " if error.filename else ""
+            raise ExportError(f"{name}: {place}{error.strerror or sentence(error)}") from error
         except Exception as error:
             self._console.print(f"[red]✗[/red] {escape(name)}")
             raise ExportError(f"{name}: {type(error).__name__}: {sentence(error)}") from error

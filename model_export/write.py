@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -52,6 +53,29 @@ def check_place(output: Path, *, replace: bool) -> None:
     Raises:
         RequestError: its folder is missing or read-only, or something is there that may not be replaced.
     """
+    try:
+        _check_place(output, replace=replace)
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise RequestError(f"{output} cannot be written: {error.strerror}") from error
+
+
+def check_space(output: Path, needed: int) -> None:
+    """Raise RequestError if the disk of `output` has less than so many bytes left."""
+    free = shutil.disk_usage(output.parent).free
+    if free < needed:
+        raise RequestError(
+            f"{output.parent} has {free / 1e6:.0f} MB left, the export needs about {needed / 1e6:.0f} MB; "
+            "make room, or give an OUTPUT on another disk"
+        )
+
+
+def _check_place(output: Path, *, replace: bool) -> None:
+    if output.resolve() in (Path.cwd(), *Path.cwd().parents):
+        raise RequestError(
+            f"{output} is the current folder or one around it; give the folder of the bundle another name"
+        )
+    if output.is_symlink() and not output.exists():
+        raise RequestError(f"{output} is a link to nothing; remove it, or give another OUTPUT")
     if not output.parent.is_dir():
         raise RequestError(f"there is no folder {output.parent} to write {output.name} into")
     if not os.access(output.parent, os.W_OK):

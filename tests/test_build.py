@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import onnx
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from starlette.testclient import TestClient
 from transformers import pipeline
 
@@ -281,3 +283,69 @@ def test_the_help_is_a_manual_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_.value.code == 0
     for part in ("CHECKPOINT", "OUTPUT", "--revision", "--images", "--force", "examples:", "exit codes:"):
         assert part in text
+
+
+def test_an_output_that_cannot_be_is_told_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A name that is too long, a link to nothing, the current folder: exit code 2, before the checkpoint is read."""
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    refused = {"x" * 300: "File name too long", "link": "is a link to nothing"}
+    for name, sentence in refused.items():
+        assert main(["build", "no-checkpoint", str(tmp_path / name), "--force"]) == 2
+        assert sentence in capsys.readouterr().err
+
+    assert main(["build", "no-checkpoint", ".", "--force"]) == 2
+    assert "is the current folder" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_told_before_the_export(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once the size of the network is known: exit code 2, and nothing is exported."""
+    monkeypatch.setattr("model_export.write.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr("model_export.build.to_onnx", None)
+
+    assert main(["build", str(tiny_checkpoint), str(tmp_path / "out")]) == 2
+    assert "has 0 MB left, the export needs about" in capsys.readouterr().err
+
+
+def test_a_network_without_scores_is_told_before_the_export(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A last layer of zeros gives every image the same logits, which no proof can compare: exit code 2."""
+    copy = shutil.copytree(tiny_checkpoint, tmp_path / "zeros")
+    weights = load_file(copy / "model.safetensors")
+    save_file(
+        {name: weight * 0 if name.startswith("classifier.") else weight for name, weight in weights.items()},
+        copy / "model.safetensors",
+        {"format": "pt"},
+    )
+    monkeypatch.setattr("model_export.build.to_onnx", None)
+
+    assert main(["build", str(copy), str(tmp_path / "out")]) == 2
+    assert "the last layer is all zeros" in capsys.readouterr().err
+
+
+def test_half_a_character_in_a_label_is_told_before_the_export(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """JSON can hold one, a file in UTF-8 cannot: exit code 2."""
+    (tmp_path / "labels.json").write_text(json.dumps(["\ud800", *map(str, range(19))]))
+
+    options = ["--labels", str(tmp_path / "labels.json")]
+    assert main(["build", str(tiny_checkpoint), str(tmp_path / "out"), *options]) == 2
+    assert "--labels: the name of class 0 holds half a character" in capsys.readouterr().err
+
+
+def test_what_is_assumed_is_said_even_if_quiet(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A preprocessing that nobody gave is the only line before the failure."""
+    copy = shutil.copytree(tiny_checkpoint, tmp_path / "silent")
+    (copy / "preprocessor_config.json").unlink()
+    monkeypatch.setattr("model_export.write.shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+
+    assert main(["build", str(copy), str(tmp_path / "out"), "--quiet"]) == 2
+    first, _ = capsys.readouterr().err.splitlines()
+    assert "preprocessing: " in first
+    assert "assumed: the checkpoint does not say it" in first
+    assert "change it with --fit" in first

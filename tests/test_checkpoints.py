@@ -206,14 +206,17 @@ def test_truncated_weights_are_refused(folder: Path) -> None:
     ("settings", "sentence"),
     [
         ({"image_processor_type": "ConvNextImageProcessor"}, "ConvNextImageProcessor is not known"),
-        ({"do_resize": False}, "do_resize is False"),
+        ({"do_resize": False}, "do_resize is false; only true is supported"),
         ({"size": {"shortest_edge": 40}}, "images keep their shape"),
-        ({"size": {"longest_edge": 40}}, "size {'longest_edge': 40} is not supported"),
+        ({"size": {"longest_edge": 40}}, 'size {"longest_edge": 40} is not supported'),
         ({"resample": 9}, "contradicts itself"),
         ({"resample": -2}, "contradicts itself"),
         ({"size": 0}, "contradicts itself"),
         ({"do_center_crop": True, "crop_size": {"height": 64, "width": 64}}, "larger than the resized image"),
         ({"image_mean": [0.5]}, "contradicts itself"),
+        ({"image_std": [0.5, 0.5, 0]}, "std is 0, not above 0; give another with --std"),
+        ({"image_mean": [0.5, 0.5, float("nan")]}, "not all finite; give others with --mean and --std"),
+        ({"rescale_factor": 0}, "scaled by 0, which is not above 0"),
     ],
 )
 def test_preprocessing_that_cannot_be_reproduced_is_refused(

@@ -391,7 +391,7 @@ def test_a_truncated_safetensors_is_refused(
         (["--architecture", "swin_huge"], "--architecture swin_huge is not known"),
         (["--labels", "nowhere.txt"], "nowhere.txt does not name classes"),
         (["--resize", "32"], "a crop of 64×64 is larger than the resized image"),
-        (["--fit", "squash", "--resize", "96"], "would end with (96, 96) pixels, the network takes (64, 64)"),
+        (["--fit", "squash", "--resize", "96"], "would end with 96×96 pixels, the network takes 64×64 pixels"),
         (["--fit", "pad", "--mean", "123,116,103"], "these options make no preprocessing"),
         (["--window", "6", "--input-size", "16x64"], "only squares are interpolated"),
     ],

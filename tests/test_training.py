@@ -182,10 +182,14 @@ def test_options_decide_over_settings(tmp_path: Path) -> None:
         ({"crop_mode": "random"}, "crop_mode 'random' is not supported; say how with --fit"),
         ({"in_chans": 1}, "1 channels; only RGB"),
         ({"input_size": [4, 64, 64]}, "4 channels; only RGB"),
-        ({"gp": "max"}, "gp is 'max'"),
+        ({"gp": "max"}, "gp is max; only average"),
         ({"crop_pct": -1}, "crop_pct is -1"),
+        ({"crop_pct": [0.9]}, r"crop_pct is \[0.9\], not a number"),
+        ({"img_size": 64.5}, r"64.5 is no size of images; save the weights alone"),
+        ({"std": [0.2, 0.2, 0]}, "std is 0, not above 0"),
+        ({"model_kwargs": ["img_size"]}, r'model_kwargs is \["img_size"\]; save the weights alone'),
         ({"mean": [0.5, 0.5]}, "not a number for each of three channels"),
-        ({"model_kwargs": KWARGS | {"img_size": 32}}, r"made for \(32, 32\) pixels, its images have \(64, 64\)"),
+        ({"model_kwargs": KWARGS | {"img_size": 32}}, "made for 32×32 pixels, its images have 64×64"),
     ],
 )
 def test_a_setting_that_cannot_be_followed_is_refused(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:

@@ -67,8 +67,13 @@ class Decision:
     origin: str
     options: str
 
+    @property
+    def is_assumed(self) -> bool:
+        """Whether nobody said it: a network that was trained otherwise would be served wrong."""
+        return self.origin.startswith("assumed")
+
     def __str__(self) -> str:
-        return f"{self.subject}: {self.value}; {self.origin}; {self.options} changes it"
+        return f"{self.subject}: {self.value}; {self.origin}; change it with {self.options}"
 
 
 @dataclass(frozen=True)
@@ -114,14 +119,28 @@ def choose_labels(
     if options.labels is not None:
         if len(options.labels) != classes:
             raise RequestError(f"--labels names {len(options.labels)} classes, the network has {classes}")
-        return options.labels, "options"
+        return _writable(options.labels, "--labels"), "options"
     if own is not None:
         if len(own) != classes:
             raise CheckpointError(f"the configuration names {len(own)} classes, the network has {classes}")
-        return own, "checkpoint"
+        return _writable(own, "the configuration"), "checkpoint"
     if published := imagenet_labels(classes):
         return published, "published names"
     return tuple(Label(name=str(index), wnid=None) for index in range(classes)), "numbers"
+
+
+def _writable(labels: tuple[Label, ...], who: str) -> tuple[Label, ...]:
+    """Return the labels.
+
+    Raises:
+        RequestError: one holds half a character, as JSON can, which no file in UTF-8 holds.
+    """
+    for index, label in enumerate(labels):
+        try:
+            label.name.encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(f"{who}: the name of class {index} holds half a character; write it again") from error
+    return labels
 
 
 def at_size(config: SwinConfig, options: Options) -> SwinConfig:

@@ -147,7 +147,9 @@ def _of_run(training: Training) -> Stated:
         return Stated({})
     try:
         arguments = Arguments.model_validate_json(json.dumps(training.arguments))
-    except (ValidationError, TypeError) as error:
+    except TypeError as error:  # of json: a value that is none of its kinds
+        raise UnsupportedModel(f"{training.place}: model_kwargs hold what is not a number, a name or a list") from error
+    except ValidationError as error:
         raise UnsupportedModel(f"{training.place}: model_kwargs are not followed: {sentence(error)}") from error
     variant = named(training.architecture or "")
     stages = len(arguments.depths or (variant.depths if variant else ()))

@@ -3,6 +3,7 @@
 They decide over the published recipe, because the run evaluated its images so. Knows neither weights nor networks.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +15,7 @@ import yaml
 from app.bundle import CenterCrop, Label, Preprocessing, ShorterSide, SourceKind, Squash
 from app.errors import sentence
 from model_export import class_names
+from model_export.checkpoints.pickles import WAY_OUT
 from model_export.errors import CheckpointError, UnsupportedModel
 from model_export.preprocessing import PILLOW, Channels, RecipeOptions, channels_of, from_timm
 from model_export.variants import LARGE, cover, named, recipe
@@ -40,7 +42,9 @@ DATASETS = ("dataset", "data_dir", "data", "data_path", "DATASET", "data_set")
 CLASSES = ("num_classes", "nb_classes", "n_classes", "NUM_CLASSES")
 
 TIMM_KEYS = {"crop_pct", "img_size"}
-TORCHVISION_KEYS = {"val_resize_size", "val_crop_size"}
+TORCHVISION_SIZES = {"val_crop_size": 224, "val_resize_size": 256}
+"""Settings of torchvision's references, and what the script takes where they are not given."""
+
 RGB = 3
 SMALLEST_RESIZED = 32
 """Pixels of the authors' input up to which their transforms do not resize."""
@@ -88,13 +92,17 @@ def settings_of(kind: SourceKind, content: Mapping[str, Any], file: Path, option
                 return _of_timm(args, "args", options)
             if beside := _args_yaml(file):
                 return _of_timm(beside, "args.yaml", options)
-        if kind == "torchvision" and isinstance(args, Mapping) and TORCHVISION_KEYS & args.keys():
+        if kind == "torchvision" and isinstance(args, Mapping) and TORCHVISION_SIZES.keys() & args.keys():
             return _of_torchvision(args, options)
         if isinstance(config, Mapping) and isinstance(config.get("DATA"), Mapping):
             return _of_authors(config, options)
         return _of_others(content)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise CheckpointError(f"the settings beside the weights make no sense: {sentence(error)}") from error
+    except (TypeError, AttributeError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            f"the settings beside the weights have values that their script does not write; {WAY_OUT}"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(f"the settings beside the weights make no sense: {sentence(error)}; {WAY_OUT}") from error
 
 
 def labels_of(content: Mapping[str, Any], classes: int) -> tuple[tuple[Label, ...], str] | None:
@@ -155,7 +163,9 @@ def _of_timm(args: Mapping[str, Any], place: str, options: RecipeOptions) -> Tra
     """As `timm.data.resolve_data_config` reads them: settings, then the network's own, then ImageNet's."""
     name = args.get("model") if isinstance(args.get("model"), str) else None
     channels = next((args[key] for key in ("in_chans", "chans") if args.get(key) is not None), RGB)
-    arguments = dict(args.get("model_kwargs") or {})
+    arguments = args.get("model_kwargs") or {}
+    if not isinstance(arguments, Mapping):
+        raise ValueError(f"model_kwargs is {json.dumps(arguments, default=str)}")  # noqa: TRY004 (read from a file)
     side = arguments.get("img_size")
     size = _pair(side) if side is not None else None
     if given := args.get("input_size"):
@@ -167,12 +177,13 @@ def _of_timm(args: Mapping[str, Any], place: str, options: RecipeOptions) -> Tra
     elif args.get("img_size"):
         size = _pair(args["img_size"])
     if side is not None and _pair(side) != size:
-        raise CheckpointError(f"{place}: the network is made for {_pair(side)} pixels, its images have {size}")
+        made_for, given = ("×".join(map(str, sides)) for sides in (_pair(side), size or ("none",)))
+        raise CheckpointError(f"{place}: the network is made for {made_for} pixels, its images have {given}")
     if channels != RGB or (args.get("input_img_mode") or "RGB") != "RGB":
         mode = f", mode {args['input_img_mode']}" if args.get("input_img_mode") else ""
         raise UnsupportedModel(f"{place}: images have {channels} channels{mode}; only RGB is exported")
     if (args.get("gp") or "avg") != "avg":
-        raise UnsupportedModel(f"{place}: gp is {args['gp']!r}; only average pooling is exported")
+        raise UnsupportedModel(f"{place}: gp is {args['gp']}; only average pooling is exported")
     variant = named(name) if name else None
     size = size or ((variant.side, variant.side) if variant else None)
     own = {"crop_pct": 1.0 if variant and variant.side >= LARGE else 0.9, "interpolation": "bicubic"}
@@ -191,12 +202,11 @@ def _of_timm(args: Mapping[str, Any], place: str, options: RecipeOptions) -> Tra
 
 def _of_torchvision(args: Mapping[str, Any], options: RecipeOptions) -> Training:
     """As the references' `ClassificationPresetEval` reads them; 256, 224 and bilinear are the script's defaults."""
-    crop = args.get("val_crop_size") or 224
-    resize = args.get("val_resize_size") or 256
+    crop, resize = (_pair(args.get(key) or usual)[0] for key, usual in TORCHVISION_SIZES.items())
     wanted = options.interpolation or args.get("interpolation") or "bilinear"
     interpolation = "nearest" if wanted == "nearest-exact" else wanted  # Pillow has one of the two
     if interpolation not in PILLOW:
-        raise UnsupportedModel(f"args: interpolation {wanted!r} is not supported; give another with --interpolation")
+        raise UnsupportedModel(f"args: interpolation {wanted} is not supported; give another with --interpolation")
 
     def made(size: Size) -> Preprocessing:
         side = resize if size == (crop, crop) else resize * size[0] // crop
@@ -228,7 +238,7 @@ def _of_authors(config: Mapping[str, Any], options: RecipeOptions) -> Training:
     data, test, model = (_inside(config, key) for key in ("DATA", "TEST", "MODEL"))
     kind = str(model.get("TYPE") or "swin")
     if kind not in {"swin", "swinv2"}:
-        raise UnsupportedModel(f"config: MODEL.TYPE is {kind!r}; only 'swin' and 'swinv2' are exported")
+        raise UnsupportedModel(f"config: MODEL.TYPE is {kind}; only swin and swinv2 are exported")
     shape = _inside(model, "SWINV2" if kind == "swinv2" else "SWIN")
     if shape.get("IN_CHANS", RGB) != RGB:
         raise UnsupportedModel(f"config: images have {shape['IN_CHANS']} channels; only RGB is exported")
@@ -307,10 +317,11 @@ def _pair(value: Any) -> Size:
     Raises:
         ValueError: these are no numbers of pixels.
     """
-    sides = [value, value] if isinstance(value, int) else list(value) * (2 if len(value) == 1 else 1)
-    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):  # noqa: PLR2004 (height, width)
-        raise ValueError(f"{value!r} is no size of images")
-    return sides[0], sides[1]
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    match values * 2 if len(values) == 1 else values:
+        case [int() as height, int() as width] if min(height, width) > 0:
+            return height, width
+    raise ValueError(f"{json.dumps(value, default=str)} is no size of images")
 
 
 def _single(values: Any) -> Any:
