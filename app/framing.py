@@ -146,8 +146,7 @@ def without_upgrade(section: bytes) -> bytes:
     HTTP/1.1 is the only protocol here, and a server may ignore the field (RFC 9110, 7.8). Java's HTTP client sends
     it with its first request to a server.
     """
-    # In lower case, the name is found ten times sooner than by the pattern.
-    return UPGRADE_FIELD.sub(b"x-upgrade:", section) if b"\nupgrade:" in section.lower() else section
+    return UPGRADE_FIELD.sub(b"x-upgrade:", section)
 
 
 def origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
@@ -177,19 +176,22 @@ def content_length(fields: Fields, *, is_old: bool) -> int | None:
     Raises:
         MalformedRequest, NotSupported: the fields break a rule of RFC 9112.
     """
-    by_name = dict(fields)
-    hosts = int(b"host" in by_name)
-    if len(by_name) < len(fields):
-        hosts = sum(name == b"host" for name, _ in fields)
+    hosts, host, length, codings = 0, b"", b"0", list[bytes]()
+    for name, value in fields:
+        if name == b"host":
+            hosts, host = hosts + 1, value
+        elif name == b"content-length":
+            length = value
+        elif name == b"transfer-encoding":
+            codings.append(value.lower())
     if hosts != 1 and not (is_old and not hosts):
         raise MalformedRequest(f"The request has {hosts} header fields named Host. Send exactly one.")
-    if hosts and not HOST.fullmatch(by_name[b"host"]):
+    if not HOST.fullmatch(host):
         raise MalformedRequest("The header field Host is not a host name or address, with or without a port.")
-    if b"transfer-encoding" not in by_name:
-        return int(by_name.get(b"content-length", 0))
+    if not codings:
+        return int(length)
     if is_old:
         raise MalformedRequest("A request of HTTP/1.0 cannot have the header field Transfer-Encoding.")
-    codings = [value.lower() for name, value in fields if name == b"transfer-encoding"]
     if codings != [b"chunked"]:
         raise NotSupported("The only Transfer-Encoding that is read is: chunked.")
     return None

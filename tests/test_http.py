@@ -3,10 +3,11 @@
 import gzip
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from html.parser import HTMLParser
 from typing import Any
 
+import anyio
 import pytest
 from pydantic import ValidationError
 from starlette.testclient import TestClient
@@ -128,6 +129,23 @@ def test_other_methods_are_told_which_there_are(client: TestClient, method: str,
     assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
     if method != "HEAD":
         assert (answer.json()["code"], allowed in answer.json()["detail"]) == ("method_not_allowed", True)
+
+
+def test_the_server_as_a_whole_is_asked_for_its_methods(client: TestClient) -> None:
+    """RFC 9110, 9.3.7: `OPTIONS *` is about no resource, so it is answered like a ping, with the methods there are."""
+    messages = list[dict[str, Any]]()
+    scope = {"type": "http", "method": "OPTIONS", "path": "*", "raw_path": b"*", "query_string": b"", "headers": []}
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        messages.append(dict(message))
+
+    anyio.run(client.app, scope, receive, send)
+
+    assert messages[0]["status"] == 204
+    assert (b"allow", b"GET, HEAD, OPTIONS, POST, PUT") in messages[0]["headers"]
 
 
 def test_put_is_refused_before_its_body_is_read(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
