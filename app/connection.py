@@ -276,7 +276,8 @@ class Connection(HttpToolsProtocol):
             self._running.scope["state"]["caller"].leave()
 
     def _owe(self, part: Literal["head", "body", "rest"] | None) -> None:
-        self._owed, self._since, self._bytes = part, time.monotonic(), 0
+        self._owed, self._bytes = part, 0
+        self._since: float = time.monotonic()
 
     def _count(self, size: int) -> None:
         self._bytes += size
@@ -305,7 +306,8 @@ class Connection(HttpToolsProtocol):
         identity = request_id(fields)
         self.server_state.service.metrics.rejected.labels(error.code).inc()
         client = self.client and self.client[0]
-        log.info("refused", extra={"client": client, "code": error.code, "request_id": identity})
+        fields_of_log = {"client": client, "status": error.status, "code": error.code, "request_id": identity}
+        log.info("refused", extra=fields_of_log)
         cors = cors_fields(self._settings.cors_origins, fields)
         default_fields = self.server_state.default_headers
         self._owe("rest")
