@@ -68,6 +68,7 @@ class Connection(HttpToolsProtocol):
     """One connection. What its caller owes, and since when, is looked at once a second: no timer for each request."""
 
     server_state: State
+    _since: float  # when what the client owes was asked of it
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # (uvicorn narrows it, too)
         """Take it, if there are not too many."""
@@ -276,8 +277,7 @@ class Connection(HttpToolsProtocol):
             self._running.scope["state"]["caller"].leave()
 
     def _owe(self, part: Literal["head", "body", "rest"] | None) -> None:
-        self._owed, self._bytes = part, 0
-        self._since: float = time.monotonic()
+        self._owed, self._since, self._bytes = part, time.monotonic(), 0
 
     def _count(self, size: int) -> None:
         self._bytes += size

@@ -260,8 +260,8 @@ def _bad_accounts(crowd: Crowd, accounts: Accounts, samples: dict[str, float]) -
     codes, refusals = _by_request(accounts.requests), _by_request(accounts.refusals)
     for identity, answer in crowd.answers.items():
         account = [*refusals.get(identity, []), *codes.get(identity, [])]
-        if len(account) == 2 and account[1] == ABANDONED and identity in refusals:
-            del account[1]  # the connection ended the request that the application had begun
+        if identity in refusals and account[1:] and account[1] >= HTTPStatus.BAD_REQUEST:
+            del account[1]  # the application had begun the request that the connection then ended
         if len(account) > 1 or (answer is not None and account != [answer]):
             yield f"{identity} got {answer}, and the service's account of it is {account}"
     counted = sum(count for name, count in samples.items() if name.startswith("swin_requests_total"))
