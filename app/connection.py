@@ -68,6 +68,7 @@ class Connection(HttpToolsProtocol):
     """One connection. What its caller owes, and since when, is looked at once a second: no timer for each request."""
 
     server_state: State
+    _since: float
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # (uvicorn narrows it, too)
         """Take it, if there are not too many."""
