@@ -31,6 +31,9 @@ UPGRADE_FIELD = re.compile(rb"(?<=\n)upgrade:", re.IGNORECASE)
 # The first byte of a TLS record that opens a connection (RFC 8446, section 5.1: content type `handshake`).
 TLS_HANDSHAKE = 0x16
 
+# Fields that say which server a request is for, and where its content ends.
+FRAMING = {b"host", b"content-length", b"transfer-encoding"}
+
 CHUNK_SIZE = re.compile(rb"[0-9a-fA-F]{1,16}")
 
 
@@ -49,6 +52,10 @@ class Sections:
             return self._complete(data, start)
         if data[start] in b"\r\n":
             start = EMPTY_LINES.match(data, start).end()  # type: ignore[union-attr]  # (it matches no bytes, too)
+        # This search comes first, because a regular expression takes ten times as long. Where a line ends in a bare
+        # line feed before that, the parser refuses the section anyway.
+        if (crlf := data.find(b"\r\n\r\n", start)) >= 0:
+            return data[start : crlf + 4], crlf + 4
         if end := END_OF_SECTION.search(data, start):
             return data[start : end.end()], end.end()
         self.held += memoryview(data)[start:]
@@ -176,20 +183,17 @@ def content_length(fields: Fields, *, is_old: bool) -> int | None:
     Raises:
         MalformedRequest, NotSupported: the fields break a rule of RFC 9112.
     """
-    hosts, host, length, codings = 0, b"", b"0", list[bytes]()
-    for name, value in fields:
-        if name == b"host":
-            hosts, host = hosts + 1, value
-        elif name == b"content-length":
-            length = value
-        elif name == b"transfer-encoding":
-            codings.append(value.lower())
-    if hosts != 1 and not (is_old and not hosts):
-        raise MalformedRequest(f"The request has {hosts} header fields named Host. Send exactly one.")
-    if not HOST.fullmatch(host):
+    framing = [field for field in fields if field[0] in FRAMING]
+    hosts = [value for name, value in framing if name == b"host"]
+    if len(hosts) != 1 and not (is_old and not hosts):
+        raise MalformedRequest(f"The request has {len(hosts)} header fields named Host. Send exactly one.")
+    if hosts and not HOST.fullmatch(hosts[0]):
         raise MalformedRequest("The header field Host is not a host name or address, with or without a port.")
+    if len(framing) == len(hosts):
+        return 0
+    codings = [value.lower() for name, value in framing if name == b"transfer-encoding"]
     if not codings:
-        return int(length)
+        return int(next(value for name, value in framing if name == b"content-length"))
     if is_old:
         raise MalformedRequest("A request of HTTP/1.0 cannot have the header field Transfer-Encoding.")
     if codings != [b"chunked"]:
