@@ -100,8 +100,8 @@ class Form:
         if self._seen > self._read:
             raise BadOption(
                 f"The form is malformed: it has {self._seen} headers Content-Disposition, but {self._read} parts with "
-                f"one. Before each part, its boundary, {self._boundary.decode()}, must be on a line of its own, between "
-                "CRLF and CRLF; the last boundary must be at the end."
+                f"one. Before each part, its boundary, {self._boundary.decode()}, must be on a line of its own, "
+                "between CRLF and CRLF; the last boundary must be at the end."
             )
         if not self._images:
             there = ", ".join(f"'{name}'" for name in dict.fromkeys(self._fields))

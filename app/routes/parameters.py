@@ -50,7 +50,9 @@ def _pairs(header: str) -> list[tuple[str, str]]:
     place = header.find(";")
     while place >= 0 and (match := PARAMETER.match(header, place)):
         name, quoted, end, plain = match.groups()
-        if quoted is not None and not end:
+        if quoted is not None and not end and quoted.endswith('\\"'):
+            quoted = quoted[:-2] + 2 * "\\"  # browsers escape no backslash: this one is the last of the value
+        elif quoted is not None and not end:
             raise ValueError("a quoted value has no end")
         if name is not None:
             value = plain.rstrip() if quoted is None else ESCAPE.sub(r"\1", quoted).replace("%22", '"')
