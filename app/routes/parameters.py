@@ -10,7 +10,7 @@ from urllib.parse import unquote_to_bytes
 
 # One parameter, from its semicolon to the next. The possessive quantifiers never read a character twice.
 PARAMETER = re.compile(
-    r';[ \t]*+(?:([^\s=;"]++)[ \t]*+=[ \t]*+(?:"((?:[^"\\]|\\.)*+)("?+)|([^;]*+)))?+[^;]*+', re.DOTALL
+    r';[ \t;]*+(?:([^\s=;"]++)[ \t]*+=[ \t]*+(?:"((?:[^"\\]|\\.)*+)("?+)|([^;]*+)))?+[^;]*+', re.DOTALL
 )
 ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 # A name that ends in a star, in the number of a piece, or in both.
