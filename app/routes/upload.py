@@ -118,6 +118,12 @@ def hint_for(request: Request) -> str:
     )
 
 
+def content_type_of(request: Request) -> str:
+    """Return the Content-Type of a request in words, without its parameters."""
+    kind = header_of(request.scope, b"content-type").partition(";")[0].strip()
+    return f"Content-Type: {ascii(kind[:MAX_SHOWN])[1:-1]}" if kind else "no Content-Type"
+
+
 class Body:
     """The body of one request, counted as it arrives."""
 
