@@ -125,6 +125,9 @@ class Connection(HttpToolsProtocol):
         """All of the request is here."""
         super().on_message_complete()
         self._caller.has_sent_all = True
+        if isinstance(self._left, Chunks) and not self.parser.should_keep_alive():
+            # The parser takes `Connection: close` from the trailer section, too, and reads nothing after it.
+            self._keeps_alive, self._is_asked_to_close = False, True
         self._is_last = self._is_asked_to_close
         if self.cycle is self._running:
             self.flow.resume_reading()  # paused for a long body; a caller that leaves is only heard by who reads
@@ -200,6 +203,8 @@ class Connection(HttpToolsProtocol):
         line = REQUEST_LINE.match(section)
         if line is None:
             raise wrong_line(section)
+        if line[1] == b"CONNECT":  # the parser would give what follows to the protocol behind a proxy
+            raise NotSupported("The method CONNECT is for proxies, and this is none.")
         if self.cycle is None and len(self.connections) > self.server_state.most_connections:
             raise TooManyConnections
         self._method, self._is_old = line[1], line[3] == b"0"

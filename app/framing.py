@@ -160,12 +160,10 @@ def origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
     """Return a request target as path and query, and the authority that it names, if any.
 
     Raises:
-        MalformedRequest, NotSupported: there is no such target, or none of this method.
+        MalformedRequest: there is no such target, or none of this method.
     """
     if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"):
         return target, None
-    if method == b"CONNECT":
-        raise NotSupported("The method CONNECT is for proxies, and this is none.")
     absolute = ABSOLUTE_TARGET.fullmatch(target)
     if absolute is None:
         raise MalformedRequest("The request target is neither a path nor a URL of HTTP.")
