@@ -187,7 +187,7 @@ def test_one_of_several_encodings_is_enough(client: TestClient) -> None:
     assert client.post("/classify", content=b"x", headers=headers).status_code == 415
 
 
-@pytest.mark.parametrize("coding", ["identity", "Identity", ""])
+@pytest.mark.parametrize("coding", ["identity", "Identity", "", "identity, identity", "identity,"])
 def test_identity_is_no_encoding(client: TestClient, demo: Bundle, coding: str) -> None:
     """It says that there is none."""
     answer = client.post("/classify", content=digit(demo, "two"), headers={"content-encoding": coding})

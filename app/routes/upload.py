@@ -94,7 +94,7 @@ async def received(request: Request, field: str, most: int, deadline: float) -> 
 
 def _refuse_encoded(request: Request) -> None:
     for name, value in request.scope["headers"]:
-        if name == b"content-encoding" and value.strip().lower() not in IDENTITY:
+        if name == b"content-encoding" and not IDENTITY.issuperset(value.lower().replace(b" ", b"").split(b",")):
             raise UnsupportedEncoding(
                 f"The body has Content-Encoding: {value.decode('latin-1')}. Send it without: image formats are "
                 "compressed already."
