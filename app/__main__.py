@@ -146,7 +146,7 @@ def _frontends(wanted: int | None) -> int:
         return _suggested_frontends(available_cpus()) if wanted is None else wanted
     if wanted:
         raise StartError(
-            f"frontends={wanted} needs Linux with memfd_create and abstract sockets; this is {platform.system()} "
+            f"frontends={wanted} needs Linux with memfd_create and SO_REUSEPORT; this is {platform.system()} "
             "without them; set frontends to 0"
         )
     return 0

@@ -60,7 +60,7 @@ def application(
     if settings.cors_origins:  # around the lock: browsers ask what they may without a key
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
     paths = {context.path or "" for context in iter_route_contexts(app.routes)}
-    # The outermost of ours: it sees every answer.
+    # The outermost middleware of this service: it sees every answer.
     app.add_middleware(AccessLog, metrics=metrics, prefix=settings.root_path, paths=paths)
     return app
 

@@ -8,13 +8,15 @@ from typing import Any, NoReturn, get_args
 from pydantic import ValidationError
 from pydantic_settings import CliSettingsSource
 
+from app.reasons import REASONS
 from app.settings import PREFIX, SECRETS, ImageFormat, Settings
 
-# What stands for the value of an option in the help. Settings that are not here are counts.
+# The word for the value of each option in the help. A setting that is not here is a count or a switch.
 METAVARS = {
     "bundle": "DIR",
     "host": "HOST",
     "port": "PORT",
+    "root_path": "PATH",
     "api_keys": "KEY,…",
     "cors_origins": "ORIGIN,…",
     "trusted_proxies": "NETWORK,…",
@@ -34,23 +36,6 @@ METAVARS = {
 UNKNOWN = "unrecognized arguments: "  # argparse's words
 COUNT, SWITCH = "N", "true|false"
 
-# What is wrong with a value, by pydantic's name for the error.
-REASONS = {
-    "int_parsing": "not a whole number",
-    "int_from_float": "not a whole number",
-    "int_parsing_size": "not a whole number",
-    "float_parsing": "not a number",
-    "finite_number": "not a finite number",
-    "bool_parsing": "neither true nor false",
-    "greater_than": "too small",
-    "greater_than_equal": "too small",
-    "less_than": "too large",
-    "less_than_equal": "too large",
-    "literal_error": "not one of the choices",
-    "string_too_short": "empty",
-    "too_short": "empty",
-    "ip_any_network": "not an IP address or network",
-}
 ADVICE = {
     "host": "an address of this machine, as 127.0.0.1 or 0.0.0.0",
     "trusted_proxies": "addresses or networks, as 10.0.0.0/8,192.0.2.7",
@@ -93,7 +78,7 @@ def metavar(name: str) -> str:
     choices = _schema(name).get("enum")
     if choices:
         return "|".join(choices)
-    return METAVARS.get(name) or (SWITCH if _schema(name).get("type") == "boolean" else COUNT)
+    return METAVARS.get(name) or {"boolean": SWITCH, "integer": COUNT}[_schema(name)["type"]]
 
 
 def refused(error: ValidationError, given: argparse.Namespace) -> str:
@@ -140,7 +125,7 @@ def _bounds(schema: Mapping[str, Any]) -> Sequence[str]:
 def _default(name: str) -> str:
     """The same on every machine."""
     default = Settings.model_fields[name].default
-    if default is None or default == ():
+    if default in (None, (), ""):
         return ""
     if name == "bundle":
         return " (default: the demonstration bundle)"

@@ -52,7 +52,7 @@ class Row:
     is_taken: bool = False  # by an engine
 
     def settle(self) -> None:
-        """Nobody waits for it any more."""
+        """Cancel the deadline timer. Call this when the answer has been used or dropped."""
         if self.timer is not None:
             self.timer.cancel()
 

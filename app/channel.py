@@ -143,4 +143,4 @@ def refusal(outcome: int, seconds: float) -> ServiceError:
 
 
 def _nothing() -> None:
-    """Happens any more."""
+    """Do nothing. Replaces `on_disconnect` after the channel has closed."""

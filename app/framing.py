@@ -31,6 +31,9 @@ UPGRADE_FIELD = re.compile(rb"(?<=\n)upgrade:", re.IGNORECASE)
 # The first byte of a TLS record that opens a connection (RFC 8446, section 5.1: content type `handshake`).
 TLS_HANDSHAKE = 0x16
 
+# Fields that say which server a request is for, and where its content ends.
+FRAMING = {b"host", b"content-length", b"transfer-encoding"}
+
 CHUNK_SIZE = re.compile(rb"[0-9a-fA-F]{1,16}")
 
 
@@ -49,6 +52,10 @@ class Sections:
             return self._complete(data, start)
         if data[start] in b"\r\n":
             start = EMPTY_LINES.match(data, start).end()  # type: ignore[union-attr]  # (it matches no bytes, too)
+        # This search comes first, because a regular expression takes ten times as long. Where a line ends in a bare
+        # line feed before that, the parser refuses the section anyway.
+        if (crlf := data.find(b"\r\n\r\n", start)) >= 0:
+            return data[start : crlf + 4], crlf + 4
         if end := END_OF_SECTION.search(data, start):
             return data[start : end.end()], end.end()
         self.held += memoryview(data)[start:]
@@ -146,20 +153,17 @@ def without_upgrade(section: bytes) -> bytes:
     HTTP/1.1 is the only protocol here, and a server may ignore the field (RFC 9110, 7.8). Java's HTTP client sends
     it with its first request to a server.
     """
-    # In lower case, the name is found ten times sooner than by the pattern.
-    return UPGRADE_FIELD.sub(b"x-upgrade:", section) if b"\nupgrade:" in section.lower() else section
+    return UPGRADE_FIELD.sub(b"x-upgrade:", section)
 
 
 def origin_form(method: bytes, target: bytes) -> tuple[bytes, bytes | None]:
     """Return a request target as path and query, and the authority that it names, if any.
 
     Raises:
-        MalformedRequest, NotSupported: there is no such target, or none of this method.
+        MalformedRequest: there is no such target, or none of this method.
     """
     if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"):
         return target, None
-    if method == b"CONNECT":
-        raise NotSupported("The method CONNECT is for proxies, and this is none.")
     absolute = ABSOLUTE_TARGET.fullmatch(target)
     if absolute is None:
         raise MalformedRequest("The request target is neither a path nor a URL of HTTP.")
@@ -177,19 +181,19 @@ def content_length(fields: Fields, *, is_old: bool) -> int | None:
     Raises:
         MalformedRequest, NotSupported: the fields break a rule of RFC 9112.
     """
-    by_name = dict(fields)
-    hosts = int(b"host" in by_name)
-    if len(by_name) < len(fields):
-        hosts = sum(name == b"host" for name, _ in fields)
-    if hosts != 1 and not (is_old and not hosts):
-        raise MalformedRequest(f"The request has {hosts} header fields named Host. Send exactly one.")
-    if hosts and not HOST.fullmatch(by_name[b"host"]):
+    framing = [field for field in fields if field[0] in FRAMING]
+    hosts = [value for name, value in framing if name == b"host"]
+    if len(hosts) != 1 and not (is_old and not hosts):
+        raise MalformedRequest(f"The request has {len(hosts)} header fields named Host. Send exactly one.")
+    if hosts and not HOST.fullmatch(hosts[0]):
         raise MalformedRequest("The header field Host is not a host name or address, with or without a port.")
-    if b"transfer-encoding" not in by_name:
-        return int(by_name.get(b"content-length", 0))
+    if len(framing) == len(hosts):
+        return 0
+    codings = [value.lower() for name, value in framing if name == b"transfer-encoding"]
+    if not codings:
+        return int(next(value for name, value in framing if name == b"content-length"))
     if is_old:
         raise MalformedRequest("A request of HTTP/1.0 cannot have the header field Transfer-Encoding.")
-    codings = [value.lower() for name, value in fields if name == b"transfer-encoding"]
     if codings != [b"chunked"]:
         raise NotSupported("The only Transfer-Encoding that is read is: chunked.")
     return None

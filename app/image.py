@@ -136,7 +136,7 @@ def open_image(data: bytes, limits: Limits) -> Image.Image:
         ImageTooLarge: the header promises more pixels than the limit, or more work for them than they are worth.
     """
     if not data:
-        raise UnreadableImage("The body is empty.")
+        raise UnreadableImage("The image is empty.")
     is_tiff = data[:2] in {b"II", b"MM"} and "tiff" in limits.formats and sniff.format_of(data) == "tiff"
     if is_tiff:
         tiff.check_palette(data)

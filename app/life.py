@@ -97,7 +97,7 @@ class Life:
         self.heard_at = time.monotonic()
         try:
             if counts := payload[NUMBER.size :]:  # none where the frontend could not count
-                self.counts = pickle.loads(counts)  # noqa: S301 (from a process of ours)
+                self.counts = pickle.loads(counts)  # noqa: S301 (from a frontend that this process started)
         finally:
             if number in self._counting and not self._counting[number].done():
                 self._counting[number].set_result(None)

@@ -150,7 +150,7 @@ def _papers(backend: LocalBackend, frontends: int, decode_threads: int) -> Paper
 
     shares = {
         "decode_queue": max(share(settings.decode_queue), min(settings.decode_queue, settings.max_images)),
-        "max_connections": connections_within(_dealt(settings.max_connections, frontends)),  # its limit is ours
+        "max_connections": connections_within(_dealt(settings.max_connections, frontends)),  # as this process
         "max_uploads_mib": max(share(settings.max_uploads_mib), settings.max_body_mib),
     }
     shapes = Shapes(

@@ -23,6 +23,9 @@ log = logging.getLogger("swin.server")
 LAST_SECONDS = 0.25
 """Between the last connection taken and the first idle one closed: what was sent before that is answered."""
 
+# Time between two checks of the connections: ten of uvicorn's ticks.
+CHECK_SECONDS = 1
+
 App = Callable[..., Any]
 """An ASGI application; what uvicorn and Starlette call its arguments differs."""
 
@@ -35,6 +38,7 @@ class Server(uvicorn.Server):
         self.server_state = self._state = State(settings, service)
         self._settings, self._service = settings, service
         self._loop = asyncio.get_running_loop()
+        self._checked_at: float | None = None  # when the connections were looked at last
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Say where, once callers are let in."""
@@ -50,9 +54,7 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second; looks at the connections once."""
         if counter % 10 == 0:
-            now = time.monotonic()
-            for connection in self._connections:
-                connection.check(now)
+            self._check(time.monotonic())
         return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (uvicorn calls it as signal handlers are called)
@@ -75,6 +77,14 @@ class Server(uvicorn.Server):
     @property
     def _connections(self) -> list[Connection]:
         return [each for each in self.server_state.connections if isinstance(each, Connection)]
+
+    def _check(self, now: float) -> None:
+        """Check all connections, and give each the time in which a stalled event loop could not read what it sent."""
+        stalled = max(now - self._checked_at - CHECK_SECONDS, 0) if self._checked_at is not None else 0
+        self._checked_at = now
+        for connection in self._connections:
+            connection.prolong(stalled, now)
+            connection.check(now)
 
     def _drain(self) -> None:
         for connection in self._connections:

@@ -82,8 +82,8 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and logs it.")
     root_path: Prefix = Field(
         "",
-        description="Path prefix under which a proxy serves swin-serve, as `/digits`, whether or not the proxy strips "
-        "it. `/docs` and OpenAPI name it in their links. X-Forwarded-Prefix is not believed.",
+        description="Prefix of the paths under which a proxy serves swin-serve, as `/digits`, whether or not the proxy "
+        "strips it. `/docs` and OpenAPI name it in their links. X-Forwarded-Prefix is not believed.",
     )
     api_keys: Listed[Key] = Field(
         (),

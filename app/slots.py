@@ -31,7 +31,7 @@ LINE = 64
 
 
 def are_available() -> bool:
-    """Return whether this system has what frontends need: anonymous files in memory and abstract Unix sockets."""
+    """Return whether this system has what frontends need: anonymous files in memory and shared ports."""
     return sys.platform == "linux" and hasattr(os, "memfd_create") and hasattr(socket, "SO_REUSEPORT")
 
 

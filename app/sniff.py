@@ -141,7 +141,7 @@ GIT_LFS = re.compile(rb"version https://git-lfs")
 XML = re.compile(rb"<\?xml\b|<[A-Za-z!][^<]{0,200}>")
 FORM = re.compile(rb"[\w.\[\]\-]{1,64}=[^\s]{16,}\Z")
 
-HOW = "send the image's own bytes as the body, or as a file of a form (multipart/form-data)"
+HOW = "send the image's own bytes, as the body of a request or as a file of a form (multipart/form-data)"
 
 
 def format_of(data: bytes) -> str:
@@ -162,11 +162,11 @@ def sentence(data: bytes, formats: Sequence[str]) -> str:
     if text := _of_text(data.removeprefix(b"\xef\xbb\xbf").lstrip()):
         return text
     if packed := _packing_of(data):
-        return f"The body is packed with {packed}; unpack it and {HOW}."
+        return f"The content is packed with {packed}; unpack it and {HOW}."
     if name := format_of(data) or ("Netpbm (PBM, PGM, PPM)" if NETPBM.match(data) else ""):
         return f"The bytes are {name.upper() if name.islower() else name}, which is not read; send {wanted}."
     if _is_text(data):
-        return f"The body is text, not an image; {HOW}."
+        return f"The content is text, not an image; {HOW}."
     return f"The bytes are none of {', '.join(formats).upper()}."
 
 
@@ -231,21 +231,21 @@ WRAPPINGS: tuple[tuple[Callable[[bytes], object], str], ...] = (
     (
         MULTIPART.match,
         (
-            "The body is a form, but the header Content-Type does not say so; "
+            "The content is a form, but the header Content-Type does not say so; "
             "send Content-Type: multipart/form-data with its boundary, as clients do by themselves."
         ),
     ),
-    (DATA_URL.match, "The body is a data URL; decode what follows its comma and {}."),
+    (DATA_URL.match, "The content is a data URL; decode what follows its comma and {}."),
     (SVG.match, "The bytes are SVG, which is not read; draw it as PNG and send that."),
-    (HTML.match, "The body is an HTML page, as a login or an error shows it, not an image; {}."),
-    (_is_json_of_base64, "The body is JSON; decode its base64 and {}."),
-    (_is_json, "The body is JSON, which is not read; {}."),
-    (URL.match, "The body is a URL, and nothing is downloaded from there; download the image and {}."),
-    (_is_base64, "The body is base64; decode it and {}."),
-    (HEX_OF_IMAGE.match, "The body is an image in hexadecimal digits; decode it and {}."),
-    (PYTHON_BYTES.match, "The body is the text of a Python bytes object; {}."),
-    (GIT_LFS.match, "The body is a pointer of Git LFS, not the file; run git lfs pull and {}."),
-    (FILE_NAME.match, "The body is the name of a file, not its content; {} (curl: --data-binary @FILE)."),
-    (FORM.match, "The body is a form of text (application/x-www-form-urlencoded); {}."),
-    (XML.match, "The body is XML, not an image; {}."),
+    (HTML.match, "The content is an HTML page, as a login or an error shows it, not an image; {}."),
+    (_is_json_of_base64, "The content is JSON; decode its base64 and {}."),
+    (_is_json, "The content is JSON, which is not read; {}."),
+    (URL.match, "The content is a URL, and nothing is downloaded from there; download the image and {}."),
+    (_is_base64, "The content is base64; decode it and {}."),
+    (HEX_OF_IMAGE.match, "The content is an image in hexadecimal digits; decode it and {}."),
+    (PYTHON_BYTES.match, "The content is the text of a Python bytes object; {}."),
+    (GIT_LFS.match, "The content is a pointer of Git LFS, not the file; run git lfs pull and {}."),
+    (FILE_NAME.match, "The content is the name of a file, not its content; {} (curl: --data-binary @FILE)."),
+    (FORM.match, "The content is a form of text (application/x-www-form-urlencoded); {}."),
+    (XML.match, "The content is XML, not an image; {}."),
 )

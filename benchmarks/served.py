@@ -29,6 +29,13 @@ class Usage(NamedTuple):
     files: int
 
 
+class Accounts(NamedTuple):
+    """Ids and status codes of requests, as the service logs them."""
+
+    requests: list[tuple[str, int]]  # by the application
+    refusals: list[tuple[str, int]]  # at the connection, before or instead of the application
+
+
 class Served:
     """A real `swin-serve` on a port of its own; its log is read event by event.
 
@@ -44,7 +51,7 @@ class Served:
             [*command, *options], stderr=subprocess.PIPE, text=True, env=os.environ | environment
         )
         self.log: queue.Queue[dict[str, object]] = queue.Queue()
-        self._requests: list[tuple[str, int]] | None = None
+        self._accounts: Accounts | None = None
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
@@ -60,15 +67,17 @@ class Served:
         assert self.process.stderr is not None  # noqa: S101 (it is a pipe)
         for line in self.process.stderr:
             event = _event(line)
-            if self._requests is None or event["message"] != "request":
-                self.log.put(event)
+            if self._accounts is not None and event["message"] == "request":
+                self._accounts.requests.append((str(event["request_id"]), int(str(event["code"]))))
+            elif self._accounts is not None and event["message"] == "refused" and "status" in event:
+                self._accounts.refusals.append((str(event["request_id"]), int(str(event["status"]))))
             else:
-                self._requests.append((str(event["request_id"]), int(str(event["code"]))))
+                self.log.put(event)
 
-    def watch_requests(self) -> list[tuple[str, int]]:
-        """From now on, ids and codes of the requests it has served, as it logs them; complete once it has ended."""
-        self._requests = []
-        return self._requests
+    def watch_requests(self) -> Accounts:
+        """Return what the log says of requests from now on; it is complete once the process has ended."""
+        self._accounts = Accounts([], [])
+        return self._accounts
 
     def wait_for(self, message: str) -> dict[str, object]:
         """The next event of this name."""

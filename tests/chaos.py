@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from itertools import cycle
 from pathlib import Path
 from random import Random
@@ -23,7 +24,7 @@ import uvloop
 
 from benchmarks.images import learn, noise, photo
 from benchmarks.load import Callers, closed_loop, request
-from benchmarks.served import Served, Usage, metrics
+from benchmarks.served import Accounts, Served, Usage, metrics
 from tests import broken_engine
 from tests.behaviours import BEHAVIOURS, BUSY, FAILED, MANY, ONE, PATIENCE, PROMPT, Behaviour, Crowd
 
@@ -85,7 +86,7 @@ class Attack:
     def __init__(self, served: Served, order: Path, failures: Sequence[str], seed: int) -> None:
         self._served, self._order, self._random = served, order, Random(seed)
         self._callers, self._failures, self._turns = Callers(served.address), cycle(failures), len(failures)
-        self._log = served.watch_requests()
+        self._accounts = served.watch_requests()
         self._files, self._threads = served.usage().files, sys.maxsize  # at rest, as far as is known
         self.outcomes = {behaviour.name: Counter[str]() for behaviour in BEHAVIOURS}
         self.injected = Counter[str]()
@@ -203,10 +204,10 @@ class Attack:
         """A sentence for each claim that does not hold. Ends the service."""
         yield from self._bad_outcomes()
         yield from self._bad_rest(before, after)
-        codes = self._end()
+        self._end()
         if self._served.process.returncode != 0:
             yield f"SIGTERM ended the service with {self._served.process.returncode}"
-        yield from _bad_accounts(crowd, codes, after.samples)
+        yield from _bad_accounts(crowd, self._accounts, after.samples)
         yield from self._bad_log()
 
     def _bad_outcomes(self) -> Iterator[str]:
@@ -233,16 +234,12 @@ class Attack:
         if growth > GROWTH:
             yield f"memory grew by {growth:.0%}"
 
-    def _end(self) -> dict[str, list[int]]:
-        """Terminate the service; the codes it logged, by request."""
+    def _end(self) -> None:
+        """Terminate the service. Its log is then complete."""
         self._served.process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._served.process.wait(SETTLING_SECONDS)
         self._served.stop()
-        codes = dict[str, list[int]]()
-        for identity, code in self._log:
-            codes.setdefault(identity, []).append(code)
-        return codes
 
     def _bad_log(self) -> Iterator[str]:
         failures, alarms = 0, Counter[str]()
@@ -259,16 +256,26 @@ class Attack:
             yield f"{failures} batches failed by the log, {self._to_be_noticed} were made to"
 
 
-def _bad_accounts(crowd: Crowd, codes: dict[str, list[int]], samples: dict[str, float]) -> Iterator[str]:
-    """Each request is counted once, by the service as by us, and with the code that we got."""
+def _bad_accounts(crowd: Crowd, accounts: Accounts, samples: dict[str, float]) -> Iterator[str]:
+    """Each request is counted once, with the code that its client got, by the application or at the connection."""
+    codes, refusals = _by_request(accounts.requests), _by_request(accounts.refusals)
     for identity, answer in crowd.answers.items():
-        account = codes.get(identity, [])
+        account = [*refusals.get(identity, []), *codes.get(identity, [])]
+        if identity in refusals and account[1:] and account[1] >= HTTPStatus.BAD_REQUEST:
+            del account[1]  # the application had begun the request that the connection then ended
         if len(account) > 1 or (answer is not None and account != [answer]):
             yield f"{identity} got {answer}, and the service's account of it is {account}"
     counted = sum(count for name, count in samples.items() if name.startswith("swin_requests_total"))
-    logged = sum(map(len, codes.values()))
+    logged = len(accounts.requests)
     if not logged - 2 <= counted <= logged:  # the last look at metrics and readiness is not in its own count
         yield f"{counted:.0f} requests by the metrics, {logged} by the log"
+
+
+def _by_request(accounts: Sequence[tuple[str, int]]) -> dict[str, list[int]]:
+    codes = dict[str, list[int]]()
+    for identity, code in accounts:
+        codes.setdefault(identity, []).append(code)
+    return codes
 
 
 async def attack(

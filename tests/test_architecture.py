@@ -18,7 +18,8 @@ ALLOWED = {  # module of app → modules of app it may import
     "errors": set(),
     "device": set(),
     "settings": {"device"},
-    "arguments": {"settings"},
+    "arguments": {"reasons", "settings"},
+    "reasons": set(),
     "cpus": set(),
     "ending": set(),
     "bundle": {"errors", "private_file"},
@@ -88,7 +89,7 @@ ALLOWED = {  # module of app → modules of app it may import
     "__main__": None,
     "__init__": set(),
 }
-ROUTES_MAY = VALUES | {"caller", "classifier", "schemas", "service", "metrics", "logs", "routes"}
+ROUTES_MAY = VALUES | {"caller", "classifier", "reasons", "schemas", "service", "metrics", "logs", "routes"}
 DOORS = {  # third-party library → modules of app that may import it
     "onnxruntime": {"runtime"},
     "PIL": {"bmp", "image", "icc", "preprocess", "evidence"},

@@ -30,6 +30,8 @@ def test_help_is_in_words(command: list[str], capsys: pytest.CaptureFixture[str]
     text = capsys.readouterr().out
 
     assert OF_PYTHON.findall(text) == []
+    assert "default: )" not in text
+    assert "--root-path N" not in text
     assert str(ROOT) not in text
 
 

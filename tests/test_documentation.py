@@ -57,8 +57,10 @@ def settings_table() -> str:
 
 
 def shown(default: Any) -> str:
-    if default in (None, ()):
+    if default in (None, (), ""):
         return "unset"
+    if isinstance(default, tuple):
+        return f"`{','.join(default)}`"
     if isinstance(default, bool):
         return f"`{default}`".lower()
     return "`app/demo_bundle`" if default == DEMO_BUNDLE else f"`{default}`"

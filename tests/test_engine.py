@@ -302,6 +302,9 @@ class Stale:
         self._kept = self._kept or outputs
         return self._kept
 
+    def close(self) -> None:
+        """There is no thread to end."""
+
     def keep(self, _: Any) -> None:
         """Nothing."""
 

@@ -110,7 +110,8 @@ def test_unreadable_files_are_counted_not_fatal(held_out: Path, tmp_path: Path) 
     assert {Path(path).name: reason for path, reason in report.unreadable} == {
         "half.png": "The PNG data is truncated or corrupt.",
         "missing.png": "No such file or directory",
-        "notes.txt": "The bytes are none of JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF.",
+        "notes.txt": "The content is text, not an image; send the image's own bytes, as the body of a request or as a "
+        "file of a form (multipart/form-data).",
     }
     assert report.top1.of == len(list((data / "three").glob("*.png"))) - 1
 

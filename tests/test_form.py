@@ -1,6 +1,7 @@
 """`app/routes/form.py`: every part of the image field is an image, and a form that is not whole is refused."""
 
 import itertools
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -128,6 +129,11 @@ def test_what_is_around_a_form_is_ignored(before: bytes, after: bytes) -> None:
         ('multipart/form-data; boundary="B"', b"B"),
         ("Multipart/Form-Data;BOUNDARY=B", b"B"),
         ('multipart/form-data; charset=utf-8; boundary="a b;c"', b"a b;c"),
+        ('multipart/form-data; boundary="<B>"', b"<B>"),
+        ("multipart/form-data; boundary=<B>", b"<B>"),
+        ("multipart/form-data; boundary*=idna''B", b"B"),
+        ("multipart/form-data; boundary=B; x*=undefined''B", b"B"),
+        ("multipart/form-data; boundary=B; boundary=B", b"B"),
         ("multipart/form-data; boundary=----WebKitFormBoundaryA1'()+_,-./:=?", b"----WebKitFormBoundaryA1'()+_,-./:=?"),
         (f"multipart/form-data; boundary={'x' * 70}", b"x" * 70),
     ],
@@ -162,7 +168,18 @@ def test_an_empty_part_keeps_its_place() -> None:
         (form_of((PLAIN, b""), (PLAIN, b"two")).replace(b"\r\n\r\n\r\n", b"\r\n\r\n"), "malformed"),
         (form_of((PLAIN, b"one")).replace(b"\r\n\r\n", b"\n\n"), "malformed in its part 1"),
         (form_of((f"{PLAIN}\r\nno colon", b"one")), "malformed in its part 1"),
-        (form_of(*[(f"{PLAIN}\r\n{'X: y' * 2000}", b"one")]), "malformed in its part 1"),
+        (form_of(*[(f"{PLAIN}\r\n{'X: y' * 2000}", b"one")]), "part 1: a header is longer than 4096 bytes."),
+        (form_of((PLAIN + "\r\nX-More: 1" * 40, b"one")), "part 1: it has more than 32 headers."),
+        (
+            form_of((PLAIN, b"one")).replace(b"form-data; ", b"form-data;\r\n "),
+            "part 1: a header line begins with white",
+        ),
+        (
+            form_of((PLAIN, b"one")).replace(b"form-data; ", b"form-data;\r\n\t"),
+            "part 1: a header line begins with white",
+        ),
+        (form_of((PLAIN, b"one")).replace(b"ion:", b"ion :"), "or has some before its colon"),
+        (form_of((PLAIN, b"one")).replace(b"\r\n\r\n", b"\r\n"), "an empty line must stand"),
         (IMAGE, "its first boundary, --B, is missing"),
         (b"", "its first boundary, --B, is missing"),
         (b"--B--\r\n", "no file in a field named 'files'."),
@@ -190,6 +207,12 @@ def test_a_form_that_is_none_is_refused(body: bytes, said: str) -> None:
         ('name="image"', IMAGE),
         ('name="image"', b"GIF89a\1\0\1\0"),
         ('name="image"', b"data:image/png;base64,iVBORw0KGgo="),
+        ('name="image"', b"iVBORw0KGgoAAAANSUhEUgAAABQ="),
+        ('name="image"', b"/9j/4AAQSkZJRgABAQ=="),
+        ('name="image"', b"AAAAIGZ0eXBhdmlmAAAA"),
+        ('name="image"', b'{"data": "iVBORw0KGgoAAAANSUhEUgAAABQ="}'),
+        ('name="image"', b'<?xml version="1.0"?><svg xmlns="x"/>'),
+        ('name="image"\r\nContent-Type: image/svg+xml', b"<svg/>"),
     ],
 )
 @pytest.mark.parametrize("place", [0, 1])
@@ -200,6 +223,91 @@ def test_files_in_other_fields_are_refused_by_name(said: str, content: bytes, pl
 
     detail = "The form has a file in the field 'image'; send images in the field 'files'."
     assert refusal_of(form_of(*parts)) == detail
+
+
+@pytest.mark.parametrize("charset", ["idna", "undefined", "a%00b", "utf-7", "raw_unicode_escape", "utf-16-le"])
+@pytest.mark.parametrize("value", ["%FF", "\\ud800", "+2AA-", "%00%d8", "\n"])
+def test_a_name_in_any_charset_is_refused_in_a_sentence_of_one_line(charset: str, value: str) -> None:
+    """It can be sent back, and does not look like several lines of a log."""
+    with pytest.raises(BadOption) as caught:
+        read([form_of((f"name*={charset}''x%0A{value.strip()}; filename=a", IMAGE))])
+
+    assert caught.value.detail.isprintable()
+
+
+@pytest.mark.parametrize("name", ['"<files>"', '"\\"files\\""', '"%22files%22"'])
+def test_quotation_marks_and_brackets_belong_to_a_name(name: str) -> None:
+    """Only `files` is the image field."""
+    assert "in the field '" in refusal_of(form_of((f"name={name}; filename=a", IMAGE)))
+
+
+@pytest.mark.parametrize("said", ["name=note; name*=UTF-8''files", "name=files; name=note"])
+def test_a_part_with_two_names_is_refused(said: str) -> None:
+    """Either could be meant, and one of them would drop it."""
+    assert "more than one name" in refusal_of(form_of((PLAIN, b"one"), (said, b"two")))
+
+
+def test_a_form_with_two_boundaries_is_refused() -> None:
+    """Likewise."""
+    with pytest.raises(BadOption, match="more than one boundary"):
+        Form("multipart/form-data; boundary=B; boundary=C", "files", 1)
+
+
+def test_long_headers_cost_little() -> None:
+    """64 parts with 4,000 semicolons each: the square of that took seconds."""
+    body = form_of(*[(PLAIN + ";" * 4000, b"x")] * 64)
+    begun = time.thread_time()
+    read([body], most=64)
+
+    assert time.thread_time() - begun < 0.4
+
+
+FIVE = b'Content-Disposition: form-data; name="files"\r\n\r\nfive\r\n'
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        *(b"--Boundary\r\n", b"\r--Boundary\r\n", b"\r\n--Boundary\r", b"\r\n--Boundary\n", b"\n--Boundary \r\n"),
+        *(b"\r\n-Boundary\r\n", b"\r\n--boundary\r\n", b"\r\n", b"\r\n\r\n", b"\n", b"\r", b"\r\n--Other\r\n"),
+        *(b"\r\n--Boundary--\r\n--Boundary\r\n", b"\r\n--Boundary--\r\n", b"\r\n--Boundary x\r\n", b"--Boundary--\r\n"),
+    ],
+)
+@pytest.mark.parametrize("lower", [False, True])
+def test_a_part_behind_a_damaged_boundary_does_not_vanish(between: bytes, *, lower: bool) -> None:
+    """Neither into the part before it, nor into what follows the last boundary, nor into what precedes the first."""
+    five = FIVE.replace(b"Content-D", b"content-d") if lower else FIVE
+    four = b"--Boundary\r\n" + FIVE.replace(b"five\r\n", b"four")
+    preamble = b"-" + between.strip(b"\r\n-").lower().removesuffix(b"--") + b"\r\n" + five + b"--Boundary\r\n" + FIVE
+    for body in (four + between + five + b"--Boundary--\r\n", preamble + b"--Boundary--\r\n"):
+        for pieces in in_pieces(body):
+            with pytest.raises(BadOption):
+                read(pieces, "multipart/form-data; boundary=Boundary")
+
+
+def test_a_form_in_a_form_is_refused_in_any_field() -> None:
+    """Its images would be dropped as text."""
+    inner = b"--C\r\nContent-Disposition: file; filename=a\r\n\r\nfive\r\n--C--"
+    said = 'name="more"\r\nContent-Type: multipart/mixed; boundary=C'
+
+    assert "Part 2 of the form is a form itself" in refusal_of(form_of((PLAIN, b"one"), (said, inner)))
+
+
+@pytest.mark.parametrize("unit", [b"\n", b"\r\n", b"\r\n--", b"--Bx", b"--B ", b"\nContent-Disposition", b"<svg", b"'"])
+@pytest.mark.parametrize("said", [PLAIN, 'name="note"'])
+def test_any_content_takes_a_time_that_grows_with_its_length(unit: bytes, said: str) -> None:
+    """However often something begins in it that is looked for."""
+
+    def seconds(length: int) -> float:
+        body = form_of((PLAIN, b"x"), (said, unit * (length // len(unit)) + b"x"))
+        spent = []
+        for _ in range(3):
+            begun = time.thread_time()
+            read([body])
+            spent.append(time.thread_time() - begun)
+        return min(spent)
+
+    assert seconds(400_000) < 9 * max(seconds(100_000), 1e-3)
 
 
 @pytest.mark.parametrize("name", ["file", "files[]", "Files", "files ", "", "für", "x" * 300])

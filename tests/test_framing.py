@@ -94,6 +94,19 @@ async def test_trailer_fields_are_no_header_fields(pieces: int) -> None:
     assert not [name for answer in answers for name in answer.json()["headers"] if "trailer" in name]
 
 
+@pytest.mark.parametrize("pieces", [1, 2])
+async def test_a_trailer_that_closes_is_announced(pieces: int) -> None:
+    """The parser reads nothing after `Connection: close` in a trailer section, so the answer announces the end."""
+    sent = POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nConnection: close\r\n\r\n" + LIVE
+    cut = len(sent) - len(LIVE) if pieces == 2 else len(sent)
+    exchanged = await exchange([sent[:cut], sent[cut:]])
+    (answer,) = exchanged.answers
+
+    assert answer.json()["content"] == "x"
+    assert answer.headers["connection"] == "close"
+    assert exchanged.is_closed
+
+
 class Parsed:
     """What the parser makes of a chunked body."""
 
@@ -197,6 +210,8 @@ REFUSED = {  # what is sent → status and code
     "authority as target": (b"GET x:80 HTTP/1.1\r\n" + HOST + b"\r\n", 400, "malformed_request"),
     "asterisk of GET": (b"GET * HTTP/1.1\r\n" + HOST + b"\r\n", 400, "malformed_request"),
     "CONNECT": (b"CONNECT x:80 HTTP/1.1\r\nHost: x:80\r\n\r\n", 501, "not_supported"),
+    "CONNECT with a path": (b"CONNECT /classify HTTP/1.1\r\n" + HOST + b"\r\n", 501, "not_supported"),
+    "CONNECT with content": (b"CONNECT / HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\n\r\nx", 501, "not_supported"),
     "unknown method": (b"BREW / HTTP/1.1\r\n" + HOST + b"\r\n", 501, "not_supported"),
     "small letters": (b"get / HTTP/1.1\r\n" + HOST + b"\r\n", 501, "not_supported"),
     "HTTP/0.9": (b"GET /\r\n\r\n", 400, "malformed_request"),

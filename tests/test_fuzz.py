@@ -7,8 +7,8 @@ import pytest
 from app.image import FORMATS
 from tests import fuzz
 
-COUNT = 100_000
-"""About a minute on two slow cores."""
+# Half a minute on two slow cores.
+COUNT = 40_000
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,11 @@
 import gzip
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from html.parser import HTMLParser
 from typing import Any
 
+import anyio
 import pytest
 from pydantic import ValidationError
 from starlette.testclient import TestClient
@@ -130,6 +131,23 @@ def test_other_methods_are_told_which_there_are(client: TestClient, method: str,
         assert (answer.json()["code"], allowed in answer.json()["detail"]) == ("method_not_allowed", True)
 
 
+def test_the_server_as_a_whole_is_asked_for_its_methods(client: TestClient) -> None:
+    """RFC 9110, 9.3.7: `OPTIONS *` is about no resource, so it is answered like a ping, with the methods there are."""
+    messages = list[dict[str, Any]]()
+    scope = {"type": "http", "method": "OPTIONS", "path": "*", "raw_path": b"*", "query_string": b"", "headers": []}
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        messages.append(dict(message))
+
+    anyio.run(client.app, scope, receive, send)
+
+    assert messages[0]["status"] == 204
+    assert (b"allow", b"GET, HEAD, OPTIONS, POST, PUT") in messages[0]["headers"]
+
+
 def test_put_is_refused_before_its_body_is_read(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Admission is asked for every method that brings an image."""
     asked = list[int]()
@@ -169,7 +187,7 @@ def test_one_of_several_encodings_is_enough(client: TestClient) -> None:
     assert client.post("/classify", content=b"x", headers=headers).status_code == 415
 
 
-@pytest.mark.parametrize("coding", ["identity", "Identity", ""])
+@pytest.mark.parametrize("coding", ["identity", "Identity", "", "identity, identity", "identity,"])
 def test_identity_is_no_encoding(client: TestClient, demo: Bundle, coding: str) -> None:
     """It says that there is none."""
     answer = client.post("/classify", content=digit(demo, "two"), headers={"content-encoding": coding})
@@ -341,3 +359,54 @@ def test_a_problem_is_json_in_each_of_its_members(client: TestClient) -> None:
 
     assert json.loads(answer.content)["status"] == 404
     assert len(answer.content) < 2000
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("foo=1", "There is no option 'foo'; the options are top_k, evidence, format, class."),
+        ("top_k=abc", "top_k 'abc' is not a whole number; give a whole number from 1."),
+        ("top_k=0", "top_k '0' is too small; give a whole number from 1."),
+        ("class=-1", "class '-1' is too small; give a whole number from 0."),
+        ("evidence=maybe", "evidence 'maybe' is neither true nor false; give true or false."),
+        ("format=gif", "format 'gif' is not one of the choices; give json or png."),
+    ],
+)
+def test_a_wrong_option_is_told_in_words(client: TestClient, query: str, said: str) -> None:
+    """What it is, its value, what is wrong, and what there is."""
+    assert client.post(f"/classify?{query}", content=b"x").json()["detail"] == said
+
+
+@pytest.mark.parametrize("value", ["soon", "0", "inf", ""])
+def test_a_wrong_timeout_is_told_in_words(client: TestClient, value: str) -> None:
+    """Likewise."""
+    detail = client.post("/classify", content=b"x", headers={"X-Request-Timeout": value}).json()["detail"]
+
+    assert detail.startswith(f"X-Request-Timeout '{value}' is ")
+    assert detail.endswith("give a number of seconds above zero.")
+
+
+@pytest.mark.parametrize("path", ["/docs", "/docs/swagger-ui.css"])
+def test_the_docs_are_framed_and_guessed_by_nobody(client: TestClient, path: str) -> None:
+    """Browsers take each file for what it is called."""
+    answer = client.get(path)
+
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    if path == "/docs":
+        assert "frame-ancestors 'none'; base-uri 'none'" in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "image/png", "application/x-www-form-urlencoded"])
+def test_a_batch_that_is_no_form_is_told_what_came(client: TestClient, content_type: str) -> None:
+    """And what to send."""
+    answer = client.post("/classify/batch", content=b"{}", headers={"content-type": content_type})
+
+    assert f"The request has Content-Type: {content_type}. Send the images as" in answer.json()["detail"]
+
+
+def test_the_images_of_a_batch_are_not_called_its_body(client: TestClient) -> None:
+    """Empty ones, and those that are something else."""
+    files = [("files", ("a", content)) for content in (b"", b"some text", b'{"a": 1}', b"\x1f\x8b\x08")]
+    results = client.post("/classify/batch", files=files).json()["results"]
+
+    assert [result for result in results if "The body" in result["error"]["detail"]] == []

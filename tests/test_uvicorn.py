@@ -29,7 +29,7 @@ SERVER = {
     *("config", "force_exit", "lifespan", "server_state", "servers", "should_exit", "started"),
 }
 FLOW = {"resume_reading"}
-PARSER = {"feed_data"}
+PARSER = {"feed_data", "should_keep_alive"}
 MODULES = {
     "uvicorn._types": {"ASGI3Application"},
     "uvicorn.protocols.http.httptools_impl": {"HttpToolsProtocol", "RequestResponseCycle"},

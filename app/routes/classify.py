@@ -24,9 +24,10 @@ from app.errors import (
     UnsupportedEncoding,
     UnsupportedImage,
 )
+from app.routes.form import MAX_TEXT_FIELDS
 from app.routes.options import MOST_MAPS, Options, OptionsOfOne, declared, options_of
 from app.routes.problems import documented, problem
-from app.routes.upload import deadline_of, hint_for, is_form, received, service_of, while_caller_stays
+from app.routes.upload import content_type_of, deadline_of, hint_for, is_form, received, service_of, while_caller_stays
 from app.service import Service
 
 router = APIRouter(tags=["classify"])
@@ -47,9 +48,20 @@ ERRORS = documented(
 )
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 
+# Of the text in other fields: a zero byte makes it a file.
+NO_ZERO = r"^[^\x00]*$"
+
 
 def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"schema": {"type": "object", "required": [field], "properties": {field: schema}}}
+    return {
+        "schema": {
+            "type": "object",
+            "required": [field],
+            "properties": {field: schema},
+            "additionalProperties": {"type": "string", "pattern": NO_ZERO},
+            "maxProperties": MAX_TEXT_FIELDS + 1,
+        }
+    }
 
 
 of_one = partial(
@@ -112,7 +124,10 @@ async def classify_batch(request: Request) -> Response:
     """A result or an error for each image of the form's field `files`, in order."""
     service, options = service_of(request), options_of(request, Options)
     if not is_form(request):
-        raise BadOption("Send the images as multipart/form-data, in a field named 'files'; one alone to /classify.")
+        raise BadOption(
+            f"The request has {content_type_of(request)}. Send the images as multipart/form-data, in a field named "
+            "'files'; one alone to /classify."
+        )
     k = _count(service, options)
     deadline = deadline_of(request)
     with await received(request, "files", service.settings.max_images, deadline) as upload, while_caller_stays(request):

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
@@ -36,26 +37,24 @@ class Direct:
         self._app = app
         self._routes = [route for route in routes if type(route) is APIRoute]  # a subclass may do more
         self._is_innermost = isinstance(app, ExceptionMiddleware)
-        self._contexts = dict[tuple[str, str], RouteContext]()
+        self._ways = dict[tuple[str, str], tuple[BaseRoute, Dependant]]()  # by method and path
         self._lists = list[tuple[list[BaseRoute], list[BaseRoute]]]()  # of routes, and what they were at the last look
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        context = self._context_of(scope) if scope["type"] == "http" and self._is_innermost else None
-        if context is None or context.dependant.dependencies:
+        way = self._way_of(scope) if self._is_innermost and scope["type"] == "http" else None
+        if way is None or way[1].dependencies:
             await self._app(scope, receive, send)
             return
-        scope["route"] = context.original_route
-        request = Request(scope, receive)
-        dependant = context.dependant
+        scope["route"], dependant = way
         try:
-            response = await dependant.call(**{dependant.request_param_name: request})
+            response = await dependant.call(**{dependant.request_param_name: Request(scope, receive)})
         except Exception as error:  # noqa: BLE001 (passed on)
             await _handled(error, scope, receive, send)
             return
         await response(scope, receive, send)
 
-    def _context_of(self, scope: Scope) -> RouteContext | None:
+    def _way_of(self, scope: Scope) -> tuple[BaseRoute, Any] | None:
         """Return the route as it is included in the application, or None where the way is not known to be free."""
         app: FastAPI = scope["app"]
         if not self._lists or self._lists[0][0] is not app.router.routes:
@@ -64,7 +63,7 @@ class Direct:
             if now != before:
                 self._look(app)
                 break
-        return self._contexts.get((scope["method"], path_of(scope)))
+        return self._ways.get((scope["method"], path_of(scope)))
 
     def _look(self, app: FastAPI) -> None:
         self._lists = [(routes, list(routes)) for routes in _lists_of_routes(app.router.routes)]
@@ -72,8 +71,8 @@ class Direct:
         mine = [context for context in contexts if context.original_route in self._routes and _is_free(context)]
         # Whatever wraps the router itself comes after everything that this class could look at.
         is_open = app.router.middleware_stack == app.router.app
-        self._contexts = {
-            (method, context.path or ""): context
+        self._ways = {
+            (method, context.path or ""): (context.original_route, context.dependant)
             for context in mine
             for method in context.methods or ()
             if is_open and _is_first(context, method, contexts)

@@ -13,12 +13,15 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pydantic.json_schema import SkipJsonSchema
 
 from app.errors import BadOption
+from app.reasons import REASONS
 
 MOST_MAPS = 100
 """Evidence maps in an answer, of one image: a network can have tens of thousands of classes, and each map is a page."""
 
 MOST_KEPT_BYTES = 200
 """Of a query that is read once: longer ones are read each time, so that callers do not choose what the memory holds."""
+
+MAX_SHOWN = 100  # characters of a value that is repeated in a sentence
 
 Absent = SkipJsonSchema[None]
 """Not given. OpenAPI would call it `null`, which nobody can say in a query."""
@@ -84,7 +87,7 @@ def timeout_of(request: Request) -> float | None:
     try:
         return Timeout.validate_strings(given[0].decode("latin-1")) if given else None
     except ValidationError as error:
-        raise _bad_option(error, f"header.{TIMEOUT}") from error
+        raise _bad_option(error, TIMEOUT, "a number of seconds above zero") from error
 
 
 def declared(kind: type[Options]) -> list[dict[str, Any]]:
@@ -104,14 +107,35 @@ def _read(kind: type[Kind], query: bytes) -> Kind:
     try:
         return kind.model_validate_strings(values)
     except ValidationError as error:
-        raise _bad_option(error, f"query.{error.errors()[0]['loc'][0]}") from error
+        name = str(error.errors()[0]["loc"][0])
+        raise _bad_option(error, name, _advice(kind, name)) from error
 
 
 _read_once = lru_cache(_read)
 
 
-def _bad_option(error: ValidationError, where: str) -> BadOption:
-    return BadOption(f"{where}: {error.errors()[0]['msg']}")
+def _bad_option(error: ValidationError, name: str, advice: str) -> BadOption:
+    first = error.errors(include_url=False)[0]
+    if first["type"] == "extra_forbidden":
+        return BadOption(f"There is no option {_shown(name)}; {advice}.")
+    reason = REASONS.get(first["type"], "not valid")
+    return BadOption(f"{name} {_shown(str(first['input']))} is {reason}; give {advice}.")
+
+
+def _advice(kind: type[Options], name: str) -> str:
+    schemas = kind.model_json_schema()["properties"]
+    if name not in schemas:
+        return f"the options are {', '.join(schemas)}"
+    schema = schemas[name]
+    if "enum" in schema:
+        return " or ".join(schema["enum"])
+    if schema["type"] == "boolean":
+        return "true or false"
+    return f"a whole number from {schema['minimum']}"
+
+
+def _shown(value: str) -> str:
+    return ascii(value[:MAX_SHOWN])
 
 
 def _parameter(place: str, name: str, schema: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
 from app.errors import (
@@ -82,7 +82,9 @@ def add_problem_handlers(app: FastAPI, metrics: Metrics) -> None:
     async def on_service_error(_: Request, error: ServiceError) -> JSONResponse:
         return refusal(error, metrics)
 
-    async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:  # no such route, no such method
+    async def on_http_error(request: Request, error: HTTPException) -> Response:  # no such route, no such method
+        if request.method == "OPTIONS" and request.scope["path"] == "*":  # of all of the server (RFC 9110, 9.3.7)
+            return Response(status_code=HTTPStatus.NO_CONTENT, headers={"Allow": _methods_anywhere(request)})
         title, detail = HTTPStatus(error.status_code).phrase, str(error.detail)
         headers = dict(error.headers or {})
         if detail == title and error.status_code == HTTPStatus.NOT_FOUND:
@@ -118,6 +120,12 @@ def _methods_at(request: Request) -> str:
         if context.matches(request.scope)[0] is not Match.NONE:
             methods |= dict.fromkeys(sorted(context.methods or ()))
     return ", ".join(methods)
+
+
+def _methods_anywhere(request: Request) -> str:
+    """Return the methods of all routes, and OPTIONS."""
+    methods = {method for context in iter_route_contexts(request.app.routes) for method in context.methods or ()}
+    return ", ".join(sorted({*methods, "OPTIONS"}))
 
 
 def refusal(error: ServiceError, metrics: Metrics) -> JSONResponse:

@@ -1,0 +1,21 @@
+"""What is wrong with a value, in words instead of pydantic's. Knows nothing about settings or requests."""
+
+# What is wrong with a value, by pydantic's name for the error.
+REASONS = {
+    "int_parsing": "not a whole number",
+    "int_from_float": "not a whole number",
+    "int_parsing_size": "not a whole number",
+    "float_parsing": "not a number",
+    "finite_number": "not a finite number",
+    "bool_parsing": "neither true nor false",
+    "greater_than": "too small",
+    "greater_than_equal": "too small",
+    "less_than": "too large",
+    "less_than_equal": "too large",
+    "literal_error": "not one of the choices",
+    "string_too_short": "empty",
+    "too_short": "empty",
+    "missing": "missing",
+    "extra_forbidden": "no option that exists",
+    "ip_any_network": "not an IP address or network",
+}
