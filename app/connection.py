@@ -311,8 +311,8 @@ class Connection(HttpToolsProtocol):
         identity = request_id(fields)
         self.server_state.service.metrics.rejected.labels(error.code).inc()
         client = self.client and self.client[0]
-        fields_of_log = {"client": client, "status": error.status, "code": error.code, "request_id": identity}
-        log.info("refused", extra=fields_of_log)
+        about = {"client": client, "status": error.status, "code": error.code, "request_id": identity}
+        log.info("refused", extra=about)
         cors = cors_fields(self._settings.cors_origins, fields)
         default_fields = self.server_state.default_headers
         self._owe("rest")

@@ -57,6 +57,11 @@ class Windowing:
         return shift_mask(*self.padded(height, width), self.size, self.shift, self.masked)
 
 
+def by(size: Size | None) -> str:
+    """Return a size in words: 224×192. Without a size, return nothing."""
+    return "×".join(map(str, size or ()))
+
+
 def in_windows(x: Tensor, windowing: Windowing, attend: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Cut → `attend(windows, mask)` → join: (batch, height, width, channels) both ways."""
     _, height, width, _ = x.shape

@@ -17,7 +17,7 @@ from model_export.imagenet import imagenet_labels
 from model_export.preprocessing import RecipeOptions, changed, in_words
 from model_export.swin import Swin, SwinConfig
 from model_export.variants import published_recipe
-from model_export.windows import Size
+from model_export.windows import Size, by
 
 PLACEHOLDER = re.compile(r"LABEL_\d+")
 """What transformers calls a class that nobody named."""
@@ -175,7 +175,7 @@ def _check_square(trained: SwinConfig, wanted: SwinConfig) -> None:
             maps.append((f"the bias table of stage {stage}", old, new))
     for name, old, new in maps:
         if old != new and (old[0] != old[1] or new[0] != new[1]):
-            sizes = f"{old[0]}×{old[1]} to {new[0]}×{new[1]}"
+            sizes = f"{by(old)} to {by(new)}"
             raise UnsupportedModel(f"{name} would go from {sizes}; only squares are interpolated")
 
 

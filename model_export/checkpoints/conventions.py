@@ -18,7 +18,7 @@ from model_export.checkpoints.training import Training
 from model_export.errors import CheckpointError, UnsupportedModel
 from model_export.preprocessing import PILLOW, from_timm
 from model_export.variants import LARGE, cover, named, recipe
-from model_export.windows import Size
+from model_export.windows import Size, by
 
 Value = TypeVar("Value")
 
@@ -89,18 +89,14 @@ def _with_others(training: Training, own: str, levels: list[Level], options: Opt
         other = forms.unless(options.size, forms.size, setting)
         if options.size is None and training.input_size and other != training.input_size:
             raise CheckpointError(
-                f"{training.place} and {setting.name} have two input sizes, {_by(training.input_size)} and "
-                f"{_by(other)}; say which with --input-size"
+                f"{training.place} and {setting.name} have two input sizes, {by(training.input_size)} and "
+                f"{by(other)}; say which with --input-size"
             )
     notes = [
         f"{setting.name} is {forms.shown(setting.value)}, which is not followed, because {training.place} decides"
         for setting in settings.within(others, NOT_FOLLOWED)
     ]
     return replace(training, notes=(*training.notes, *notes, *settings.unread(levels)))
-
-
-def _by(size: Size | None) -> str:
-    return "×".join(map(str, size or ()))
 
 
 def _args_yaml(file: Path) -> Level | None:
@@ -132,7 +128,7 @@ def _of_timm(level: Level, options: Options) -> Training:
     made_for = _read(Level(f"{place}: model_kwargs", arguments), ("img_size",), forms.size, options.size)
     size = _read(level, ("input_size", "img_size"), forms.size, options.size) or made_for
     if made_for not in (None, size):
-        raise CheckpointError(f"{place}: the network is made for {_by(made_for)} pixels, its images have {_by(size)}")
+        raise CheckpointError(f"{place}: the network is made for {by(made_for)} pixels, its images have {by(size)}")
     size = size or ((variant.side, variant.side) if variant else None)
     _check_rgb(level)
     recipe_options = options.recipe
@@ -240,7 +236,7 @@ def _of_authors(level: Level, options: Options) -> Training:
             done = recipe(Squash(mode="squash", height=size[0], width=size[1]), None)
         return done.model_copy(update={"interpolation": options.recipe.interpolation or words or "bicubic"})
 
-    note = f"{place}: the run did not resize its images of {_by(input_size)} pixels; swin-serve resizes others"
+    note = f"{place}: the run did not resize its images of {by(input_size)} pixels; swin-serve resizes others"
     return Training(
         place=place,
         input_size=input_size,

@@ -27,7 +27,7 @@ from model_export.errors import CheckpointError, RequestError, UnsupportedModel
 from model_export.imagenet import with_wnids
 from model_export.preprocessing import from_huggingface
 from model_export.swin import Swin, SwinConfig
-from model_export.windows import Size, Windowing
+from model_export.windows import Size, Windowing, by
 
 CLASSIFIERS = {"swin": "SwinForImageClassification", "swinv2": "Swinv2ForImageClassification"}
 """Model types, and the class of their image classifiers."""
@@ -136,7 +136,7 @@ def read(folder: Path, source_id: str, revision: str | None, options: Options) -
         raise UnsupportedModel("config.json: Swin V2 has the windows of image_size; the preprocessor's size has others")
     if config.version != 1 and config.input_size[0] != config.input_size[1]:
         raise UnsupportedModel(
-            f"Swin V2 on images of {_shown(config.input_size)} pixels: the library takes square ones only"
+            f"Swin V2 on images of {by(config.input_size)} pixels: the library takes square ones only"
         )
     _check_width(config, weights)
 
@@ -259,7 +259,7 @@ def _config(settings: Settings, input_size: Size, num_classes: int) -> SwinConfi
     image_size = _pair(settings.image_size)
     if settings.use_absolute_embeddings and image_size != input_size:
         raise CheckpointError(
-            f"the position embedding is for {_shown(image_size)} pixels, but images arrive with {_shown(input_size)}"
+            f"the position embedding is for {by(image_size)} pixels, but images arrive with {by(input_size)}"
         )
     patch_height, patch_width = _pair(settings.patch_size)
     if patch_height != patch_width:
@@ -348,10 +348,6 @@ def _own_name(weights: Weights, name: str) -> str:
     for own, old, new in OWN_NAMES:
         name = re.sub(own, new if is_new else old, name)
     return name if name.startswith("classifier.") else model + name
-
-
-def _shown(size: Size) -> str:
-    return f"{size[0]}×{size[1]}"
 
 
 def _pair(value: int | Size) -> Size:

@@ -24,7 +24,7 @@ from model_export.checkpoints.weights import Weights
 from model_export.errors import CheckpointError, RequestError
 from model_export.swin import Dialect, SwinConfig
 from model_export.variants import VARIANTS, Variant, fitting, named, published_recipe
-from model_export.windows import Size
+from model_export.windows import Size, by
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ def _check_masks(read: _Read, patch: int, size: Size) -> None:
     if height * width != positions:
         raise CheckpointError(
             f"the attention masks are for {positions} positions of {patch << stage}×{patch << stage} pixels, which is "
-            f"no square and not {size[0]}×{size[1]} pixels; say how high and wide the images were with --input-size HxW"
+            f"no square and not {by(size)} pixels; say how high and wide the images were with --input-size HxW"
         )
 
 
@@ -314,8 +314,8 @@ def _of_settings(read: _Read, evidence: tuple[Size, str] | None, size: Size, pla
     if evidence and evidence[0] != size and read.options.size is None:
         verb = "are" if evidence[1].endswith("s") else "is"
         raise CheckpointError(
-            f"{place} says {size[0]}×{size[1]} pixels, but {evidence[1]} {verb} for "
-            f"{evidence[0][0]}×{evidence[0][1]}; say which with --input-size"
+            f"{place} says {by(size)} pixels, but {evidence[1]} {verb} for "
+            f"{by(evidence[0])}; say which with --input-size"
         )
     return size, f"from {place}"
 
