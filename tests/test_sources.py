@@ -258,6 +258,11 @@ def empty(_: Path, file: Path) -> list[str]:
     return []
 
 
+def without_a_tensor(_: Path, file: Path) -> list[str]:
+    torch.save({}, file)
+    return []
+
+
 def somebody_else_s(_: Path, file: Path) -> list[str]:
     torch.save({"layer1.0.conv1.weight": torch.zeros(3)}, file)
     return []
@@ -293,6 +298,7 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     "truncated": (truncated, "weights.pth is damaged"),
     "text": (text, "weights.pth is text, not weights; it begins with: not weights"),
     "empty": (empty, "weights.pth is empty"),
+    "without a tensor": (without_a_tensor, "weights.pth: it holds no weights"),
     "somebody else's": (somebody_else_s, "no Swin Transformer's weights among layer1.0.conv1.weight"),
     "missing": (changed(lambda weights: weights.pop("norm.bias")), "norm.bias is missing"),
     "unknown": (changed(lambda weights: weights.update(extra=torch.zeros(1))), r"extra \(1\), which is unknown"),

@@ -23,6 +23,7 @@ from model_export.checkpoints.checkpoint import Checkpoint, Options
 from model_export.checkpoints.pickles import Recorded
 from model_export.errors import CheckpointError, RequestError
 from model_export.preprocessing import RecipeOptions
+from tests.fakes import save_checkpoint
 from tests.references import cases
 from tests.references.stored import stored
 
@@ -217,6 +218,36 @@ def test_old_files_of_timm_get_timm_s_recipe(tmp_path: Path) -> None:
 
 def told(checkpoint: Checkpoint, subject: str) -> str:
     return next(str(decision) for decision in checkpoint.decisions if decision.subject == subject)
+
+
+TINY = "swin_tiny_patch4_window7_224"
+
+
+@pytest.mark.parametrize(
+    ("case", "options", "place"),
+    [
+        ("plain", {"input_size": (64, 64)}, "from the weights"),
+        (TINY, {"architecture": TINY}, f"from --architecture {TINY}"),
+        ("plain", {"input_size": (64, 64), "window": 8}, "from --window"),
+    ],
+)
+def test_the_line_of_the_windows_says_where_they_come_from(
+    case: str, options: dict[str, Any], place: str, tmp_path: Path
+) -> None:
+    """An option stands before the weights."""
+    torch.save(stored("timm").state_dict(case), tmp_path / "weights.pth")
+
+    assert f"; {place}; change it with" in told(read(tmp_path / "weights.pth", **options), "windows")
+
+
+def test_the_line_of_the_windows_names_the_configuration_that_has_them(tmp_path: Path) -> None:
+    """A configuration is named by its file."""
+    folder = save_checkpoint(tmp_path / "saved", image_size=64)
+
+    assert (
+        told(checkpoints.read(str(folder), Options()), "windows")
+        == "windows: 4; from config.json; change it with --window"
+    )
 
 
 def test_an_assumed_size_is_called_so(tmp_path: Path) -> None:

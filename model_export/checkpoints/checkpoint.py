@@ -81,6 +81,7 @@ class Origins:
     """Where a reader found what the weights alone do not say, in words for people."""
 
     size: str
+    windows: str
     recipe: str = ""
     labels: str = ""
     fine_tune: str = ""  # what shows that the network was trained on other classes
@@ -253,7 +254,7 @@ def _decisions(  # noqa: PLR0917 (by place)
     yield Decision("input size", f"{height}×{width}", size_from, "--input-size")
     sides = [str(h) if h == w else f"{h}×{w}" for h, w in config.window_sizes]
     windows = sides[0] if len(set(sides)) == 1 else ", ".join(sides)
-    yield Decision("windows", windows, "from --window" if options.window else "from the checkpoint", "--window")
+    yield Decision("windows", windows, "from --window" if options.window else origins.windows, "--window")
     mean, std = (",".join(f"{channel:.4g}" for channel in channels) for channels in (recipe.mean, recipe.std))
     yield Decision(
         "preprocessing",

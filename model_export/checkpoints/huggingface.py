@@ -163,6 +163,7 @@ def read(folder: Path, source_id: str, revision: str | None, options: Options) -
         options=options,
         origins=Origins(
             "from config.json" if own_recipe is None else "from preprocessor_config.json",
+            "from config.json",
             "preprocessor_config.json",
             "config.json",
         ),

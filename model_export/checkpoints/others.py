@@ -34,6 +34,8 @@ def refuse_others(names: Mapping[Any, Any]) -> NoReturn:
     Raises:
         UnsupportedModel: always.
     """
+    if not names:
+        raise UnsupportedModel("it holds no weights")
     known = _known(names)
     raise UnsupportedModel(f"no Swin Transformer's weights among {some(names)}{f'; {known}' if known else ''}")
 
@@ -58,4 +60,4 @@ def _known(names: Mapping[Any, Any]) -> str | None:
 def some(names: Mapping[Any, Any]) -> str:
     """The first few names."""
     first = ", ".join(str(name) for name in list(names)[:5])
-    return f"{first}, …" if len(names) > 5 else first or "nothing"  # noqa: PLR2004 (as many as were named)
+    return f"{first}, …" if len(names) > 5 else first  # noqa: PLR2004 (as many as were named)

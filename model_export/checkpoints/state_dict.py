@@ -79,7 +79,8 @@ def read(
     own = rename(found.weights)
     tables = {name: own.pop(name) for name in list(own) if name.endswith(COMPUTED)}
     measured = _measured(own, lambda name: found.weights.in_file(in_file(name)))
-    trained, size_from, notes = _trained(_Read(own, tables, measured, stated, training, options), dialect)
+    read = _Read(own, tables, measured, stated, training, options)
+    trained, size_from, notes = _trained(read, dialect)
     config = at_size(trained, options)
     recipe, recipe_from = _recipe(found.kind, config, stated, training)
     own_labels = Named(stated.labels, "", ())
@@ -98,6 +99,7 @@ def read(
         options=options,
         origins=Origins(
             size_from,
+            _windows_from(read),
             recipe_from,
             own_labels.place,
             _fine_tune(training),
@@ -215,6 +217,17 @@ def _asked_windows(read: _Read, variant: Variant | None) -> tuple[Size, ...]:
         hint = f"say which with --architecture: {', '.join(names)}" if names else "name one with --architecture"
         raise CheckpointError(f"these weights do not say the size of their windows; {hint}")
     return tuple(windows)
+
+
+def _windows_from(read: _Read) -> str:
+    """Return what says the windows, in the order of `_asked_windows`."""
+    if read.said.get("window_sizes"):
+        return f"from {read.stated.place if 'window_sizes' in read.stated.config else read.training.place}"
+    if _variant(read.options):
+        return f"from --architecture {read.options.architecture}"
+    if read.named:
+        return f"from {read.stated.place}"
+    return "from the weights" if read.windows else f"from {read.training.place}"
 
 
 def _check_classes(read: _Read) -> list[str]:
