@@ -2,13 +2,15 @@
 
 import asyncio
 import io
+import shutil
 import threading
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import onnx
 import torch
 from fastapi import FastAPI
 from numpy.typing import NDArray
@@ -17,7 +19,7 @@ from torch import nn
 from transformers import SwinConfig, SwinForImageClassification, Swinv2Config, Swinv2ForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from app.bundle import Bundle
+from app.bundle import MODEL, Bundle
 from app.caller import Caller
 from app.device import CPU, Device
 from app.engine import Engine
@@ -137,6 +139,16 @@ def save_checkpoint(folder: Path, *, size: dict[str, int] | None = None, process
     options: dict[str, Any] = {"size": size or {"height": side, "width": side}, "resample": 3, **(processor or {})}
     ViTImageProcessorPil(**options).save_pretrained(folder)
     return folder
+
+
+def exported_before(bundle: Path) -> Callable[[nn.Module, tuple[int, int], Path], int]:
+    """Return a stand-in for `to_onnx`, most of the time of a build, that takes the graph of a bundle of the network."""
+
+    def take(_network: nn.Module, _input_size: tuple[int, int], path: Path) -> int:
+        shutil.copy(bundle / MODEL, path)
+        return len(onnx.load(path).graph.node)
+
+    return take
 
 
 def rows(values: Iterable[float]) -> list[NDArray[np.float32]]:

@@ -34,11 +34,17 @@ from model_export.build import build
 from model_export.errors import ProofFailed, RequestError
 from model_export.progress import Progress
 from model_export.write import bundle_folder
-from tests.fakes import encode, engine_of, save_checkpoint
+from tests.fakes import encode, engine_of, exported_before, save_checkpoint
 from tests.references.draw import draw_picture
 
 QUIET = Progress(quiet=True)
 SIZES = [(120, 90), (90, 120), (300, 40), (64, 64), (17, 23)]
+
+
+@pytest.fixture
+def exported(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the graph of `tiny_checkpoint` from its bundle."""
+    monkeypatch.setattr("model_export.build.to_onnx", exported_before(tiny_bundle))
 
 
 def test_the_service_answers_like_the_pipeline(tiny_checkpoint: Path, tiny_bundle: Path) -> None:
@@ -131,6 +137,7 @@ def test_the_golden_samples_pass_on_this_device(tiny_bundle: Path) -> None:
     check_golden(bundle, engine_of(bundle))
 
 
+@pytest.mark.usefixtures("exported")
 def test_ones_own_images_become_golden_samples(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """`--images` takes the images of a folder, and the bundle keeps them as PNG."""
     photos = tmp_path / "photos"
@@ -166,6 +173,7 @@ DEFECTS: dict[str, tuple[str, Any]] = {
 }
 
 
+@pytest.mark.usefixtures("exported")
 @pytest.mark.parametrize("stage", DEFECTS)
 def test_a_difference_is_found_at_its_stage(
     stage: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -180,6 +188,7 @@ def test_a_difference_is_found_at_its_stage(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("exported")
 def test_a_bundle_the_service_would_refuse_is_not_put_in_place(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +241,7 @@ def test_an_existing_bundle_is_kept_unless_told(tiny_checkpoint: Path, tiny_bund
     assert before == (tiny_bundle / "manifest.json").read_bytes()
 
 
+@pytest.mark.usefixtures("exported")
 def test_force_replaces_a_bundle_and_nothing_else(tiny_checkpoint: Path, tmp_path: Path) -> None:
     """--force replaces a bundle whole, and still leaves alone a folder that is none."""
     output, other = tmp_path / "out", tmp_path / "other"

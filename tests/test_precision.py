@@ -10,6 +10,7 @@ from app import bundle as bundles
 from app.bundle import Bundle
 from app.golden import check_golden
 from app.preprocess import preprocess
+from app.settings import DEMO_BUNDLE
 from model_export import golden
 from model_export.__main__ import main
 from model_export.build import build
@@ -19,7 +20,7 @@ from model_export.golden import Images
 from model_export.ledger import logits
 from model_export.precision import PrecisionOptions
 from model_export.progress import Progress
-from tests.fakes import encode, engine_of, save_checkpoint
+from tests.fakes import encode, engine_of, exported_before, save_checkpoint
 from tests.references.draw import draw_picture
 
 QUIET = Progress(quiet=True)
@@ -37,12 +38,20 @@ PRECISIONS = {
 }
 
 
+@pytest.fixture
+def exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the graph of the demonstration classifier from the bundle that ships."""
+    monkeypatch.setattr("model_export.build.to_onnx", exported_before(DEMO_BUNDLE))
+
+
 @pytest.fixture(scope="session", params=PRECISIONS)
 def reduced(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The demonstration classifier in another precision."""
     output = tmp_path_factory.mktemp("reduced") / "bundle"
     options = PRECISIONS[request.param]
-    build(str(CHECKPOINT), output, precision=options, images=training_digits(8), progress=QUIET)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("model_export.build.to_onnx", exported_before(DEMO_BUNDLE))
+        build(str(CHECKPOINT), output, precision=options, images=training_digits(8), progress=QUIET)
     return bundles.load(output)
 
 
@@ -112,6 +121,7 @@ def test_version_2_as_well(precision: str, tmp_path: Path) -> None:
     assert ledger.max_logit_difference <= 0.1 * ledger.logit_range
 
 
+@pytest.mark.usefixtures("exported")
 def test_too_much_loss_is_refused(tmp_path: Path) -> None:
     """Below the agreement asked for there is no bundle; the sentence has the figure."""
     options = PrecisionOptions("int8", min_agreement=1.01)
@@ -121,6 +131,7 @@ def test_too_much_loss_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("exported")
 def test_images_to_calibrate_with_are_a_folder(tmp_path: Path) -> None:
     """`--calibrate` takes a folder's images through the checkpoint's own preprocessing."""
     (tmp_path / "photos").mkdir()

@@ -7,9 +7,10 @@ import pytest
 from model_export.variants import VARIANTS
 from tests.references.table import SOURCES, has, measure
 
-SMALL = {"swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"}
+# One of each version. An export of the smallest takes half a minute.
+IN_MINUTES = {("timm", "swin_tiny_patch4_window7_224"), ("huggingface", "swinv2_tiny_window8_256")}
 CASES = [
-    pytest.param(source, variant, marks=[] if variant in SMALL else pytest.mark.slow)
+    pytest.param(source, variant, marks=[] if (source, variant) in IN_MINUTES else pytest.mark.slow)
     for variant in VARIANTS
     for source in SOURCES
     if has(source, variant)
