@@ -558,17 +558,30 @@ def test_windows_that_may_be_cut_off_are_an_assumption(tmp_path: Path) -> None:
     assert "assumed: the windows of the last stages would be cut off so" in told(checkpoint, "input size")
 
 
-def test_windows_of_the_settings_against_an_architecture_are_refused(tmp_path: Path) -> None:
-    """For Swin V2 nothing in the weights could tell which of the two is right."""
+def saved_with_windows(folder: Path) -> Path:
+    """A file of the authors' script for Swin V2, whose settings say the windows."""
     weights = stored("timm").state_dict("v2")
     shape = {"DEPTHS": [2, 2], "WINDOW_SIZE": 16, "PRETRAINED_WINDOW_SIZES": [8, 8]}
     config = {"DATA": {"IMG_SIZE": 64}, "MODEL": {"TYPE": "swinv2", "SWINV2": shape}}
-    torch.save({"model": timm.renamed(weights), "config": config}, tmp_path / "weights.pth")
-    trained = read(tmp_path / "weights.pth").network.config
+    torch.save({"model": timm.renamed(weights), "config": config}, folder / "weights.pth")
+    return folder / "weights.pth"
+
+
+def test_the_line_of_the_windows_names_the_settings_that_have_them(tmp_path: Path) -> None:
+    """Settings of the training run stand before the weights."""
+    line = told(read(saved_with_windows(tmp_path)), "windows")
+
+    assert line == "windows: 16; from config; change it with --window"
+
+
+def test_windows_of_the_settings_against_an_architecture_are_refused(tmp_path: Path) -> None:
+    """For Swin V2 nothing in the weights could tell which of the two is right."""
+    file = saved_with_windows(tmp_path)
+    trained = read(file).network.config
 
     assert (trained.window_sizes, trained.pretrained_window_sizes) == (((16, 16),) * 2, (8, 8))
     with pytest.raises(CheckpointError, match="window8_256 has windows of 8, 8, 8, 8, config of 16, 16; leave"):
-        read(tmp_path / "weights.pth", architecture="swinv2_tiny_window8_256")
+        read(file, architecture="swinv2_tiny_window8_256")
 
 
 def test_configurations_of_omegaconf_are_read() -> None:

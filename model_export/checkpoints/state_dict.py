@@ -79,8 +79,8 @@ def read(
     own = rename(found.weights)
     tables = {name: own.pop(name) for name in list(own) if name.endswith(COMPUTED)}
     measured = _measured(own, lambda name: found.weights.in_file(in_file(name)))
-    read = _Read(own, tables, measured, stated, training, options)
-    trained, size_from, notes = _trained(read, dialect)
+    everything = _Read(own, tables, measured, stated, training, options)
+    trained, size_from, windows_from, notes = _trained(everything, dialect)
     config = at_size(trained, options)
     recipe, recipe_from = _recipe(found.kind, config, stated, training)
     own_labels = Named(stated.labels, "", ())
@@ -99,7 +99,7 @@ def read(
         options=options,
         origins=Origins(
             size_from,
-            _windows_from(read),
+            windows_from,
             recipe_from,
             own_labels.place,
             _fine_tune(training),
@@ -163,10 +163,10 @@ class _Read:
         return _variant(self.options) or self.stated.variant
 
 
-def _trained(read: _Read, dialect: Dialect) -> tuple[SwinConfig, str, list[str]]:
-    """Return the network as it was trained, where its input size came from, and what people should know."""
+def _trained(read: _Read, dialect: Dialect) -> tuple[SwinConfig, str, str, list[str]]:
+    """Return the network as it was trained, where its input size and windows came from, and what people should know."""
     variant, notes = _published(read)
-    windows = _asked_windows(read, variant)
+    windows, windows_from = _asked_windows(read, variant)
     notes += _check_classes(read)
     said = read.said
     size_said = said.pop("input_size", None)
@@ -174,7 +174,7 @@ def _trained(read: _Read, dialect: Dialect) -> tuple[SwinConfig, str, list[str]]
     _check_asked(read, asked)
     _check_windows(read)
     size, size_from = _input_size(read, asked, variant, size_said)
-    return SwinConfig(**asked, input_size=size), size_from, notes
+    return SwinConfig(**asked, input_size=size), size_from, windows_from, notes
 
 
 def _published(read: _Read) -> tuple[Variant | None, list[str]]:
@@ -199,35 +199,31 @@ def _published(read: _Read) -> tuple[Variant | None, list[str]]:
     raise CheckpointError(f"{note}, so the settings seem to be of another network's run; {way}{or_say}")
 
 
-def _asked_windows(read: _Read, variant: Variant | None) -> tuple[Size, ...]:
-    """Return the windows by stage: as somebody says them, else as the tensors tell them, else as published."""
-    published = variant.window_sizes if variant else None
-    named_windows = published if read.named else None
-    asked = _variant(read.options)
-    said = read.said.get("window_sizes")
-    if asked and said and (len(said) != len(asked.windows) or not asked.has_windows(said)):
-        place = read.stated.place if read.stated.config else read.training.place
-        raise CheckpointError(
-            f"--architecture {read.options.architecture} has windows of {_listed(asked.windows)}, {place} of "
-            f"{_listed(tuple(side for side, _ in said))}; leave --architecture out if these are the run's"
-        )
-    windows = said or named_windows or read.windows or published
-    if windows is None:
-        names = read.fits
-        hint = f"say which with --architecture: {', '.join(names)}" if names else "name one with --architecture"
-        raise CheckpointError(f"these weights do not say the size of their windows; {hint}")
-    return tuple(windows)
+def _asked_windows(read: _Read, variant: Variant | None) -> tuple[tuple[Size, ...], str]:
+    """Return the windows by stage and what says them: a person or settings, else the tensors, else a published variant.
 
-
-def _windows_from(read: _Read) -> str:
-    """Return what says the windows, in the order of `_asked_windows`."""
-    if read.said.get("window_sizes"):
-        return f"from {read.stated.place if 'window_sizes' in read.stated.config else read.training.place}"
-    if _variant(read.options):
-        return f"from --architecture {read.options.architecture}"
-    if read.named:
-        return f"from {read.stated.place}"
-    return "from the weights" if read.windows else f"from {read.training.place}"
+    Raises:
+        CheckpointError: `--architecture` contradicts the settings, or nothing says the windows.
+    """
+    asked, said = _variant(read.options), read.said.get("window_sizes")
+    if said:
+        place = read.stated.place if "window_sizes" in read.stated.config else read.training.place
+        if asked and (len(said) != len(asked.windows) or not asked.has_windows(said)):
+            raise CheckpointError(
+                f"--architecture {read.options.architecture} has windows of {_listed(asked.windows)}, {place} of "
+                f"{_listed(tuple(side for side, _ in said))}; leave --architecture out if these are the run's"
+            )
+        return tuple(said), f"from {place}"
+    if variant and read.named:
+        named_by = f"--architecture {read.options.architecture}" if asked else read.stated.place
+        return tuple(variant.window_sizes), f"from {named_by}"
+    if read.windows:
+        return tuple(read.windows), "from the weights"
+    if variant:
+        return tuple(variant.window_sizes), f"from {read.training.place}"
+    names = read.fits
+    hint = f"say which with --architecture: {', '.join(names)}" if names else "name one with --architecture"
+    raise CheckpointError(f"these weights do not say the size of their windows; {hint}")
 
 
 def _check_classes(read: _Read) -> list[str]:
