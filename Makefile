@@ -17,14 +17,14 @@ test-all: $(DEV)/ready  ## what takes longer, too
 
 chaos: $(DEV)/ready  ## attack a real process for three minutes: callers that leave, lie and dawdle, engines that fail, stops
 	$(DEV)/bin/python -m tests.chaos $(ARGS)
-	$(DEV)/bin/python -m pytest -m slow tests/test_shutdown.py
+	$(DEV)/bin/python -m pytest -m slow tests/chaos/test_shutdown.py
 
 soak: $(DEV)/ready  ## a quarter of an hour at four fifths of the capacity; then what a refusal costs
-	$(DEV)/bin/python -m benchmarks.soak $(ARGS)
-	$(DEV)/bin/python -m benchmarks.refusal
+	$(DEV)/bin/python -m benchmarks.behavior.soak $(ARGS)
+	$(DEV)/bin/python -m benchmarks.behavior.refusal
 
 bench: $(DEV)/ready  ## load over HTTP; beside other servers: make bench ARGS='--peers mosec torchserve --photos DIR'
-	$(DEV)/bin/python -m benchmarks.service --latency $(ARGS)
+	$(DEV)/bin/python -m benchmarks.comparison --latency $(ARGS)
 
 fuzz: $(DEV)/ready  ## decode 200 000 damaged images, and all kinds of sound ones beside libvips and OpenCV (several minutes)
 	$(DEV)/bin/python -m tests.fuzz 200000
@@ -34,9 +34,10 @@ image: $(DEV)/ready  ## build the service's container image and test it; needs a
 	docker build --tag swin-serve .
 	TEST_IMAGE=swin-serve $(DEV)/bin/python -m pytest -m container
 
-lint: $(DEV)/ready  ## style, format and types
+lint: $(DEV)/ready  ## style, format, import contracts and types
 	$(DEV)/bin/ruff check
 	$(DEV)/bin/ruff format --check
+	$(DEV)/bin/lint-imports
 	$(DEV)/bin/mypy
 
 format: $(DEV)/ready

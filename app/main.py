@@ -14,23 +14,23 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from app import bundle as bundles
-from app.application import application, classifying
-from app.batcher import Batcher, BatchReport
-from app.bundle import Bundle
-from app.cpus import available_cpus, granted_cpus
-from app.device import CPU
-from app.engine import Engine
-from app.engines import another, open_engines
-from app.files import connections_within
-from app.frontend import Papers
-from app.frontends import Frontends
-from app.metrics import Metrics, exposition
-from app.seat import Run
-from app.service import Service
+from app.batching.batcher import Batcher, BatchReport
+from app.batching.engine_worker import Run
+from app.bundle.load import Bundle, contents, load_bundle
+from app.bundle.manifest import MODEL
+from app.http.application import application, classifying
+from app.inference.engine import Engine
+from app.inference.pool import another, open_engines
+from app.models.model import Service
+from app.observability.metrics import Metrics, exposition
+from app.observability.utilization import Parts, Watch, busy, together
+from app.processes.http_worker import Papers
+from app.processes.shared_memory import Shapes
+from app.processes.supervisor import Frontends
 from app.settings import Settings
-from app.slots import Shapes
-from app.usage import Parts, Watch, busy, together
+from app.system.cpus import available_cpus, granted_cpus
+from app.system.device import CPU
+from app.system.open_files import connections_within
 
 log = logging.getLogger("swin.start")
 
@@ -160,7 +160,7 @@ def _papers(backend: LocalBackend, frontends: int, decode_threads: int) -> Paper
         classes=manifest.classes,
         tokens=(manifest.evidence.positions, manifest.evidence.channels),
     )
-    known = bundles.contents(backend.bundle)
+    known = contents(backend.bundle)
     return Papers(settings.model_copy(update=shares), known, batcher.terms, shapes, decode_threads)
 
 
@@ -170,7 +170,7 @@ def open_backend(settings: Settings, metrics: Metrics, there_are: Parts) -> Loca
     Raises:
         StartError: in one sentence, why this service cannot start.
     """
-    bundle = bundles.load(settings.bundle)
+    bundle = load_bundle(settings.bundle)
     log.debug("bundle is whole", extra={"bundle": str(settings.bundle)})
     engines = open_engines(bundle, settings)
     renewing = Lock()  # one at a time: the second can then use the session of the first
@@ -245,4 +245,4 @@ def _describe(bundle: Bundle, engines: Sequence[Engine], metrics: Metrics) -> No
     for number, engine in enumerate(engines):
         place = {"device": str(engine.truth.device), "provider": engine.truth.provider}
         metrics.engine.labels(number).info(place | {"precision": manifest.precision})
-    metrics.model.info({"name": manifest.name, "source": manifest.source.id, "sha256": manifest.files[bundles.MODEL]})
+    metrics.model.info({"name": manifest.name, "source": manifest.source.id, "sha256": manifest.files[MODEL]})

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self, TypeVar, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyNetwork, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.device import devices
+from app.system.device import devices
 
 PREFIX = "SWIN_"
 # Settings whose values are never shown.

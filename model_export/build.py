@@ -5,34 +5,40 @@ from pathlib import Path
 
 import numpy as np
 
-from app.bundle import (
+from app.bundle.manifest import (
     MODEL,
     SCHEMA_VERSION,
-    Architecture,
     Evaluation,
     Golden,
-    LastMap,
     Ledger,
     Manifest,
     Verified,
 )
-from app.cpus import available_cpus
-from app.device import CPU
-from app.engine import Engine, open_engine
-from app.session import Network
-from model_export import checkpoints, golden
+from app.inference.engine import Engine, open_engine
+from app.inference.session import Network
+from app.system.cpus import available_cpus
+from app.system.device import CPU
+from model_export.bundle_io.write import (
+    bundle_folder,
+    check_space,
+    write_golden,
+    write_head,
+    write_labels,
+    write_manifest,
+)
 from model_export.checkpoints.checkpoint import Checkpoint, Options
+from model_export.checkpoints.detect import read_checkpoint
 from model_export.checkpoints.reference import usable
+from model_export.console import Progress
 from model_export.errors import CheckpointError, PrecisionLost, RequestError
-from model_export.golden import Images, pixels_of
-from model_export.ledger import compare, logits, told
-from model_export.precision import PRECISIONS, TOLERANCES, PrecisionOptions, convert
-from model_export.progress import Progress
-from model_export.static import StaticSwin
-from model_export.swin import Swin, SwinConfig
-from model_export.to_onnx import OPSET, to_onnx
-from model_export.verify import BATCH_SIZES, Proof
-from model_export.write import bundle_folder, check_space, write_golden, write_head, write_labels, write_manifest
+from model_export.network.architecture import architecture_of, last_map, parameters_of
+from model_export.network.static import StaticSwin
+from model_export.network.swin import SwinConfig
+from model_export.onnx_graph.export import OPSET, to_onnx
+from model_export.onnx_graph.precision import convert
+from model_export.verification.images import Images, generated, pixels_of
+from model_export.verification.parity import BATCH_SIZES, Proof
+from model_export.verification.precision_report import PRECISIONS, TOLERANCES, PrecisionOptions, compare, logits, told
 
 # Bytes of a parameter in the float32 graph, and of one golden sample with its margin: 640×640 pixels as PNG.
 BYTES, GOLDEN_BYTES = 4, 1_300_000
@@ -69,7 +75,7 @@ def build(
     with bundle_folder(output, replace=replace) as folder:
         source = _read(checkpoint, options, progress)
         precision = precision or PrecisionOptions()
-        images = images or golden.generated()
+        images = images or generated()
         check_provable(source, images)
         copies = 1 if precision.precision == "fp32" else 2
         check_space(output, copies * parameters_of(source.network) * BYTES + len(images) * GOLDEN_BYTES)
@@ -104,7 +110,7 @@ def check_provable(source: Checkpoint, images: Images) -> None:
 
 def _read(checkpoint: str, options: Options | None, progress: Progress) -> Checkpoint:
     with progress.step("read the checkpoint") as notes:
-        source = checkpoints.read(checkpoint, options)
+        source = read_checkpoint(checkpoint, options)
         source = replace(source, reference=usable(source.reference, source.network, source.preprocessing))
         notes.append(f"{parameters_of(source.network) / 1e6:.1f} M parameters, {len(source.labels)} classes")
     progress.detail(f"source: {source.source.kind}")
@@ -147,7 +153,7 @@ def _convert(
         files[0].rename(files[1])
         itself = files[1], files[1]
         return proof.engine, compare(proof.engine, proof.engine, proof.pixels, method="fp32", kept=(), files=itself)
-    images = options.calibration or options.images or golden.generated(sets=16)
+    images = options.calibration or options.images or generated(sets=16)
     pixels = pixels_of(images, source.preprocessing)
     with progress.step(f"make it {options.precision}"):
         method, kept = convert(options.precision, *files, pixels if options.calibration else None)
@@ -207,35 +213,3 @@ def _manifest(
         evaluation=evaluation,
         files={},  # filled in when everything else is written
     )
-
-
-def architecture_of(network: Swin) -> Architecture:
-    """The network, as the manifest has it."""
-    config = network.config
-    return Architecture(
-        family="swin" if config.version == 1 else "swin_v2",
-        patch_size=config.patch_size,
-        embed_dim=config.embed_dim,
-        depths=config.depths,
-        num_heads=config.num_heads,
-        window_sizes=config.window_sizes,
-        dialect=config.dialect,
-        mlp_ratio=float(config.mlp_ratio),
-        qkv_bias=config.qkv_bias,
-        patch_norm=config.patch_norm,
-        absolute_position_embedding=config.ape,
-        norm_eps=config.norm_eps,
-        parameters=parameters_of(network),
-    )
-
-
-def last_map(config: SwinConfig) -> LastMap:
-    """The map whose tokens the head averages."""
-    last = len(config.depths) - 1
-    height, width = config.stage_grid(last)
-    return LastMap(height=height, width=width, channels=config.stage_dim(last), stride=config.patch_size << last)
-
-
-def parameters_of(network: Swin) -> int:
-    """Numbers that were trained."""
-    return sum(parameter.numel() for parameter in network.parameters())

@@ -27,14 +27,14 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from transformers import SwinConfig, SwinForImageClassification
 
-from app.bundle import Evaluation
-from app.preprocess import preprocess
-from model_export import checkpoints
+from app.bundle.manifest import Evaluation
+from app.images.preprocess import preprocess
 from model_export.build import build
-from model_export.progress import Progress
-from model_export.verify import normalise
+from model_export.checkpoints.detect import read_checkpoint
+from model_export.console import Progress
+from model_export.verification.parity import normalise
 
-CHECKPOINT = Path(__file__).parent / "demo_checkpoint"
+CHECKPOINT = Path(__file__).parent / "data" / "demo_checkpoint"
 BUNDLE = Path(__file__).parents[1] / "app" / "demo_bundle"
 DATASET = "scikit-learn handwritten digits, the fifth held out by seed 0"
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -115,7 +115,7 @@ def train(data: Digits, seed: int = 0) -> SwinForImageClassification:
 
 def accuracy(data: Digits) -> float:
     """Of the saved checkpoint, read and preprocessed as the export reads and preprocesses it."""
-    checkpoint = checkpoints.read(str(CHECKPOINT))
+    checkpoint = read_checkpoint(str(CHECKPOINT))
     pixels = torch.from_numpy(np.stack([preprocess(image, checkpoint.preprocessing) for image in data.images]))
     with torch.inference_mode():
         logits = checkpoint.network(normalise(pixels, checkpoint.preprocessing))

@@ -1,4 +1,4 @@
-"""Tests mirror the packages: `test_batcher.py` is about `app/batcher.py`."""
+"""Tests mirror the packages: `test_batcher.py` is about `app/batching/batcher.py`."""
 
 import os
 

@@ -7,16 +7,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app import bundle as bundles
-from app.bundle import Bundle
+from app.bundle.load import Bundle, load_bundle
 from app.settings import DEMO_BUNDLE
-from benchmarks.served import START_SECONDS
-from model_export.build import build
-from model_export.progress import Progress
-from tests.fakes import save_checkpoint
-from tests.served import Served
+from benchmarks.load.served import START_SECONDS
+from tests.support.served import Served
 
-pytest_plugins = ["tests.leftovers", "pytester"]
+pytest_plugins = ["tests.support.leftovers", "pytester"]
 
 
 @pytest.fixture(scope="session")
@@ -44,12 +40,14 @@ def patient_clients() -> None:
 @pytest.fixture(scope="session")
 def demo() -> Bundle:
     """The bundle that ships."""
-    return bundles.load(DEMO_BUNDLE)
+    return load_bundle(DEMO_BUNDLE)
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small `save_pretrained` folder with random weights; it rescales 20 classes of pictures to 64×64."""
+    from tests.support.networks import save_checkpoint
+
     return save_checkpoint(
         tmp_path_factory.mktemp("checkpoints") / "tiny",
         image_size=64,
@@ -63,6 +61,9 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `swin-export build` makes of it."""
+    from model_export.build import build
+    from model_export.console import Progress
+
     output = tmp_path_factory.mktemp("bundles") / "tiny"
     build(str(tiny_checkpoint), output, progress=Progress(quiet=True))
     return output
@@ -71,7 +72,7 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture
 def all_batches_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches are as large as the settings allow, whatever is measured at warm-up."""
-    monkeypatch.setattr("app.engine.LEAST_SAVING", -1e6)
+    monkeypatch.setattr("app.inference.engine.LEAST_SAVING", -1e6)
 
 
 @pytest.fixture(params=["0", "2"], ids=["alone", "frontends"])

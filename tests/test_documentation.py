@@ -5,12 +5,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from app.metrics import Metrics
+from app.observability.metrics import Metrics
 from app.settings import DEMO_BUNDLE, Settings
-from model_export.variants import VARIANTS
+from model_export.checkpoints.variants import VARIANTS
 from tests.references.table import MARKS, SOURCES, has
 
 ROOT = Path(__file__).parents[1]
+RUN = 'if __name__ == "__main__":'
 README = (ROOT / "README.md").read_text()
 BENCHMARKS = (ROOT / "benchmarks/README.md").read_text()
 SERVERS = {
@@ -121,20 +122,22 @@ def test_every_file_is_in_the_tree() -> None:
 
 def test_every_benchmark_is_in_a_table_of_commands() -> None:
     """Each module of benchmarks/ that can be run has its row, and no other."""
-    named = re.findall(r"^\| `python -m benchmarks\.(\w+)", BENCHMARKS, re.MULTILINE)
+    named = re.findall(r"^\| `python -m benchmarks\.([\w.]+)", BENCHMARKS, re.MULTILINE)
 
-    assert sorted(named) == sorted(
-        path.stem for path in (ROOT / "benchmarks").glob("*.py") if "\ndef main(" in path.read_text()
-    )
+    modules = [path for path in (ROOT / "benchmarks").rglob("*.py") if RUN in path.read_text()]
+    commands = [
+        path.relative_to(ROOT / "benchmarks").with_suffix("") for path in modules if "baselines" not in path.parts
+    ]
+    assert sorted(named) == sorted(".".join(path.parts).removesuffix(".__main__") for path in commands)
 
 
 def test_every_module_of_the_benchmarks_is_in_the_table() -> None:
     """Each has its place in a row, and no other has."""
     rows = re.findall(r"^\|.*", BENCHMARKS.split("| module | what |")[1], re.MULTILINE)
-    named = [name for row in rows for name in re.findall(r"`(\w+\.py|peers/)`", row.split("|")[1])]
+    named = [name for row in rows for name in re.findall(r"`(\w+\.py|baselines/)`", row.split("|")[1])]
 
-    modules = [path.name for path in (ROOT / "benchmarks").glob("*.py") if path.name != "__init__.py"]
-    assert sorted(named) == sorted([*modules, "peers/"])
+    modules = [path.name for path in (ROOT / "benchmarks").glob("*/*.py") if not path.name.startswith("__")]
+    assert sorted(named) == sorted([*modules, "baselines/"])
 
 
 def test_every_variant_is_in_the_table_of_supported_models() -> None:

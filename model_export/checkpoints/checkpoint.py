@@ -8,16 +8,16 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor
 
-from app.bundle import Activation, Label, LabelsFrom, Preprocessing, PreprocessingFrom, Source, SourceKind
+from app.bundle.manifest import Activation, Label, LabelsFrom, Preprocessing, PreprocessingFrom, Source, SourceKind
+from model_export.checkpoints.files.weights import Weights, digest_of
+from model_export.checkpoints.imagenet import imagenet_labels
 from model_export.checkpoints.parts import StateDict
+from model_export.checkpoints.preprocessing import RecipeOptions, changed, in_words
 from model_export.checkpoints.reference import Reference
-from model_export.checkpoints.weights import Weights, digest_of
+from model_export.checkpoints.variants import published_recipe
 from model_export.errors import CheckpointError, RequestError, UnsupportedModel
-from model_export.imagenet import imagenet_labels
-from model_export.preprocessing import RecipeOptions, changed, in_words
-from model_export.swin import Swin, SwinConfig
-from model_export.variants import published_recipe
-from model_export.windows import Size, by
+from model_export.network.swin import Swin, SwinConfig
+from model_export.network.windows import Size, by
 
 PLACEHOLDER = re.compile(r"LABEL_\d+")
 """What transformers calls a class that nobody named."""

@@ -17,17 +17,17 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from app.bundle import Activation, Label, Preprocessing
+from app.bundle.manifest import Activation, Label, Preprocessing
 from app.errors import sentence
 from model_export.checkpoints.checkpoint import Checkpoint, Found, Options, Origins, assemble, at_size
-from model_export.checkpoints.folder import config_of, weight_files
+from model_export.checkpoints.files.folder import config_of, weight_files
+from model_export.checkpoints.files.weights import Weights, read_files, unwrap
+from model_export.checkpoints.imagenet import with_wnids
+from model_export.checkpoints.preprocessing import from_huggingface
 from model_export.checkpoints.reference import Ours, Reference, ask, in_steps
-from model_export.checkpoints.weights import Weights, read_files, unwrap
 from model_export.errors import CheckpointError, RequestError, UnsupportedModel
-from model_export.imagenet import with_wnids
-from model_export.preprocessing import from_huggingface
-from model_export.swin import Swin, SwinConfig
-from model_export.windows import Size, Windowing, by
+from model_export.network.swin import Swin, SwinConfig
+from model_export.network.windows import Size, Windowing, by
 
 CLASSIFIERS = {"swin": "SwinForImageClassification", "swinv2": "Swinv2ForImageClassification"}
 """Model types, and the class of their image classifiers."""

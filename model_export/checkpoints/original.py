@@ -7,14 +7,14 @@ and is the reference where it is installed.
 from collections.abc import Mapping
 from typing import Any
 
-from app.bundle import Preprocessing
+from app.bundle.manifest import Preprocessing
 from model_export.checkpoints import state_dict
 from model_export.checkpoints.checkpoint import Checkpoint, Found, Options
 from model_export.checkpoints.reference import Ours, Reference
 from model_export.checkpoints.timm import timm_reference
-from model_export.checkpoints.training import NO_TRAINING, Training
+from model_export.checkpoints.training.types import NO_TRAINING, Training
 from model_export.errors import UnsupportedModel
-from model_export.swin import Swin, SwinConfig
+from model_export.network.swin import Swin, SwinConfig
 
 
 def read(

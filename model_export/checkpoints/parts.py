@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from app.bundle import SourceKind
+from app.bundle.manifest import SourceKind
 from model_export.checkpoints import openmmlab
+from model_export.checkpoints.files.pickles import WAY_OUT
 from model_export.checkpoints.head import Rest, head_of, parent, shape
 from model_export.checkpoints.others import refuse_others
-from model_export.checkpoints.pickles import WAY_OUT
 from model_export.errors import CheckpointError
 
 BATCH = re.compile(r"(^|\.)(n_averaged|num_updates)$")

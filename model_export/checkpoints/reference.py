@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from app.bundle import Preprocessing
-from app.preprocess import preprocess_in_steps
-from model_export.swin import Swin
+from app.bundle.manifest import Preprocessing
+from app.images.preprocess import preprocess_in_steps
+from model_export.network.swin import Swin
 
 # Releases that computed each of this project's reference networks without padding or cut windows alike. timm 0.4.12,
 # 0.6.13, 0.8.19 and 0.9.0 fail to make or to load them; 0.9.16 and 1.0.3 to 1.0.31 give the same logits.

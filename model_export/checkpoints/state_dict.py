@@ -13,18 +13,18 @@ from typing import Any
 
 from torch import Tensor
 
-from app.bundle import Label, Preprocessing, SourceKind
+from app.bundle.manifest import Label, Preprocessing, SourceKind
 from model_export.checkpoints.checkpoint import Checkpoint, Found, MakeReference, Options, Origins, assemble, at_size
+from model_export.checkpoints.files.pickles import WAY_OUT
+from model_export.checkpoints.files.weights import Weights
 from model_export.checkpoints.others import some
 from model_export.checkpoints.parts import COMPUTED
-from model_export.checkpoints.pickles import WAY_OUT
-from model_export.checkpoints.saved_names import Named, labels_of
-from model_export.checkpoints.training import NO_TRAINING, Training
-from model_export.checkpoints.weights import Weights
+from model_export.checkpoints.saved_labels import Named, labels_of
+from model_export.checkpoints.training.types import NO_TRAINING, Training
+from model_export.checkpoints.variants import VARIANTS, Variant, fitting, named, published_recipe
 from model_export.errors import CheckpointError, RequestError
-from model_export.swin import Dialect, SwinConfig
-from model_export.variants import VARIANTS, Variant, fitting, named, published_recipe
-from model_export.windows import Size, by
+from model_export.network.swin import Dialect, SwinConfig
+from model_export.network.windows import Size, by
 
 
 @dataclass(frozen=True)

@@ -17,20 +17,20 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from app.bundle import Label, Preprocessing
+from app.bundle.manifest import Label, Preprocessing
 from app.errors import sentence
-from model_export import class_names
 from model_export.checkpoints import state_dict
 from model_export.checkpoints.checkpoint import Checkpoint, Found, Options
+from model_export.checkpoints.files.weights import Weights
+from model_export.checkpoints.labels import from_data
+from model_export.checkpoints.preprocessing import from_timm
 from model_export.checkpoints.reference import Ours, Reference, ask, in_steps
 from model_export.checkpoints.state_dict import Stated
-from model_export.checkpoints.training import NO_TRAINING, Training
-from model_export.checkpoints.weights import Weights
+from model_export.checkpoints.training.types import NO_TRAINING, Training
+from model_export.checkpoints.variants import VARIANTS, Variant, named
 from model_export.errors import CheckpointError, UnsupportedModel
-from model_export.preprocessing import from_timm
-from model_export.swin import Swin, SwinConfig
-from model_export.variants import VARIANTS, Variant, named
-from model_export.windows import Size
+from model_export.network.swin import Swin, SwinConfig
+from model_export.network.windows import Size
 
 MERGING = re.compile(r"^layers\.(\d+)\.downsample\.")
 
@@ -253,7 +253,7 @@ def _labels(config: Config, recipe: Recipe) -> tuple[Label, ...] | None:
     if not names:
         return None
     try:
-        labels = class_names.from_data(names)
+        labels = from_data(names)
     except ValueError as error:
         raise CheckpointError(
             f"config.json: label_names: {sentence(error)}; or give the names with --labels"

@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from app.bundle import Preprocessing, ShorterSide
+from app.bundle.manifest import Preprocessing, ShorterSide
 from model_export.checkpoints import parts, state_dict
 from model_export.checkpoints.checkpoint import Checkpoint, Found, Options
+from model_export.checkpoints.files.weights import Weights
 from model_export.checkpoints.reference import Ours, Reference, ask, in_steps
-from model_export.checkpoints.training import NO_TRAINING, Training
-from model_export.checkpoints.weights import Weights
-from model_export.swin import Swin, SwinConfig
+from model_export.checkpoints.training.types import NO_TRAINING, Training
+from model_export.network.swin import Swin, SwinConfig
 
 RENAMES = (
     (r"^features\.0\.0\.", "patch_embed.proj."),

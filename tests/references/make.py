@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from model_export.variants import TORCHVISION as PUBLISHED
-from model_export.variants import VARIANTS
+from model_export.checkpoints.variants import TORCHVISION as PUBLISHED
+from model_export.checkpoints.variants import VARIANTS
 from tests.references import cases
 from tests.references.draw import draw, draw_picture, draw_pixels
 

@@ -20,16 +20,16 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from transformers import AutoModelForImageClassification
 
-from model_export import checkpoints
 from model_export.build import open_graph
 from model_export.checkpoints.checkpoint import Options
-from model_export.graph import graph_macs
-from model_export.static import StaticSwin
-from model_export.to_onnx import to_onnx
-from model_export.variants import MEAN, STD, TORCHVISION, VARIANTS
-from tests.fakes import save_checkpoint
+from model_export.checkpoints.detect import read_checkpoint
+from model_export.checkpoints.variants import MEAN, STD, TORCHVISION, VARIANTS
+from model_export.network.static import StaticSwin
+from model_export.onnx_graph.analysis import graph_macs
+from model_export.onnx_graph.export import to_onnx
 from tests.references.draw import draw_pixels
 from tests.references.stored import stored
+from tests.support.networks import save_checkpoint
 
 README = Path(__file__).parents[2] / "README.md"
 MARKS = "<!-- supported models: made by make supported-models -->", "<!-- end of supported models -->"
@@ -60,7 +60,7 @@ def has(source: str, variant: str) -> bool:
 def measure(source: str, variant: str, folder: Path) -> Row:
     """Read, bake and export the variant with random weights, run it, and compare it with its source."""
     checkpoint, options, expected = CHECKPOINTS[source](variant, folder)
-    read = checkpoints.read(str(checkpoint), options)
+    read = read_checkpoint(str(checkpoint), options)
     config, recipe, model = read.network.config, read.preprocessing, folder / "model.onnx"
     nodes = to_onnx(StaticSwin(read.network, recipe.scale, recipe.mean, recipe.std).eval(), config.input_size, model)
     engine = open_graph(config, model)

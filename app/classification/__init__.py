@@ -1,0 +1,1 @@
+"""One image → its best classes, and evidence. Knows no HTTP and no processes."""

@@ -1,0 +1,1 @@
+"""HTTP in, HTTP out: the application, its routes and its middleware. Knows no engine and no socket."""

@@ -1,0 +1,113 @@
+"""The ASGI application: routes, and what is around them; and what a process needs beside a batcher to answer HTTP."""
+
+import importlib.metadata
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import iter_route_contexts
+
+from app.classification.classifier import Classifier
+from app.http.middleware.admission import Gate
+from app.http.middleware.authentication import HEALTH, METRICS, Keys, declare
+from app.http.middleware.context import AccessLog
+from app.http.middleware.direct import Direct
+from app.http.problems import ANYWHERE, add_problem_handlers
+from app.http.routes import classify, docs, health, model
+from app.images.decode import FORMATS, Limits
+from app.models.model import Backend, Service
+from app.observability.metrics import Metrics
+from app.settings import Settings
+
+CORS: dict[str, Any] = {
+    "allow_methods": ["GET", "HEAD", "POST", "PUT"],
+    "allow_headers": ["Authorization", "X-Request-ID", "X-Request-Timeout", "traceparent", "tracestate"],
+    "expose_headers": ["X-Request-ID", "Server-Timing", "Retry-After", "X-Class-Index"],
+}
+"""What pages may do that were let in."""
+
+
+def application(
+    settings: Settings, metrics: Metrics, open_service: Callable[[], AbstractAsyncContextManager[Service]]
+) -> FastAPI:
+    """Nothing is opened before its lifespan begins; `app.state.service` is there from then on."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_service() as service:
+            app.state.service = service
+            yield
+
+    app = FastAPI(
+        title="swin-serve",
+        summary="A Swin Transformer image classifier behind HTTP.",
+        version=importlib.metadata.version("swin-serve"),
+        lifespan=lifespan,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # it would look at the environment each time
+        docs_url=None,  # FastAPI's own page loads from other hosts
+        redoc_url=None,
+        redirect_slashes=False,  # the address would be made of the caller's Host header
+        responses=ANYWHERE,
+    )
+    for routes in (classify, health, model, docs):
+        app.include_router(routes.router)
+    add_problem_handlers(app, metrics)
+    app.add_middleware(Direct, routes=classify.router.routes)
+    app.add_middleware(Gate, metrics=metrics)
+    _lock(app, settings, metrics)
+    if settings.cors_origins:  # around the lock: browsers ask what they may without a key
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
+    paths = {context.path or "" for context in iter_route_contexts(app.routes)}
+    # The outermost middleware of this service: it sees every answer.
+    app.add_middleware(AccessLog, metrics=metrics, prefix=settings.root_path, paths=paths)
+    return app
+
+
+def _lock(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
+    """Ask for a key, if there are any, wherever it is not left open."""
+    if settings.api_keys:
+        open_paths = {*(HEALTH if settings.health_open else ()), *(METRICS if settings.metrics_open else ())}
+        keys = [key.get_secret_value() for key in settings.api_keys]
+        app.add_middleware(Keys, metrics=metrics, keys=keys, open_paths=open_paths)
+        declare(app.openapi(), open_paths)
+
+
+@asynccontextmanager
+async def classifying(
+    settings: Settings, backend: Backend, metrics: Metrics, decode_threads: int
+) -> AsyncIterator[Service]:
+    """What the routes need, in front of a batcher that works and is drained at the end."""
+    classifier = _open_classifier(settings, backend, decode_threads, metrics)
+    service = Service(settings, backend, classifier, metrics)
+    metrics.decode_depth.set_function(lambda: classifier.decoding)
+    metrics.uploaded_bytes.set_function(lambda: service.uploaded)
+    try:
+        yield service
+    finally:
+        service.is_draining = True
+        await backend.batcher.drain(settings.drain_timeout)
+        classifier.close()
+
+
+def _open_classifier(settings: Settings, backend: Backend, decode_threads: int, metrics: Metrics) -> Classifier:
+    bundle = backend.bundle
+    return Classifier(
+        backend.batcher,
+        preprocessing=bundle.manifest.preprocessing,
+        labels=bundle.labels,
+        activation=bundle.manifest.activation,
+        head=bundle.head,
+        last_map=bundle.manifest.evidence,
+        limits=Limits(
+            pixels=round(settings.max_megapixels * 1e6),
+            formats=tuple(name for name in settings.formats if name in FORMATS),
+        ),
+        follow_profiles=settings.color_profiles == "convert",
+        shrinks=settings.decode == "fast",
+        decode_threads=decode_threads,
+        decode_queue=settings.decode_queue,
+        on_leave=lambda stage: metrics.abandoned.labels(stage).inc(),
+        on_busy=metrics.decode_busy_seconds.inc,
+    )

@@ -1,0 +1,1 @@
+"""What each request passes before its endpoint. Knows no endpoint."""

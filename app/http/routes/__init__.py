@@ -1,0 +1,1 @@
+"""The endpoints: a request in, a response out. They hold no logic of their own."""

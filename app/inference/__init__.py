@@ -1,0 +1,4 @@
+"""Pixels → logits, by ONNX Runtime on a verified device.
+
+The only package that imports ONNX Runtime. Knows no queue and no HTTP.
+"""

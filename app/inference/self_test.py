@@ -1,0 +1,127 @@
+"""Golden samples: images whose pixels and logits are known, run on the device that will serve before it serves.
+
+They catch what nothing else does: another Pillow that resamples differently, a driver that computes differently, a
+provider that lost an operator.
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.bundle.load import Bundle
+from app.bundle.manifest import GoldenSample
+from app.errors import BundleError, ServiceError
+from app.images.decode import MOST_PIXELS, Limits, Picture, open_image, to_rgb
+from app.images.preprocess import preprocess
+from app.inference.engine import Engine, open_engine
+from app.inference.session import Network
+from app.system.device import CPU, Device
+
+log = logging.getLogger("swin.start")
+
+
+def open_proved(
+    bundle: Bundle,
+    device: Device,
+    threads: int,
+    buckets: Sequence[int],
+    *,
+    while_cheaper: bool = False,
+    graphs: bool = True,
+) -> Engine:
+    """The bundle's network on this device: proved to be there, to compute what the bundle promises, and warm.
+
+    `while_cheaper`, only for the buckets that are worth their wait: see `Engine.warm_up`. `graphs`: see `open_engine`.
+
+    Raises:
+        DeviceError: at the first proof that fails.
+        BundleError: the bundle contradicts itself.
+    """
+    engine = open_unproved(bundle, device, threads, buckets, graphs=graphs)
+    try:
+        check_golden(bundle, engine)
+        log.debug("golden samples agree")
+        engine.warm_up(while_cheaper=while_cheaper)
+        log.debug("warm")
+        if device != CPU:  # there, each size has memory and perhaps a graph of its own
+            check_golden(bundle, engine, engine.buckets)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def open_unproved(
+    bundle: Bundle, device: Device, threads: int, buckets: Sequence[int], *, graphs: bool = True
+) -> Engine:
+    """The bundle's network on this device: input and output are the manifest's, what it computes is not yet known.
+
+    Raises:
+        DeviceError: the device is not there, or the network would not run on it.
+        BundleError: the bundle contradicts itself.
+    """
+    manifest = bundle.manifest
+    network = Network(
+        bundle.model,
+        input_size=(manifest.input_height, manifest.input_width),
+        classes=manifest.classes,
+        tokens=(manifest.evidence.positions, manifest.evidence.channels),
+        half=manifest.precision == "fp16",
+        others={name: copy.path for name, copy in bundle.others.items() if copy.size},  # what is empty holds no weights
+    )
+    return open_engine(network, device, threads=threads, buckets=buckets, graphs=graphs)
+
+
+def check_golden(bundle: Bundle, engine: Engine, sizes: Sequence[int] = (1,)) -> None:
+    """Run every golden sample through the very path a request takes, in batches of each of these sizes.
+
+    Raises:
+        BundleError: an image cannot be read, or becomes other pixels than at export.
+        DeviceError: the logits on this device are not those the bundle promises.
+    """
+    pixels = golden_pixels(bundle)
+    for size in sizes:
+        engine.self_test(pixels, bundle.golden_logits, bundle.manifest.golden.tolerance, size)
+
+
+def golden_pixels(bundle: Bundle) -> NDArray[np.uint8]:
+    """The golden samples as the network gets them: (samples, height, width, 3).
+
+    Raises:
+        BundleError: an image cannot be read, or becomes other pixels than at export.
+    """
+    return np.stack([_pixels(bundle, sample) for sample in bundle.manifest.golden.samples])
+
+
+def pixels_digest(pixels: NDArray[np.uint8]) -> str:
+    """SHA-256 of pixels in raster order, in hexadecimal."""
+    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def golden_pictures(bundle: Bundle) -> dict[str, Picture]:
+    """Return the golden samples' images, RGB, by file name.
+
+    Raises:
+        BundleError: an image cannot be read.
+    """
+    return {name: _picture(name, content) for name, content in bundle.golden_images.items()}
+
+
+def _picture(name: str, content: bytes) -> Picture:
+    try:
+        return to_rgb(open_image(content, Limits(MOST_PIXELS)))
+    except ServiceError as error:
+        raise BundleError(f"golden sample {name}: {error.detail}") from error
+
+
+def _pixels(bundle: Bundle, sample: GoldenSample) -> NDArray[np.uint8]:
+    image = _picture(sample.file, bundle.golden_images[sample.file])
+    pixels = preprocess(image, bundle.manifest.preprocessing)
+    if pixels_digest(pixels) != sample.pixels_sha256:
+        raise BundleError(
+            f"golden sample {sample.file} becomes other pixels here than at export: is Pillow another one?"
+        )
+    return pixels

@@ -1,0 +1,1 @@
+"""Logs, metrics and utilization. Imports no other package of the service."""

@@ -1,0 +1,1 @@
+"""What the service does over time, under refusals and as the work grows."""

@@ -1,0 +1,51 @@
+"""Bundles by their number of parameters: random weights, built once by the recipe everybody uses, kept in `.cache/`."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import SwinConfig, SwinForImageClassification
+
+from model_export.build import build
+from model_export.console import Progress
+
+CACHE = Path(__file__).parents[1] / ".cache"
+
+SIZES = {  # name → embed_dim, depths, num_heads; windows of 7 on 224 pixels, 1000 classes
+    "swin-1m": (24, (2, 2, 2, 2), (1, 2, 4, 8)),
+    "swin-7m": (48, (2, 2, 6, 2), (2, 4, 8, 16)),
+    "swin-28m": (96, (2, 2, 6, 2), (3, 6, 12, 24)),
+    "swin-88m": (128, (2, 2, 18, 2), (4, 8, 16, 32)),
+    "swin-197m": (192, (2, 2, 18, 2), (6, 12, 24, 48)),
+}
+"""By size; the last three are Swin-T, Swin-B and Swin-L."""
+
+
+def bundle(name: str) -> Path:
+    """The folder of this bundle; built if it is not there, which takes a minute or two for the largest."""
+    folder = CACHE / name
+    if not folder.is_dir():
+        CACHE.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as checkpoint:
+            _network(name).save_pretrained(checkpoint)
+            build(checkpoint, folder, name=name, progress=Progress())
+    return folder
+
+
+def _network(name: str) -> SwinForImageClassification:
+    embed_dim, depths, num_heads = SIZES[name]
+    labels = {index: str(index) for index in range(1000)}
+    torch.manual_seed(0)
+    return SwinForImageClassification(
+        SwinConfig(embed_dim=embed_dim, depths=list(depths), num_heads=list(num_heads), id2label=labels)
+    )
+
+
+def main() -> None:
+    """Build what is not there yet."""
+    for name in SIZES:
+        print(bundle(name))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""swin-serve beside other servers that do the same job, under the same load."""

@@ -1,0 +1,1 @@
+"""Clients, images and processes that the benchmarks and load tests share."""

@@ -1,0 +1,1 @@
+"""The cost of one image without any service."""

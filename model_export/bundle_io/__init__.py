@@ -1,0 +1,1 @@
+"""Bundles on disk: written whole, and described. Knows no network."""

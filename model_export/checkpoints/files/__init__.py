@@ -1,0 +1,1 @@
+"""Files of weights: bytes → tensors by name. Knows no network and runs no code from a file."""

@@ -1,0 +1,1 @@
+"""Accuracy on labeled images. Knows no checkpoint and no torch."""

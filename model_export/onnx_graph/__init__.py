@@ -1,0 +1,1 @@
+"""ONNX graphs: export, analysis and reduced precision. Knows no checkpoint."""

@@ -1,0 +1,1 @@
+"""Tests of whole builds, from a checkpoint to answers. Need torch."""

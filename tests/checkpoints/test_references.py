@@ -1,0 +1,158 @@
+"""Readers and networks against what timm and torchvision themselves computed; see `references/`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from app.bundle.manifest import CenterCrop, Preprocessing, ShorterSide
+from app.images.preprocess import preprocess, preprocess_in_steps
+from model_export.checkpoints import timm
+from model_export.checkpoints.checkpoint import Checkpoint, Options
+from model_export.checkpoints.detect import read_checkpoint
+from model_export.checkpoints.preprocessing import from_timm
+from model_export.checkpoints.variants import MEAN, STD
+from model_export.network.static import StaticSwin
+from model_export.verification.parity import normalise
+from tests.references import cases
+from tests.references.draw import draw_picture, draw_pixels
+from tests.references.stored import stored
+
+SMALL_ONES = ["swin_tiny_patch4_window7_224", "swin_s3_tiny_224", "swinv2_tiny_window8_256", "swinv2_tiny_window16_256"]
+VARIANTS = [name for name in stored("timm").shapes if name.startswith("swin")]
+
+
+def timm_folder(folder: Path, case: str) -> Path:
+    """What `timm.models.save_for_hf` writes for one of the small networks."""
+    arguments = cases.SMALL | {key: value for key, value in cases.TIMM[case].items() if key != "version"}
+    family = "swinv2_tiny_window8_256" if cases.TIMM[case].get("version") == 2 else "swin_tiny_patch4_window7_224"
+    config = {
+        "architecture": family,
+        "num_classes": 10,
+        "global_pool": "avg",
+        "model_args": arguments,
+        "pretrained_cfg": {"input_size": [3, *arguments["img_size"]], "num_classes": 10},
+    }
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(stored("timm").state_dict(case), folder / "model.safetensors")
+    return folder
+
+
+def differences(checkpoint: Checkpoint, expected: np.ndarray[Any, Any]) -> tuple[float, float]:
+    """Largest difference of `swin.py` and of the static network from these logits, in units of their range."""
+    pixels = torch.from_numpy(draw_pixels(2, *checkpoint.network.config.input_size))
+    recipe = checkpoint.preprocessing.model_copy(update={"mean": MEAN, "std": STD, "scale": 1 / 255})
+    static = StaticSwin(checkpoint.network, 1 / 255, MEAN, STD).eval()
+    with torch.inference_mode():
+        answers = checkpoint.network(normalise(pixels, recipe)), static(pixels)[0]
+    first, second = (float(np.abs(answer.numpy() - expected).max() / np.ptp(expected)) for answer in answers)
+    return first, second
+
+
+@pytest.mark.parametrize("case", cases.TIMM)
+def test_timm_s_networks(case: str, tmp_path: Path) -> None:
+    """A folder as timm writes it gives timm's logits: padding after the roll, windows cut side by side, and all."""
+    checkpoint = read_checkpoint(str(timm_folder(tmp_path / "timm", case)))
+
+    assert checkpoint.source.kind == "timm"
+    assert max(differences(checkpoint, stored("timm").arrays[case])) <= 1e-5
+
+
+@pytest.mark.parametrize("case", cases.TORCHVISION)
+def test_torchvision_s_networks(case: str, tmp_path: Path) -> None:
+    """A state dict of torchvision gives torchvision's logits: windows that reach over the map are padded."""
+    torch.save(stored("torchvision").state_dict(case), tmp_path / "weights.pth")
+    height, width = cases.TORCHVISION[case]["img_size"]
+    checkpoint = read_checkpoint(str(tmp_path / "weights.pth"), Options(input_size=(height, width)))
+
+    assert checkpoint.source.kind == "torchvision"
+    assert max(differences(checkpoint, stored("torchvision").arrays[case])) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=[] if name in SMALL_ONES else pytest.mark.slow) for name in VARIANTS]
+)
+def test_timm_s_published_shapes(variant: str, tmp_path: Path) -> None:
+    """A bare state dict and the architecture's name are enough, for every variant that is published."""
+    torch.save(stored("timm").state_dict(variant), tmp_path / "weights.pth")
+    checkpoint = read_checkpoint(str(tmp_path / "weights.pth"), Options(architecture=variant))
+
+    assert max(differences(checkpoint, stored("timm").arrays[variant])) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(name, marks=[] if name.endswith("_t") else pytest.mark.slow)
+        for name in stored("torchvision").shapes
+        if name.startswith("swin")
+    ],
+)
+def test_torchvision_s_published_shapes(variant: str, tmp_path: Path) -> None:
+    """The state dict alone is enough: window, input size and preprocessing are found."""
+    torch.save(stored("torchvision").state_dict(variant), tmp_path / "weights.pth")
+    checkpoint = read_checkpoint(str(tmp_path / "weights.pth"))
+
+    assert max(differences(checkpoint, stored("torchvision").arrays[variant])) <= 1e-5
+
+
+def authors_file(path: Path, case: str) -> Path:
+    """The same weights with the authors' names, wrapped as their training wraps them."""
+    weights: dict[str, Tensor] = timm.renamed(stored("timm").state_dict(case))
+    torch.save({"model": weights, "epoch": 299, "max_accuracy": 81.2}, path)
+    return path
+
+
+@pytest.mark.parametrize("variant", ["swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"])
+def test_the_authors_files(variant: str, tmp_path: Path) -> None:
+    """The authors' files give what timm makes of the same weights; their preprocessing is not timm's."""
+    path = authors_file(tmp_path / "weights.pth", variant)
+    checkpoint = read_checkpoint(str(path), Options(architecture=variant))
+    side = checkpoint.network.config.input_size[0]
+
+    assert (checkpoint.source.kind, checkpoint.network.config.dialect) == ("original", "original")
+    assert max(differences(checkpoint, stored("timm").arrays[variant])) <= 1e-5
+    assert checkpoint.preprocessing.resize == ShorterSide(mode="shorter_side", size=side * 256 // 224)
+
+
+@pytest.mark.parametrize("case", cases.TRANSFORMS)
+def test_timm_s_transforms(case: str) -> None:
+    """`pretrained_cfg` becomes timm's transform: the very pixels in steps, 0.03 levels of 255 in the mean at once."""
+    settings = cases.TRANSFORMS[case]
+    _, height, width = settings["input_size"]
+    recipe = from_timm(settings | {"mean": [0, 0, 0], "std": [1, 1, 1]}, (height, width))
+
+    assert_same_pixels("timm", case, recipe)
+
+
+@pytest.mark.parametrize("case", cases.PRESETS)
+def test_torchvision_s_transforms(case: str) -> None:
+    """A shorter side and a crop are torchvision's preset, in the same sense."""
+    settings = cases.PRESETS[case]
+    recipe = Preprocessing(
+        resize=ShorterSide(mode="shorter_side", size=settings["resize_size"]),
+        crop=CenterCrop(height=settings["crop_size"], width=settings["crop_size"], rounding="half_even"),
+        interpolation=settings["interpolation"],
+        scale=1 / 255,
+        mean=MEAN,
+        std=STD,
+    )
+
+    assert_same_pixels("torchvision", case, recipe)
+
+
+def assert_same_pixels(library: str, case: str, recipe: Preprocessing) -> None:
+    differences = []
+    for place, size in enumerate(cases.PICTURES):
+        theirs, picture = stored(library).arrays[f"{case} {place}"].astype(int), draw_picture(*size)
+        differences.append(np.abs(preprocess(picture, recipe) - theirs))
+
+        assert np.array_equal(theirs, preprocess_in_steps(picture, recipe))
+    assert np.mean(differences) <= 0.03
+    assert np.max(differences) <= 3

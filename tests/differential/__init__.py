@@ -1,0 +1,1 @@
+"""Generated images of every kind, decoded by the service, libvips and OpenCV."""

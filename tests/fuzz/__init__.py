@@ -1,0 +1,1 @@
+"""Damaged images, decoded by the service."""

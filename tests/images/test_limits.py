@@ -1,0 +1,194 @@
+"""`app/images/limits.py`: what headers may cost. Each file here took gigabytes or minutes before there were bounds."""
+
+import struct
+import zlib
+
+import pytest
+from PIL import Image
+
+from app.errors import ImageTooLarge, UnreadableImage
+from app.images.decode import MOST_PIXELS, Limits, open_image, to_rgb
+from app.images.limits import MOST_PACKED, MOST_PIECES, MOST_READS, MOST_READS_OF_PIXELS, check_pieces, check_scans
+from tests.references.draw import draw_picture
+from tests.support.images import encode, png_chunk
+
+LIMITS = Limits(MOST_PIXELS)
+
+
+def jpeg_of_comments(count: int) -> bytes:
+    whole = encode(draw_picture(8, 8), "JPEG")
+    return whole[:2] + b"\xff\xfe\x00\x02" * count + whole[2:]
+
+
+def png_of_chunks(count: int) -> bytes:
+    whole = encode(draw_picture(8, 8))
+    return whole[:33] + png_chunk(b"abCd", b"") * count + whole[33:]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [jpeg_of_comments(MOST_READS), png_of_chunks(MOST_READS), b"\xff\xd8\xff" + b"\xff" * 2 * MOST_READS],
+    ids=["comments", "chunks", "filling"],
+)
+def test_a_header_of_too_many_pieces_is_refused(data: bytes) -> None:
+    """Pieces cost time even if there is nothing in them."""
+    with pytest.raises(UnreadableImage, match="too many pieces"):
+        open_image(data, LIMITS)
+
+
+def test_a_header_of_many_pieces_is_read() -> None:
+    """A PNG in blocks of a hundred bytes is unusual, and no attack."""
+    image = open_image(png_of_chunks(1000), LIMITS)
+
+    assert image.size == (8, 8)
+
+
+def test_pixels_may_consist_of_many_pieces() -> None:
+    """Run after run of a BMP is read byte by byte, and chunk after chunk of a PNG."""
+    line = b"\x04\x05" * 160 + b"\0\0"
+    header = struct.pack("<IiiHHIIiiII", 40, 640, 480, 1, 8, 1, 480 * len(line), 0, 0, 256, 0) + bytes(1024)
+    bmp = b"BM" + struct.pack("<IHHI", 0, 0, 0, 14 + len(header)) + header + line * 480 + b"\0\1"
+    assert len(bmp) > 2 * MOST_READS
+
+    assert to_rgb(open_image(bmp, LIMITS)).size == (640, 480)
+
+
+def test_pixels_of_too_many_pieces_are_refused() -> None:
+    """Chunks of nothing between those of an image: each takes a microsecond and twelve bytes."""
+    whole = encode(draw_picture(8, 8))
+    first = whole.index(b"IDAT") - 4
+    image = open_image(whole[:first] + png_chunk(b"IDAT", b"") * MOST_READS_OF_PIXELS + whole[first:], LIMITS)
+
+    with pytest.raises(UnreadableImage, match="too many pieces"):
+        to_rgb(image)
+
+
+@pytest.mark.parametrize("kind", [b"iCCP", b"zTXt", b"iTXt"])
+def test_a_png_of_too_much_that_is_packed_is_refused(kind: bytes) -> None:
+    """A thousand bytes become a million, and checksums that are wrong hide it from Pillow's own bound."""
+    whole = encode(draw_picture(8, 8))
+    packed = zlib.compress(bytes(2**20 - 1))[:-1] + b"?"
+    content = {b"iCCP": b"a\0\0", b"zTXt": b"a\0\0", b"iTXt": b"a\0\1\0\0\0"}[kind] + packed
+
+    with pytest.raises(UnreadableImage, match="too many pieces"):
+        open_image(whole[:33] + png_chunk(kind, content) * (MOST_PACKED + 1) + whole[33:], LIMITS)
+
+
+def tiff(order: str, pieces: int, tag: int = 273, kind: int = 4) -> bytes:
+    """A TIFF that has so many pieces, or says so."""
+    head = b"II*\0" if order == "<" else b"MM\0*"
+    values = [(256, 4, 1, 8000), (257, 4, 1, 8000), (258, 3, 1, 8), (tag, kind, pieces, 64)]
+    entries = b"".join(struct.pack(f"{order}HHLL", *value) for value in values)
+    directory = struct.pack(f"{order}LH", 8, len(values)) + entries + bytes(4)
+    return head + directory + bytes(4 * pieces)
+
+
+def big_tiff(pieces: int) -> bytes:
+    head = b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, 1)
+    return head + struct.pack("<HHQQ", 324, 16, pieces, 64) + bytes(8 * pieces)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        tiff("<", MOST_PIECES + 1),
+        tiff(">", MOST_PIECES + 1),
+        tiff("<", MOST_PIECES + 1, 324),
+        big_tiff(MOST_PIECES + 1),
+        tiff("<", MOST_PIECES + 1, kind=1),
+        tiff("<", MOST_PIECES + 1, 320, kind=3),
+        tiff(">", MOST_PIECES + 1).replace(b"*", b"+", 1),
+    ],
+    ids=["strips", "other byte order", "tiles", "64-bit offsets", "offsets of bytes", "palette", "read as 32-bit"],
+)
+def test_a_tiff_of_too_many_pieces_is_refused(data: bytes) -> None:
+    """Before Pillow makes an object of each."""
+    with pytest.raises(UnreadableImage, match="too many pieces"):
+        open_image(data, LIMITS)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        tiff("<", MOST_PIECES),
+        big_tiff(MOST_PIECES),
+        b"II*\0\xff\xff\xff\xff" + bytes(4 * MOST_PIECES),
+        b"MM" + bytes(2**19),
+        b"II*\0",
+        b"II+\0" + bytes(4) + b"\xff" * 8,
+        tiff("<", MOST_PIECES + 1, 37724, kind=7),
+    ],
+    ids=[
+        "as many as may be",
+        "of 64 bits",
+        "no directory",
+        "nothing",
+        "truncated",
+        "directory beyond any file",
+        "a program's own",
+    ],
+)
+def test_what_is_no_such_tiff_passes(data: bytes) -> None:
+    """The bound refuses what is beyond it, and leaves the rest to Pillow."""
+    check_pieces(data)
+
+
+def small_tiff(tags: dict[int, int], rest: bytes) -> bytes:
+    """A TIFF of these tags; what comes after them begins at 256."""
+    entries = b"".join(struct.pack("<HHLL", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    return (b"II*\0" + struct.pack("<LH", 8, len(tags)) + entries).ljust(256, b"\0") + rest
+
+
+def test_strips_that_lie_on_each_other_are_refused() -> None:
+    """Each time a strip is named it is decoded: kilobytes would be minutes."""
+    count, side = 2000, 1000
+    data = small_tiff({256: side, 257: side, 258: 8, 262: 1, 273: 256, 278: side - 1}, struct.pack("<L", 256) * count)
+    data = data.replace(struct.pack("<HHL", 273, 4, 1), struct.pack("<HHL", 273, 4, count))
+
+    with pytest.raises(UnreadableImage, match="lie on each other"):
+        open_image(data, LIMITS)
+
+
+def test_a_tile_larger_than_an_image_may_be_is_refused() -> None:
+    """It is decoded whole, though the image is a corner of it: 640 KB took 650 MB."""
+    packed = zlib.compress(bytes(2**20))
+    tiles = {322: 1024, 323: 1024, 324: 256, 325: len(packed)}
+    data = small_tiff({256: 16, 257: 16, 258: 8, 259: 8, 262: 1, **tiles}, packed)
+
+    assert to_rgb(open_image(data, Limits(2**20))).size == (16, 16)
+    with pytest.raises(ImageTooLarge, match="tile"):
+        open_image(data, Limits(2**20 - 1))
+
+
+def scans(count: int) -> bytes:
+    """A progressive JPEG whose last scan is repeated."""
+    whole = encode(Image.new("L", (1000, 1000)), "JPEG", progressive=True)
+    last = whole[whole.rindex(b"\xff\xda") : -2]
+    return whole[:-2] + last * count + whole[-2:]
+
+
+def test_a_jpeg_of_too_many_scans_is_refused() -> None:
+    """Each costs a pass over all pixels, and next to no bytes."""
+    with pytest.raises(ImageTooLarge, match="over 2000 scans"):
+        open_image(scans(2000), LIMITS)
+
+    assert open_image(scans(1900), LIMITS).size == (1000, 1000)
+
+
+def test_no_scan_can_be_hidden() -> None:
+    """A marker that has no length hides nothing of what follows it."""
+    whole = scans(0)
+    place = whole.rindex(b"\xff\xda")
+    hidden = b"\xff\x01" + whole[place:-2] * 2000
+
+    with pytest.raises(ImageTooLarge, match="over 2000 scans"):
+        check_scans(whole[:-2] + hidden + whole[-2:], 1_000_000)
+
+
+def test_only_scans_of_the_image_itself_count() -> None:
+    """What looks like scans in a comment, or behind the end, is none: phones append films to their photos."""
+    whole = scans(0)
+    look_alike = b"\xff\xda\0\x02" * 3000
+    comments = (b"\xff\xfe" + struct.pack(">H", len(look_alike) + 2) + look_alike) * 4
+
+    check_scans(whole[:2] + comments + whole[2:] + look_alike * 9, 1_000_000)

@@ -1,0 +1,56 @@
+"""`app/images/overlay.py`: evidence is painted in the right places."""
+
+import io
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from app.images.overlay import AGAINST, FOR, OPACITY, overlay
+from tests.references.draw import draw_picture
+
+
+def painted(evidence: list[list[float]], pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The overlay on these pixels, 16 of them a side to a position."""
+    return np.asarray(Image.open(io.BytesIO(overlay(pixels, np.array(evidence, np.float32), 16)))).astype(int)
+
+
+def test_evidence_is_painted_where_it_is() -> None:
+    """A map that reaches over the edge (40 pixels, positions of 16) is cut off there, not squeezed into the image."""
+    picture = painted([[0, 0, 0], [0, 1, 0], [0, 0, 0]], np.full((40, 40, 3), 128, np.uint8))
+    colour = np.ptp(picture, axis=2)
+    rows, columns = np.nonzero(colour > 0.9 * colour.max())
+
+    enlarged = 224 // 40
+    assert 24 * enlarged == pytest.approx(rows.mean() + 0.5, abs=1)
+    assert 24 * enlarged == pytest.approx(columns.mean() + 0.5, abs=1)
+
+
+def test_for_and_against_have_their_colours() -> None:
+    """The strongest evidence is nearly opaque, in the colour of its sign; weaker evidence is as much fainter."""
+    picture = painted([[4, 4, 4, 4, 0, -2, -2, -2]], np.zeros((16, 128, 3), np.uint8))
+    left, right = picture[0, 0], picture[0, -1]
+
+    assert np.allclose(left, OPACITY * np.array(FOR), atol=1)
+    assert np.allclose(right, OPACITY / 2 * np.array(AGAINST), atol=1)
+
+
+def test_no_evidence_leaves_a_grey_image() -> None:
+    """Where nothing speaks for or against the class, the image is seen as it is, without its colours."""
+    image = np.asarray(draw_picture(224, 224))
+
+    picture = painted([[0.0] * 14] * 14, image)
+
+    assert np.array_equal(np.asarray(Image.fromarray(image).convert("L")), picture[:, :, 0])
+    assert np.ptp(picture, axis=2).max() == 0
+
+
+def test_small_images_are_enlarged() -> None:
+    """By a whole number, so that every pixel stays a square."""
+    image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
+
+    picture = painted([[0, 0, 0], [0, 0, 0]], image)
+
+    assert picture.shape == (32 * 7, 48 * 7, 3)
+    assert np.array_equal(picture[::7, ::7, 0], np.asarray(Image.fromarray(image).convert("L")))

@@ -1,0 +1,1 @@
+"""Tests of `model_export.onnx_graph`. Need torch."""

@@ -1,0 +1,51 @@
+"""Clients of an application, without sockets."""
+
+import asyncio
+from collections.abc import MutableMapping
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+from app.http.client_state import Caller
+
+
+def caller_of(app: FastAPI) -> httpx.AsyncClient:
+    """A client of the application, without sockets."""
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://swin")
+
+
+class Visitor:
+    """Sends an image to `POST /classify`, or its first pieces only, and hangs up when it is told to."""
+
+    def __init__(self, app: FastAPI, *pieces: bytes, is_whole: bool = True) -> None:
+        self.sent = list[MutableMapping[str, Any]]()  # to it
+        self._app = app
+        self._pieces, self._is_whole = list(pieces), is_whole
+        self._leaves, self._caller = asyncio.Event(), Caller()
+        self.waits = asyncio.Event()  # all it has to say has been said
+
+    async def ask(self) -> None:
+        """The request, until it is answered or given up."""
+        scope = {"type": "http", "method": "POST", "path": "/classify", "query_string": b"", "headers": []}
+        state = {"caller": self._caller}
+        await self._app(scope | {"app": self._app, "state": state}, self._receive, self._send)
+
+    def leave(self) -> None:
+        """Hang up."""
+        self._leaves.set()
+        self._caller.leave()
+
+    async def _receive(self) -> dict[str, Any]:
+        if self._pieces:
+            piece = self._pieces.pop(0)
+            has_more = bool(self._pieces) or not self._is_whole
+            if not has_more:
+                self.waits.set()
+            return {"type": "http.request", "body": piece, "more_body": has_more}
+        self.waits.set()
+        await self._leaves.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: MutableMapping[str, Any]) -> None:
+        self.sent.append(message)

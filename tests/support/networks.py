@@ -1,0 +1,63 @@
+"""Networks with every weight random, and the checkpoints that people have of them. Needs torch."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+from transformers import SwinConfig, SwinForImageClassification, Swinv2Config, Swinv2ForImageClassification
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from app.bundle.manifest import MODEL
+from tests.references.draw import draw
+
+
+def randomise(module: nn.Module, seed: int = 0) -> None:
+    """Fill every parameter, so that attention, masks and position biases all matter to the result."""
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.copy_(torch.from_numpy(draw(name, tuple(parameter.shape), seed)))
+
+
+def transformers_swin(seed: int = 0, **config: Any) -> Any:
+    """The transformers library's network, small unless told otherwise, with random weights."""
+    small: dict[str, Any] = {
+        "image_size": 32,
+        "patch_size": 4,
+        "embed_dim": 24,
+        "depths": [2, 2],
+        "num_heads": [2, 4],
+        "window_size": 4,
+        "num_labels": 10,
+    }
+    version = config.pop("version", 1)
+    if version == 1:
+        network: Any = SwinForImageClassification(SwinConfig(**(small | config)))
+    else:
+        network = Swinv2ForImageClassification(Swinv2Config(**(small | config)))
+    randomise(network, seed)
+    network.eval()
+    return network
+
+
+def save_checkpoint(folder: Path, *, size: dict[str, int] | None = None, processor: Any = None, **config: Any) -> Path:
+    """What a user has after a fine-tune: network, configuration and preprocessor."""
+    network = transformers_swin(**config)
+    network.save_pretrained(folder)
+    side = config.get("image_size", 32)
+    options: dict[str, Any] = {"size": size or {"height": side, "width": side}, "resample": 3, **(processor or {})}
+    ViTImageProcessorPil(**options).save_pretrained(folder)
+    return folder
+
+
+def exported_before(bundle: Path) -> Callable[[nn.Module, tuple[int, int], Path], int]:
+    """Return a stand-in for `to_onnx`, most of the time of a build, that takes the graph of a bundle of the network."""
+
+    def take(_network: nn.Module, _input_size: tuple[int, int], path: Path) -> int:
+        shutil.copy(bundle / MODEL, path)
+        return len(onnx.load(path).graph.node)
+
+    return take
