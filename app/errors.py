@@ -5,22 +5,22 @@ Exception
 │   ├── BadRequest
 │   │   ├── MalformedRequest   400
 │   │   ├── Unauthorized       401
-│   │   ├── SlowSender         408
+│   │   ├── RequestTimeout         408
 │   │   ├── ImageTooLarge      413
 │   │   ├── UnsupportedImage   415
 │   │   ├── UnsupportedEncoding 415
 │   │   ├── UnreadableImage    422
-│   │   ├── BadOption          422
-│   │   ├── HeadTooLarge       431
+│   │   ├── InvalidParameter          422
+│   │   ├── HeadersTooLarge       431
 │   │   ├── NotSupported       501
 │   │   └── WrongVersion       505
-│   ├── Busy                   nothing is wrong with the request; try again, Retry-After says when
+│   ├── RetryableError                   nothing is wrong with the request; try again, Retry-After says when
 │   │   ├── Overloaded         429
 │   │   ├── NotReady           503
 │   │   ├── Draining           503
 │   │   ├── TooManyConnections 503
 │   │   └── DeadlineExceeded   504
-│   └── Failed                 the fault is ours; details go to the log only
+│   └── ServerError                 the fault is ours; details go to the log only
 │       ├── EngineFailed       500
 │       └── InternalError      500
 └── StartError                 the process says what is wrong in one line and exits with 2
@@ -68,10 +68,10 @@ class Unauthorized(BadRequest):
         super().__init__("Send one of the service's keys in one header: Authorization: Bearer KEY.")
 
 
-class SlowSender(BadRequest):
+class RequestTimeout(BadRequest):
     """The request did not arrive in the time a setting allows."""
 
-    status, code, title = 408, "slow_sender", "The request took too long to arrive"
+    status, code, title = 408, "request_timeout", "The request took too long to arrive"
 
 
 class ImageTooLarge(BadRequest):
@@ -98,16 +98,16 @@ class UnreadableImage(BadRequest):
     status, code, title = 422, "unreadable_image", "The image cannot be decoded"
 
 
-class BadOption(BadRequest):
+class InvalidParameter(BadRequest):
     """A query parameter, a header or the shape of the form is wrong."""
 
-    status, code, title = 422, "bad_option", "An option of the request is not valid"
+    status, code, title = 422, "invalid_parameter", "An option of the request is not valid"
 
 
-class HeadTooLarge(BadRequest):
+class HeadersTooLarge(BadRequest):
     """The request's line and headers have more bytes than anybody needs."""
 
-    status, code, title = 431, "head_too_large", "The head of the request is too large"
+    status, code, title = 431, "headers_too_large", "The head of the request is too large"
 
     def __init__(self) -> None:
         super().__init__("The request's line and headers are too long.")
@@ -125,13 +125,13 @@ class WrongVersion(BadRequest):
     status, code, title = 505, "wrong_version", "The version of HTTP is not supported"
 
 
-class Busy(ServiceError):
+class RetryableError(ServiceError):
     """Nothing is wrong with the request: the same one may succeed in `retry_after` seconds."""
 
     retry_after = 1
 
 
-class Overloaded(Busy):
+class Overloaded(RetryableError):
     """There is more work ahead than may wait, or than the request's deadline allows; `seconds` of it, as expected."""
 
     status, code, title = 429, "overloaded", "The service has more work than it can queue"
@@ -141,7 +141,7 @@ class Overloaded(Busy):
         super().__init__(f"There is too much work ahead. Try again in {self.retry_after} s.")
 
 
-class NotReady(Busy):
+class NotReady(RetryableError):
     """The service runs but cannot classify."""
 
     status, code, title = 503, "not_ready", "The service is not ready"
@@ -150,7 +150,7 @@ class NotReady(Busy):
         super().__init__("The service cannot classify at the moment.")
 
 
-class Draining(Busy):
+class Draining(RetryableError):
     """The service is shutting down: it finishes what it accepted and takes nothing new."""
 
     status, code, title = 503, "draining", "The service is shutting down"
@@ -159,7 +159,7 @@ class Draining(Busy):
         super().__init__("The service is shutting down. Another instance will answer.")
 
 
-class TooManyConnections(Busy):
+class TooManyConnections(RetryableError):
     """As many callers are connected as may be."""
 
     status, code, title = 503, "too_many_connections", "The service has too many callers"
@@ -168,7 +168,7 @@ class TooManyConnections(Busy):
         super().__init__("Too many connections are open.")
 
 
-class DeadlineExceeded(Busy):
+class DeadlineExceeded(RetryableError):
     """The answer would have come too late, or it did."""
 
     status, code, title = 504, "deadline_exceeded", "The answer did not come in time"
@@ -177,11 +177,11 @@ class DeadlineExceeded(Busy):
         super().__init__("The image could not be classified in the time that the request had.")
 
 
-class Failed(ServiceError):
+class ServerError(ServiceError):
     """The fault is ours. What it was goes to the log, not to the caller."""
 
 
-class EngineFailed(Failed):
+class EngineFailed(ServerError):
     """The model could not be run on this batch."""
 
     status, code, title = 500, "engine_failed", "The image could not be classified"
@@ -190,7 +190,7 @@ class EngineFailed(Failed):
         super().__init__("The model failed on this request. The cause is in the service's log.")
 
 
-class InternalError(Failed):
+class InternalError(ServerError):
     """Something happened that no other error describes: a defect."""
 
     status, code, title = 500, "internal_error", "The service failed"

@@ -24,9 +24,9 @@ from app.inference.pool import another, open_engines
 from app.models.model import Service
 from app.observability.metrics import Metrics, exposition
 from app.observability.utilization import Parts, Watch, busy, together
-from app.processes.http_worker import Papers
-from app.processes.shared_memory import Shapes
-from app.processes.supervisor import Frontends
+from app.processes.http_worker import WorkerConfig
+from app.processes.shared_memory import TensorLayout
+from app.processes.supervisor import Supervisor
 from app.settings import Settings
 from app.system.cpus import available_cpus, granted_cpus
 from app.system.device import CPU
@@ -39,7 +39,7 @@ WAITING = 2
 
 
 SPREADS = 3
-"""Standard deviations that a frontend's connections may be above its share before it refuses what others would take."""
+"""Standard deviations that an HTTP worker's connections may be above its share before it refuses what others would take."""
 
 READING_SECONDS = 1
 """Between two looks at how busy everything is."""
@@ -64,7 +64,7 @@ class LocalBackend:
         """Of each engine what its session reports and the time of each batch size; how busy everything is."""
         return {
             "engines": [engine.report() for engine in self.engines],
-            "utilisation": {part: round(share, 3) for part, share in self.watch.shares._asdict().items()},
+            "utilization": {part: round(share, 3) for part, share in self.watch.shares._asdict().items()},
             "bottleneck": self.watch.verdict,
         }
 
@@ -89,7 +89,7 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
         StartError: in one sentence, why this service cannot start.
     """
     threads = settings.decode_threads or available_cpus() + WAITING
-    backend = open_backend(settings, metrics, Parts(decode=threads, frontend=1))
+    backend = open_backend(settings, metrics, Parts(decode=threads, http_worker=1))
     try:
         async with classifying(settings, backend, metrics, threads) as service:
             metrics.ready.set_function(lambda: service.is_ready)
@@ -100,23 +100,23 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
 
 
 @asynccontextmanager
-async def open_frontends(settings: Settings, listeners: Sequence[socket]) -> AsyncIterator[Frontends]:
-    """Backend → frontends, a process for each listener; all take connections when it yields, and have ended after.
+async def open_supervisor(settings: Settings, listeners: Sequence[socket]) -> AsyncIterator[Supervisor]:
+    """Backend → HTTP workers, a process for each listener; all take connections when it yields, and have ended after.
 
     Raises:
         StartError: in one sentence, why this service cannot start.
     """
     metrics, count = Metrics("queue"), len(listeners)
     threads = -(-(settings.decode_threads or available_cpus() + WAITING) // count)
-    backend = open_backend(settings, metrics, Parts(decode=threads * count, frontend=count, queue=1))
-    frontends = Frontends(_papers(backend, count, threads), listeners, backend.batcher, backend, metrics)
-    metrics.ready.set_function(lambda: frontends.are_ready)
+    backend = open_backend(settings, metrics, Parts(decode=threads * count, http_worker=count, queue=1))
+    http_workers = Supervisor(_papers(backend, count, threads), listeners, backend.batcher, backend, metrics)
+    metrics.ready.set_function(lambda: http_workers.is_ready)
     try:
-        await frontends.start()
-        async with _watching(backend, frontends.busy):
-            yield frontends
+        await http_workers.start()
+        async with _watching(backend, http_workers.busy):
+            yield http_workers
     finally:
-        await frontends.stop()
+        await http_workers.stop()
         await backend.batcher.drain(0)
         backend.close()
 
@@ -141,27 +141,29 @@ async def _watching(backend: LocalBackend, busy_now: Callable[[], Parts]) -> Asy
         watching.cancel()
 
 
-def _papers(backend: LocalBackend, frontends: int, decode_threads: int) -> Papers:
+def _papers(backend: LocalBackend, http_workers: int, decode_threads: int) -> WorkerConfig:
     """What each of them gets to know: settings with its share of what bounds the whole service, and all of the rest."""
     settings, manifest, batcher = backend.settings, backend.bundle.manifest, backend.batcher
 
     def share(of: int) -> int:
-        return -(-of // frontends)
+        return -(-of // http_workers)
 
     shares = {
-        "decode_queue": max(share(settings.decode_queue), min(settings.decode_queue, settings.max_images)),
-        "max_connections": connections_within(_dealt(settings.max_connections, frontends)),  # as this process
+        "max_decode_queue_size": max(
+            share(settings.max_decode_queue_size), min(settings.max_decode_queue_size, settings.max_client_batch_size)
+        ),
+        "max_connections": connections_within(_dealt(settings.max_connections, http_workers)),  # as this process
         "max_uploads_mib": max(share(settings.max_uploads_mib), settings.max_body_mib),
     }
-    shapes = Shapes(
+    shapes = TensorLayout(
         # Those that wait, are run, and are on their way back: more cannot be at once.
-        slots=settings.queue_images + 2 * batcher.terms.max_batch * len(backend.engines),
+        slots=settings.max_queue_size + 2 * batcher.limits.max_batch * len(backend.engines),
         pixels=(manifest.input_height, manifest.input_width, 3),
         classes=manifest.classes,
         tokens=(manifest.evidence.positions, manifest.evidence.channels),
     )
     known = contents(backend.bundle)
-    return Papers(settings.model_copy(update=shares), known, batcher.terms, shapes, decode_threads)
+    return WorkerConfig(settings.model_copy(update=shares), known, batcher.limits, shapes, decode_threads)
 
 
 def open_backend(settings: Settings, metrics: Metrics, there_are: Parts) -> LocalBackend:
@@ -173,18 +175,18 @@ def open_backend(settings: Settings, metrics: Metrics, there_are: Parts) -> Loca
     bundle = load_bundle(settings.bundle)
     log.debug("bundle is whole", extra={"bundle": str(settings.bundle)})
     engines = open_engines(bundle, settings)
-    renewing = Lock()  # one at a time: the second can then use the session of the first
+    restarting = Lock()  # one at a time: the second can then use the session of the first
 
-    def renew(index: int) -> Run:
+    def restart(index: int) -> Run:
         """On the device it was on: what failed there must not come back elsewhere in silence."""
-        with renewing:
+        with restarting:
             failed = engines[index]
             engines[index] = another(bundle, engines, failed)
         failed.close()
-        metrics.engines_renewed.inc()
+        metrics.engine_restarts.inc()
         return engines[index].answer
 
-    batcher = _open_batcher(settings, engines, renew, metrics)
+    batcher = _open_batcher(settings, engines, restart, metrics)
     metrics.queue_depth.set_function(lambda: batcher.waiting)
     _describe(bundle, engines, metrics)
     batcher.start()
@@ -194,9 +196,9 @@ def open_backend(settings: Settings, metrics: Metrics, there_are: Parts) -> Loca
 
 def _watch(engines: Sequence[Engine], there_are: Parts, metrics: Metrics) -> Watch:
     there_are = there_are._replace(engine=len(engines), cpu=granted_cpus())
-    watch = Watch(there_are, engines_use_cpus=engines[0].truth.device == CPU)
+    watch = Watch(there_are, engines_use_cpus=engines[0].device_report.device == CPU)
     for part in Parts._fields:
-        metrics.utilisation.labels(part).set_function(partial(_share, watch, part))
+        metrics.utilization_ratio.labels(part).set_function(partial(_share, watch, part))
     return watch
 
 
@@ -205,19 +207,19 @@ def _share(watch: Watch, part: str) -> float:
     return share
 
 
-def _dealt(connections: int, frontends: int) -> int:
-    """How many one frontend may have: they are dealt at random, so that some get more than their share of all."""
-    share = connections / frontends
+def _dealt(connections: int, http_workers: int) -> int:
+    """How many one HTTP worker may have: they are dealt at random, so that some get more than their share of all."""
+    share = connections / http_workers
     return min(math.ceil(share + SPREADS * math.sqrt(share)), connections)
 
 
 def _places(engines: Sequence[Engine]) -> list[str]:
     """Where they run, each place once."""
-    return [*dict.fromkeys(str(engine.truth.device) for engine in engines)]
+    return [*dict.fromkeys(str(engine.device_report.device) for engine in engines)]
 
 
 def _open_batcher(
-    settings: Settings, engines: Sequence[Engine], renew: Callable[[int], Run], metrics: Metrics
+    settings: Settings, engines: Sequence[Engine], restart: Callable[[int], Run], metrics: Metrics
 ) -> Batcher:
     def on_batch(report: BatchReport) -> None:
         engine = engines[report.engine]
@@ -229,13 +231,13 @@ def _open_batcher(
     return Batcher(
         [engine.answer for engine in engines],
         max_batch=min(engine.buckets[-1] for engine in engines),
-        capacity=settings.queue_images,
-        linger=settings.linger_ms / 1e3,
+        capacity=settings.max_queue_size,
+        max_queue_delay=settings.max_queue_delay_ms / 1e3,
         expected_seconds=lambda size: max(engine.expected_seconds(size) for engine in engines),
-        stuck_after=settings.stuck_seconds,
-        renew=renew,
+        batch_timeout=settings.batch_timeout,
+        restart=restart,
         on_batch=on_batch,
-        on_leave=lambda stage: metrics.abandoned.labels(stage).inc(),
+        on_cancel=lambda stage: metrics.cancelled.labels(stage).inc(),
     )
 
 
@@ -243,6 +245,6 @@ def _describe(bundle: Bundle, engines: Sequence[Engine], metrics: Metrics) -> No
     """What never changes."""
     manifest = bundle.manifest
     for number, engine in enumerate(engines):
-        place = {"device": str(engine.truth.device), "provider": engine.truth.provider}
+        place = {"device": str(engine.device_report.device), "provider": engine.device_report.provider}
         metrics.engine.labels(number).info(place | {"precision": manifest.precision})
     metrics.model.info({"name": manifest.name, "source": manifest.source.id, "sha256": manifest.files[MODEL]})

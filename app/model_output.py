@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Output(NamedTuple):
+class ModelOutput(NamedTuple):
     """What an engine gives for one image."""
 
     logits: NDArray[np.float32]  # classes

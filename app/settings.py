@@ -111,13 +111,13 @@ class Settings(BaseSettings):
         description="Where the network runs: `cpu`, `cuda` (the first GPU), `cuda:1`, `cuda:0,1`, `tensorrt` likewise, "
         "there or no start; or `auto`: all GPUs this process sees that prove themselves with CUDA, else the CPU.",
     )
-    frontends: Annotated[int, Field(ge=0, le=64)] | None = Field(
+    http_workers: Annotated[int, Field(ge=0, le=64)] | None = Field(
         None,
         description="Processes that speak HTTP and decode, before the one with the engines; each takes 70 MB. 0: one "
         "process does it all. Unset: 0 with up to four CPUs, else half as many as CPUs. Needs Linux: elsewhere only 0. "
         "Other limits are divided among them.",
     )
-    engines: Count | None = Field(
+    instances_per_device: Count | None = Field(
         None,
         le=64,
         description="Batches that run side by side on each device. Unset: 1 on the CPU, which answers a lone image "
@@ -139,18 +139,18 @@ class Settings(BaseSettings):
         description="Most images in one batch. What is measured at the start can make it fewer: only as many are run "
         "together as make an image cheaper.",
     )
-    linger_ms: Seconds = Field(
+    max_queue_delay_ms: Seconds = Field(
         0,
         description="Milliseconds a free engine waits for a fuller batch. Under load batches form anyway.",
     )
-    queue_images: Count = Field(
+    max_queue_size: Count = Field(
         256,
         description="Images that may wait for the engine. Low refuses early (429), high lets callers wait.",
     )
     decode_threads: Count | None = Field(
         None, description="Threads that decode and resize. Unset: two more than the CPUs this process may use."
     )
-    decode_queue: Count = Field(
+    max_decode_queue_size: Count = Field(
         256, description="Images that may wait for decoding. Each holds its whole encoded body in memory."
     )
     max_body_mib: Count = Field(
@@ -179,14 +179,14 @@ class Settings(BaseSettings):
     )
     color_profiles: Literal["convert", "ignore"] = Field(
         "convert",
-        description="ICC profiles: convert colours to sRGB, or ignore them, as most training code does. sRGB is free.",
+        description="ICC profiles: convert colors to sRGB, or ignore them, as most training code does. sRGB is free.",
     )
     decode: Literal["exact", "fast"] = Field(
         "exact",
         description="`fast` decodes JPEGs of twice the network's size or more at a half, quarter or eighth of their "
         "sides: large photos take a third of the time, and near ties can fall the other way.",
     )
-    max_images: Count = Field(
+    max_client_batch_size: Count = Field(
         64, description="Most images in one `POST /classify/batch`. Callers with more send several requests."
     )
     top_k: Count = Field(5, description="Classes in an answer when the request does not say.")
@@ -201,7 +201,7 @@ class Settings(BaseSettings):
         20,
         description="Seconds that a body may take to arrive (then 408), or an answer to leave. High serves slow lines.",
     )
-    stuck_seconds: Timeout = Field(
+    batch_timeout: Timeout = Field(
         60,
         description="Seconds after which a batch is stuck and its engine renewed, or ten times its usual time if more.",
     )
@@ -222,9 +222,9 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.max_images > self.queue_images:
+        if self.max_client_batch_size > self.max_queue_size:
             raise ValueError(
-                f"max_images is {self.max_images}, more than queue_images, {self.queue_images}; lower the one "
+                f"max_client_batch_size is {self.max_client_batch_size}, more than max_queue_size, {self.max_queue_size}; lower the one "
                 "or raise the other"
             )
         if self.max_body_mib > self.max_uploads_mib:

@@ -130,7 +130,7 @@ def _export(source: Checkpoint, model: Path, progress: Progress) -> tuple[Static
         notes.append(f"{to_onnx(static, config.input_size, model)} nodes")
     with progress.step("open with ONNX Runtime") as notes:
         engine = open_graph(source.network.config, model)
-        notes.append(engine.truth.provider)
+        notes.append(engine.device_report.provider)
     return static, engine
 
 

@@ -32,7 +32,7 @@ from app.images.preprocess import preprocess
 from model_export.build import build
 from model_export.checkpoints.detect import read_checkpoint
 from model_export.console import Progress
-from model_export.verification.parity import normalise
+from model_export.verification.parity import normalize
 
 CHECKPOINT = Path(__file__).parent / "data" / "demo_checkpoint"
 BUNDLE = Path(__file__).parents[1] / "app" / "demo_bundle"
@@ -118,7 +118,7 @@ def accuracy(data: Digits) -> float:
     checkpoint = read_checkpoint(str(CHECKPOINT))
     pixels = torch.from_numpy(np.stack([preprocess(image, checkpoint.preprocessing) for image in data.images]))
     with torch.inference_mode():
-        logits = checkpoint.network(normalise(pixels, checkpoint.preprocessing))
+        logits = checkpoint.network(normalize(pixels, checkpoint.preprocessing))
     return float((logits.argmax(dim=1).numpy() == data.classes).mean())
 
 
@@ -152,7 +152,7 @@ def main() -> int:
 
 
 def _tensor(images: list[Image.Image]) -> Tensor:
-    """Normalised float32 (images, 3, SIDE, SIDE), resized as the processor does."""
+    """Normalized float32 (images, 3, SIDE, SIDE), resized as the processor does."""
     resized = [np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for image in images]
     return (torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2) / 255 - MEAN) / STD
 

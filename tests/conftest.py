@@ -72,20 +72,20 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture
 def all_batches_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches are as large as the settings allow, whatever is measured at warm-up."""
-    monkeypatch.setattr("app.inference.engine.LEAST_SAVING", -1e6)
+    monkeypatch.setattr("app.inference.engine.MIN_SAVING", -1e6)
 
 
-@pytest.fixture(params=["0", "2"], ids=["alone", "frontends"])
-def frontends(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=["0", "2"], ids=["alone", "http_workers"])
+def http_workers(request: pytest.FixtureRequest) -> str:
     """How many of them: a service is the same with one process and with several."""
     many: str = request.param
     return many
 
 
 @pytest.fixture
-def served(frontends: str) -> Iterator[Served]:
+def served(http_workers: str) -> Iterator[Served]:
     """The demonstration bundle, served by processes of its own."""
-    served = Served("--frontends", frontends)
+    served = Served("--http-workers", http_workers)
     try:
         yield served
     finally:

@@ -16,8 +16,8 @@ README = (ROOT / "README.md").read_text()
 BENCHMARKS = (ROOT / "benchmarks/README.md").read_text()
 SERVERS = {
     "swin-serve": "swin-serve",
-    "… with 1 frontend": "swin-serve, 1 frontend",
-    "… with 2": "swin-serve, 2 frontends",
+    "… with 1 HTTP worker": "swin-serve, 1 HTTP worker",
+    "… with 2": "swin-serve, 2 HTTP workers",
     "FastAPI by hand": "fastapi",
     "mosec": "mosec",
     "TorchServe": "torchserve",

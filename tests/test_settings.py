@@ -52,6 +52,6 @@ def test_what_is_no_address_is_not_trusted(proxies: str) -> None:
 def test_no_error_repeats_what_was_set() -> None:
     """Whatever else is wrong: it could be next to a key."""
     with pytest.raises(ValidationError) as told:
-        Settings.model_validate({"api_keys": "a-key-of-somebody-else", "max_images": 1000})
+        Settings.model_validate({"api_keys": "a-key-of-somebody-else", "max_client_batch_size": 1000})
 
     assert "somebody" not in str(told.value)

@@ -9,7 +9,7 @@ from app.errors import DeadlineExceeded, Draining, NotReady, Overloaded
 NEVER = math.inf
 
 
-class Load(NamedTuple):
+class BatcherLoad(NamedTuple):
     """How things stand with a batcher at the moment."""
 
     is_alive: float  # 0 or 1, as the next two
@@ -20,7 +20,7 @@ class Load(NamedTuple):
     free_at: float  # when the first of them is expected to be free, as a time of `time.perf_counter`
 
 
-class Terms(NamedTuple):
+class BatcherLimits(NamedTuple):
     """What a batcher was made for."""
 
     capacity: int  # rows that may wait
@@ -29,7 +29,7 @@ class Terms(NamedTuple):
     seconds_of_most: float  # and one of `max_batch`
 
 
-def admit(load: Load, terms: Terms, *, deadline: float = NEVER, coming: int = 0) -> None:
+def admit(load: BatcherLoad, limits: BatcherLimits, *, deadline: float = NEVER, coming: int = 0) -> None:
     """Return if a row that came now would be taken.
 
     `coming` rows are on their way here. They count if others wait already: the engines are then what is slow.
@@ -44,17 +44,17 @@ def admit(load: Load, terms: Terms, *, deadline: float = NEVER, coming: int = 0)
     if not load.is_alive:
         raise NotReady
     ahead = load.waiting and load.waiting + coming
-    if ahead >= terms.capacity:
-        raise Overloaded(seconds_until_run(load, terms, ahead))
+    if ahead >= limits.capacity:
+        raise Overloaded(seconds_until_run(load, limits, ahead))
     if deadline != NEVER:
-        left = deadline - time.perf_counter() - terms.seconds_of_one
+        left = deadline - time.perf_counter() - limits.seconds_of_one
         if left < 0:
             raise DeadlineExceeded
-        if (wait := seconds_until_run(load, terms, ahead)) > left:
+        if (wait := seconds_until_run(load, limits, ahead)) > left:
             raise Overloaded(wait)
 
 
-def seconds_until_run(load: Load, terms: Terms, ahead: float) -> float:
+def seconds_until_run(load: BatcherLoad, limits: BatcherLimits, ahead: float) -> float:
     """Until an engine begins with a row that has so many before it."""
-    full_batches = ahead // terms.max_batch / load.engines
-    return max(load.free_at - time.perf_counter(), 0.0) + full_batches * terms.seconds_of_most
+    full_batches = ahead // limits.max_batch / load.engines
+    return max(load.free_at - time.perf_counter(), 0.0) + full_batches * limits.seconds_of_most

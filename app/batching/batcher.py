@@ -6,8 +6,8 @@ with it, so a lone request never waits and a busy service batches by itself.
 - The event loop owns the queue; nothing else touches it. No lock, no polling, no sleep.
 - A row that cannot make its deadline is refused when it comes, or failed instead of run.
 - A row whose caller left is skipped before the run, and again when the answers are handed out.
-- A row may ask for the detailed answer; what that is, and what it costs the batch, is the engine's own affair.
-- A failing or stuck engine reaches every row of its batch and nobody else. It is renewed, once until it answers again.
+- A row may ask for the return_tokens answer; what that is, and what it costs the batch, is the engine's own affair.
+- A failing or stuck engine reaches every row of its batch and nobody else. It is restarted, once until it answers again.
 - If the last engine is lost, or the loop itself dies, every waiter hears of it and `alive` turns false.
 """
 
@@ -22,9 +22,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from app.batching import admission
-from app.batching.admission import NEVER, Load, Terms
-from app.batching.engine_worker import Array, EngineLost, Run, Seat, no_other
-from app.batching.types import Answer, ignore
+from app.batching.admission import NEVER, BatcherLimits, BatcherLoad
+from app.batching.engine_worker import Array, EngineLost, EngineWorker, Run, no_other
+from app.batching.types import InferenceResult, ignore
 from app.errors import DeadlineExceeded, Draining, EngineFailed, NotReady, ServiceError
 
 log = logging.getLogger("swin.batcher")
@@ -40,12 +40,12 @@ class BatchReport(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class Row:
+class QueueEntry:
     """One image that waits for its answer."""
 
     pixels: Array
-    answer: asyncio.Future[Answer]
-    is_detailed: bool
+    answer: asyncio.Future[InferenceResult]
+    return_tokens: bool
     submitted: float
     deadline: float
     timer: asyncio.TimerHandle | None = None  # at the deadline
@@ -68,11 +68,11 @@ class Batcher:
     Args:
         engines: each answers n rows with n outputs and blocks; it is called from a thread of its own.
         capacity: rows that may wait; one more is refused at once.
-        linger: seconds a free engine waits for a fuller batch. 0: it never does.
+        max_queue_delay: seconds a free engine waits for a fuller batch. 0: it never does.
         expected_seconds: what a batch of so many rows takes; deadlines and `Retry-After` are estimated from it.
-        stuck_after, renew: see `Seat`.
+        batch_timeout, restart: see `EngineWorker`.
         on_batch: told of every batch that was run.
-        on_leave: called with `queue` or `infer` for every row whose caller left there.
+        on_cancel: called with `queue` or `infer` for every row whose caller left there.
     """
 
     def __init__(
@@ -81,20 +81,22 @@ class Batcher:
         *,
         max_batch: int,
         capacity: int,
-        linger: float = 0.0,
+        max_queue_delay: float = 0.0,
         expected_seconds: Callable[[int], float] = at_once,
-        stuck_after: float = NEVER,
-        renew: Callable[[int], Run] = no_other,
+        batch_timeout: float = NEVER,
+        restart: Callable[[int], Run] = no_other,
         on_batch: Callable[[BatchReport], None] = ignore,
-        on_leave: Callable[[str], None] = ignore,
+        on_cancel: Callable[[str], None] = ignore,
     ) -> None:
         self.alive = False
-        self._seats = [Seat(index, run, stuck_after=stuck_after, renew=renew) for index, run in enumerate(engines)]
-        self.terms = Terms(capacity, max_batch, expected_seconds(1), expected_seconds(max_batch))
-        self._max_batch, self._linger = max_batch, linger
+        self._seats = [
+            EngineWorker(index, run, batch_timeout=batch_timeout, restart=restart) for index, run in enumerate(engines)
+        ]
+        self.limits = BatcherLimits(capacity, max_batch, expected_seconds(1), expected_seconds(max_batch))
+        self._max_batch, self._linger = max_batch, max_queue_delay
         self._expected_seconds = expected_seconds
-        self._on_batch, self._on_leave = on_batch, on_leave
-        self._queue: deque[Row] = deque()
+        self._on_batch, self._on_leave = on_batch, on_cancel
+        self._queue: deque[QueueEntry] = deque()
         self._arrived, self._full = asyncio.Event(), asyncio.Event()
         self._draining = False
         self._workers: list[asyncio.Task[None]] = []
@@ -111,7 +113,7 @@ class Batcher:
 
     @property
     def works(self) -> bool:
-        """Whether an engine runs, or could run, batches now: false while the only one is being renewed."""
+        """Whether an engine runs, or could run, batches now: false while the only one is being restarted."""
         return self.alive and any(seat.works for seat in self._seats)
 
     @property
@@ -121,10 +123,10 @@ class Batcher:
         return sum(now - seat.began_at for seat in self._seats if seat.began_at)
 
     @property
-    def load(self) -> Load:
+    def load(self) -> BatcherLoad:
         """How things stand."""
         free_at = min((seat.free_at for seat in self._seats), default=NEVER)
-        return Load(self.alive, self.works, self._draining, self.waiting, len(self._seats), free_at)
+        return BatcherLoad(self.alive, self.works, self._draining, self.waiting, len(self._seats), free_at)
 
     async def drain(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 (a bound, after which we go on)
         """Refuse what is new, finish what is queued, stop; after `timeout` seconds, stop without finishing."""
@@ -144,10 +146,10 @@ class Batcher:
 
     def admit(self, *, deadline: float = NEVER, coming: int = 0) -> None:
         """Return if a row that came now would be taken; raises as `admission.admit`."""
-        admission.admit(self.load, self.terms, deadline=deadline, coming=coming)
+        admission.admit(self.load, self.limits, deadline=deadline, coming=coming)
 
-    async def submit(self, pixels: Array, *, detailed: bool = False, deadline: float = NEVER) -> Answer:
-        """Wait for one row's answer, plain or detailed. Cancelling the caller takes the row out and disturbs nobody.
+    async def submit(self, pixels: Array, *, return_tokens: bool = False, deadline: float = NEVER) -> InferenceResult:
+        """Wait for one row's answer, plain or return_tokens. Cancelling the caller takes the row out and disturbs nobody.
 
         `deadline` is a time of `time.perf_counter`.
 
@@ -156,16 +158,16 @@ class Batcher:
             DeadlineExceeded: the deadline came first.
             EngineFailed: the batch this row was in could not be run.
         """
-        row = self.put(pixels, detailed=detailed, deadline=deadline)
+        row = self.enqueue(pixels, return_tokens=return_tokens, deadline=deadline)
         try:
             return await row.answer
         except asyncio.CancelledError:
-            self.forget(row)
+            self.cancel(row)
             raise
         finally:
             row.settle()
 
-    def put(self, pixels: Array, *, detailed: bool = False, deadline: float = NEVER) -> Row:
+    def enqueue(self, pixels: Array, *, return_tokens: bool = False, deadline: float = NEVER) -> QueueEntry:
         """Queue a row for who does not wait here: it looks at the row's `answer`, then lets it `settle`.
 
         Raises:
@@ -173,7 +175,7 @@ class Batcher:
         """
         self.admit(deadline=deadline)
         loop = asyncio.get_running_loop()
-        row = Row(pixels, loop.create_future(), detailed, time.perf_counter(), deadline)
+        row = QueueEntry(pixels, loop.create_future(), return_tokens, time.perf_counter(), deadline)
         if deadline != NEVER:
             row.timer = loop.call_later(deadline - row.submitted, self._expire, row)
         self._queue.append(row)
@@ -182,28 +184,28 @@ class Batcher:
             self._full.set()
         return row
 
-    def forget(self, row: Row) -> None:
+    def cancel(self, row: QueueEntry) -> None:
         """Its caller has left: it is not run any more, or not answered."""
-        self._take_out(row)
+        self._remove(row)
         row.answer.cancel()
         if not row.answer.cancelled():
             row.answer.exception()  # it had just been answered: an error that nobody fetched would be logged
         self._on_leave("infer" if row.is_taken else "queue")
 
-    def _take_out(self, row: Row) -> None:
+    def _remove(self, row: QueueEntry) -> None:
         with contextlib.suppress(ValueError):  # no longer in the queue: it is being run, or everybody was told off
             self._queue.remove(row)
 
-    def _expire(self, row: Row) -> None:
-        self._take_out(row)
+    def _expire(self, row: QueueEntry) -> None:
+        self._remove(row)
         _fail([row], DeadlineExceeded)
 
-    async def _work(self, seat: Seat) -> None:
-        rows: list[Row] = []
+    async def _work(self, seat: EngineWorker) -> None:
+        rows: list[QueueEntry] = []
         try:
             while rows := await self._next_rows():
                 if not await self._run(rows, seat):
-                    await seat.renew()
+                    await seat.restart()
         except asyncio.CancelledError:
             self._give_up(rows, Draining)
             raise
@@ -219,7 +221,7 @@ class Batcher:
         finally:
             seat.close()
 
-    async def _next_rows(self) -> list[Row]:
+    async def _next_rows(self) -> list[QueueEntry]:
         """The rows of the next batch, as soon as there is one; none once the batcher is drained."""
         while True:
             if self._linger:
@@ -237,14 +239,14 @@ class Batcher:
                 async with asyncio.timeout(self._linger):
                     await self._full.wait()
 
-    def _take(self) -> list[Row]:
+    def _take(self) -> list[QueueEntry]:
         """Rows that can still make their deadline, up to `max_batch`; those before them that cannot are told so.
 
         With several engines free, each takes its share of what waits.
         """
         if not self._queue:
             return []
-        rows: list[Row] = []
+        rows: list[QueueEntry] = []
         free = sum(seat.is_free for seat in self._seats)  # the one that takes them, and perhaps others
         most = min(-(-self.waiting // free), self._max_batch)
         ends = time.perf_counter() + self._expected_seconds(most)
@@ -257,7 +259,7 @@ class Batcher:
                 rows.append(row)
         return rows
 
-    async def _run(self, rows: list[Row], seat: Seat) -> bool:
+    async def _run(self, rows: list[QueueEntry], seat: EngineWorker) -> bool:
         """Run a batch and answer its rows; whether the engine did its work."""
         started = time.perf_counter()
         outputs = await seat.attempt(partial(_run_batch, rows), self._expected_seconds(len(rows)))
@@ -265,31 +267,31 @@ class Batcher:
         if outputs is None:
             _fail(rows, EngineFailed)
         else:
-            _hand_out(rows, outputs, started, seconds)
+            _deliver(rows, outputs, started, seconds)
         self._on_batch(BatchReport(seat.index, len(rows), seconds, failed=outputs is None))
         return outputs is not None
 
-    def _give_up(self, running: list[Row], error: Callable[[], ServiceError]) -> None:
+    def _give_up(self, running: list[QueueEntry], error: Callable[[], ServiceError]) -> None:
         self.alive = False
         _fail([*running, *self._queue], error)
         self._queue.clear()
 
 
-def _run_batch(rows: Sequence[Row], run: Run) -> Collection[Any]:
+def _run_batch(rows: Sequence[QueueEntry], run: Run) -> Collection[Any]:
     """In the engine's own thread."""
-    outputs = run([row.pixels for row in rows], [row.is_detailed for row in rows])
+    outputs = run([row.pixels for row in rows], [row.return_tokens for row in rows])
     if len(outputs) != len(rows):
         raise ValueError(f"the engine gave {len(outputs)} answers for {len(rows)} rows")
     return outputs
 
 
-def _hand_out(rows: Sequence[Row], outputs: Collection[Any], started: float, seconds: float) -> None:
+def _deliver(rows: Sequence[QueueEntry], outputs: Collection[Any], started: float, seconds: float) -> None:
     for row, output in zip(rows, outputs, strict=True):
         if not row.answer.done():
-            row.answer.set_result(Answer(output, started - row.submitted, seconds))
+            row.answer.set_result(InferenceResult(output, started - row.submitted, seconds))
 
 
-def _fail(rows: Sequence[Row], error: Callable[[], ServiceError]) -> None:
+def _fail(rows: Sequence[QueueEntry], error: Callable[[], ServiceError]) -> None:
     for row in rows:
         if not row.answer.done():
             row.answer.set_exception(error())  # one each: a shared exception would collect every caller's traceback

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 Array = NDArray[Any]
 Run = Callable[[Sequence[Array], Sequence[bool]], Collection[Any]]
-"""Rows, and which of them ask for the detailed answer → as many answers. Blocks; has one caller at a time."""
+"""Rows, and which of them ask for the return_tokens answer → as many answers. Blocks; has one caller at a time."""
 
 TIMES_EXPECTED = 10
 """A run that takes so many times what it should is stuck; less may be others' use of the same machine."""
@@ -36,23 +36,23 @@ def no_other(_: int) -> Run:
     raise EngineLost
 
 
-class Seat:
+class EngineWorker:
     """Holds one engine.
 
     Args:
         index: its number among the seats.
         run: the engine.
-        stuck_after: seconds after which a run is given up, if `TIMES_EXPECTED` times what is expected is not more.
-        renew: blocks, and returns a proved engine for the place of one that failed; raises if it cannot.
+        batch_timeout: seconds after which a run is given up, if `TIMES_EXPECTED` times what is expected is not more.
+        restart: blocks, and returns a proved engine for the place of one that failed; raises if it cannot.
     """
 
     def __init__(
-        self, index: int, run: Run, *, stuck_after: float = NEVER, renew: Callable[[int], Run] = no_other
+        self, index: int, run: Run, *, batch_timeout: float = NEVER, restart: Callable[[int], Run] = no_other
     ) -> None:
         self.index = index
-        self.works = True  # false while the engine is being renewed
+        self.works = True  # false while the engine is being restarted
         self.began_at = self.free_at = 0.0  # a run, and when it is expected to end, as times of `time.perf_counter`
-        self._run, self._stuck_after, self._new_engine = run, stuck_after, renew
+        self._run, self._stuck_after, self._new_engine = run, batch_timeout, restart
         self._workers = self._new_workers()
         self._just_renewed = False
 
@@ -78,11 +78,11 @@ class Seat:
         self._just_renewed = False
         return result
 
-    async def renew(self) -> None:
+    async def restart(self) -> None:
         """Another engine in the place of the one that failed, in a thread of its own: the old one may be stuck.
 
         Raises:
-            EngineLost: the one that failed had just been renewed, or there is none to be had.
+            EngineLost: the one that failed had just been restarted, or there is none to be had.
         """
         self.works = False
         self.close()
@@ -93,9 +93,9 @@ class Seat:
             async with asyncio.timeout(RENEWAL_SECONDS):
                 self._run = await self._workers.do(partial(self._new_engine, self.index))
         except Exception as error:
-            log.exception("engine %d cannot be renewed", self.index)
+            log.exception("engine %d cannot be restarted", self.index)
             raise EngineLost from error
-        log.warning("engine %d was renewed", self.index)
+        log.warning("engine %d was restarted", self.index)
         self.works = self._just_renewed = True
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from app.batching.admission import NEVER
 
 
-class Answer(NamedTuple):
+class InferenceResult(NamedTuple):
     """What one row came to, and how long that took."""
 
     output: Any  # the engine's, as it is
@@ -29,7 +29,9 @@ class Queue(Protocol):
     def admit(self, *, deadline: float = NEVER, coming: int = 0) -> None:
         """Return if a row that came now would be taken."""
 
-    async def submit(self, pixels: NDArray[Any], *, detailed: bool = False, deadline: float = NEVER) -> Answer:
+    async def submit(
+        self, pixels: NDArray[Any], *, return_tokens: bool = False, deadline: float = NEVER
+    ) -> InferenceResult:
         """Wait for one row's answer."""
 
     async def drain(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 (a bound, after which we go on)

@@ -20,7 +20,7 @@ SCHEMA_VERSION: Literal[1] = 1
 MODEL, LABELS, MANIFEST, GOLDEN_LOGITS = "model.onnx", "labels.json", "manifest.json", "golden/logits.npy"
 HEAD_WEIGHT, HEAD_BIAS = "head/weight.npy", "head/bias.npy"
 
-MOST_TOLERANCE = 0.05
+MAX_TOLERANCE = 0.05
 """Of the logit range: a golden sample that may be further off proves nothing."""
 
 Size = Annotated[int, Field(gt=0)]
@@ -97,7 +97,7 @@ class Cover(Contract):
 
 
 class Pad(Contract):
-    """Resize so that the image just fits into this size, keeping its shape, and fill what is left with one colour."""
+    """Resize so that the image just fits into this size, keeping its shape, and fill what is left with one color."""
 
     mode: Literal["pad"]
     height: Size
@@ -258,7 +258,7 @@ class Manifest(Contract):
         grid = tuple(-(-side // self.evidence.stride) for side in (self.input_height, self.input_width))
         if grid != (self.evidence.height, self.evidence.width):
             raise ValueError(f"evidence.height and width should be {grid[0]} and {grid[1]}")
-        if not 0 < self.golden.tolerance <= MOST_TOLERANCE * self.verified.logit_range:
+        if not 0 < self.golden.tolerance <= MAX_TOLERANCE * self.verified.logit_range:
             raise ValueError(f"golden.tolerance {self.golden.tolerance:g} would let any logits pass")
         return self
 

@@ -1,6 +1,6 @@
 """The story of one request: decode → preprocess → submit → rank, and evidence if asked for. Knows nothing of HTTP.
 
-Everything that can be wrong with one image is settled before `submit`: a bad row in a batch would fail its neighbours.
+Everything that can be wrong with one image is settled before `submit`: a bad row in a batch would fail its neighbors.
 """
 
 import asyncio
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from app.batching.admission import NEVER
 from app.batching.thread_pool import Workers
-from app.batching.types import Answer, Queue, ignore
+from app.batching.types import InferenceResult, Queue, ignore
 from app.bundle.load import Head
 from app.bundle.manifest import Activation, Label, LastMap, Preprocessing
 from app.classification.evidence import contributions
 from app.classification.ranking import top_k
-from app.errors import BadOption, DeadlineExceeded, Overloaded
+from app.errors import DeadlineExceeded, InvalidParameter, Overloaded
 from app.images.decode import Limits, Picture, open_image, shrink, to_rgb
 from app.images.overlay import overlay
 from app.images.preprocess import least_size, preprocess
@@ -88,8 +88,8 @@ class Classifier:
         follow_profiles: bool,
         shrinks: bool,
         decode_threads: int,
-        decode_queue: int,
-        on_leave: Callable[[str], None] = ignore,
+        max_decode_queue_size: int,
+        on_cancel: Callable[[str], None] = ignore,
         on_busy: Callable[[float], None] = ignore,
     ) -> None:
         self._batcher, self._preprocessing = batcher, preprocessing
@@ -97,9 +97,9 @@ class Classifier:
         self._follow_profiles, self._shrinks = follow_profiles, shrinks
         self._head, self._map = head, last_map
         self._pool = Workers("decode", decode_threads)
-        self._decode_threads, self._decode_queue = decode_threads, decode_queue
+        self._decode_threads, self._decode_queue = decode_threads, max_decode_queue_size
         self._decode_seconds = 0.0  # of an image in the pool, lately
-        self._on_leave, self._on_busy = on_leave, on_busy
+        self._on_leave, self._on_busy = on_cancel, on_busy
         self.decoding = 0  # images in the pool or waiting for it
 
     def admit(self, size: int = 0, deadline: float = NEVER) -> None:
@@ -121,7 +121,7 @@ class Classifier:
             ServiceError: any of the leaves drawn in `errors.py`.
         """
         pixels, seconds = await self._pixels(data, deadline)
-        answer = await self._submit(pixels, seconds, deadline, detailed=evidence)
+        answer = await self._submit(pixels, seconds, deadline, return_tokens=evidence)
         started = time.perf_counter()
         ranked = top_k(answer.output.logits, k, self._activation)
         predictions = [Prediction(index, self._labels[index].name, score) for index, score in ranked]
@@ -139,9 +139,9 @@ class Classifier:
             ServiceError: any of the leaves drawn in `errors.py`.
         """
         if index is not None and index >= len(self._labels):
-            raise BadOption(f"There is no class {index}: they are counted from 0 to {len(self._labels) - 1}.")
+            raise InvalidParameter(f"There is no class {index}: they are counted from 0 to {len(self._labels) - 1}.")
         pixels, seconds = await self._pixels(data, deadline)
-        answer = await self._submit(pixels, seconds, deadline, detailed=True)
+        answer = await self._submit(pixels, seconds, deadline, return_tokens=True)
         started = time.perf_counter()
         index = int(answer.output.logits.argmax()) if index is None else index
         (evidence,) = self._maps(answer, [index])
@@ -154,13 +154,13 @@ class Classifier:
         self._pool.close()
 
     async def _submit(
-        self, pixels: NDArray[np.uint8], seconds: dict[str, float], deadline: float, *, detailed: bool
-    ) -> Answer:
-        answer = await self._batcher.submit(pixels, detailed=detailed, deadline=deadline)
+        self, pixels: NDArray[np.uint8], seconds: dict[str, float], deadline: float, *, return_tokens: bool
+    ) -> InferenceResult:
+        answer = await self._batcher.submit(pixels, return_tokens=return_tokens, deadline=deadline)
         seconds |= {"queue": answer.queue_seconds, "infer": answer.run_seconds}
         return answer
 
-    def _explained(self, predictions: Sequence[Prediction], answer: Answer) -> list[Prediction]:
+    def _explained(self, predictions: Sequence[Prediction], answer: InferenceResult) -> list[Prediction]:
         maps = self._maps(answer, [prediction.index for prediction in predictions])
         return [
             Explained(
@@ -172,7 +172,7 @@ class Classifier:
             for prediction, evidence in zip(predictions, maps, strict=True)
         ]
 
-    def _maps(self, answer: Answer, classes: Sequence[int]) -> NDArray[np.float32]:
+    def _maps(self, answer: InferenceResult, classes: Sequence[int]) -> NDArray[np.float32]:
         """(classes, height, width)."""
         shares = contributions(answer.output.tokens, self._head, classes)  # classes, positions
         return shares.reshape(-1, self._map.height, self._map.width)

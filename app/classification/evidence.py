@@ -4,7 +4,7 @@ The network puts the mean of its last map's tokens through one linear layer, so 
 
     logit = weight · mean(tokens) + bias = Σ (weight · token + bias) / positions
 
-Nothing is estimated: each term of the sum is what that position contributes, and the terms sum to the logit. What they
+Nothing is estimated: each term of the sum is what that position contributes, and the limits sum to the logit. What they
 do not say: through attention, a token has seen more of the image than the pixels it stands on.
 """
 

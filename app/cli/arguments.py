@@ -21,7 +21,7 @@ METAVARS = {
     "cors_origins": "ORIGIN,…",
     "trusted_proxies": "NETWORK,…",
     "device": "auto|cpu|cuda[:N,…]|tensorrt[:N,…]",
-    "linger_ms": "MILLISECONDS",
+    "max_queue_delay_ms": "MILLISECONDS",
     "max_body_mib": "MIB",
     "max_megapixels": "MEGAPIXELS",
     "max_uploads_mib": "MIB",
@@ -29,7 +29,7 @@ METAVARS = {
     "request_timeout": "SECONDS",
     "header_timeout": "SECONDS",
     "body_timeout": "SECONDS",
-    "stuck_seconds": "SECONDS",
+    "batch_timeout": "SECONDS",
     "drain_delay": "SECONDS",
     "drain_timeout": "SECONDS",
 }

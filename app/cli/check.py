@@ -26,14 +26,14 @@ def facts(settings: Settings) -> Iterator[str]:
 
 
 def _facts(engine: Engine) -> Iterator[str]:
-    truth = engine.truth
-    yield f"engine   {truth.device}, golden samples agree"
-    yield from (f"nodes    {count} on {provider}" for provider, count in truth.nodes.items())
-    if truth.gpu:
-        yield f"gpu      {truth.gpu.name}"
-        yield f"driver   {truth.gpu.driver or 'of unknown version'}, for CUDA up to {truth.gpu.driver_cuda}"
-        yield f"cuda     {truth.gpu.cuda or 'not loaded'}, cuDNN {truth.gpu.cudnn or 'not loaded'}"
-        yield f"graphs   {'on' if truth.graphs else 'off'}"
-    yield f"runtime  ONNX Runtime {truth.runtime}"
-    yield f"threads  {truth.threads}"
+    device_report = engine.device_report
+    yield f"engine   {device_report.device}, golden samples agree"
+    yield from (f"nodes    {count} on {provider}" for provider, count in device_report.nodes.items())
+    if device_report.gpu:
+        yield f"gpu      {device_report.gpu.name}"
+        yield f"driver   {device_report.gpu.driver or 'of unknown version'}, for CUDA up to {device_report.gpu.driver_cuda}"
+        yield f"cuda     {device_report.gpu.cuda or 'not loaded'}, cuDNN {device_report.gpu.cudnn or 'not loaded'}"
+        yield f"graphs   {'on' if device_report.graphs else 'off'}"
+    yield f"runtime  ONNX Runtime {device_report.runtime}"
+    yield f"threads  {device_report.threads}"
     yield from (f"batch    {size} in {seconds * 1e3:.2f} ms" for size, seconds in engine.bucket_seconds.items())

@@ -32,8 +32,8 @@ try:
     import uvloop
 
     from app.cli.check import facts
-    from app.main import create_app, open_frontends
-    from app.processes.supervisor import FrontendLost
+    from app.main import create_app, open_supervisor
+    from app.processes.supervisor import WorkerLost
     from app.server.server import Server, configured, url_of
 except ModuleNotFoundError as error:
     if error.name not in NEEDED:
@@ -45,8 +45,8 @@ log = logging.getLogger("swin.start")
 
 DONE, INTERRUPTED, FAILED, REFUSED = 0, 1, 1, 2
 
-FEW_CPUS, MOST_FRONTENDS = 4, 32
-"""Up to so many CPUs, one process does it all; of more frontends, nobody has seen the use."""
+FEW_CPUS, MAX_HTTP_WORKERS = 4, 32
+"""Up to so many CPUs, one process does it all; of more HTTP workers, nobody has seen the use."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(refused(error, parsed))
     except StartError as error:
         return _refuse(str(error))
-    except FrontendLost as error:
+    except WorkerLost as error:
         log.critical("%s", error)
         return end(FAILED)
 
@@ -130,43 +130,43 @@ def _stop(*_: object) -> NoReturn:
 
 
 async def _serve(settings: Settings) -> None:
-    frontends = _frontends(settings.frontends)
-    with _bound(settings, frontends) as listeners:
-        if frontends:
-            await _serve_behind_frontends(settings, listeners)
+    http_workers = _http_workers(settings.http_workers)
+    with _bound(settings, http_workers) as listeners:
+        if http_workers:
+            await _serve_behind_http_workers(settings, listeners)
         else:
             await _serve_alone(settings, listeners[0])
 
 
-def _frontends(wanted: int | None) -> int:
+def _http_workers(wanted: int | None) -> int:
     """Return how many processes speak HTTP before this one.
 
     Raises:
         StartError: more are wanted than this system can have.
     """
     if shared_memory.are_available():
-        return _suggested_frontends(available_cpus()) if wanted is None else wanted
+        return _suggested_http_workers(available_cpus()) if wanted is None else wanted
     if wanted:
         raise StartError(
-            f"frontends={wanted} needs Linux with memfd_create and SO_REUSEPORT; this is {platform.system()} "
-            "without them; set frontends to 0"
+            f"http_workers={wanted} needs Linux with memfd_create and SO_REUSEPORT; this is {platform.system()} "
+            "without them; set HTTP workers to 0"
         )
     return 0
 
 
-def _suggested_frontends(cpus: int) -> int:
+def _suggested_http_workers(cpus: int) -> int:
     """One process decodes and parses with up to two CPUs: its threads share the interpreter."""
-    return 0 if cpus <= FEW_CPUS else min(cpus // 2, MOST_FRONTENDS)
+    return 0 if cpus <= FEW_CPUS else min(cpus // 2, MAX_HTTP_WORKERS)
 
 
-async def _serve_behind_frontends(settings: Settings, listeners: Sequence[socket.socket]) -> None:
+async def _serve_behind_http_workers(settings: Settings, listeners: Sequence[socket.socket]) -> None:
     url, told = url_of(listeners[0]), asyncio.Event()
-    async with open_frontends(settings, listeners) as frontends:
+    async with open_supervisor(settings, listeners) as http_workers:
         memory.settle()
 
         def stop() -> None:
             if told.is_set():
-                frontends.tell_to_stop()
+                http_workers.tell_to_stop()
                 return
             log.info("draining")
             told.set()
@@ -174,7 +174,7 @@ async def _serve_behind_frontends(settings: Settings, listeners: Sequence[socket
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop)
         log.info("listening", extra={"url": url})
-        await _first_of(told.wait(), frontends.watch())
+        await _first_of(told.wait(), http_workers.watch())
 
 
 async def _first_of(*works: Coroutine[Any, Any, Any]) -> None:
@@ -199,14 +199,14 @@ async def _serve_alone(settings: Settings, listener: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def _bound(settings: Settings, frontends: int) -> Iterator[list[socket.socket]]:
-    """A listener for each frontend, or for this process, bound to one port and not yet listening.
+def _bound(settings: Settings, http_workers: int) -> Iterator[list[socket.socket]]:
+    """A listener for each HTTP worker, or for this process, bound to one port and not yet listening.
 
     A port in use is told at once, and nobody is let in before the service is ready.
     """
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(_bind(settings, settings.port))
-        if not frontends:
+        if not http_workers:
             yield [first]
             return
         port = first.getsockname()[1]
@@ -216,7 +216,7 @@ def _bound(settings: Settings, frontends: int) -> Iterator[list[socket.socket]]:
         with _port_refused(claim, settings):  # nor is there one of ours that has bound it, and not yet listens
             claim.bind(f"\0swin-serve {settings.host} {port}")
         first.close()
-        yield [stack.enter_context(_bind(settings, port, shared=True)) for _ in range(frontends)]
+        yield [stack.enter_context(_bind(settings, port, shared=True)) for _ in range(http_workers)]
 
 
 def _bind(settings: Settings, port: int, *, shared: bool = False) -> socket.socket:

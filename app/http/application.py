@@ -10,10 +10,10 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import iter_route_contexts
 
 from app.classification.classifier import Classifier
-from app.http.middleware.admission import Gate
-from app.http.middleware.authentication import HEALTH, METRICS, Keys, declare
-from app.http.middleware.context import AccessLog
-from app.http.middleware.direct import Direct
+from app.http.middleware.admission import AdmissionMiddleware
+from app.http.middleware.authentication import HEALTH, METRICS, ApiKeyMiddleware, declare
+from app.http.middleware.context import RequestContextMiddleware
+from app.http.middleware.fast_path import FastPathMiddleware
 from app.http.problems import ANYWHERE, add_problem_handlers
 from app.http.routes import classify, docs, health, model
 from app.images.decode import FORMATS, Limits
@@ -54,14 +54,14 @@ def application(
     for routes in (classify, health, model, docs):
         app.include_router(routes.router)
     add_problem_handlers(app, metrics)
-    app.add_middleware(Direct, routes=classify.router.routes)
-    app.add_middleware(Gate, metrics=metrics)
+    app.add_middleware(FastPathMiddleware, routes=classify.router.routes)
+    app.add_middleware(AdmissionMiddleware, metrics=metrics)
     _lock(app, settings, metrics)
     if settings.cors_origins:  # around the lock: browsers ask what they may without a key
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
     paths = {context.path or "" for context in iter_route_contexts(app.routes)}
     # The outermost middleware of this service: it sees every answer.
-    app.add_middleware(AccessLog, metrics=metrics, prefix=settings.root_path, paths=paths)
+    app.add_middleware(RequestContextMiddleware, metrics=metrics, prefix=settings.root_path, paths=paths)
     return app
 
 
@@ -70,7 +70,7 @@ def _lock(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     if settings.api_keys:
         open_paths = {*(HEALTH if settings.health_open else ()), *(METRICS if settings.metrics_open else ())}
         keys = [key.get_secret_value() for key in settings.api_keys]
-        app.add_middleware(Keys, metrics=metrics, keys=keys, open_paths=open_paths)
+        app.add_middleware(ApiKeyMiddleware, metrics=metrics, keys=keys, open_paths=open_paths)
         declare(app.openapi(), open_paths)
 
 
@@ -81,7 +81,7 @@ async def classifying(
     """What the routes need, in front of a batcher that works and is drained at the end."""
     classifier = _open_classifier(settings, backend, decode_threads, metrics)
     service = Service(settings, backend, classifier, metrics)
-    metrics.decode_depth.set_function(lambda: classifier.decoding)
+    metrics.decode_in_progress.set_function(lambda: classifier.decoding)
     metrics.uploaded_bytes.set_function(lambda: service.uploaded)
     try:
         yield service
@@ -107,7 +107,7 @@ def _open_classifier(settings: Settings, backend: Backend, decode_threads: int, 
         follow_profiles=settings.color_profiles == "convert",
         shrinks=settings.decode == "fast",
         decode_threads=decode_threads,
-        decode_queue=settings.decode_queue,
-        on_leave=lambda stage: metrics.abandoned.labels(stage).inc(),
+        max_decode_queue_size=settings.max_decode_queue_size,
+        on_cancel=lambda stage: metrics.cancelled.labels(stage).inc(),
         on_busy=metrics.decode_busy_seconds.inc,
     )

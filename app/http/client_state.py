@@ -6,18 +6,18 @@ def nothing() -> object:
     return None
 
 
-class Caller:
+class ClientState:
     """Of one request. The server says what it does; the request says what is then to be done.
 
     Behind any other server than ours, nothing is known: callers neither leave, nor have they sent all.
     """
 
     def __init__(self) -> None:
-        self.has_sent_all = self.has_left = False
-        self.when_it_leaves = nothing
+        self.is_request_complete = self.is_disconnected = False
+        self.on_disconnect = nothing
 
-    def leave(self) -> None:
+    def disconnect(self) -> None:
         """It has hung up. Said again, it changes nothing: what is cancelled twice does not know by whom."""
-        if not self.has_left:
-            self.has_left = True
-            self.when_it_leaves()
+        if not self.is_disconnected:
+            self.is_disconnected = True
+            self.on_disconnect()

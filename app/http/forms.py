@@ -5,7 +5,7 @@ import re
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 
-from app.errors import BadOption, UnsupportedEncoding
+from app.errors import InvalidParameter, UnsupportedEncoding
 from app.http.header_parameters import parameters_of
 
 # Text fields that a form may have beside its images. None is used, but clients send some.
@@ -50,14 +50,14 @@ class Form:
     Args:
         content_type: the request's, with the boundary.
         field: the image field.
-        max_images: how many images the form may have.
+        max_client_batch_size: how many images the form may have.
 
     Raises:
-        BadOption: the content type has no boundary, or none that can be used.
+        InvalidParameter: the content type has no boundary, or none that can be used.
     """
 
-    def __init__(self, content_type: str, field: str, max_images: int) -> None:
-        self._field, self._max_images = field, max_images
+    def __init__(self, content_type: str, field: str, max_client_batch_size: int) -> None:
+        self._field, self._max_images = field, max_client_batch_size
         self._images = list[bytes]()
         self._fields = list[str]()  # of all parts whose headers have arrived
         self._parts = 0
@@ -75,7 +75,7 @@ class Form:
         """Read the next piece of the body.
 
         Raises:
-            BadOption: the form is malformed, has too many parts, or an image in another field.
+            InvalidParameter: the form is malformed, has too many parts, or an image in another field.
             UnsupportedEncoding: a part is encoded.
         """
         self._count_headers(data)
@@ -87,18 +87,18 @@ class Form:
             try:
                 self._parser.write(data)
             except FormParserError as error:
-                raise BadOption(self._what_is_malformed(str(error))) from error
+                raise InvalidParameter(self._what_is_malformed(str(error))) from error
 
     def images(self) -> list[bytes]:
         """Return the images. Call this at the end of the body.
 
         Raises:
-            BadOption: the form is cut off before its last boundary, or has no image.
+            InvalidParameter: the form is cut off before its last boundary, or has no image.
         """
         if not self._is_whole:
-            raise BadOption(self._what_is_missing())
+            raise InvalidParameter(self._what_is_missing())
         if self._seen > self._read:
-            raise BadOption(
+            raise InvalidParameter(
                 f"The form is malformed: it has {self._seen} headers Content-Disposition, but {self._read} parts with "
                 f"one. Before each part, its boundary, {self._boundary.decode()}, must be on a line of its own, "
                 "between CRLF and CRLF; the last boundary must be at the end."
@@ -106,7 +106,7 @@ class Form:
         if not self._images:
             there = ", ".join(f"'{name}'" for name in dict.fromkeys(self._fields))
             beside = f"; it has {there}" if there else ""
-            raise BadOption(f"The form has no file in a field named '{self._field}'{beside}.")
+            raise InvalidParameter(f"The form has no file in a field named '{self._field}'{beside}.")
         return self._images
 
     def _what_is_malformed(self, reason: str) -> str:
@@ -148,7 +148,7 @@ class Form:
             del self._before[: -(len(self._boundary) + MAX_PADDING + 3)]
             return b""
         if first[1].endswith(b"\n") and not first[1].endswith(b"\r\n"):
-            raise BadOption("The lines of the form end in LF; RFC 7578 requires CRLF.")
+            raise InvalidParameter("The lines of the form end in LF; RFC 7578 requires CRLF.")
         self._parser = MultipartParser(
             self._boundary[2:],
             {
@@ -188,15 +188,15 @@ class Form:
         parameters = _parameters(self._headers.get("content-disposition", ""))
         name, *others = parameters.get("name", [None])
         if name is None:
-            raise BadOption(f"Part {self._parts} of the form has no name; name it '{self._field}'.")
+            raise InvalidParameter(f"Part {self._parts} of the form has no name; name it '{self._field}'.")
         if others:
-            raise BadOption(f"Part {self._parts} of the form has more than one name; name it '{self._field}'.")
+            raise InvalidParameter(f"Part {self._parts} of the form has more than one name; name it '{self._field}'.")
         self._fields.append(_shown(name))
         self._is_image = name == self._field
         content_type = self._headers.get("content-type", "").lower()
         self._is_file = "filename" in parameters or content_type.startswith(("image/", "application/octet-stream"))
         if content_type.startswith("multipart/"):
-            raise BadOption(
+            raise InvalidParameter(
                 f"Part {self._parts} of the form is a form itself. Send each image as a part of its own, in the "
                 f"field '{self._field}'."
             )
@@ -205,11 +205,13 @@ class Form:
         elif any(parameters.get("filename", ())):
             self._refuse_file()
         elif self._parts - len(self._images) > MAX_TEXT_FIELDS:
-            raise BadOption(f"The form has more than {MAX_TEXT_FIELDS} fields beside '{self._field}'; send fewer.")
+            raise InvalidParameter(
+                f"The form has more than {MAX_TEXT_FIELDS} fields beside '{self._field}'; send fewer."
+            )
 
     def _check_image(self) -> None:
         if len(self._images) == self._max_images:
-            raise BadOption(
+            raise InvalidParameter(
                 f"The form has more than {self._max_images} images; send several requests."
                 if self._max_images > 1
                 else f"The form has more than one image in the field '{self._field}'; send several to /classify/batch."
@@ -223,7 +225,7 @@ class Form:
                 )
 
     def _refuse_file(self) -> None:
-        raise BadOption(
+        raise InvalidParameter(
             f"The form has a file in the field '{self._fields[-1]}'; send images in the field '{self._field}'."
         )
 
@@ -234,7 +236,7 @@ class Form:
             self._content.append(piece)
             return
         if self._size > MAX_TEXT_BYTES:
-            raise BadOption(
+            raise InvalidParameter(
                 f"The text in the field '{self._fields[-1]}' is longer than {MAX_TEXT_BYTES // 2**20} MiB; send images "
                 f"in '{self._field}'."
             )
@@ -256,7 +258,7 @@ class Form:
         """Refuse a part that has swallowed the next one: before or after a boundary, a part of CRLF is missing."""
         place = content.find(self._boundary)  # faster than the expression, and mostly all that is needed
         if place >= 0 and self._hidden.search(content, place):
-            raise BadOption(
+            raise InvalidParameter(
                 f"The form is malformed: a boundary in its part {self._parts} is not on a line of its own, between "
                 "CRLF and CRLF."
             )
@@ -268,17 +270,17 @@ class Form:
 def _boundary(content_type: str) -> bytes:
     """Return the boundary as it begins each part, with its two hyphens."""
     if len(content_type) > MAX_HEADER_BYTES:
-        raise BadOption(f"The Content-Type is longer than {MAX_HEADER_BYTES} bytes.")
+        raise InvalidParameter(f"The Content-Type is longer than {MAX_HEADER_BYTES} bytes.")
     boundary, *others = _parameters(content_type).get("boundary", [""])
     if others:
-        raise BadOption("The Content-Type has more than one boundary. Leave that header to the HTTP client.")
+        raise InvalidParameter("The Content-Type has more than one boundary. Leave that header to the HTTP client.")
     if not boundary:
-        raise BadOption(
+        raise InvalidParameter(
             "The Content-Type is multipart/form-data without a boundary. Leave that header to the HTTP client: it "
             "knows the boundary that it writes."
         )
     if len(boundary) > MAX_SHOWN or not boundary.isascii():  # RFC 2046, 5.1.1: at most 70 ASCII characters
-        raise BadOption("The boundary of the form is too long or not ASCII; RFC 2046 allows 70 characters.")
+        raise InvalidParameter("The boundary of the form is too long or not ASCII; RFC 2046 allows 70 characters.")
     return b"--" + boundary.encode()
 
 
@@ -286,7 +288,7 @@ def _parameters(header: str) -> dict[str, list[str]]:
     try:
         return parameters_of(header)
     except ValueError as error:
-        raise BadOption(f"A header of the form cannot be read, as {error}: {_shown(header)}") from error
+        raise InvalidParameter(f"A header of the form cannot be read, as {error}: {_shown(header)}") from error
 
 
 def _text(value: bytes) -> str:

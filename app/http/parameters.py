@@ -12,13 +12,13 @@ from fastapi import Request
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pydantic.json_schema import SkipJsonSchema
 
-from app.errors import BadOption
+from app.errors import InvalidParameter
 from app.validation_messages import REASONS
 
-MOST_MAPS = 100
+MAX_MAPS = 100
 """Evidence maps in an answer, of one image: a network can have tens of thousands of classes, and each map is a page."""
 
-MOST_KEPT_BYTES = 200
+MAX_KEPT_BYTES = 200
 """Of a query that is read once: longer ones are read each time, so that callers do not choose what the memory holds."""
 
 MAX_SHOWN = 100  # characters of a value that is repeated in a sentence
@@ -34,7 +34,7 @@ class Options(BaseModel, extra="forbid", frozen=True):
         None, description="Classes in the answer; the service's setting if absent."
     )
     evidence: bool = Field(
-        default=False, description=f"Add what each place of the image contributes; for at most {MOST_MAPS} classes."
+        default=False, description=f"Add what each place of the image contributes; for at most {MAX_MAPS} classes."
     )
 
 
@@ -69,10 +69,10 @@ def options_of(request: Request, kind: type[Kind]) -> Kind:
     """The options in the query.
 
     Raises:
-        BadOption: one of them is unknown, given twice, or has a value it cannot have.
+        InvalidParameter: one of them is unknown, given twice, or has a value it cannot have.
     """
     query: bytes = request.scope["query_string"]
-    read = _read_once if len(query) <= MOST_KEPT_BYTES else _read
+    read = _read_once if len(query) <= MAX_KEPT_BYTES else _read
     options: Kind = read(kind, query)
     return options
 
@@ -81,7 +81,7 @@ def timeout_of(request: Request) -> float | None:
     """The seconds that the caller will wait for the answer, if it says so.
 
     Raises:
-        BadOption: they are no number, or not above zero.
+        InvalidParameter: they are no number, or not above zero.
     """
     given = [value for name, value in request.scope["headers"] if name == TIMEOUT_HEADER]
     try:
@@ -103,7 +103,7 @@ def _read(kind: type[Kind], query: bytes) -> Kind:
     given = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
     values = dict(given)
     if len(values) < len(given):  # either could be meant
-        raise BadOption("An option is given more than once.")
+        raise InvalidParameter("An option is given more than once.")
     try:
         return kind.model_validate_strings(values)
     except ValidationError as error:
@@ -114,12 +114,12 @@ def _read(kind: type[Kind], query: bytes) -> Kind:
 _read_once = lru_cache(_read)
 
 
-def _bad_option(error: ValidationError, name: str, advice: str) -> BadOption:
+def _bad_option(error: ValidationError, name: str, advice: str) -> InvalidParameter:
     first = error.errors(include_url=False)[0]
     if first["type"] == "extra_forbidden":
-        return BadOption(f"There is no option {_shown(name)}; {advice}.")
+        return InvalidParameter(f"There is no option {_shown(name)}; {advice}.")
     reason = REASONS.get(first["type"], "not valid")
-    return BadOption(f"{name} {_shown(str(first['input']))} is {reason}; give {advice}.")
+    return InvalidParameter(f"{name} {_shown(str(first['input']))} is {reason}; give {advice}.")
 
 
 def _advice(kind: type[Options], name: str) -> str:

@@ -11,13 +11,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
 from app.errors import (
-    Busy,
-    HeadTooLarge,
+    HeadersTooLarge,
     InternalError,
     MalformedRequest,
     NotSupported,
+    RequestTimeout,
+    RetryableError,
     ServiceError,
-    SlowSender,
     TooManyConnections,
     Unauthorized,
     UnsupportedEncoding,
@@ -55,7 +55,7 @@ def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
 
 
 def _documented_headers(error: type[ServiceError]) -> dict[str, Any]:
-    if issubclass(error, Busy):
+    if issubclass(error, RetryableError):
         seconds = {"type": "integer", "minimum": 1}
         return {"Retry-After": {"description": "Seconds to wait.", "required": True, "schema": seconds}}
     if issubclass(error, Unauthorized):
@@ -66,8 +66,8 @@ def _documented_headers(error: type[ServiceError]) -> dict[str, Any]:
 ANYWHERE = documented(
     MalformedRequest,
     Unauthorized,
-    SlowSender,
-    HeadTooLarge,
+    RequestTimeout,
+    HeadersTooLarge,
     NotSupported,
     WrongVersion,
     TooManyConnections,
@@ -141,7 +141,7 @@ def problem_response(error: ServiceError) -> JSONResponse:
 
 
 def _headers(error: ServiceError) -> dict[str, str] | None:
-    if isinstance(error, Busy):
+    if isinstance(error, RetryableError):
         return {"Retry-After": str(error.retry_after)}
     if isinstance(error, UnsupportedEncoding):
         return {"Accept-Encoding": "identity"}  # RFC 9110, 15.5.16: what would have been accepted

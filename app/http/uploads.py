@@ -9,8 +9,8 @@ from typing import Self
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from app.errors import DeadlineExceeded, ImageTooLarge, Overloaded, SlowSender, UnsupportedEncoding
-from app.http.client_state import Caller, nothing
+from app.errors import DeadlineExceeded, ImageTooLarge, Overloaded, RequestTimeout, UnsupportedEncoding
+from app.http.client_state import ClientState, nothing
 from app.http.forms import Form, has_parts
 from app.http.parameters import timeout_of
 from app.http.request_head import header_of
@@ -48,7 +48,7 @@ def deadline_of(request: Request) -> float:
     Counted from the request's head, so that what was spent on a slow upload is spent.
 
     Raises:
-        BadOption: the caller's own limit is none.
+        InvalidParameter: the caller's own limit is none.
     """
     longest, timeout = service_of(request).settings.request_timeout, timeout_of(request)
     started: float = request.state.started
@@ -60,9 +60,9 @@ def is_form(request: Request) -> bool:
     return has_parts(header_of(request.scope, b"content-type"))
 
 
-def caller_of(request: Request) -> Caller:
+def caller_of(request: Request) -> ClientState:
     """Who asks, if the server says so."""
-    caller: Caller = request.scope["state"].setdefault("caller", Caller())
+    caller: ClientState = request.scope["state"].setdefault("caller", ClientState())
     return caller
 
 
@@ -70,18 +70,18 @@ async def received(request: Request, field: str, most: int, deadline: float) -> 
     """The images of a request: its body itself, or the files of one field of its form, in order.
 
     Raises:
-        BadOption: the form is damaged, has no such file, or more of them than `most`.
+        InvalidParameter: the form is damaged, has no such file, or more of them than `most`.
         UnsupportedEncoding: the body is compressed; it is not read.
         ImageTooLarge: the body is longer than the limit; what follows is not read.
         Overloaded: the bodies of other requests take all the memory there is for bodies.
-        SlowSender, DeadlineExceeded: it did not arrive in time.
+        RequestTimeout, DeadlineExceeded: it did not arrive in time.
         ClientDisconnect: the caller left.
     """
     started = time.perf_counter()
     _refuse_encoded(request)
     body = Body(request)
     try:
-        if caller_of(request).has_sent_all:
+        if caller_of(request).is_request_complete:
             images = await _images(request, body, field, most)
         else:
             async with _in_time(request, deadline):
@@ -146,7 +146,7 @@ class Body:
             # Not Starlette's `stream`, which takes longer than a small image takes to be decoded.
             message = await self._request.receive()
             if message["type"] == "http.disconnect":
-                self._service.metrics.abandoned.labels("read").inc()
+                self._service.metrics.cancelled.labels("read").inc()
                 raise ClientDisconnect
             is_whole = not message.get("more_body", False)
             if chunk := message.get("body", b""):
@@ -189,7 +189,7 @@ async def _in_time(request: Request, deadline: float) -> AsyncIterator[None]:
     except TimeoutError:
         if left < patience:
             raise DeadlineExceeded from None
-        raise SlowSender(f"The body did not arrive in {patience:g} s.") from None
+        raise RequestTimeout(f"The body did not arrive in {patience:g} s.") from None
 
 
 @contextlib.contextmanager
@@ -201,15 +201,15 @@ def while_caller_stays(request: Request) -> Iterator[None]:
     """
     caller, task = caller_of(request), asyncio.current_task()
     assert task is not None  # noqa: S101 (for the type checker: this is called from a coroutine)
-    if caller.has_left:
-        service_of(request).metrics.abandoned.labels("read").inc()
+    if caller.is_disconnected:
+        service_of(request).metrics.cancelled.labels("read").inc()
         raise ClientDisconnect
-    caller.when_it_leaves = task.cancel
+    caller.on_disconnect = task.cancel
     try:
         yield
     except asyncio.CancelledError:
-        if caller.has_left and task.uncancel() == 0:  # otherwise somebody else cancels, too
+        if caller.is_disconnected and task.uncancel() == 0:  # otherwise somebody else cancels, too
             raise ClientDisconnect from None
         raise
     finally:
-        caller.when_it_leaves = nothing
+        caller.on_disconnect = nothing

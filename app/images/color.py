@@ -1,4 +1,4 @@
-"""ICC profiles: the colours of a file → sRGB, which is what networks are shown. Knows nothing of files or limits.
+"""ICC profiles: the colors of a file → sRGB, which is what networks are shown. Knows nothing of files or limits.
 
 A caller chooses the profile, so it is bounded in size, believed only if it fits the picture, and otherwise ignored.
 """
@@ -8,21 +8,21 @@ from functools import lru_cache
 
 from PIL import Image, ImageCms
 
-MOST_BYTES = 2 * 2**20
+MAX_BYTES = 2 * 2**20
 """Of a profile. Those of printers have half of it."""
 
-MOST_KEPT = 16
+MAX_KEPT = 16
 """Transforms that are kept. A camera's profile is the same in all its pictures, and building one takes milliseconds."""
 
 INVISIBLE = 2
-"""Levels of 255 by which a profile may change a colour and still be called sRGB: its versions differ by as much."""
+"""Levels of 255 by which a profile may change a color and still be called sRGB: its versions differ by as much."""
 
 SRGB = ImageCms.createProfile("sRGB")
 
 
 def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """RGB, grey or CMYK → RGB. As it is, if the profile is sRGB's, damaged, too large, or made for another mode."""
-    transform = _transform(profile, image.mode) if len(profile) <= MOST_BYTES else None
+    """RGB, gray or CMYK → RGB. As it is, if the profile is sRGB's, damaged, too large, or made for another mode."""
+    transform = _transform(profile, image.mode) if len(profile) <= MAX_BYTES else None
     if transform is None:
         return image
     converted = transform.apply(image)
@@ -30,7 +30,7 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     return converted
 
 
-@lru_cache(MOST_KEPT)
+@lru_cache(MAX_KEPT)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     try:
         transform = ImageCms.ImageCmsTransform(
@@ -46,10 +46,10 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
-    """On a grid of all colours."""
+    """On a grid of all colors."""
     steps = range(0, 256, 51)
-    colours = bytes(level for red in steps for green in steps for blue in steps for level in (red, green, blue))
-    grid = Image.frombytes("RGB", (len(colours) // 3, 1), colours)
+    colors = bytes(level for red in steps for green in steps for blue in steps for level in (red, green, blue))
+    grid = Image.frombytes("RGB", (len(colors) // 3, 1), colors)
     return all(
-        abs(after - before) <= INVISIBLE for after, before in zip(transform.apply(grid).tobytes(), colours, strict=True)
+        abs(after - before) <= INVISIBLE for after, before in zip(transform.apply(grid).tobytes(), colors, strict=True)
     )

@@ -52,11 +52,11 @@ Picture = Image.Image
 LONGEST_SIDE = 65_535
 """JPEG's own limit. Resampling takes memory in proportion to a side: a line of millions of pixels, gigabytes."""
 
-MOST_PLANES = 6
+MAX_PLANES = 6
 """Of a TIFF: each has all the pixels. What covers more of them has strips that lie on others."""
 
 STRAIGHT = {"La": "LA", "RGBa": "RGBA"}
-"""Modes whose colours are multiplied by their alpha, as some TIFFs have them, and those that they become."""
+"""Modes whose colors are multiplied by their alpha, as some TIFFs have them, and those that they become."""
 
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = {
@@ -111,7 +111,7 @@ PngImagePlugin.MAX_TEXT_MEMORY = 4 * 2**20
 # Images are decoded side by side already; more threads for one would be taken from the others.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
-MOST_PIXELS = 89_478_485
+MAX_PIXELS = 89_478_485
 """Above this Pillow warns of a decompression bomb, and at twice as many it refuses: no limit may be higher."""
 
 
@@ -156,7 +156,7 @@ def open_image(data: bytes, limits: Limits) -> Image.Image:
 
 def _passed_on(error: Exception, limits: Limits) -> Exception:
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return ImageTooLarge(f"The image has over {MOST_PIXELS} pixels; {limits.pixels} are allowed.")
+        return ImageTooLarge(f"The image has over {MAX_PIXELS} pixels; {limits.pixels} are allowed.")
     return error
 
 
@@ -381,7 +381,7 @@ def _check_tiles(image: TiffImagePlugin.TiffImageFile, limits: Limits) -> None:
         raise ImageTooLarge(f"A tile of the image has {width} × {height} pixels; {limits.pixels} are allowed.")
     strips, rows = image.tag_v2.get(TiffImagePlugin.STRIPOFFSETS, ()), image.tag_v2.get(TiffImagePlugin.ROWSPERSTRIP)
     rows = rows if isinstance(rows, int) and 0 < rows < image.height else image.height
-    if len(strips) > MOST_PLANES * -(-image.height // rows):
+    if len(strips) > MAX_PLANES * -(-image.height // rows):
         raise UnreadableImage("The strips of the TIFF lie on each other.")
 
 
@@ -397,7 +397,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _transparent_level(image: Image.Image) -> int | tuple[int, int, int] | None:
-    """The colour that a PNG declares transparent in other bits than Pillow keeps of each pixel, in those."""
+    """The color that a PNG declares transparent in other bits than Pillow keeps of each pixel, in those."""
     level = image.info.get("transparency")
     if image.mode == "I;16":
         return level
@@ -411,39 +411,39 @@ def _transparent_level(image: Image.Image) -> int | tuple[int, int, int] | None:
 
 
 def _to_8_bits(image: Image.Image, transparent: int | tuple[int, int, int] | None) -> Image.Image:
-    """16-bit grey by its full range; Pillow's own conversion clips at 255 and makes the picture white.
+    """16-bit gray by its full range; Pillow's own conversion clips at 255 and makes the picture white.
 
     A TIFF can have 12 bits, and its zero can be white: of both, Pillow knows nothing in this mode.
     """
     tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     white = 4095 if tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,) else 65535
     levels = np.asarray(image)
-    grey = Image.fromarray((levels.astype(np.uint32) * 255 // white).astype(np.uint8))
+    gray = Image.fromarray((levels.astype(np.uint32) * 255 // white).astype(np.uint8))
     if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:
-        grey = ImageOps.invert(grey)
+        gray = ImageOps.invert(gray)
     if transparent is not None:
-        grey.putalpha(Image.fromarray((levels != transparent) * np.uint8(255)))
-    grey.info = {name: value for name, value in image.info.items() if name != "transparency"}
-    return grey
+        gray.putalpha(Image.fromarray((levels != transparent) * np.uint8(255)))
+    gray.info = {name: value for name, value in image.info.items() if name != "transparency"}
+    return gray
 
 
 def _flatten(image: Image.Image, *, follow_profile: bool) -> Image.Image:
     profile = image.info.get("icc_profile") if follow_profile else None
     if image.mode == "RGB" and "transparency" not in image.info:
         return to_srgb(image, profile) if profile else image
-    colours, alpha = _split(image)
+    colors, alpha = _split(image)
     if profile:
-        colours = to_srgb(colours, profile)
-    colours = colours.convert("RGB")
+        colors = to_srgb(colors, profile)
+    colors = colors.convert("RGB")
     if alpha is None:
-        return colours
+        return colors
     white = Image.new("RGB", image.size, "white")
-    white.paste(colours, mask=alpha)
+    white.paste(colors, mask=alpha)
     return white
 
 
 def _split(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Colours of 8 bits in a mode that profiles are made for (RGB, L, CMYK), and how opaque pixels are if not fully."""
+    """Colors of 8 bits in a mode that profiles are made for (RGB, L, CMYK), and how opaque pixels are if not fully."""
     if image.mode in STRAIGHT:
         image = image.convert(STRAIGHT[image.mode])
     if image.mode == "LA":

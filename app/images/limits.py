@@ -10,19 +10,19 @@ from collections.abc import Iterator
 
 from app.errors import ImageTooLarge, UnreadableImage
 
-MOST_READS = 20_000
+MAX_READS = 20_000
 """Pillow walks through a header in Python, some pieces byte by byte: 32 MiB of it take ten seconds."""
 
-MOST_READS_OF_PIXELS = 1_000_000
+MAX_READS_OF_PIXELS = 1_000_000
 """A second. Runs of a BMP are read byte by byte, and every strip or chunk by itself: a PNG of 32 MiB in the usual
 chunks of 8 KiB asks 12,000 times."""
 
 PACKED = {b"iCCP", b"zTXt", b"iTXt"}
 """Chunks of a PNG that are unpacked where they stand, to 1 MiB in 2 ms; one takes 1 KB of a file."""
 
-MOST_PACKED = 16
+MAX_PACKED = 16
 
-MOST_PIECES = 65_535
+MAX_PIECES = 65_535
 """Strips, tiles or other values of one tag of a TIFF. Pillow makes an object of each: eight million of them, 32 MB,
 took 2.8 GB and 22 s."""
 
@@ -38,11 +38,11 @@ CLASSIC, BIG = ("4xL", "H", "HHL4x"), ("8xQ", "Q", "HHQ8x")
 BIG_TIFF = 43
 """What stands in the place of the 42 of a TIFF whose offsets have 64 bits."""
 
-MOST_SCANNED = 2_000_000_000
+MAX_SCANNED = 2_000_000_000
 """Pixels of a JPEG times its scans: two seconds. A progressive one has ten; a scan of nothing takes 95 bytes in a file,
 and 50 ms in 64 megapixels."""
 
-LEAST_SCAN = 10
+MIN_SCAN = 10
 """Bytes of a JPEG's scan."""
 
 MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
@@ -56,7 +56,7 @@ class File(io.BytesIO):
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
-        self._reads_left, self._packed_left = MOST_READS, MOST_PACKED
+        self._reads_left, self._packed_left = MAX_READS, MAX_PACKED
 
     def read(self, size: int | None = -1, /) -> bytes:
         """As any file.
@@ -73,17 +73,17 @@ class File(io.BytesIO):
 
     def go_on(self) -> None:
         """The header has been read; pixels are next."""
-        self._reads_left = MOST_READS_OF_PIXELS
+        self._reads_left = MAX_READS_OF_PIXELS
 
 
 def check_pieces(data: bytes) -> None:
     """Look for the number of values of each tag in the first directory, if this is a TIFF.
 
     Raises:
-        UnreadableImage: there are more than `MOST_PIECES`.
+        UnreadableImage: there are more than `MAX_PIECES`.
     """
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
-    if order is not None and max(_counts(data, order), default=0) > MOST_PIECES:
+    if order is not None and max(_counts(data, order), default=0) > MAX_PIECES:
         raise UnreadableImage("The TIFF consists of too many pieces.")
 
 
@@ -108,10 +108,10 @@ def check_scans(jpeg: bytes, pixels: int) -> None:
     """Count the scans up to the end of the (first) image, if there can be too many.
 
     Raises:
-        ImageTooLarge: all together they cover more than `MOST_SCANNED` pixels.
+        ImageTooLarge: all together they cover more than `MAX_SCANNED` pixels.
     """
-    most = MOST_SCANNED // pixels
-    if len(jpeg) < LEAST_SCAN * most:
+    most = MAX_SCANNED // pixels
+    if len(jpeg) < MIN_SCAN * most:
         return
     scans, place = 0, 2
     while scans <= most and (marker := MARKER.search(jpeg, place)) and marker[0] != END:

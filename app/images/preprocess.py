@@ -1,4 +1,4 @@
-"""RGB image → pixels, exactly as the checkpoint was trained. Normalisation is not here: it is in the network's weights.
+"""RGB image → pixels, exactly as the checkpoint was trained. Normalization is not here: it is in the network's weights.
 
 Pillow's antialiased resampling is the reference; it computes in integers, so the same image gives the same pixels on
 every machine. Only what the crop keeps is resized: the crop is mapped back onto the image through the *rounded* full
@@ -100,7 +100,7 @@ def _within(length: int, start: float, end: float, scale: float) -> tuple[int, i
 
 
 def _filled(kept: Image.Image, across: Span, down: Span, recipe: Preprocessing) -> Image.Image:
-    """With the colour of the padding around it, if it does not fill the result."""
+    """With the color of the padding around it, if it does not fill the result."""
     size = across.size, down.size
     if kept.size == size or not isinstance(recipe.resize, Pad):
         return kept

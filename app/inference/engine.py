@@ -14,8 +14,8 @@ from app.errors import DeviceError, sentence
 from app.inference import cuda
 from app.inference.io_binding import Bindings
 from app.inference.onnx_runtime import onnxruntime
-from app.inference.session import INPUT, OUTPUT, TOKENS, DeviceTruth, Network, is_out_of_memory, open_session
-from app.model_output import Output
+from app.inference.session import INPUT, OUTPUT, TOKENS, DeviceReport, Network, is_out_of_memory, open_session
+from app.model_output import ModelOutput
 from app.system.device import CPU, Device
 
 log = logging.getLogger("swin.start")
@@ -25,7 +25,7 @@ ON_GPU = "cuda"  # where memory of a GPU is, whatever runs there
 MEASUREMENTS, SHORT_SECONDS, LONG_SECONDS = 4, 0.01, 0.5
 """Runs of a bucket at warm-up; more of those that take no time, and after so long one is enough."""
 
-LEAST_SAVING, BATCH_SECONDS = 0.03, 0.0002
+MIN_SAVING, BATCH_SECONDS = 0.03, 0.0002
 """The part of an image's cost that a bucket has to save beside the one before it, to be worth the wait; and what a
 batch costs the service beside its run, on its way to the engine's thread and back."""
 
@@ -45,11 +45,11 @@ class Engine:
     def __init__(
         self,
         session: onnxruntime.InferenceSession,
-        truth: DeviceTruth,
+        device_report: DeviceReport,
         buckets: Sequence[int],
         bindings: Bindings | None = None,
     ) -> None:
-        self.truth = truth
+        self.device_report = device_report
         self.buckets = tuple(sorted(buckets))
         self.bucket_seconds: dict[int, float] = {}  # measured by warm_up
         self.image_shape = tuple(session.get_inputs()[0].shape[1:])  # height, width, 3
@@ -60,7 +60,7 @@ class Engine:
 
     def sibling(self) -> "Engine":
         """Another engine on the same session, as warm: they share the weights and run batches side by side."""
-        sibling = Engine(self._session, self.truth, self.buckets)
+        sibling = Engine(self._session, self.device_report, self.buckets)
         sibling.bucket_seconds = self.bucket_seconds
         return sibling
 
@@ -93,12 +93,12 @@ class Engine:
         logits, tokens = self._run([OUTPUT, TOKENS], pixels)
         return logits, tokens
 
-    def answer(self, images: Images, detailed: Sequence[bool]) -> list[Output]:
+    def answer(self, images: Images, return_tokens: Sequence[bool]) -> list[ModelOutput]:
         """An output for each image, (height, width, 3), with tokens for those that ask."""
-        if not any(detailed):  # tokens are not even fetched
-            return [Output(logits, None) for logits in self.run(images)]
-        rows = zip(*self.run_with_tokens(images), detailed, strict=True)
-        return [Output(logits, tokens if wanted else None) for logits, tokens, wanted in rows]
+        if not any(return_tokens):  # tokens are not even fetched
+            return [ModelOutput(logits, None) for logits in self.run(images)]
+        rows = zip(*self.run_with_tokens(images), return_tokens, strict=True)
+        return [ModelOutput(logits, tokens if wanted else None) for logits, tokens, wanted in rows]
 
     def _run(self, names: list[str], images: Images) -> list[NDArray[np.float32]]:
         size, bucket = len(images), self.bucket(len(images))
@@ -116,10 +116,10 @@ class Engine:
     def _checked(self, name: str, values: NDArray[np.float32], size: int, bucket: int) -> NDArray[np.float32]:
         wanted = (bucket, *self._output_shapes[name])
         if values.shape != wanted:
-            raise ValueError(f"{self.truth.device} gave {name} of shape {values.shape}, not {wanted}")
+            raise ValueError(f"{self.device_report.device} gave {name} of shape {values.shape}, not {wanted}")
         values = values[:size]
         if not np.isfinite(values).all():
-            raise ValueError(f"{self.truth.device} gave {name} that are not finite")
+            raise ValueError(f"{self.device_report.device} gave {name} that are not finite")
         return values
 
     def bucket(self, size: int) -> int:
@@ -127,7 +127,7 @@ class Engine:
 
         There every image takes its time, the empty ones too: batches of 5 would take that of 8.
         """
-        return size if self.truth.device.kind == "cpu" else self._warm(size)
+        return size if self.device_report.device.kind == "cpu" else self._warm(size)
 
     def expected_seconds(self, size: int) -> float:
         """What a batch of this size takes, by what was measured at warm-up; 0 before."""
@@ -142,7 +142,7 @@ class Engine:
         buckets = [
             {"batch": size, "milliseconds": round(seconds * 1e3, 3)} for size, seconds in self.bucket_seconds.items()
         ]
-        return {**asdict(self.truth), "device": str(self.truth.device), "buckets": buckets}
+        return {**asdict(self.device_report), "device": str(self.device_report.device), "buckets": buckets}
 
     def warm_up(self, *, while_cheaper: bool = False) -> None:
         """Run every bucket: to pay for allocation and kernel choice, and to know what to expect.
@@ -167,7 +167,9 @@ class Engine:
 
     def _measured(self, bucket: int) -> float:
         """The least of some runs: the first is slow, and others may use this machine at the same time."""
-        least = 1 if self.truth.device.kind == "cpu" else 2  # elsewhere, a first run looks for kernels and records them
+        least = (
+            1 if self.device_report.device.kind == "cpu" else 2
+        )  # elsewhere, a first run looks for kernels and records them
         pixels = np.zeros((bucket, *self.image_shape), np.uint8)
         seconds = list[float]()
         while (
@@ -189,7 +191,7 @@ class Engine:
             differences = np.abs(self._try(pixels[rows]) - expected[rows]).max(axis=1)
             for row, difference in zip(rows, differences, strict=True):
                 if not difference <= tolerance:  # also catches NaN
-                    where = f"{self.truth.device} in a batch of {size}"
+                    where = f"{self.device_report.device} in a batch of {size}"
                     raise DeviceError(
                         f"golden sample {row} differs by {difference:.3g} on {where}; allowed: {tolerance:.3g}"
                     )
@@ -206,21 +208,21 @@ class Engine:
             raise DeviceError(self._why_not(len(pixels), sentence(error))) from error
 
     def _why_not(self, size: int, said: str) -> str:
-        device, gpu, bucket = self.truth.device, self.truth.gpu, self.bucket(size)
+        device, gpu, bucket = self.device_report.device, self.device_report.gpu, self.bucket(size)
         if is_out_of_memory(said):
             cure = "lower max_batch" if bucket > 1 else "others use it too"
             return f"{device} is out of memory at batches of {bucket}: {cure} ({said})"
         if device.kind == "cuda" and gpu and gpu.cudnn is None:  # opened by the first kernel that calls it, not before
             cure = "cuDNN is not loaded, pip install 'swin-serve[gpu]' brings it"
             return f"{device} cannot run a batch of {bucket}: {cure} ({said})"
-        without = ", perhaps not as a CUDA graph: try cuda_graphs off" if self.truth.graphs else ""
+        without = ", perhaps not as a CUDA graph: try cuda_graphs off" if self.device_report.graphs else ""
         return f"{device} cannot run a batch of {bucket}{without}: {said}"
 
 
 def _is_cheaper(size: int, seconds: float, before: int, seconds_before: float) -> bool:
     """Whether an image costs less in batches of this size than in those of the size before."""
     cost, cost_before = (seconds + BATCH_SECONDS) / size, (seconds_before + BATCH_SECONDS) / before
-    return cost < (1 - LEAST_SAVING) * cost_before
+    return cost < (1 - MIN_SAVING) * cost_before
 
 
 def open_engine(
@@ -240,6 +242,6 @@ def open_engine(
         BundleError: the model's input and outputs are not those of the contract.
     """
     graphs = graphs and device.kind == "cuda"
-    session, truth = open_session(network, device, threads=threads, buckets=buckets, graphs=graphs)
+    session, device_report = open_session(network, device, threads=threads, buckets=buckets, graphs=graphs)
     bindings = None if device == CPU else Bindings(session, (ON_GPU, device.index))
-    return Engine(session, truth, buckets, bindings)
+    return Engine(session, device_report, buckets, bindings)

@@ -16,7 +16,7 @@ from app.system.device import CPU, Device, devices
 
 log = logging.getLogger("swin.start")
 
-SMALL_SECONDS, LEAST_GAIN = 0.01, 1.5
+SMALL_SECONDS, MIN_GAIN = 0.01, 1.5
 """Networks that take less for an image are tried with one thread, too: two take a third more CPU time for theirs, or
 more, and decoding wants it. Those that are not at least so many times as fast with all threads get one."""
 
@@ -69,28 +69,31 @@ def _open_on(device: Device, bundle: Bundle, settings: Settings) -> list[Engine]
     """All engines of one device: on the CPU they share a session, on a GPU each has its own stream, hence session."""
     if device == CPU:
         engine = _open_on_cpu(bundle, settings)
-        return [engine, *(engine.sibling() for _ in range((settings.engines or ON_CPU) - 1))]
+        return [engine, *(engine.sibling() for _ in range((settings.instances_per_device or ON_CPU) - 1))]
     threads, buckets = settings.threads or 1, _buckets(settings)
     first = open_proved(bundle, device, threads, buckets, while_cheaper=True, graphs=settings.cuda_graphs)
     engines = [first]
     with _closed_on_failure(engines):
-        for _ in range((settings.engines or ON_GPU) - 1):
+        for _ in range((settings.instances_per_device or ON_GPU) - 1):
             engines.append(_like(bundle, first, graphs=settings.cuda_graphs))  # noqa: PERF401 (what was opened before a failure is closed)
     return engines
 
 
 def _open_on_cpu(bundle: Bundle, settings: Settings) -> Engine:
     """With the threads asked for; else with all there are, unless the network is too small to gain by them."""
-    threads, buckets = settings.threads or max(available_cpus() // (settings.engines or ON_CPU), 1), _buckets(settings)
+    threads, buckets = (
+        settings.threads or max(available_cpus() // (settings.instances_per_device or ON_CPU), 1),
+        _buckets(settings),
+    )
     engine = open_proved(bundle, CPU, threads, buckets, while_cheaper=True)
     if settings.threads or threads == 1 or engine.image_seconds > SMALL_SECONDS:
         return engine
     alone = open_proved(bundle, CPU, 1, buckets, while_cheaper=True)
-    return alone if alone.image_seconds < LEAST_GAIN * engine.image_seconds else engine
+    return alone if alone.image_seconds < MIN_GAIN * engine.image_seconds else engine
 
 
 def another(bundle: Bundle, engines: Sequence[Engine], failed: Engine) -> Engine:
-    """In the place of one that failed, on its device: on the CPU on a session that another was renewed with.
+    """In the place of one that failed, on its device: on the CPU on a session that another was restarted with.
 
     So what several engines shared and lost is in memory once more, not once for each of them. On a GPU without graphs,
     if other engines run meanwhile: while ONNX Runtime records one, no thread of the process may ask CUDA for anything.
@@ -99,19 +102,23 @@ def another(bundle: Bundle, engines: Sequence[Engine], failed: Engine) -> Engine
         StartError: the device, or the bundle, is not what it was.
     """
     for engine in engines:
-        if failed.truth.device == CPU and engine.truth == failed.truth and not engine.shares_session(failed):
+        if (
+            failed.device_report.device == CPU
+            and engine.device_report == failed.device_report
+            and not engine.shares_session(failed)
+        ):
             sibling = engine.sibling()
             check_golden(bundle, sibling)
             return sibling
-    return _like(bundle, failed, graphs=failed.truth.graphs and len(engines) == 1)
+    return _like(bundle, failed, graphs=failed.device_report.graphs and len(engines) == 1)
 
 
 def _like(bundle: Bundle, engine: Engine, *, graphs: bool) -> Engine:
     """One more as this one, on a session of its own."""
-    return open_proved(bundle, engine.truth.device, engine.truth.threads, engine.buckets, graphs=graphs)
+    return open_proved(bundle, engine.device_report.device, engine.device_report.threads, engine.buckets, graphs=graphs)
 
 
 def _buckets(settings: Settings) -> list[int]:
     """Powers of two, and the largest batch itself."""
-    largest = min(settings.max_batch, settings.queue_images)
+    largest = min(settings.max_batch, settings.max_queue_size)
     return [*(1 << power for power in range((largest - 1).bit_length())), largest]

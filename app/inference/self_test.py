@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from app.bundle.load import Bundle
 from app.bundle.manifest import GoldenSample
 from app.errors import BundleError, ServiceError
-from app.images.decode import MOST_PIXELS, Limits, Picture, open_image, to_rgb
+from app.images.decode import MAX_PIXELS, Limits, Picture, open_image, to_rgb
 from app.images.preprocess import preprocess
 from app.inference.engine import Engine, open_engine
 from app.inference.session import Network
@@ -112,7 +112,7 @@ def golden_pictures(bundle: Bundle) -> dict[str, Picture]:
 
 def _picture(name: str, content: bytes) -> Picture:
     try:
-        return to_rgb(open_image(content, Limits(MOST_PIXELS)))
+        return to_rgb(open_image(content, Limits(MAX_PIXELS)))
     except ServiceError as error:
         raise BundleError(f"golden sample {name}: {error.detail}") from error
 

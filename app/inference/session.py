@@ -51,7 +51,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class DeviceTruth:
+class DeviceReport:
     """Where the network runs, as the session itself reports it."""
 
     device: Device
@@ -65,7 +65,7 @@ class DeviceTruth:
 
 def open_session(
     network: Network, device: Device, *, threads: int, buckets: Sequence[int], graphs: bool
-) -> tuple[onnxruntime.InferenceSession, DeviceTruth]:
+) -> tuple[onnxruntime.InferenceSession, DeviceReport]:
     """See `app.inference.engine.open_engine`.
 
     Raises:
@@ -76,7 +76,7 @@ def open_session(
     started = time.monotonic()
     try:
         session = _opened(network, device, options, threads)
-        truth = _truth(session, device, threads)
+        device_report = _truth(session, device, threads)
     except DeviceError:
         if device != CPU:  # which library is missing, ONNX Runtime tells nobody but stderr
             cuda.check_libraries(CAPI, device.kind)
@@ -85,8 +85,8 @@ def open_session(
     log.log(level, "session is open", extra={"device": device, "seconds": round(time.monotonic() - started, 1)})
     _check_signature(session, network)
     if device != CPU:
-        truth = replace(truth, gpu=cuda.about(device.index), graphs=graphs)
-    return session, truth
+        device_report = replace(device_report, gpu=cuda.about(device.index), graphs=graphs)
+    return session, device_report
 
 
 def require_gpu_build(kind: str = "cuda") -> None:
@@ -187,7 +187,7 @@ def _mapped(files: Mapping[str, Path]) -> Iterator[tuple[list[str], list[mmap.mm
         yield [*files], contents, [*map(len, contents)]
 
 
-def _truth(session: onnxruntime.InferenceSession, device: Device, threads: int) -> DeviceTruth:
+def _truth(session: onnxruntime.InferenceSession, device: Device, threads: int) -> DeviceReport:
     """Read off the session where it runs.
 
     Raises:
@@ -201,7 +201,7 @@ def _truth(session: onnxruntime.InferenceSession, device: Device, threads: int) 
         nodes[part.ep_name] += len(part.get_nodes())
     if nodes.keys() != {wanted}:
         raise DeviceError(f"the network would not run on {wanted} alone, but on {dict(nodes)}")
-    return DeviceTruth(device, actual, dict(nodes), threads, onnxruntime.__version__)
+    return DeviceReport(device, actual, dict(nodes), threads, onnxruntime.__version__)
 
 
 def _check_signature(session: onnxruntime.InferenceSession, network: Network) -> None:

@@ -30,7 +30,7 @@ class Backend(Protocol):
 
 @dataclass
 class Service:
-    """Hung on the application for the routes; opened by `main.open_service`, or by a frontend for itself."""
+    """Hung on the application for the routes; opened by `main.open_service`, or by an HTTP worker for itself."""
 
     settings: Settings
     backend: Backend

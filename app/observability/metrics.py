@@ -29,10 +29,10 @@ Counts = Sequence[Metric]
 class Metrics:
     """What the service counts. Attributes are named like the metrics, without the prefix `swin_`.
 
-    `loop` is what this process's event loop is for: `frontend`, or `queue` if frontends are processes of their own.
+    `loop` is what this process's event loop is for: `http_worker`, or `queue` if HTTP workers are processes of their own.
     """
 
-    def __init__(self, loop: str = "frontend") -> None:
+    def __init__(self, loop: str = "http_worker") -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self.loop_busy_seconds = _LoopTime(loop)
@@ -55,18 +55,20 @@ class Metrics:
             "swin_batch_padding", "Empty places that batches were padded with to reach a bucket.", registry=registry
         )
         self.batches_failed = Counter("swin_batches_failed", "Batches the engine could not run.", registry=registry)
-        self.frontends_replaced = Counter(
-            "swin_frontends_replaced", "Frontends that died and were started again.", registry=registry
+        self.http_worker_restarts = Counter(
+            "swin_http_worker_restarts", "HTTP workers that died and were started again.", registry=registry
         )
-        self.engines_renewed = Counter(
-            "swin_engines_renewed", "Engines opened and proved again after a failure.", registry=registry
+        self.engine_restarts = Counter(
+            "swin_engine_restarts", "Engines opened and proved again after a failure.", registry=registry
         )
         self.queue_depth = Gauge("swin_queue_depth", "Images that wait for an engine.", registry=registry)
-        self.decode_depth = Gauge("swin_decode_depth", "Images in decoding or waiting for it.", registry=registry)
+        self.decode_in_progress = Gauge(
+            "swin_decode_in_progress", "Images in decoding or waiting for it.", registry=registry
+        )
         self.uploaded_bytes = Gauge("swin_uploaded_bytes", "Request bodies held at the moment.", registry=registry)
         self.rejected = Counter("swin_rejected", "Images not classified, by error code.", ["reason"], registry=registry)
-        self.abandoned = Counter(
-            "swin_abandoned", "Images given up because their caller left, by stage.", ["stage"], registry=registry
+        self.cancelled = Counter(
+            "swin_cancelled", "Images given up because their caller left, by stage.", ["stage"], registry=registry
         )
         self.decode_busy_seconds = Counter(
             "swin_decode_busy_seconds", "Time the decode threads were busy.", registry=registry
@@ -74,8 +76,8 @@ class Metrics:
         self.engine_busy_seconds = Counter(
             "swin_engine_busy_seconds", "Time an engine ran batches.", ["engine"], registry=registry
         )
-        self.utilisation = Gauge(
-            "swin_utilisation", "How busy a part of the service was lately, 0 to 1.", ["part"], registry=registry
+        self.utilization_ratio = Gauge(
+            "swin_utilization_ratio", "How busy a part of the service was lately, 0 to 1.", ["part"], registry=registry
         )
         self.ready = Gauge(
             "swin_ready", "1 while the service classifies, 0 while it drains, recovers or is broken.", registry=registry

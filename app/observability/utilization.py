@@ -5,14 +5,14 @@ What is told, by the first rule that holds, where a part is at its limit from 85
     engines on the CPU, all CPUs used          CPU-bound       less work for what is busier, or more CPUs
     engines on the CPU, CPUs left              engine-bound    more threads or engines
     engines elsewhere                          engine-bound    a faster device, a smaller or more frugal network
-    the loop that serves several frontends     queue-bound     another service beside this one
+    the loop that serves several HTTP workers     queue-bound     another service beside this one
     decode threads, all CPUs used              decode-bound    more CPUs, or smaller images
-    decode threads, CPUs left                  decode-bound    more frontends: threads of one wait for each other
-    event loops of the frontends               frontend-bound  more frontends
+    decode threads, CPUs left                  decode-bound    more HTTP workers: threads of one wait for each other
+    event loops of the HTTP workers               HTTP worker-bound  more HTTP workers
     all CPUs used                              CPU-bound       more CPUs
 
 Of engines and decode threads, seconds are those of the clock: on a CPU that others want, too, they are busy for longer.
-What frontends in other processes did is known as it was a second ago.
+What HTTP workers in other processes did is known as it was a second ago.
 """
 
 from collections import deque
@@ -26,7 +26,7 @@ WINDOW_SECONDS = 10
 SAMPLES = {  # name of a sample, and the value of its one label that counts → part
     ("swin_engine_busy_seconds_total", None): "engine",
     ("swin_decode_busy_seconds_total", None): "decode",
-    ("swin_loop_busy_seconds_total", "frontend"): "frontend",
+    ("swin_loop_busy_seconds_total", "http_worker"): "http_worker",
     ("swin_loop_busy_seconds_total", "queue"): "queue",
     ("process_cpu_seconds_total", None): "cpu",
 }
@@ -37,8 +37,8 @@ class Parts(NamedTuple):
 
     engine: float = 0.0
     decode: float = 0.0
-    frontend: float = 0.0
-    queue: float = 0.0  # the loop that only serves frontends; none where one process does it all
+    http_worker: float = 0.0
+    queue: float = 0.0  # the loop that only serves HTTP workers; none where one process does it all
     cpu: float = 0.0
 
 
@@ -94,14 +94,14 @@ class Watch:
         if shares.queue >= LIMIT:
             return "queue-bound", "another service beside this one"
         if shares.decode >= LIMIT:
-            return "decode-bound", "more CPUs, decode=fast, or smaller images" if uses_all else "more frontends"
-        if shares.frontend >= LIMIT:
-            return "frontend-bound", "more frontends"
+            return "decode-bound", "more CPUs, decode=fast, or smaller images" if uses_all else "more HTTP workers"
+        if shares.http_worker >= LIMIT:
+            return "HTTP worker-bound", "more HTTP workers"
         return ("CPU-bound", "more CPUs") if uses_all else ("nothing is at its limit", "")
 
 
 NOTHING = ((0.0, Parts()), (0.0, Parts()))
-NAMES = ("engine", "decode thread", "frontend", "queue", "CPU")
+NAMES = ("engine", "decode thread", "http_worker", "queue", "CPU")
 
 
 def busy(counts: Counts) -> Parts:

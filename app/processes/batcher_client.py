@@ -1,4 +1,4 @@
-"""The batcher of another process, as a frontend sees it: rows go there in slots, and answers come back in them."""
+"""The batcher of another process, as an HTTP worker sees it: rows go there in slots, and answers come back in them."""
 
 import asyncio
 import contextlib
@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.batching import admission
-from app.batching.admission import NEVER, Load, Terms
-from app.batching.types import Answer
+from app.batching.admission import NEVER, BatcherLimits, BatcherLoad
+from app.batching.types import InferenceResult
 from app.errors import DeadlineExceeded, Draining, InternalError, NotReady, Overloaded, ServiceError
 from app.processes.channel import ANSWER_OF, DONE, FORGET, GONE, ROW, ROW_OF, SLOT, refusal
-from app.processes.shared_memory import Board, Slots
+from app.processes.shared_memory import SharedLoad, TensorPool
 
-log = logging.getLogger("swin.frontends")
+log = logging.getLogger("swin.workers")
 
 # The batcher answers at the deadline itself. A row that has no answer so many seconds later has been lost.
 GRACE_SECONDS = 2
@@ -26,23 +26,25 @@ GRACE_SECONDS = 2
 class Sent(NamedTuple):
     """A row that is on its way."""
 
-    answer: asyncio.Future[Answer]
-    is_detailed: bool
+    answer: asyncio.Future[InferenceResult]
+    return_tokens: bool
     at: float
 
 
-class RemoteBatcher:
+class BatcherClient:
     """What a classifier needs of a batcher.
 
     Args:
         slots: shared with the process of the engines.
         board: where that process writes how things stand.
-        terms: of its batcher.
+        limits: of its batcher.
         send: tells that process.
     """
 
-    def __init__(self, slots: Slots, board: Board, terms: Terms, send: Callable[[int, bytes], None]) -> None:
-        self._slots, self._board, self._terms, self._send = slots, board, terms, send
+    def __init__(
+        self, slots: TensorPool, board: SharedLoad, limits: BatcherLimits, send: Callable[[int, bytes], None]
+    ) -> None:
+        self._slots, self._board, self._terms, self._send = slots, board, limits, send
         self._free = list(range(len(slots.pixels)))
         self._sent: dict[int, Sent] = {}  # by slot
         self._is_draining = False
@@ -50,7 +52,7 @@ class RemoteBatcher:
         self._is_idle.set()
 
     @property
-    def load(self) -> Load:
+    def load(self) -> BatcherLoad:
         """How things stand there."""
         return self._board.read()
 
@@ -70,7 +72,9 @@ class RemoteBatcher:
             raise Draining
         admission.admit(self.load, self._terms, deadline=deadline, coming=coming)
 
-    async def submit(self, pixels: NDArray[np.uint8], *, detailed: bool = False, deadline: float = NEVER) -> Answer:
+    async def submit(
+        self, pixels: NDArray[np.uint8], *, return_tokens: bool = False, deadline: float = NEVER
+    ) -> InferenceResult:
         """As `Batcher.submit`. The time to the other process and back counts as waiting."""
         self.admit(deadline=deadline)
         if not self._free:
@@ -79,14 +83,14 @@ class RemoteBatcher:
         self._slots.pixels[slot] = pixels
         self._free.pop()  # from here on the slot comes back with its answer, and not before
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Answer] = loop.create_future()
-        self._sent[slot] = Sent(answer, detailed, time.perf_counter())
+        answer: asyncio.Future[InferenceResult] = loop.create_future()
+        self._sent[slot] = Sent(answer, return_tokens, time.perf_counter())
         self._is_idle.clear()
         timer: asyncio.TimerHandle | None = None
         if deadline != NEVER:
             timer = loop.call_later(deadline - time.perf_counter() + GRACE_SECONDS, self._expire, slot, answer)
         try:
-            self._hand_in(slot, detailed=detailed, deadline=deadline)
+            self._hand_in(slot, return_tokens=return_tokens, deadline=deadline)
             return await answer
         except asyncio.CancelledError:
             if self._holds(slot, answer):
@@ -131,9 +135,9 @@ class RemoteBatcher:
         self._give_up(Draining)
         self._is_idle.set()
 
-    def _hand_in(self, slot: int, *, detailed: bool, deadline: float) -> None:
+    def _hand_in(self, slot: int, *, return_tokens: bool, deadline: float) -> None:
         try:
-            self._send(ROW, ROW_OF.pack(slot, detailed, deadline))
+            self._send(ROW, ROW_OF.pack(slot, return_tokens, deadline))
         except BaseException:
             del self._sent[slot]
             self._free.append(slot)
@@ -143,13 +147,15 @@ class RemoteBatcher:
     def _settle(self, slot: int, sent: Sent, outcome: int, seconds: float) -> None:
         if outcome == DONE:
             queued = time.perf_counter() - sent.at - seconds
-            sent.answer.set_result(Answer(self._slots.read(slot, detailed=sent.is_detailed), queued, seconds))
-        elif outcome == GONE:  # this frontend forgot no such row, or its answer would be done
+            sent.answer.set_result(
+                InferenceResult(self._slots.read(slot, return_tokens=sent.return_tokens), queued, seconds)
+            )
+        elif outcome == GONE:  # this HTTP worker forgot no such row, or its answer would be done
             sent.answer.set_exception(InternalError())
         else:
             sent.answer.set_exception(refusal(outcome, seconds))
 
-    def _expire(self, slot: int, answer: asyncio.Future[Answer]) -> None:
+    def _expire(self, slot: int, answer: asyncio.Future[InferenceResult]) -> None:
         """End the wait for an answer that is overdue. The slot stays taken: its pixels may still be read."""
         if self._holds(slot, answer) and not answer.done():
             log.error("row not answered", extra={"slot": slot})
@@ -161,7 +167,7 @@ class RemoteBatcher:
         if all(sent.answer.done() for sent in self._sent.values()):  # mostly, the first one is not
             self._is_idle.set()
 
-    def _holds(self, slot: int, answer: asyncio.Future[Answer]) -> bool:
+    def _holds(self, slot: int, answer: asyncio.Future[InferenceResult]) -> bool:
         """Whether the slot is still that answer's: before a task hears that it is cancelled, it can be another's."""
         return slot in self._sent and self._sent[slot].answer is answer
 

@@ -1,4 +1,4 @@
-"""Where the rows of one frontend are handed in, in the process of the engines: from its slots to the batcher and back.
+"""Where the rows of one HTTP worker are handed in, in the process of the engines: from its slots to the batcher and back.
 
 Every row that was handed in is answered exactly once; with the answer, its slot is free again.
 """
@@ -7,48 +7,48 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from app.batching.batcher import Batcher, Row
-from app.batching.types import Answer
+from app.batching.batcher import Batcher, QueueEntry
+from app.batching.types import InferenceResult
 from app.processes.channel import ANSWER, ANSWER_OF, DONE, GONE, ROW_OF, SLOT, outcome_of
-from app.processes.shared_memory import Slots
+from app.processes.shared_memory import TensorPool
 
 
-class Desk:
-    """Of one frontend.
+class BatcherServer:
+    """Of one HTTP worker.
 
     Args:
         batcher: where rows wait.
-        slots: that it shares with the frontend.
-        send: tells the frontend.
+        slots: that it shares with the HTTP worker.
+        send: tells the HTTP worker.
     """
 
-    def __init__(self, batcher: Batcher, slots: Slots, send: Callable[[int, bytes], None]) -> None:
+    def __init__(self, batcher: Batcher, slots: TensorPool, send: Callable[[int, bytes], None]) -> None:
         self._batcher, self._slots, self._send = batcher, slots, send
-        self._rows: dict[int, Row] = {}  # by slot
+        self._rows: dict[int, QueueEntry] = {}  # by slot
 
     def take(self, payload: bytes) -> None:
         """A row was handed in."""
-        slot, detailed, deadline = ROW_OF.unpack(payload)
+        slot, return_tokens, deadline = ROW_OF.unpack(payload)
         try:
-            row = self._batcher.put(self._slots.pixels[slot], detailed=detailed, deadline=deadline)
-        except Exception as error:  # noqa: BLE001 (whatever it is, the frontend waits for an answer)
+            row = self._batcher.enqueue(self._slots.pixels[slot], return_tokens=return_tokens, deadline=deadline)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the HTTP worker waits for an answer)
             self._refuse(slot, error)
             return
         self._rows[slot] = row
         row.answer.add_done_callback(partial(self._answer, slot))
 
-    def forget(self, payload: bytes) -> None:
+    def cancel(self, payload: bytes) -> None:
         """The caller of a row has left; it may have been answered just before."""
         (slot,) = SLOT.unpack(payload)
         if slot in self._rows:
-            self._batcher.forget(self._rows[slot])
+            self._batcher.cancel(self._rows[slot])
 
     def close(self) -> None:
-        """The frontend is no more, nor are the callers of its rows."""
+        """The HTTP worker is no more, nor are the callers of its rows."""
         for row in self._rows.values():
-            self._batcher.forget(row)
+            self._batcher.cancel(row)
 
-    def _answer(self, slot: int, answer: asyncio.Future[Answer]) -> None:
+    def _answer(self, slot: int, answer: asyncio.Future[InferenceResult]) -> None:
         self._rows.pop(slot).settle()
         if answer.cancelled():
             self._send(ANSWER, ANSWER_OF.pack(slot, GONE, 0.0))

@@ -1,4 +1,4 @@
-"""Messages between the process of the engines and a frontend: over one socket, whole and in order.
+"""Messages between the process of the engines and an HTTP worker: over one socket, whole and in order.
 
 A message is its kind, the length of what follows, and that. Both ends are of one version on one machine.
 """
@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from socket import socket
 
 from app.errors import (
-    Busy,
     DeadlineExceeded,
     Draining,
     EngineFailed,
     InternalError,
     NotReady,
     Overloaded,
+    RetryableError,
     ServiceError,
 )
 
@@ -24,21 +24,21 @@ log = logging.getLogger("swin.channel")
 
 HEAD = struct.Struct("=BI")
 
-# From a frontend.
+# From an HTTP worker.
 HELLO = 0  # it takes connections now
-ROW = 1  # a slot holds pixels: its number, whether the detailed answer is asked for, the deadline
+ROW = 1  # a slot holds pixels: its number, whether the return_tokens answer is asked for, the deadline
 FORGET = 2  # whose caller has left: the slot's number
 COUNTS = 3  # what its metrics say, pickled; once a second and when asked
 ASK = 4  # on behalf of one of its callers: a number, and the name of what it wants to know
 
-# To a frontend.
+# To an HTTP worker.
 ANSWER = 5  # a slot is free, with or without an output in it: its number, how it went, seconds
 COUNT = 6  # send your counts
 REPLY = 7  # the number of the question, whether it could be answered, and what is known, pickled
 STOP = 8  # finish and leave; said again, at once
 
 SLOT = struct.Struct("=I")
-ROW_OF = struct.Struct("=I?d")  # slot, detailed, deadline
+ROW_OF = struct.Struct("=I?d")  # slot, return_tokens, deadline
 ANSWER_OF = struct.Struct("=IBd")  # slot, outcome, seconds of the run or until to try again
 NUMBER = struct.Struct("=I")
 REPLY_OF = struct.Struct("=I?")  # question, whether it could be answered
@@ -114,7 +114,7 @@ class Channel(asyncio.Protocol):
         try:
             self._handlers[kind](payload)
         except Exception:
-            # Raised to asyncio, the error would close the channel: every request of the frontend would be lost.
+            # Raised to asyncio, the error would close the channel: every request of the HTTP worker would be lost.
             log.exception("message not handled", extra={"kind": kind, "bytes": len(payload)})
 
     def _flush(self) -> None:
@@ -130,7 +130,7 @@ def outcome_of(error: BaseException) -> tuple[int, float]:
     """
     for place, kind in enumerate(REFUSALS):
         if isinstance(error, kind):
-            return FIRST_REFUSAL + place, error.retry_after if isinstance(error, Busy) else 0.0
+            return FIRST_REFUSAL + place, error.retry_after if isinstance(error, RetryableError) else 0.0
     log.error("row failed", exc_info=error)
     return FIRST_REFUSAL + REFUSALS.index(InternalError), 0.0
 

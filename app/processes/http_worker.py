@@ -1,4 +1,4 @@
-"""One frontend: `python -m app.processes.http_worker`, which only `supervisor.py` starts.
+"""One HTTP worker: `python -m app.processes.http_worker`, which only `supervisor.py` starts.
 
 Takes connections, reads, decodes and ranks as a service that is one process does; only the batcher is elsewhere. It
 leaves when it is told to, or when that process has gone. Loads neither ONNX Runtime nor the network.
@@ -19,16 +19,16 @@ from typing import Any, NamedTuple
 
 import uvloop
 
-from app.batching.admission import Terms
+from app.batching.admission import BatcherLimits
 from app.bundle.load import Contents
 from app.errors import InternalError, NotReady
 from app.http.application import application, classifying
 from app.models.model import Service
 from app.observability import logging as logs
 from app.observability.metrics import Metrics
-from app.processes.batcher_client import RemoteBatcher
+from app.processes.batcher_client import BatcherClient
 from app.processes.channel import ANSWER, ASK, COUNT, COUNTS, HELLO, NUMBER, REPLY, REPLY_OF, STOP, Channel
-from app.processes.shared_memory import Board, Shapes, Slots, read_shared
+from app.processes.shared_memory import SharedLoad, TensorLayout, TensorPool, read_shared
 from app.server.server import App, Server, configured
 from app.settings import Settings
 from app.system import memory
@@ -37,7 +37,7 @@ from app.system.process_exit import end, leave
 log = logging.getLogger("swin.start")
 
 COUNTS_SECONDS = 1
-"""Between two looks at the metrics that are sent without being asked for: what is lost with a frontend that dies."""
+"""Between two looks at the metrics that are sent without being asked for: what is lost with an HTTP worker that dies."""
 
 ASK_SECONDS = 10
 """How long what the process of the engines knows may take to come."""
@@ -45,33 +45,33 @@ ASK_SECONDS = 10
 UNASKED = NUMBER.pack(0)
 
 
-class Ends(NamedTuple):
-    """File descriptors that a frontend is born with."""
+class InheritedFds(NamedTuple):
+    """File descriptors that an HTTP worker is born with."""
 
     channel: int
     listener: int
     board: int
     slots: int
-    papers: int
+    config: int
 
 
-class Papers(NamedTuple):
-    """What a frontend has to know, as the process of the engines knows it."""
+class WorkerConfig(NamedTuple):
+    """What an HTTP worker has to know, as the process of the engines knows it."""
 
     settings: Settings
     bundle: Contents
-    terms: Terms
-    shapes: Shapes
+    limits: BatcherLimits
+    shapes: TensorLayout
     decode_threads: int
 
 
-class Frontend:
+class HttpWorker:
     """The service of this process, and its line to the engines."""
 
-    def __init__(self, ends: Ends, papers: Papers) -> None:
-        self._papers, self._ends = papers, ends
-        self.bundle = papers.bundle
-        self.batcher: RemoteBatcher
+    def __init__(self, ends: InheritedFds, config: WorkerConfig) -> None:
+        self._papers, self._ends = config, ends
+        self.bundle = config.bundle
+        self.batcher: BatcherClient
         self._metrics = Metrics()
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count()
@@ -108,11 +108,11 @@ class Frontend:
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[Service]:
-        settings, _, terms, shapes, threads = self._papers
+        settings, _, limits, shapes, threads = self._papers
         handlers = dict[int, Callable[[bytes], None]]()
         self._channel = Channel(handlers, self._end)
-        slots, board = Slots(self._ends.slots, shapes), Board(self._ends.board)
-        self.batcher = RemoteBatcher(slots, board, terms, self._channel.send)
+        slots, board = TensorPool(self._ends.slots, shapes), SharedLoad(self._ends.board)
+        self.batcher = BatcherClient(slots, board, limits, self._channel.send)
         handlers |= {ANSWER: self.batcher.take_answer, COUNT: self._count, REPLY: self._take_reply, STOP: self._stop}
         await self._channel.open(socket.socket(fileno=self._ends.channel))
         async with classifying(settings, self, self._metrics, threads) as service:
@@ -172,7 +172,7 @@ class Frontend:
 
 
 class FrontendServer(Server):
-    """Signals are for the process of the engines, which then tells its frontends.
+    """Signals are for the process of the engines, which then tells its HTTP workers.
 
     `on_start` is called once connections are taken.
     """
@@ -191,22 +191,22 @@ class FrontendServer(Server):
         self._on_start()
 
 
-def _read(file: int) -> Papers:
-    papers: Papers = read_shared(file)
+def _read(file: int) -> WorkerConfig:
+    config: WorkerConfig = read_shared(file)
     os.close(file)
-    return papers
+    return config
 
 
 def main() -> int:
     """Serve until told to stop. Returns the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):  # they reach every process of a terminal, or of a container
         signal.signal(number, signal.SIG_IGN)
-    ends = Ends(*map(int, sys.argv[1:]))
-    papers = _read(ends.papers)
-    logs.configure(papers.settings.log_format, papers.settings.log_level)
+    ends = InheritedFds(*map(int, sys.argv[1:]))
+    config = _read(ends.config)
+    logs.configure(config.settings.log_format, config.settings.log_level)
     memory.give_back()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(Frontend(ends, papers).run())
+        runner.run(HttpWorker(ends, config).run())
     return end(0)
 
 

@@ -1,6 +1,6 @@
 """Places in memory that two processes share: pixels go down in them, logits and tokens come up.
 
-Each frontend has its own, so there is no allocator to share, and what a frontend that dies leaves behind dies with it.
+Each HTTP worker has its own, so there is no allocator to share, and what an HTTP worker that dies leaves behind dies with it.
 A slot that nobody uses takes no memory.
 """
 
@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from app.batching.admission import Load
-from app.model_output import Output
+from app.batching.admission import BatcherLoad
+from app.model_output import ModelOutput
 
-LOAD = struct.Struct(f"={len(Load._fields)}dd")  # and when it was written
+LOAD = struct.Struct(f"={len(BatcherLoad._fields)}dd")  # and when it was written
 STALE_SECONDS = 15
 """What was written so long ago is no longer so: it is written ten times a second."""
 
@@ -31,11 +31,11 @@ LINE = 64
 
 
 def are_available() -> bool:
-    """Return whether this system has what frontends need: anonymous files in memory and shared ports."""
+    """Return whether this system has what HTTP workers need: anonymous files in memory and shared ports."""
     return sys.platform == "linux" and hasattr(os, "memfd_create") and hasattr(socket, "SO_REUSEPORT")
 
 
-class Shapes(NamedTuple):
+class TensorLayout(NamedTuple):
     """How many slots there are, and what is in each."""
 
     slots: int
@@ -44,7 +44,7 @@ class Shapes(NamedTuple):
     tokens: tuple[int, int]  # positions, channels
 
 
-class Slots:
+class TensorPool:
     """A numbered place for each row on its way. Who writes to it, and when, is agreed by messages.
 
     Args:
@@ -52,7 +52,7 @@ class Slots:
         shapes: the same on both sides.
     """
 
-    def __init__(self, file: int, shapes: Shapes) -> None:
+    def __init__(self, file: int, shapes: TensorLayout) -> None:
         memory = mmap.mmap(file, size_of(shapes))
         count, at = shapes.slots, 0
         arrays = list[NDArray[np.generic]]()
@@ -63,38 +63,38 @@ class Slots:
         self.pixels: NDArray[np.uint8]
         self.pixels, self._logits, self._tokens = arrays  # type: ignore[assignment]  # (of the types that _parts names)
 
-    def write(self, slot: int, output: Output) -> None:
+    def write(self, slot: int, output: ModelOutput) -> None:
         """Leave what came of the slot's pixels."""
         self._logits[slot] = output.logits
         if output.tokens is not None:
             self._tokens[slot] = output.tokens
 
-    def read(self, slot: int, *, detailed: bool) -> Output:
+    def read(self, slot: int, *, return_tokens: bool) -> ModelOutput:
         """Take what was left: a copy, so that the slot can be used again."""
-        return Output(self._logits[slot].copy(), self._tokens[slot].copy() if detailed else None)
+        return ModelOutput(self._logits[slot].copy(), self._tokens[slot].copy() if return_tokens else None)
 
 
-class Board:
-    """Where the process of the engines writes how things stand, for every frontend to see at any time."""
+class SharedLoad:
+    """Where the process of the engines writes how things stand, for every HTTP worker to see at any time."""
 
     SIZE = LOAD.size
 
     def __init__(self, file: int) -> None:
         self._memory = mmap.mmap(file, self.SIZE)
 
-    def write(self, load: Load) -> None:
+    def write(self, load: BatcherLoad) -> None:
         """Not in one piece: who reads meanwhile sees some numbers of before, and estimates by them.
 
         `pack_into` would show them zeros, which it writes first.
         """
         self._memory[:] = LOAD.pack(*load, time.monotonic())
 
-    def read(self) -> Load:
+    def read(self) -> BatcherLoad:
         """How things stood a moment ago. Who has not written for long is not alive."""
         *load, at = LOAD.unpack_from(self._memory)
         if time.monotonic() > at + STALE_SECONDS:
-            return Load._make(load)._replace(is_alive=False, works=False)
-        return Load._make(load)
+            return BatcherLoad._make(load)._replace(is_alive=False, works=False)
+        return BatcherLoad._make(load)
 
 
 def memory(name: str, size: int) -> int:
@@ -134,12 +134,12 @@ def read_shared(file: int) -> Any:
     return pickle.loads(parts[0], buffers=parts[1:])  # noqa: S301 (from the process that started this one)
 
 
-def size_of(shapes: Shapes) -> int:
+def size_of(shapes: TensorLayout) -> int:
     """Bytes of all slots."""
     return sum(_aligned(shapes.slots * int(np.prod(shape)) * np.dtype(kind).itemsize) for shape, kind in _parts(shapes))
 
 
-def _parts(shapes: Shapes) -> list[tuple[tuple[int, ...], type[np.generic]]]:
+def _parts(shapes: TensorLayout) -> list[tuple[tuple[int, ...], type[np.generic]]]:
     return [(shapes.pixels, np.uint8), ((shapes.classes,), np.float32), (shapes.tokens, np.float32)]
 
 

@@ -1,6 +1,6 @@
 """Processes that speak HTTP before the one that has the engines; this is that one's side.
 
-Each frontend has a listening socket of its own on the one port, its own memory for rows, and a channel. One that dies
+Each HTTP worker has a listening socket of its own on the one port, its own memory for rows, and a channel. One that dies
 takes the requests it was serving with it and nothing else: its rows are forgotten, its memory goes, and another takes
 its place on the same socket, where meanwhile callers wait.
 """
@@ -21,61 +21,61 @@ from app.errors import StartError
 from app.models.model import Backend
 from app.observability.metrics import Counts, Metrics, exposition, merged, totals
 from app.observability.utilization import Parts, busy, together
-from app.processes.batcher_server import Desk
+from app.processes.batcher_server import BatcherServer
 from app.processes.channel import ASK, FORGET, NUMBER, REPLY, REPLY_OF, ROW, STOP
-from app.processes.http_worker import Ends, Papers
-from app.processes.shared_memory import Board, Slots, memory, shared, size_of
-from app.processes.worker_process import START_SECONDS, Life
+from app.processes.http_worker import InheritedFds, WorkerConfig
+from app.processes.shared_memory import SharedLoad, TensorPool, memory, shared, size_of
+from app.processes.worker_process import START_SECONDS, WorkerProcess
 
-log = logging.getLogger("swin.frontends")
+log = logging.getLogger("swin.workers")
 
-MOST_FAILURES = 10
-"""Frontends that end before they have begun, one after another; then the service ends, for others to see to it."""
+MAX_FAILURES = 10
+"""Supervisor that end before they have begun, one after another; then the service ends, for others to see to it."""
 
 MUTE_SECONDS = 5
-"""A frontend that has said nothing for so long is stuck, unless `stuck_seconds` is more. It has to, every second."""
+"""An HTTP worker that has said nothing for so long is stuck, unless `batch_timeout` is more. It has to, every second."""
 
 PAUSE_SECONDS = 1
 """Before the next try, where one ended before it had begun."""
 
 LAST_SECONDS = 5
-"""How long frontends may take to leave, beyond what the settings allow."""
+"""How long HTTP workers may take to leave, beyond what the settings allow."""
 
 LOOK_SECONDS, LATE_SECONDS = 0.1, 1
 """Between looks at how things stand when no row tells of it; a look so late tells of who looks, not of who is seen."""
 
 
-class FrontendLost(Exception):
+class WorkerLost(Exception):
     """One that cannot be brought back."""
 
 
-class Frontends:
+class Supervisor:
     """As many as there are listeners.
 
     Args:
-        papers: what each has to know.
-        listeners: bound to the same address, each for one frontend.
+        config: what each has to know.
+        listeners: bound to the same address, each for one HTTP worker.
         batcher: where their rows go.
         backend: what is known here beside.
         metrics: of this process.
     """
 
     def __init__(
-        self, papers: Papers, listeners: Sequence[socket], batcher: Batcher, backend: Backend, metrics: Metrics
+        self, config: WorkerConfig, listeners: Sequence[socket], batcher: Batcher, backend: Backend, metrics: Metrics
     ) -> None:
-        self._papers, self._listeners, self._batcher = papers, listeners, batcher
+        self._papers, self._listeners, self._batcher = config, listeners, batcher
         self._backend, self._metrics = backend, metrics
-        self._board_file = memory("swin-board", Board.SIZE)
-        self._board = Board(self._board_file)
-        self._papers_file = shared("swin-papers", papers)
-        self._lives: list[Life] = []
+        self._board_file = memory("swin-board", SharedLoad.SIZE)
+        self._board = SharedLoad(self._board_file)
+        self._papers_file = shared("swin-config", config)
+        self._lives: list[WorkerProcess] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._gone: Counts = []  # what those have counted that are no more
         self._replies: set[asyncio.Task[None]] = set()
         self._is_stopping = self._is_posted = False
 
     @property
-    def are_ready(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether requests are answered."""
         return self._batcher.works and not self._is_stopping
 
@@ -90,18 +90,18 @@ class Frontends:
             for index in range(len(self._listeners)):
                 self._lives.append(await self._open(index))
         except OSError as error:
-            raise StartError(f"a frontend cannot be started: {error.strerror}") from error
+            raise StartError(f"an HTTP worker cannot be started: {error.strerror}") from error
         self._tasks = [asyncio.create_task(self._keep(life)) for life in self._lives]
         self._tasks.append(asyncio.create_task(self._look_on()))
         begun, late = await asyncio.wait([life.has_begun for life in self._lives], timeout=START_SECONDS)
         if late or not all(each.result() for each in begun):
-            raise StartError("a frontend did not begin")
+            raise StartError("an HTTP worker did not begin")
 
     async def watch(self) -> None:
         """Return never.
 
         Raises:
-            FrontendLost: one of them cannot be brought back.
+            WorkerLost: one of them cannot be brought back.
             Exception: whatever else those failed with that watch over them.
         """
         ended, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -141,21 +141,29 @@ class Frontends:
         """Seconds that each part of the service has been busy."""
         return together(*map(busy, (self._metrics.counts(), self._gone, *(life.counts for life in self._lives))))
 
-    async def _open(self, index: int) -> Life:
-        life = Life(index)
+    async def _open(self, index: int) -> WorkerProcess:
+        life = WorkerProcess(index)
         shapes = self._papers.shapes
         with contextlib.ExitStack() as theirs_to_close:
             file = memory("swin-slots", size_of(shapes))
             theirs_to_close.callback(os.close, file)
             ours, theirs = socketpair()
             theirs_to_close.enter_context(theirs)  # which ends the channel if nobody else has it
-            ends = Ends(theirs.fileno(), self._listeners[index].fileno(), self._board_file, file, self._papers_file)
-            desk = Desk(self._batcher, Slots(file, shapes), lambda *message: self._answer(life, *message))
-            handlers = {ROW: self._and_post(desk.take), FORGET: desk.forget, ASK: lambda asked: self._hear(life, asked)}
-            await life.start(ends, ours, handlers, desk)
+            ends = InheritedFds(
+                theirs.fileno(), self._listeners[index].fileno(), self._board_file, file, self._papers_file
+            )
+            server = BatcherServer(
+                self._batcher, TensorPool(file, shapes), lambda *message: self._answer(life, *message)
+            )
+            handlers = {
+                ROW: self._and_post(server.take),
+                FORGET: server.cancel,
+                ASK: lambda asked: self._hear(life, asked),
+            }
+            await life.start(ends, ours, handlers, server)
         return life
 
-    async def _keep(self, life: Life) -> None:
+    async def _keep(self, life: WorkerProcess) -> None:
         """One after another, until they are told to stop, or do not even begin any more."""
         failures = 0
         while True:
@@ -163,22 +171,22 @@ class Frontends:
             self._gone, life.counts = merged([self._gone, totals(life.counts)]), []
             if self._is_stopping:
                 return
-            log.error("a frontend died", extra={"index": life.index, "code": code})
-            self._metrics.frontends_replaced.inc()
+            log.error("an HTTP worker died", extra={"index": life.index, "code": code})
+            self._metrics.http_worker_restarts.inc()
             failures = 0 if life.has_begun.result() else failures + 1
-            if failures == MOST_FAILURES:
-                raise FrontendLost(f"frontend {life.index} ends before it has begun, again and again")
+            if failures == MAX_FAILURES:
+                raise WorkerLost(f"HTTP worker {life.index} ends before it has begun, again and again")
             if failures:
                 await asyncio.sleep(PAUSE_SECONDS)
             life = self._lives[life.index] = await self._open_in_time(life.index)
 
-    async def _open_in_time(self, index: int) -> Life:
+    async def _open_in_time(self, index: int) -> WorkerProcess:
         """When the machine has what it takes, some time."""
         while True:
             try:
                 return await self._open(index)
             except OSError:
-                log.exception("a frontend cannot be started")
+                log.exception("an HTTP worker cannot be started")
                 await asyncio.sleep(PAUSE_SECONDS)
 
     async def _look_on(self) -> None:
@@ -191,8 +199,8 @@ class Frontends:
             for life in self._lives:
                 if looked_at - before > LATE_SECONDS:  # they may have been stopped, too, as a container is: as a whole
                     life.heard_at = max(life.heard_at, looked_at)
-                if time.monotonic() > life.heard_at + max(self._papers.settings.stuck_seconds, MUTE_SECONDS):
-                    log.error("a frontend is stuck", extra={"index": life.index})
+                if time.monotonic() > life.heard_at + max(self._papers.settings.batch_timeout, MUTE_SECONDS):
+                    log.error("an HTTP worker is stuck", extra={"index": life.index})
                     life.heard_at = math.inf
                     life.kill()
 
@@ -203,7 +211,7 @@ class Frontends:
 
         return handle_and_post
 
-    def _answer(self, life: Life, kind: int, payload: bytes) -> None:
+    def _answer(self, life: WorkerProcess, kind: int, payload: bytes) -> None:
         life.channel.send(kind, payload)
         self._post_soon()
 
@@ -217,7 +225,7 @@ class Frontends:
         self._is_posted = False
         self._board.write(self._batcher.load)
 
-    def _hear(self, life: Life, payload: bytes) -> None:
+    def _hear(self, life: WorkerProcess, payload: bytes) -> None:
         (number,) = NUMBER.unpack_from(payload)
         questions: Mapping[bytes, Callable[[], Awaitable[Any]]] = {
             b"exposition": self.exposition,
@@ -225,7 +233,7 @@ class Frontends:
         }
         self._reply_later(life, number, questions.get(payload[NUMBER.size :]))
 
-    def _reply_later(self, life: Life, number: int, ask: Callable[[], Awaitable[Any]] | None) -> None:
+    def _reply_later(self, life: WorkerProcess, number: int, ask: Callable[[], Awaitable[Any]] | None) -> None:
         async def reply() -> None:
             is_answered, answer = False, b""
             try:

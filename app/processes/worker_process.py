@@ -1,4 +1,4 @@
-"""One frontend as the process of the engines sees it: its process, its channel, and what it said last."""
+"""One HTTP worker as the process of the engines sees it: its process, its channel, and what it said last."""
 
 import asyncio
 import itertools
@@ -11,23 +11,23 @@ from collections.abc import Callable, Mapping
 from socket import socket
 
 from app.observability.metrics import Counts
-from app.processes.batcher_server import Desk
+from app.processes.batcher_server import BatcherServer
 from app.processes.channel import COUNT, COUNTS, HELLO, NUMBER, Channel
-from app.processes.http_worker import Ends
+from app.processes.http_worker import InheritedFds
 
-log = logging.getLogger("swin.frontends")
+log = logging.getLogger("swin.workers")
 
 START_SECONDS = 60
-"""A frontend that has not begun after so long will not."""
+"""An HTTP worker that has not begun after so long will not."""
 
 COUNT_SECONDS = 0.5
-"""How long who asks for metrics waits for a frontend's; then what it said last is taken."""
+"""How long who asks for metrics waits for an HTTP worker's; then what it said last is taken."""
 
 
-class Life:
-    """One frontend, from its start to its end.
+class WorkerProcess:
+    """One HTTP worker, from its start to its end.
 
-    `index` is its place among the frontends.
+    `index` is its place among the HTTP workers.
     """
 
     process: asyncio.subprocess.Process  # once it is started, as the next
@@ -43,11 +43,11 @@ class Life:
         self._counting: dict[int, asyncio.Future[None]] = {}
 
     async def start(
-        self, ends: Ends, ours: socket, handlers: Mapping[int, Callable[[bytes], None]], desk: Desk
+        self, ends: InheritedFds, ours: socket, handlers: Mapping[int, Callable[[bytes], None]], server: BatcherServer
     ) -> None:
         """Open the channel, and a process at its other end."""
         own = {HELLO: self._begin, COUNTS: self._take_counts}
-        self.channel = Channel({**own, **handlers}, desk.close)
+        self.channel = Channel({**own, **handlers}, server.close)
         await self.channel.open(ours)
         command = (sys.executable, "-P", "-m", "app.processes.http_worker", *map(str, ends))
         # Its modules are looked for where this process found them: `-m` alone would begin in the working directory,
@@ -90,14 +90,14 @@ class Life:
     def _begin(self, _: bytes) -> None:
         self.has_begun.set_result(True)
         self.heard_at = time.monotonic()
-        log.info("frontend", extra={"index": self.index, "pid": self.process.pid})
+        log.info("http_worker", extra={"index": self.index, "pid": self.process.pid})
 
     def _take_counts(self, payload: bytes) -> None:
         (number,) = NUMBER.unpack_from(payload)
         self.heard_at = time.monotonic()
         try:
-            if counts := payload[NUMBER.size :]:  # none where the frontend could not count
-                self.counts = pickle.loads(counts)  # noqa: S301 (from a frontend that this process started)
+            if counts := payload[NUMBER.size :]:  # none where the HTTP worker could not count
+                self.counts = pickle.loads(counts)  # noqa: S301 (from an HTTP worker that this process started)
         finally:
             if number in self._counting and not self._counting[number].done():
                 self._counting[number].set_result(None)

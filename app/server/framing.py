@@ -6,10 +6,10 @@ Knows no sockets. The parser finds most faults itself; the checks here are for t
 import re
 from collections.abc import Sequence
 
-from app.errors import HeadTooLarge, MalformedRequest, NotSupported, ServiceError, WrongVersion
+from app.errors import HeadersTooLarge, MalformedRequest, NotSupported, ServiceError, WrongVersion
 
 # The most bytes of a request line and its header fields together, and of the trailer fields of a chunked body.
-MOST_HEAD_BYTES = 64 * 2**10
+MAX_HEAD_BYTES = 64 * 2**10
 
 Fields = Sequence[tuple[bytes, bytes]]
 
@@ -84,7 +84,7 @@ class Chunks:
         """Return where the bytes after the body start, or None if `data` does not contain the end.
 
         Raises:
-            MalformedRequest, HeadTooLarge: a line is not what it must be, or is too long.
+            MalformedRequest, HeadersTooLarge: a line is not what it must be, or is too long.
         """
         while start < len(data):
             if self._data_left:
@@ -94,8 +94,8 @@ class Chunks:
                 continue
             line_end = data.find(b"\n", start) + 1
             self._line += memoryview(data)[start : line_end or len(data)]
-            if len(self._line) + (self._trailer_bytes or 0) > MOST_HEAD_BYTES:
-                raise HeadTooLarge
+            if len(self._line) + (self._trailer_bytes or 0) > MAX_HEAD_BYTES:
+                raise HeadersTooLarge
             if not line_end:
                 return None
             start = line_end

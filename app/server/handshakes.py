@@ -10,7 +10,7 @@ import contextlib
 import socket
 import sys
 
-LEAST_HOPS = ((socket.IPPROTO_IP, 21), (socket.IPPROTO_IPV6, 73))  # IP_MINTTL, IPV6_MINHOPCOUNT of Linux' headers
+MIN_HOPS = ((socket.IPPROTO_IP, 21), (socket.IPPROTO_IPV6, 73))  # IP_MINTTL, IPV6_MINHOPCOUNT of Linux' headers
 NOBODY, EVERYBODY = 255, 0  # systems send with 64 or 128
 
 
@@ -25,7 +25,7 @@ def go_on(connection: socket.socket) -> None:
 
 
 def _hear(end: socket.socket, least: int) -> None:
-    for level, option in LEAST_HOPS if sys.platform == "linux" else ():  # elsewhere the numbers mean other options
+    for level, option in MIN_HOPS if sys.platform == "linux" else ():  # elsewhere the numbers mean other options
         if level == socket.IPPROTO_IP or end.family == socket.AF_INET6:  # which can have callers of the former, too
             with contextlib.suppress(OSError):  # a kernel without it: who comes in between is reset
                 end.setsockopt(level, option, least)

@@ -15,19 +15,19 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from app.errors import (
-    HeadTooLarge,
+    HeadersTooLarge,
     ImageTooLarge,
     InternalError,
     MalformedRequest,
     NotSupported,
+    RequestTimeout,
     ServiceError,
-    SlowSender,
     TooManyConnections,
 )
-from app.http.client_state import Caller
+from app.http.client_state import ClientState
 from app.models.model import Service
 from app.server.framing import (
-    MOST_HEAD_BYTES,
+    MAX_HEAD_BYTES,
     REQUEST_LINE,
     Chunks,
     Sections,
@@ -40,13 +40,13 @@ from app.server.framing import (
     wrong_line,
 )
 from app.server.refusals import cors_fields, request_id, response
-from app.server.transport import Envelope
+from app.server.transport import CoalescingTransport
 from app.settings import Settings
 from app.system.open_files import SPARE_CONNECTIONS
 
 log = logging.getLogger("swin.server")
 
-MOST_PIPELINED = 16
+MAX_PIPELINED = 16
 """Requests that a caller may send without waiting for the answers."""
 
 LINGER_SECONDS = 5
@@ -80,11 +80,11 @@ class Connection(HttpToolsProtocol):
         self._is_old = self._is_asked_to_close = self._is_last = False
         self._left: int | Chunks = 0  # of the content that is read
         self._late: ServiceError | None = None  # a refusal that waits for the answers to earlier requests
-        self._envelope = Envelope(transport)
+        self._envelope = CoalescingTransport(transport)
         self._unsent, self._unsent_since = 0, 0.0
         self._is_refused = False
         self._running: RequestResponseCycle | None = None
-        self._caller = Caller()  # of the request that is parsed
+        self._caller = ClientState()  # of the request that is parsed
         self._owe("head")
         if len(self.connections) > self.server_state.most_connections + SPARE_CONNECTIONS:
             transport.abort()
@@ -107,11 +107,11 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
-        self._caller = self.scope["state"]["caller"] = Caller()
+        self._caller = self.scope["state"]["caller"] = ClientState()
 
     def on_headers_complete(self) -> None:
         """A request begins. Until its body has arrived, its answer does not close the connection."""
-        if len(self.pipeline) >= MOST_PIPELINED:
+        if len(self.pipeline) >= MAX_PIPELINED:
             raise MalformedRequest("There are too many requests on the connection that wait for an answer.")
         self._check_fields()
         super().on_headers_complete()
@@ -124,7 +124,7 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """All of the request is here."""
         super().on_message_complete()
-        self._caller.has_sent_all = True
+        self._caller.is_request_complete = True
         if isinstance(self._left, Chunks) and not self.parser.should_keep_alive():
             # The parser takes `Connection: close` from the trailer section, too, and reads nothing after it.
             self._keeps_alive, self._is_asked_to_close = False, True
@@ -164,7 +164,7 @@ class Connection(HttpToolsProtocol):
             pass
         elif self._owed == "head" and not self._is_busy and now - self._since > self._settings.header_timeout:
             if self._sections.held:
-                self._refuse(SlowSender("The head of the request did not arrive in time."))
+                self._refuse(RequestTimeout("The head of the request did not arrive in time."))
             else:  # The client has sent nothing, so close without a response.
                 self.transport.close()
         elif self._owed == "rest" and now - self._since > LINGER_SECONDS:
@@ -192,14 +192,14 @@ class Connection(HttpToolsProtocol):
         section, place = self._sections.cut(data, place)
         if section is None:
             held = self._sections.held
-            if len(held) > MOST_HEAD_BYTES:
-                raise HeadTooLarge
+            if len(held) > MAX_HEAD_BYTES:
+                raise HeadersTooLarge
             if held:
                 check_beginning(held)
             return place
         self._section = section
-        if len(section) > MOST_HEAD_BYTES:
-            raise HeadTooLarge
+        if len(section) > MAX_HEAD_BYTES:
+            raise HeadersTooLarge
         line = REQUEST_LINE.match(section)
         if line is None:
             raise wrong_line(section)
@@ -279,7 +279,7 @@ class Connection(HttpToolsProtocol):
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
             self._running.message_event.set()
-            self._running.scope["state"]["caller"].leave()
+            self._running.scope["state"]["caller"].disconnect()
 
     def _owe(self, part: Literal["head", "body", "rest"] | None) -> None:
         self._owed, self._since, self._bytes = part, time.monotonic(), 0

@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from http import HTTPStatus
 
-from app.errors import Busy, ServiceError
+from app.errors import RetryableError, ServiceError
 from app.http.middleware.context import ID_HEADER, USABLE_ID
 from app.http.problems import MEDIA_TYPE, problem
 from app.server.framing import Fields
@@ -40,7 +40,7 @@ def response(
     lines = [
         f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}",
         *(f"{name.decode('latin-1')}: {value.decode('latin-1')}" for name, value in default_fields),
-        *([f"Retry-After: {error.retry_after}"] if isinstance(error, Busy) else []),
+        *([f"Retry-After: {error.retry_after}"] if isinstance(error, RetryableError) else []),
         *(f"{name}: {value}" for name, value in cors),
         f"X-Request-ID: {identity}",
         "Connection: close",

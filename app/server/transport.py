@@ -6,7 +6,7 @@ INTERIM = b"HTTP/1.1 1"
 """Begins what is sent before an answer: 100 Continue."""
 
 
-class Envelope(asyncio.Transport):
+class CoalescingTransport(asyncio.Transport):
     """Of one connection, whose answers come one after another."""
 
     def __init__(self, transport: asyncio.Transport) -> None:

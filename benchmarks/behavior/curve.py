@@ -36,7 +36,7 @@ class Point:
 
 
 def cliffs(points: Sequence[Point]) -> Iterator[tuple[Point, Point]]:
-    """Neighbours of which the larger costs more for a unit: by more than `JUMP`, and in every round."""
+    """Neighbors of which the larger costs more for a unit: by more than `JUMP`, and in every round."""
     for before, after in pairwise(points):
         jumps = median(after.unit_costs) > JUMP * median(before.unit_costs)
         if jumps and min(after.unit_costs) > max(before.unit_costs):

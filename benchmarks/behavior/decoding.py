@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.bundle.load import Bundle, load_bundle
-from app.images.decode import MOST_PIXELS, Limits, open_image, shrink, to_rgb
+from app.images.decode import MAX_PIXELS, Limits, open_image, shrink, to_rgb
 from app.images.preprocess import least_size, preprocess
 from app.inference.self_test import open_unproved
 from app.settings import DEMO_BUNDLE
@@ -33,7 +33,7 @@ SIDES = {"digits": (64, 128, 256, 512), "photos": (500, 1024, 2048, 4096)}
 """Of the images, the longer one."""
 
 DRAWN = 40
-LIMITS = Limits(MOST_PIXELS)
+LIMITS = Limits(MAX_PIXELS)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from benchmarks.load.served import Served, metrics
 from tests.chaos import broken_engine
 
 QUEUE = 16
-OPTIONS = ["--queue-images", str(QUEUE), "--max-images", str(QUEUE), "--decode-queue", str(QUEUE)]
+OPTIONS = ["--max-queue-size", str(QUEUE), "--max-client-batch-size", str(QUEUE), "--max-decode-queue-size", str(QUEUE)]
 CALLERS = 8
 """At once: fewer than the queue takes, so that nobody is refused before it is full."""
 

@@ -106,7 +106,7 @@ Row = Mapping[str, float]
 async def connections(effort: Effort) -> Sequence[Point]:
     """Digits from so many callers at once. The queue takes them all: what is asked is not what a refusal costs."""
     sent = request("/classify", noise(Random(0)))
-    with _serving("--queue-images", "1024") as served:
+    with _serving("--max-queue-size", "1024") as served:
         return await _curve(effort, CALLERS, lambda callers: _load(served, sent, effort, int(callers)), lambda _: 1)
 
 

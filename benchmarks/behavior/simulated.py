@@ -18,7 +18,7 @@ import uvloop
 from numpy.typing import NDArray
 
 from app.batching.batcher import Batcher
-from app.model_output import Output
+from app.model_output import ModelOutput
 from benchmarks.load.clients import closed_loop
 
 SIDE = 224
@@ -79,14 +79,14 @@ class SimulatedEngine:
         self._device = device
         self._batch = np.zeros((max(device.seconds), SIDE, SIDE, 3), np.uint8)
 
-    def answer(self, images: Sequence[NDArray[np.uint8]], detailed: Sequence[bool]) -> list[Output]:  # noqa: ARG002 (as a batcher asks)
+    def answer(self, images: Sequence[NDArray[np.uint8]], return_tokens: Sequence[bool]) -> list[ModelOutput]:  # noqa: ARG002 (as a batcher asks)
         """An output for each image, (224, 224, 3): for logits, its first bytes."""
         size, bucket = len(images), self._device.bucket(len(images))
         np.stack(tuple(images), out=self._batch[:size])
         self._batch[size:bucket] = 0
         self._device.compute(bucket)
         marks = self._batch[:size].reshape(size, -1)[:, :MARK].astype(np.float32)  # by now another's, if shared
-        return [Output(mark, None) for mark in marks]
+        return [ModelOutput(mark, None) for mark in marks]
 
 
 def sustain(seconds: float, rounds: int) -> dict[str, Any]:

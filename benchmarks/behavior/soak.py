@@ -27,8 +27,8 @@ SHARE = 0.8
 """Of the capacity."""
 
 CAPACITY_SECONDS, CALLERS = 15.0, 32
-MEMORY_MINUTE, MOST_GROWTH = 3, 0.03
-MOST_IMAGES = 16
+MEMORY_MINUTE, MAX_GROWTH = 3, 0.03
+MAX_IMAGES = 16
 
 DIGITS, PHOTOS = 150, 60
 SHORTEST, LONGEST = 32, 2000
@@ -83,7 +83,7 @@ class Traffic:
         self.refused, self.lost, self.wrong = 0, 0, 0
         self.callers, self.random = callers, random
         self._requests = [self._single(random.choice(images)) for _ in range(200)]
-        self._requests += [self._batch(random.choices(images, k=random.randint(1, MOST_IMAGES))) for _ in range(20)]
+        self._requests += [self._batch(random.choices(images, k=random.randint(1, MAX_IMAGES))) for _ in range(20)]
 
     async def call(self, arrival: float | None = None) -> None:
         """Ask one of them; its wait counts from its caller's arrival."""
@@ -147,7 +147,7 @@ def _judge(lines: Sequence[Minute], traffic: Traffic, capacity: float) -> int:
     figures = {"lost": traffic.lost, "wrong": traffic.wrong, "refused": traffic.refused, "rss_growth": round(growth, 4)}
     print(", ".join(f"{name} {value}" for name, value in figures.items()))
     record("soak", {"capacity": round(capacity, 1), **figures, "minutes": [_rounded(line) for line in lines]})
-    return int(traffic.lost > 0 or traffic.wrong > 0 or growth >= MOST_GROWTH)
+    return int(traffic.lost > 0 or traffic.wrong > 0 or growth >= MAX_GROWTH)
 
 
 def _rounded(line: Minute) -> dict[str, float]:

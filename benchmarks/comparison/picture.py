@@ -63,12 +63,12 @@ def draw(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
         parts += _curves(number, own, across, down)
     size = f'viewBox="0 0 {WIDTH} {HEIGHT + shift}" width="{WIDTH}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">'
-    style = f"<style>\n{STYLE}{_colours(len(servers))}</style>"
+    style = f"<style>\n{STYLE}{_colors(len(servers))}</style>"
     return "\n".join([head, f"<title>{title}</title>", style, *parts, "</g>", "</svg>", ""])
 
 
-def _colours(servers: int) -> str:
-    """A colour for each; after the last, the first again."""
+def _colors(servers: int) -> str:
+    """A color for each; after the last, the first again."""
     pairs = [COLOURS[number % len(COLOURS)] for number in range(servers)]
     rules = [
         "".join(

@@ -90,7 +90,7 @@ class Server:
 
 
 def ours(bundle: Path, name: str, *options: str, device: str = "cpu", max_batch: int = MAX_BATCH) -> Launch:
-    """This service as the others are: no log of requests, colours whatever their profile says, batches of up to 8."""
+    """This service as the others are: no log of requests, colors whatever their profile says, batches of up to 8."""
     command = [sys.executable, "-m", "app", "run", "--bundle", str(bundle), "--device", device, "--port", "PORT"]
     alike = ["--log-level", "warning", "--color-profiles", "ignore", "--max-batch", str(max_batch)]
     return Launch(name, [*command, *alike, *options], is_exact=bundle.name != "int8")

@@ -25,7 +25,7 @@ import uvloop
 from benchmarks.behavior import simulated
 from benchmarks.comparison.picture import draw
 from benchmarks.comparison.server import peers
-from benchmarks.comparison.workload import Workload, contest
+from benchmarks.comparison.workload import Workload, comparison
 from benchmarks.load.images import NEAR
 from benchmarks.load.record import ROOT, record
 
@@ -74,7 +74,7 @@ TITLES = (
 async def measure(name: str, asked: argparse.Namespace) -> dict[str, Any]:
     """One workload from start to end; its figures."""
     with contextlib.ExitStack() as ends:
-        found = await contest(WORKLOADS[name], asked.peers, asked.photos, ends)
+        found = await comparison(WORKLOADS[name], asked.peers, asked.photos, ends)
         for number in range(asked.rounds):
             await found.round(number, asked.seconds)
         show(name, found.figures())

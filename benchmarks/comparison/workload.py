@@ -36,7 +36,7 @@ WARM_SHARE = 0.25
 REQUESTS = 400
 """Expected in a window of latencies, at least: then 300 are sure to come, and the 99th percentile is not one alone."""
 
-MOST_OTHERS, TRIES = 0.05 * (os.cpu_count() or 1), 3
+MAX_OTHERS, TRIES = 0.05 * (os.cpu_count() or 1), 3
 """Cores that others may take in a window, a twentieth of the machine; and how often it is tried, if they take more."""
 
 
@@ -78,7 +78,7 @@ class Contestant:
             RuntimeError: the server has ended.
         """
         tries = list[Window]()
-        while len(tries) < TRIES and not any(window.others <= MOST_OTHERS for window in tries):
+        while len(tries) < TRIES and not any(window.others <= MAX_OTHERS for window in tries):
             tries.append(await self.traffic.window(callers, WARM_SHARE * seconds, seconds))
             self.server.check()
         self.again += len(tries) > 1
@@ -203,7 +203,9 @@ def figures_of(name: str, *arguments: str) -> dict[str, float]:
     return figures
 
 
-async def contest(workload: Workload, names: Sequence[str], photos: Path | None, ends: contextlib.ExitStack) -> Contest:
+async def comparison(
+    workload: Workload, names: Sequence[str], photos: Path | None, ends: contextlib.ExitStack
+) -> Contest:
     """Start everybody, and learn what each says of an image that is asked alone. A peer that cannot run is left out.
 
     Raises:
@@ -235,18 +237,18 @@ async def contest(workload: Workload, names: Sequence[str], photos: Path | None,
 def _launches(workload: Workload, folder: Path, names: Sequence[str]) -> Iterator[Launch]:
     """Ours as one process; where the network counts, with an engine for each core, as others have a worker each.
 
-    Elsewhere, with one frontend and with one for each core, too.
+    Elsewhere, with one HTTP worker and with one for each core, too.
     """
     cpus = available_cpus()
-    engines = ("--engines", str(cpus)) if workload.has_floor else ()
-    yield ours(folder / "fp32", "swin-serve", "--frontends", "0", *engines)
+    engines = ("--instances-per-device", str(cpus)) if workload.has_floor else ()
+    yield ours(folder / "fp32", "swin-serve", "--http-workers", "0", *engines)
     if workload.has_floor:
         yield ours(folder / "fp32", "swin-serve as it comes")
         yield ours(folder / "int8", "swin-serve int8", *engines)
     else:
         for count in sorted({1, cpus}):
-            name = "swin-serve, 1 frontend" if count == 1 else f"swin-serve, {count} frontends"
-            yield ours(folder / "fp32", name, "--frontends", str(count))
+            name = "swin-serve, 1 HTTP worker" if count == 1 else f"swin-serve, {count} HTTP workers"
+            yield ours(folder / "fp32", name, "--http-workers", str(count))
     for name in names:
         try:
             yield peer(name, folder)

@@ -10,7 +10,7 @@ Swin-T, S, B and L in fp16 with random weights, exported on the spot, or the bun
 
 Contestants have a process each and take turns, round by round; figures are medians. Torch is compiled with
 `max-autotune`, or as well as it can be where that fails or takes too long: its name says which. Torch and the engine
-begin with bytes anywhere in the host's memory, plain exports with floats that somebody has normalised already; all end
+begin with bytes anywhere in the host's memory, plain exports with floats that somebody has normalized already; all end
 with logits there.
 
 What is measured is kept at once in `results/gpu.json`, beside what runs before have left there of the same code on the
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--bundle", nargs="+", type=Path, default=[], metavar="DIR", help="instead; in fp16")
     parser.add_argument("--photos", type=Path, metavar="DIR", help="JPEGs to send; else pictures are drawn")
-    parser.add_argument("--frontends", type=int, default=available_cpus(), help="of the service, if it has any")
+    parser.add_argument("--http-workers", type=int, default=available_cpus(), help="of the service, if it has any")
     parser.add_argument("--libraries", type=Path, metavar="DIR", help="where timm lies, if elsewhere")
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, a small network, nothing is kept")
     asked = parser.parse_args(arguments)

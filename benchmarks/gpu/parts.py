@@ -33,7 +33,7 @@ from benchmarks.load import processes
 from benchmarks.load.client_pool import Crowd
 from benchmarks.model.compiled import LIBRARIES, of_torch
 from benchmarks.model.costs import of_bundle, of_graph
-from benchmarks.model.interleave import Contestant, Cost, Run, Standing, in_turn, rounds, standings
+from benchmarks.model.interleave import Contestant, Cost, Run, Standing, in_turn, results, rounds
 from benchmarks.model.networks import Shape, exports
 from model_export.verification.images import generated, pixels_of
 from model_export.verification.precision_report import logits
@@ -95,7 +95,9 @@ def _speed(engines: int, size: int, rate: float) -> Row:
 
 def _rate(bundle: Path, effort: Effort) -> Mapping[str, float]:
     sizes = map(str, effort.batches[-3:])
-    return engine_rate(bundle, effort.seconds, "--device", str(effort.device), "--engines", "2", "--batches", *sizes)
+    return engine_rate(
+        bundle, effort.seconds, "--device", str(effort.device), "--instances-per-device", "2", "--batches", *sizes
+    )
 
 
 def peers(bundle: Path, effort: Effort, asked: argparse.Namespace) -> Iterator[Row]:
@@ -111,7 +113,7 @@ def peers(bundle: Path, effort: Effort, asked: argparse.Namespace) -> Iterator[R
         contestants = dict(_warm(makers, effort, ends))
         for size in sizes:
             costs = rounds(contestants, size, effort.rounds, effort.runs * size)
-            for name, standing in standings(costs, OURS).items():
+            for name, standing in results(costs, OURS).items():
                 yield _standing(size, name, standing)
 
 
@@ -230,8 +232,8 @@ def nvidia(*queries: str) -> str:
 
 def service(bundle: Path, effort: Effort, asked: argparse.Namespace) -> Iterator[Row]:
     """Photos over HTTP, in turns with the engine alone and with decoding alone on all cores."""
-    frontends = ("--frontends", str(asked.frontends))
-    launch = ours(bundle, "swin-serve", *frontends, device=str(effort.device), max_batch=64)
+    http_workers = ("--http-workers", str(asked.http_workers))
+    launch = ours(bundle, "swin-serve", *http_workers, device=str(effort.device), max_batch=64)
     yield uvloop.run(_under_load(launch, bundle, asked.photos, effort))
 
 

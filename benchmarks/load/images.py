@@ -55,7 +55,7 @@ class Known:
 
 
 def noise(random: Random) -> bytes:
-    """A PNG of 32×32 grey pixels, another each time; as large as a digit, and never seen by any training."""
+    """A PNG of 32×32 gray pixels, another each time; as large as a digit, and never seen by any training."""
     pixels = np.frombuffer(random.randbytes(32 * 32), np.uint8).reshape(32, 32)
     return encode(Image.fromarray(pixels), "PNG")
 

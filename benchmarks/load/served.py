@@ -122,7 +122,7 @@ def _event(line: str) -> dict[str, object]:
 
 
 async def metrics(callers: Callers) -> dict[str, float]:
-    """Samples by name and labels, as they are written: `swin_queue_depth`, `swin_abandoned_total{stage="queue"}`."""
+    """Samples by name and labels, as they are written: `swin_queue_depth`, `swin_cancelled_total{stage="queue"}`."""
     lines = (await callers.ask(request("/metrics", method="GET"))).body.decode().splitlines()
     samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
     return {name: float(value) for name, _, value in samples}

@@ -34,7 +34,7 @@ from app.inference.session import PROVIDERS
 from app.system.cpus import available_cpus
 from app.system.device import CPU, Device
 from benchmarks.load.record import record
-from benchmarks.model.interleave import Contestant, Run, Spread, Standing, rounds, standings
+from benchmarks.model.interleave import Contestant, Run, Spread, Standing, results, rounds
 from benchmarks.model.networks import SWIN_T, Logits, exports
 from benchmarks.model.products import products_of
 from model_export.build import build
@@ -136,7 +136,7 @@ def prepare(folder: Path, threads: int, libraries: Path | None) -> dict[str, Run
 def compete(makers: Mapping[str, Any], count: int) -> dict[int, dict[str, Standing]]:
     """Everybody's standing beside the engine's, by batch size."""
     contestants = {name: Contestant(make) for name, make in makers.items()}
-    found = {size: standings(rounds(contestants, size, count), ENGINE) for size in SIZES}
+    found = {size: results(rounds(contestants, size, count), ENGINE) for size in SIZES}
     for contestant in contestants.values():
         contestant.close()
     return found

@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--device", type=one_device, default=CPU)
-    parser.add_argument("--engines", type=int, default=available_cpus(), help="(default: %(default)s)")
+    parser.add_argument("--instances-per-device", type=int, default=available_cpus(), help="(default: %(default)s)")
     parser.add_argument("--batches", nargs="+", type=int, default=BUCKETS, metavar="SIZE")
     asked = parser.parse_args(arguments)
     print(json.dumps(rate(engines(asked.bundle, asked.device, asked.batches, asked.engines), asked.seconds)))

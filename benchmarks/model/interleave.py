@@ -94,7 +94,7 @@ def rounds(contestants: Mapping[str, Contestant], size: int, count: int, images:
     return costs
 
 
-def standings(costs: Mapping[str, Sequence[Cost]], against: str) -> dict[str, Standing]:
+def results(costs: Mapping[str, Sequence[Cost]], against: str) -> dict[str, Standing]:
     """Everybody's, by name. Ratios are taken within a round."""
     return {name: _standing(own, costs[against]) for name, own in costs.items()}
 

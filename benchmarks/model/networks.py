@@ -39,7 +39,7 @@ class Logits(nn.Module):
         self.network = SwinForImageClassification(SwinConfig(**shape))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (batch, 3, height, width) → logits."""
+        """Normalized images (batch, 3, height, width) → logits."""
         logits: Tensor = self.network(pixel_values=images).logits
         return logits
 

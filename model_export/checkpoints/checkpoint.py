@@ -48,7 +48,7 @@ MakeReference = Callable[[Swin, Preprocessing, bool], Reference]
 
 
 @dataclass(frozen=True)
-class Found:
+class RawCheckpoint:
     """Weights by their source's names, and where they were."""
 
     kind: SourceKind
@@ -181,7 +181,7 @@ def _check_square(trained: SwinConfig, wanted: SwinConfig) -> None:
 
 
 def assemble(
-    found: Found,
+    found: RawCheckpoint,
     trained: SwinConfig,
     config: SwinConfig,
     weights: Weights,

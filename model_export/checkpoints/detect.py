@@ -4,7 +4,7 @@ from pathlib import Path
 
 from app.bundle.manifest import SourceKind
 from model_export.checkpoints import huggingface, original, timm, torchvision
-from model_export.checkpoints.checkpoint import Checkpoint, Found, Options
+from model_export.checkpoints.checkpoint import Checkpoint, Options, RawCheckpoint
 from model_export.checkpoints.files.folder import config_of, download, weight_files
 from model_export.checkpoints.files.weights import metadata_of, read_files, unwrap
 from model_export.checkpoints.parts import StateDict
@@ -51,7 +51,7 @@ def _folder(folder: Path, name: str, commit: str | None, options: Options) -> Ch
         raise CheckpointError("config.json: no architecture; this is not a folder of timm's")
     files = weight_files(folder)
     weights = unwrap(read_files(files), options.weights)
-    return timm.read(Found("timm", name, commit, files, weights), config, options)
+    return timm.read(RawCheckpoint("timm", name, commit, files, weights), config, options)
 
 
 def _file(path: Path, options: Options) -> Checkpoint:
@@ -59,10 +59,10 @@ def _file(path: Path, options: Options) -> Checkpoint:
     weights = unwrap(content, options.weights)
     if metadata := metadata_of(path):
         content = {**content, "metadata": saved_settings.of_metadata(metadata)}
-    kind = options.source or _recognised(weights)
+    kind = options.source or _recognized(weights)
     if options.source is None and kind == "original" and conventions.is_timm(content, path):
         kind = "timm"
-    found = Found(kind, path.name, None, [path], weights)
+    found = RawCheckpoint(kind, path.name, None, [path], weights)
     training = conventions.settings_of(kind, content, path, options)
     match kind:
         case "timm":
@@ -75,6 +75,6 @@ def _file(path: Path, options: Options) -> Checkpoint:
             raise CheckpointError(f"{path.name} has Hugging Face's names; give its folder, with config.json")
 
 
-def _recognised(weights: StateDict) -> SourceKind:
+def _recognized(weights: StateDict) -> SourceKind:
     """Whose names these are; timm's begin like the authors'."""
     return "timm" if weights.kind == "original" and timm.is_timm(weights) else weights.kind

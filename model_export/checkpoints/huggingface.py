@@ -19,7 +19,7 @@ from torch import Tensor
 
 from app.bundle.manifest import Activation, Label, Preprocessing
 from app.errors import sentence
-from model_export.checkpoints.checkpoint import Checkpoint, Found, Options, Origins, assemble, at_size
+from model_export.checkpoints.checkpoint import Checkpoint, Options, Origins, RawCheckpoint, assemble, at_size
 from model_export.checkpoints.files.folder import config_of, weight_files
 from model_export.checkpoints.files.weights import Weights, read_files, unwrap
 from model_export.checkpoints.imagenet import with_wnids
@@ -151,7 +151,7 @@ def read(folder: Path, source_id: str, revision: str | None, options: Options) -
         return ask("transformers", make, network, recipe)
 
     return assemble(
-        Found("huggingface", source_id, revision, files, found),
+        RawCheckpoint("huggingface", source_id, revision, files, found),
         trained,
         config,
         weights,
@@ -202,14 +202,14 @@ class TransformersReference:
         self._folder, self._weights, self._recipe = folder, weights, recipe
 
     def images(self, image: Image.Image) -> Tensor:
-        """RGB image → normalised float32 (1, 3, height, width)."""
+        """RGB image → normalized float32 (1, 3, height, width)."""
         if self._recipe is not None:
             return in_steps(image, self._recipe)
         pixel_values: Tensor = self._processor(images=image, return_tensors="pt")["pixel_values"]
         return pixel_values.float()
 
     def logits(self, images: Tensor) -> Tensor:
-        """Normalised images → (batch, classes)."""
+        """Normalized images → (batch, classes)."""
         with torch.inference_mode():
             logits: Tensor = self._network(pixel_values=images).logits
         return logits

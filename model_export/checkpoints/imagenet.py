@@ -4,7 +4,7 @@
     data/labels/imagenet_22k.tsv   the 21,841 classes of the release of fall 2011
 
 Both are sorted by WordNet id. A name is the list of lemmas that WordNet 3.0 has for that id (Princeton University; its
-licence lies beside them), which is also what Hugging Face's checkpoints say. Two of the 1,000 are called "crane": only
+license lies beside them), which is also what Hugging Face's checkpoints say. Two of the 1,000 are called "crane": only
 ids name a class for certain. The 22k classes hold all of the 1,000 but one, n04399382 "teddy, teddy bear".
 """
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from app.bundle.manifest import Preprocessing
 from model_export.checkpoints import state_dict
-from model_export.checkpoints.checkpoint import Checkpoint, Found, Options
+from model_export.checkpoints.checkpoint import Checkpoint, Options, RawCheckpoint
 from model_export.checkpoints.reference import Ours, Reference
 from model_export.checkpoints.timm import timm_reference
 from model_export.checkpoints.training.types import NO_TRAINING, Training
@@ -18,7 +18,7 @@ from model_export.network.swin import Swin, SwinConfig
 
 
 def read(
-    found: Found, options: Options, training: Training = NO_TRAINING, content: Mapping[str, Any] | None = None
+    found: RawCheckpoint, options: Options, training: Training = NO_TRAINING, content: Mapping[str, Any] | None = None
 ) -> Checkpoint:
     """Read what the authors' training saves.
 
@@ -32,7 +32,13 @@ def read(
         return timm_reference(found.weights, network, recipe)
 
     checkpoint = state_dict.read(
-        found, dialect="original", rename=dict, reference=reference, training=training, content=content, options=options
+        found,
+        window_convention="original",
+        rename=dict,
+        reference=reference,
+        training=training,
+        content=content,
+        options=options,
     )
     _refuse_padding(checkpoint.network.config)
     return checkpoint

@@ -60,7 +60,7 @@ NO_OPTIONS = RecipeOptions()
 DEFAULT_FRACTION = 0.875
 """timm's `DEFAULT_CROP_PCT`."""
 
-MOST_FRACTION = 2
+MAX_FRACTION = 2
 REPLACE = "replace it with --fit, --resize, --interpolation, --mean and --std"
 STEPS = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb", "do_pad"}
 """What processors do that is known here, as far as the options and the file say how."""
@@ -182,7 +182,7 @@ def from_timm(
         fraction = DEFAULT_FRACTION if options.resize else settings.get("crop_pct") or DEFAULT_FRACTION
         if not isinstance(fraction, int | float):
             raise ValueError(f"crop_pct is {_json(fraction)}, not a number")  # noqa: TRY301, TRY004 (told with the rest)
-        if not 0 < fraction <= MOST_FRACTION:
+        if not 0 < fraction <= MAX_FRACTION:
             raise ValueError(f"crop_pct is {fraction:g}, not a share of the image")  # noqa: TRY301 (told with the rest)
         mean = options.mean or channels_of(settings.get("mean") or MEAN)
         std = options.std or channels_of(settings.get("std") or STD)
@@ -327,7 +327,7 @@ def channels_of(values: Any) -> Channels:
 
 
 def in_words(recipe: Preprocessing) -> str:
-    """What happens to an image, in a sentence without numbers of the normalisation."""
+    """What happens to an image, in a sentence without numbers of the normalization."""
     kept = f", keep the middle {recipe.crop.height}×{recipe.crop.width}" if recipe.crop else ""
     return f"resize {_resize_in_words(recipe)} ({recipe.interpolation}){kept}"
 

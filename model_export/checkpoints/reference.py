@@ -31,10 +31,10 @@ class Reference(Protocol):
     is_independent: bool
 
     def images(self, image: Image.Image) -> Tensor:
-        """RGB image → normalised float32 (1, 3, height, width)."""
+        """RGB image → normalized float32 (1, 3, height, width)."""
 
     def logits(self, images: Tensor) -> Tensor:
-        """Normalised images → (batch, classes)."""
+        """Normalized images → (batch, classes)."""
 
 
 class Ours:
@@ -51,18 +51,18 @@ class Ours:
         self._network, self._recipe = network, recipe
 
     def images(self, image: Image.Image) -> Tensor:
-        """RGB image → normalised float32 (1, 3, height, width)."""
+        """RGB image → normalized float32 (1, 3, height, width)."""
         return in_steps(image, self._recipe)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Normalised images → (batch, classes)."""
+        """Normalized images → (batch, classes)."""
         with torch.inference_mode():
             logits: Tensor = self._network(images)
         return logits
 
 
 def in_steps(image: Image.Image, recipe: Preprocessing) -> Tensor:
-    """RGB image → normalised float32 (1, 3, height, width)."""
+    """RGB image → normalized float32 (1, 3, height, width)."""
     pixels = torch.from_numpy(preprocess_in_steps(image, recipe).copy()).permute(2, 0, 1)[None]
     mean, std = (torch.tensor(channels).view(3, 1, 1) for channels in (recipe.mean, recipe.std))
     return (pixels.float() * recipe.scale - mean) / std

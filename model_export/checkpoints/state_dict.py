@@ -14,7 +14,15 @@ from typing import Any
 from torch import Tensor
 
 from app.bundle.manifest import Label, Preprocessing, SourceKind
-from model_export.checkpoints.checkpoint import Checkpoint, Found, MakeReference, Options, Origins, assemble, at_size
+from model_export.checkpoints.checkpoint import (
+    Checkpoint,
+    MakeReference,
+    Options,
+    Origins,
+    RawCheckpoint,
+    assemble,
+    at_size,
+)
 from model_export.checkpoints.files.pickles import WAY_OUT
 from model_export.checkpoints.files.weights import Weights
 from model_export.checkpoints.others import some
@@ -28,7 +36,7 @@ from model_export.network.windows import Size, by
 
 
 @dataclass(frozen=True)
-class Stated:
+class Metadata:
     """What a configuration beside the weights says; None where it is silent."""
 
     config: Mapping[str, Any]  # fields of SwinConfig
@@ -39,7 +47,7 @@ class Stated:
     place: str = "config.json"  # what says it, for people
 
 
-SILENT = Stated({})
+NO_METADATA = Metadata({})
 SHAPE = ("version", "embed_dim", "depths", "num_heads")
 """What a published variant has in common with its weights."""
 
@@ -49,13 +57,13 @@ V2 = 2
 
 
 def read(
-    found: Found,
+    found: RawCheckpoint,
     *,
-    dialect: Dialect,
+    window_convention: Dialect,
     rename: Callable[[Weights], Weights],
     in_file: Callable[[str], str] = str,
     reference: MakeReference,
-    stated: Stated = SILENT,
+    stated: Metadata = NO_METADATA,
     training: Training = NO_TRAINING,
     content: Mapping[str, Any] | None = None,
     options: Options,
@@ -64,7 +72,7 @@ def read(
 
     Args:
         found: the weights and where they were.
-        dialect: whose treatment of maps that windows do not divide.
+        window_convention: whose treatment of maps that windows do not divide.
         rename: to the names of `swin.py`; buffers may stay in.
         in_file: from a name of `swin.py` to the source's own.
         reference: makes what the result is compared with.
@@ -80,7 +88,7 @@ def read(
     tables = {name: own.pop(name) for name in list(own) if name.endswith(COMPUTED)}
     measured = _measured(own, lambda name: found.weights.in_file(in_file(name)))
     everything = _Read(own, tables, measured, stated, training, options)
-    trained, size_from, windows_from, notes = _trained(everything, dialect)
+    trained, size_from, windows_from, notes = _trained(everything, window_convention)
     config = at_size(trained, options)
     recipe, recipe_from = _recipe(found.kind, config, stated, training)
     own_labels = Named(stated.labels, "", ())
@@ -110,7 +118,7 @@ def read(
 
 
 def _recipe(
-    kind: SourceKind, config: SwinConfig, stated: Stated, training: Training
+    kind: SourceKind, config: SwinConfig, stated: Metadata, training: Training
 ) -> tuple[Preprocessing | None, str]:
     """The checkpoint's own preprocessing, and what says it."""
     if stated.recipe:
@@ -138,7 +146,7 @@ class _Read:
     weights: Weights
     tables: Weights
     measured: Mapping[str, Any]  # fields of SwinConfig that shapes decide
-    stated: Stated
+    stated: Metadata
     training: Training
     options: Options
 
@@ -163,14 +171,20 @@ class _Read:
         return _variant(self.options) or self.stated.variant
 
 
-def _trained(read: _Read, dialect: Dialect) -> tuple[SwinConfig, str, str, list[str]]:
+def _trained(read: _Read, window_convention: Dialect) -> tuple[SwinConfig, str, str, list[str]]:
     """Return the network as it was trained, where its input size and windows came from, and what people should know."""
     variant, notes = _published(read)
     windows, windows_from = _asked_windows(read, variant)
     notes += _check_classes(read)
     said = read.said
     size_said = said.pop("input_size", None)
-    asked = {**read.measured, **_shape(read, variant, windows), "dialect": dialect, **said, "window_sizes": windows}
+    asked = {
+        **read.measured,
+        **_shape(read, variant, windows),
+        "window_convention": window_convention,
+        **said,
+        "window_sizes": windows,
+    }
     _check_asked(read, asked)
     _check_windows(read)
     size, size_from = _input_size(read, asked, variant, size_said)

@@ -20,12 +20,12 @@ from torch import Tensor
 from app.bundle.manifest import Label, Preprocessing
 from app.errors import sentence
 from model_export.checkpoints import state_dict
-from model_export.checkpoints.checkpoint import Checkpoint, Found, Options
+from model_export.checkpoints.checkpoint import Checkpoint, Options, RawCheckpoint
 from model_export.checkpoints.files.weights import Weights
 from model_export.checkpoints.labels import from_data
 from model_export.checkpoints.preprocessing import from_timm
 from model_export.checkpoints.reference import Ours, Reference, ask, in_steps
-from model_export.checkpoints.state_dict import Stated
+from model_export.checkpoints.state_dict import Metadata
 from model_export.checkpoints.training.types import NO_TRAINING, Training
 from model_export.checkpoints.variants import VARIANTS, Variant, named
 from model_export.errors import CheckpointError, UnsupportedModel
@@ -99,7 +99,7 @@ class Config(Recipe):
 
 
 def read(
-    found: Found,
+    found: RawCheckpoint,
     config: Mapping[str, Any] | None,
     options: Options,
     training: Training = NO_TRAINING,
@@ -126,7 +126,7 @@ def read(
 
     return state_dict.read(
         found,
-        dialect="timm",
+        window_convention="timm",
         rename=renamed,
         in_file=partial(_own_name, found.weights),
         reference=reference,
@@ -137,14 +137,14 @@ def read(
     )
 
 
-def _of_run(training: Training) -> Stated:
+def _of_run(training: Training) -> Metadata:
     """The arguments with which a run made its network.
 
     Raises:
         UnsupportedModel: one of them is not followed.
     """
     if not training.arguments:
-        return Stated({})
+        return Metadata({})
     try:
         arguments = Arguments.model_validate_json(json.dumps(training.arguments))
     except TypeError as error:  # of json: a value that is none of its kinds
@@ -154,7 +154,7 @@ def _of_run(training: Training) -> Stated:
     variant = named(training.architecture or "")
     stages = len(arguments.depths or (variant.depths if variant else ()))
     shape = _shape(arguments, stages)
-    return Stated(shape, classes=arguments.num_classes, place=training.place)
+    return Metadata(shape, classes=arguments.num_classes, place=training.place)
 
 
 def _with_arch(training: Training, content: Mapping[str, Any]) -> Training:
@@ -197,7 +197,7 @@ def _parsed(config: Mapping[str, Any]) -> Config:
         raise CheckpointError(f"config.json: {sentence(error)}") from error
 
 
-def _stated(config: Config, options: Options) -> Stated:
+def _stated(config: Config, options: Options) -> Metadata:
     variant, recipe = named(config.architecture), config.pretrained_cfg or config
     if "swinv2_cr" in config.architecture:
         raise UnsupportedModel(
@@ -210,7 +210,7 @@ def _stated(config: Config, options: Options) -> Stated:
     if len(counts) > 1:
         said = " and of ".join(str(count) for count in sorted(filter(None, counts)))
         raise CheckpointError(f"config.json: it says of {said} classes that they are all")
-    return Stated(
+    return Metadata(
         _shape(config.model_args, len(config.model_args.depths or variant.depths))
         | {"input_size": _input_size(recipe, config.model_args, variant)},
         partial(from_timm, recipe.model_dump(), options=options.recipe) if recipe.says_how else None,
@@ -336,14 +336,14 @@ class TimmReference:
             self._transform = timm.data.create_transform(**config)
 
     def images(self, image: Image.Image) -> Tensor:
-        """RGB image → normalised float32 (1, 3, height, width)."""
+        """RGB image → normalized float32 (1, 3, height, width)."""
         if self._transform is None:
             return in_steps(image, self._recipe)
         images: Tensor = self._transform(image)[None]
         return images
 
     def logits(self, images: Tensor) -> Tensor:
-        """Normalised images → (batch, classes)."""
+        """Normalized images → (batch, classes)."""
         with torch.inference_mode():
             logits: Tensor = self._model(images)
         return logits

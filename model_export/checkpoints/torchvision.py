@@ -10,7 +10,7 @@ from torch import Tensor
 
 from app.bundle.manifest import Preprocessing, ShorterSide
 from model_export.checkpoints import parts, state_dict
-from model_export.checkpoints.checkpoint import Checkpoint, Found, Options
+from model_export.checkpoints.checkpoint import Checkpoint, Options, RawCheckpoint
 from model_export.checkpoints.files.weights import Weights
 from model_export.checkpoints.reference import Ours, Reference, ask, in_steps
 from model_export.checkpoints.training.types import NO_TRAINING, Training
@@ -27,7 +27,7 @@ JOINT_BIAS = re.compile(r"(?P<layer>.*\.attn)\.qkv\.bias$")
 
 
 def read(
-    found: Found, options: Options, training: Training = NO_TRAINING, content: Mapping[str, Any] | None = None
+    found: RawCheckpoint, options: Options, training: Training = NO_TRAINING, content: Mapping[str, Any] | None = None
 ) -> Checkpoint:
     """Read a state dict of torchvision's.
 
@@ -46,7 +46,7 @@ def read(
 
     return state_dict.read(
         found,
-        dialect="torchvision",
+        window_convention="torchvision",
         rename=renamed,
         in_file=_own_name,
         reference=reference,
@@ -115,12 +115,12 @@ class TorchvisionReference:
         self._network.float().eval()
 
     def images(self, image: Image.Image) -> Tensor:
-        """RGB image → normalised float32 (1, 3, height, width)."""
+        """RGB image → normalized float32 (1, 3, height, width)."""
         images: Tensor = in_steps(image, self._recipe) if self._transform is None else self._transform(image)[None]
         return images
 
     def logits(self, images: Tensor) -> Tensor:
-        """Normalised images → (batch, classes)."""
+        """Normalized images → (batch, classes)."""
         with torch.inference_mode():
             logits: Tensor = self._network(images)
         return logits

@@ -136,7 +136,7 @@ def published_recipe(kind: SourceKind, config: SwinConfig) -> Preprocessing:
 
 
 def recipe(resize: Squash | ShorterSide | Cover, crop: CenterCrop | None) -> Preprocessing:
-    """With the interpolation and normalisation of every published Swin."""
+    """With the interpolation and normalization of every published Swin."""
     return Preprocessing(resize=resize, crop=crop, interpolation="bicubic", scale=1 / 255, mean=MEAN, std=STD)
 
 

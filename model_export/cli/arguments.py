@@ -94,14 +94,14 @@ def precision_of(arguments: argparse.Namespace) -> "PrecisionOptions":
         RequestError: there are no images to calibrate with, or nothing to calibrate.
     """
     from model_export.verification.images import from_folder
-    from model_export.verification.precision_report import MOST_IMAGES, PrecisionOptions
+    from model_export.verification.precision_report import MAX_IMAGES, PrecisionOptions
 
     if arguments.calibrate and arguments.precision != "int8":
         raise RequestError("--calibrate is for --precision int8")
     if arguments.precision == "fp32":
         return PrecisionOptions()
     calibration, images = (
-        from_folder(folder, MOST_IMAGES) if folder else None for folder in (arguments.calibrate, arguments.images)
+        from_folder(folder, MAX_IMAGES) if folder else None for folder in (arguments.calibrate, arguments.images)
     )
     return PrecisionOptions(arguments.precision, calibration, images, arguments.min_agreement)
 

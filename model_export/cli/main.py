@@ -62,7 +62,7 @@ exit codes:
 
 
 EVALUATE = """\
-Measure how good a bundle is on labelled images, by the very code that serves it: top-1 and top-5 with their 95 %
+Measure how good a bundle is on labeled images, by the very code that serves it: top-1 and top-5 with their 95 %
 intervals, calibration, the classes it is worst at and what it takes them for.
 
 DATA is a folder with a folder for each class, named by label, WordNet id or index as in the bundle's labels.json; or a
@@ -179,8 +179,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _verify(options: argparse.Namespace) -> None:
     with _libraries():
         from model_export.console import Progress
-        from model_export.verification.bundle import recheck
-    recheck(
+        from model_export.verification.bundle import verify_bundle
+    verify_bundle(
         options.bundle,
         checkpoint=options.checkpoint,
         options=options_of(options),
@@ -310,7 +310,7 @@ def _add_revision(parser: argparse.ArgumentParser) -> None:
 
 COMMANDS = {
     "build": Command("turn a checkpoint into a bundle", BUILD, BUILD_END, _build_arguments, _build),
-    "evaluate": Command("measure it on labelled images", EVALUATE, EVALUATE_END, _evaluate_arguments, _evaluate),
+    "evaluate": Command("measure it on labeled images", EVALUATE, EVALUATE_END, _evaluate_arguments, _evaluate),
     "verify": Command("prove it again, on this machine", VERIFY, VERIFY_END, _verify_arguments, _verify),
     "inspect": Command("show what a bundle is", INSPECT, INSPECT_END, _inspect_arguments, _inspect),
 }

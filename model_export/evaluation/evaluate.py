@@ -1,4 +1,4 @@
-"""`swin-export evaluate`: how good a bundle is on labelled images, by the very code that serves it.
+"""`swin-export evaluate`: how good a bundle is on labeled images, by the very code that serves it.
 
 Files are decoded by a few threads ahead of the engine, which takes batch after batch: never are more images in memory
 than those of three batches, and one for each thread.
@@ -23,7 +23,7 @@ from app.bundle.load import Bundle, load_bundle
 from app.bundle.manifest import Preprocessing
 from app.classification.ranking import top_k
 from app.errors import ServiceError
-from app.images.decode import MOST_PIXELS, Limits, open_image, to_rgb
+from app.images.decode import MAX_PIXELS, Limits, open_image, to_rgb
 from app.images.preprocess import preprocess
 from app.inference.engine import Engine
 from app.inference.self_test import open_proved
@@ -32,13 +32,13 @@ from app.system.device import CPU, Device
 from model_export.console import percent, table
 from model_export.errors import ExportError
 from model_export.evaluation import dataset, scores
-from model_export.evaluation.dataset import LabelledImage
+from model_export.evaluation.dataset import LabeledImage
 from model_export.evaluation.published import Published, published
 from model_export.evaluation.scores import ClassScore, Confusion, Share
 
 Pixels = NDArray[np.uint8]  # height, width, 3
 
-MOST_ROWS = 10
+MAX_ROWS = 10
 """Of a table on the terminal; the report has all."""
 
 SEVERAL = 5
@@ -48,7 +48,7 @@ SEVERAL = 5
 class Answer(NamedTuple):
     """What the bundle said of one image: the class it found most likely, and how sure it was."""
 
-    truth: int
+    device_report: int
     best: int
     confidence: float
     is_among_five: bool
@@ -122,7 +122,7 @@ def evaluate(
     classes: Sequence[str] = (),
     quiet: bool = False,
 ) -> Report:
-    """Classify labelled images and compare.
+    """Classify labeled images and compare.
 
     Args:
         folder: the bundle.
@@ -141,18 +141,18 @@ def evaluate(
     bundle = load_bundle(folder)
     images = dataset.read(data, bundle.labels, classes)
     if limit is not None:
-        images = dataset.thinned(images, limit)
+        images = dataset.subsample(images, limit)
     engine = open_proved(bundle, device, available_cpus(), (1, batch))
     started = time.perf_counter()
     answers, unreadable = _answers(bundle, engine, images, batch, quiet=quiet)
     seconds = time.perf_counter() - started
     if not answers:
         raise ExportError(f"none of the {len(images)} images can be read: {unreadable[0].path}: {unreadable[0].reason}")
-    return _report(bundle, str(engine.truth.device), len(images) / seconds, answers, unreadable)
+    return _report(bundle, str(engine.device_report.device), len(images) / seconds, answers, unreadable)
 
 
 def _answers(
-    bundle: Bundle, engine: Engine, images: Sequence[LabelledImage], batch: int, *, quiet: bool
+    bundle: Bundle, engine: Engine, images: Sequence[LabeledImage], batch: int, *, quiet: bool
 ) -> tuple[list[Answer], list[Unreadable]]:
     manifest = bundle.manifest
     answers: list[Answer] = []
@@ -161,9 +161,9 @@ def _answers(
 
     def run() -> None:
         logits = engine.run(np.stack([pixels for _, pixels in waiting]))
-        for (truth, _), row in zip(waiting, logits, strict=True):
+        for (device_report, _), row in zip(waiting, logits, strict=True):
             ranked = top_k(row, SEVERAL, manifest.activation)
-            answers.append(Answer(truth, *ranked[0], truth in dict(ranked)))
+            answers.append(Answer(device_report, *ranked[0], device_report in dict(ranked)))
         waiting.clear()
 
     with _bar(quiet=quiet) as bar:
@@ -172,7 +172,7 @@ def _answers(
             if isinstance(decoded, str):
                 unreadable.append(Unreadable(str(image.path), decoded))
             else:
-                waiting.append((image.truth, decoded))
+                waiting.append((image.device_report, decoded))
             if len(waiting) == batch:
                 run()
             bar.advance(task)
@@ -182,12 +182,12 @@ def _answers(
 
 
 def _decoded(
-    images: Sequence[LabelledImage], recipe: Preprocessing, ahead: int
-) -> Iterator[tuple[LabelledImage, Pixels | str]]:
+    images: Sequence[LabeledImage], recipe: Preprocessing, ahead: int
+) -> Iterator[tuple[LabeledImage, Pixels | str]]:
     """In order, each with its pixels or the reason why there are none; so many are decoded ahead of the caller."""
     threads = available_cpus()
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        begun: deque[tuple[LabelledImage, Future[Pixels | str]]] = deque()
+        begun: deque[tuple[LabeledImage, Future[Pixels | str]]] = deque()
         for image in images:
             begun.append((image, pool.submit(_pixels, image.path, recipe)))
             if len(begun) > ahead + threads:
@@ -199,7 +199,7 @@ def _decoded(
 
 def _pixels(path: Path, recipe: Preprocessing) -> Pixels | str:
     try:
-        return preprocess(to_rgb(open_image(path.read_bytes(), Limits(MOST_PIXELS))), recipe)
+        return preprocess(to_rgb(open_image(path.read_bytes(), Limits(MAX_PIXELS))), recipe)
     except ServiceError as error:
         return error.detail
     except OSError as error:
@@ -211,7 +211,7 @@ def _pixels(path: Path, recipe: Preprocessing) -> Pixels | str:
 def _report(
     bundle: Bundle, device: str, rate: float, answers: Sequence[Answer], unreadable: Sequence[Unreadable]
 ) -> Report:
-    truth, best = (np.array([answer[column] for answer in answers]) for column in (0, 1))
+    device_report, best = (np.array([answer[column] for answer in answers]) for column in (0, 1))
     confidences = np.array([answer.confidence for answer in answers])
     excludes = bundle.manifest.activation == "softmax"
     return Report(
@@ -219,15 +219,15 @@ def _report(
         device=device,
         images_per_second=rate,
         unreadable=unreadable,
-        top1=scores.share(truth == best),
+        top1=scores.share(device_report == best),
         top5=scores.share(np.array([answer.is_among_five for answer in answers]))
         if bundle.manifest.classes > SEVERAL
         else None,
         mean_confidence=float(confidences.mean()),
-        calibration_error=scores.calibration_error(confidences, truth == best) if excludes else None,
+        calibration_error=scores.calibration_error(confidences, device_report == best) if excludes else None,
         published=published(bundle.manifest),
-        classes=scores.class_scores(truth, best),
-        confusions=scores.confusions(truth, best),
+        classes=scores.class_scores(device_report, best),
+        confusions=scores.confusions(device_report, best),
     )
 
 
@@ -236,16 +236,16 @@ def show(report: Report, console: Console) -> None:
     console.print(table("", ("", ""), _figures(report)))
     worst = [one for one in report.classes if one.top1 < 1]
     if worst:
-        rows = [(report.label(one.index), str(one.images), percent(one.top1)) for one in worst[:MOST_ROWS]]
+        rows = [(report.label(one.index), str(one.images), percent(one.top1)) for one in worst[:MAX_ROWS]]
         console.print(table(_title("worst classes", worst), ("class", "images", "top-1"), rows))
     if report.confusions:
         pairs = [
             (report.label(one.index), report.label(one.taken_for), str(one.images))
-            for one in report.confusions[:MOST_ROWS]
+            for one in report.confusions[:MAX_ROWS]
         ]
         console.print(table(_title("confusions", report.confusions), ("class", "taken for", "images"), pairs))
     if report.unreadable:
-        files = [(one.path, one.reason) for one in report.unreadable[:MOST_ROWS]]
+        files = [(one.path, one.reason) for one in report.unreadable[:MAX_ROWS]]
         console.print(table(_title("unreadable files", report.unreadable), ("file", "reason"), files))
 
 
@@ -268,7 +268,7 @@ def _figures(report: Report) -> Iterator[tuple[str, str]]:
 
 
 def _title(name: str, rows: Sequence[Any]) -> str:
-    return f"{name}, the first {MOST_ROWS} of {len(rows)}" if len(rows) > MOST_ROWS else name
+    return f"{name}, the first {MAX_ROWS} of {len(rows)}" if len(rows) > MAX_ROWS else name
 
 
 def _bar(*, quiet: bool) -> Bar:

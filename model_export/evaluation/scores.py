@@ -72,15 +72,15 @@ def calibration_error(confidences: NDArray[np.float64], correct: NDArray[np.bool
     return float(sum(gaps)) / len(correct)
 
 
-def class_scores(truth: Indices, best: Indices) -> list[ClassScore]:
+def class_scores(device_report: Indices, best: Indices) -> list[ClassScore]:
     """Of every class that has images, the worst first; among equals the one with more images."""
-    images, hits = Counter(truth.tolist()), Counter(truth[truth == best].tolist())
+    images, hits = Counter(device_report.tolist()), Counter(device_report[device_report == best].tolist())
     scores = [ClassScore(index, count, hits[index]) for index, count in images.items()]
     return sorted(scores, key=lambda score: (score.top1, -score.images, score.index))
 
 
-def confusions(truth: Indices, best: Indices) -> list[Confusion]:
+def confusions(device_report: Indices, best: Indices) -> list[Confusion]:
     """Every pair of classes where the one was taken for the other, the most frequent first."""
-    wrong = truth != best
-    pairs = Counter(zip(truth[wrong].tolist(), best[wrong].tolist(), strict=True))
+    wrong = device_report != best
+    pairs = Counter(zip(device_report[wrong].tolist(), best[wrong].tolist(), strict=True))
     return [Confusion(*pair, images) for pair, images in sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))]

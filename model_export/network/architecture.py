@@ -14,7 +14,7 @@ def architecture_of(network: Swin) -> Architecture:
         depths=config.depths,
         num_heads=config.num_heads,
         window_sizes=config.window_sizes,
-        dialect=config.dialect,
+        dialect=config.window_convention,
         mlp_ratio=float(config.mlp_ratio),
         qkv_bias=config.qkv_bias,
         patch_norm=config.patch_norm,

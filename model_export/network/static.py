@@ -5,10 +5,10 @@ What `swin.py` computes for every image, this file computes once:
 - shift mask + relative position bias → one constant per block, (windows or 1, heads, area, area);
 - roll and window partition → one gather. The residual stream stays in *window order*: norm and MLP work position by
   position and do not care, so the way from one block's windows to the next block's is a single index vector;
-- patch merging's 2×2 neighbourhood → a gather from the last block's window order;
+- patch merging's 2×2 neighborhood → a gather from the last block's window order;
 - query scale → the query weights; version 2's network for the position bias → the same constant as the bias itself;
 - the biases of key and value → nothing and the output's bias (`projections` says why);
-- normalisation → the patch projection, so the input is the bytes themselves.
+- normalization → the patch projection, so the input is the bytes themselves.
 
 The stream has two axes only, (slots·batch, channels), so that a projection and its bias are one `Gemm`. Query, key and
 value come from a product each, so that nothing has to be cut apart. Slots lie with the first position of every window
@@ -42,7 +42,7 @@ class StaticSwin(nn.Module):
     """
 
     def __init__(self, network: Swin, scale: float, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Bake `network`, whose images were normalised as (scale · byte - mean) / std, per channel."""
+        """Bake `network`, whose images were normalized as (scale · byte - mean) / std, per channel."""
         super().__init__()
         order = block_order(network.config, 0, 0)
         self.embed = StaticPatchEmbed(network, scale, mean, std, order)
@@ -77,7 +77,7 @@ def bake_steps(network: Swin, order: Tensor) -> Iterator[nn.Module]:
 
 
 class StaticPatchEmbed(nn.Module):
-    """The convolution as a matrix product over patches of bytes, with the normalisation folded into its weights."""
+    """The convolution as a matrix product over patches of bytes, with the normalization folded into its weights."""
 
     position_embedding: Tensor | None
     order: Tensor
@@ -172,26 +172,26 @@ class StaticMlp(nn.Module):
 
 
 class StaticPatchMerging(nn.Module):
-    """Gathers each 2×2 neighbourhood from the old window order, straight into the new one."""
+    """Gathers each 2×2 neighborhood from the old window order, straight into the new one."""
 
-    neighbours: Tensor
+    neighbors: Tensor
     is_real: Tensor | None
 
     def __init__(self, merging: PatchMerging, grid: tuple[int, int], order: Tensor, wanted: Tensor) -> None:
         super().__init__()
         self.norm_after = merging.norm_after
         self.norm, self.reduction = merging.norm, Linear(merging.reduction.weight)
-        neighbourhoods = window_partition(pad_to_windows(raster(*grid), (2, 2)), (2, 2))
-        positions = neighbourhoods[0, :, :, 0] + PADDING  # merged positions, 4
+        neighborhoods = window_partition(pad_to_windows(raster(*grid), (2, 2)), (2, 2))
+        positions = neighborhoods[0, :, :, 0] + PADDING  # merged positions, 4
         positions = positions[:, [0, 2, 1, 3]]  # the published order goes down the columns first
         positions = positions[wanted.clamp(min=0)]  # slots, 4
         self.slots = len(order)
-        self.register_buffer("neighbours", slots_of(positions.flatten(), order))
+        self.register_buffer("neighbors", slots_of(positions.flatten(), order))
         is_real = (positions != PADDING).float()[:, :, None, None]  # slots, 4, 1, 1
         self.register_buffer("is_real", None if is_real.all() else is_real)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.unflatten(0, (self.slots, -1)).index_select(0, self.neighbours).unflatten(0, (-1, 4))
+        x = x.unflatten(0, (self.slots, -1)).index_select(0, self.neighbors).unflatten(0, (-1, 4))
         if self.is_real is not None:
             x = x * self.is_real
         x = x.transpose(1, 2).flatten(2).flatten(0, 1)  # slots·batch, 4·channels

@@ -6,7 +6,7 @@ does otherwise is in `swin_v2.py`.
 - Parameter names are those of the original code (`layers.0.blocks.0.attn.qkv.weight`); the readers in `checkpoints/`
   map the names of every other source to them.
 - Feature maps are (batch, height, width, channels) throughout; sizes come from the tensor.
-- Inference only: no dropout, no stochastic depth, no initialisation scheme.
+- Inference only: no dropout, no stochastic depth, no initialization scheme.
 """
 
 from dataclasses import dataclass
@@ -46,8 +46,8 @@ class SwinConfig:
     norm_eps: float = 1e-5  # of the blocks and the last norm; patch embedding and merging always use 1e-5
     version: Literal[1, 2] = 1
     pretrained_window_sizes: tuple[int, ...] = ()  # version 2, by stage; 0: trained with the window it has
-    masked: float = -100.0  # added to the scores of positions that only the roll made neighbours; -inf was not trained
-    dialect: Dialect = "original"
+    masked: float = -100.0  # added to the scores of positions that only the roll made neighbors; -inf was not trained
+    window_convention: Dialect = "original"
     halves_down: bool = False  # windows are chosen as if merging rounded odd sides down (transformers' V2)
 
     def __post_init__(self) -> None:
@@ -102,17 +102,19 @@ class SwinConfig:
         """
         (high, wide), (rows, columns) = size, grid = self.window_sizes[stage], self._grid_for_windows(stage)
         shift = high // 2 if rows > high else 0, wide // 2 if columns > wide else 0
-        if self.dialect == "timm":
+        if self.window_convention == "timm":
             size = min(high, rows), min(wide, columns)
-        elif self.dialect == "original" and min(grid) <= min(size):
+        elif self.window_convention == "original" and min(grid) <= min(size):
             side = min(*size, *grid)
             size, shift = (side, side), (0, 0)
         is_shifted = block % 2 == 1
-        return Windowing(size, shift if is_shifted else (0, 0), self.masked, rolls_first=self.dialect == "timm")
+        return Windowing(
+            size, shift if is_shifted else (0, 0), self.masked, rolls_first=self.window_convention == "timm"
+        )
 
 
 class Swin(nn.Module):
-    """Normalised images (batch, 3, height, width) → logits (batch, classes)."""
+    """Normalized images (batch, 3, height, width) → logits (batch, classes)."""
 
     def __init__(self, config: SwinConfig) -> None:
         super().__init__()
@@ -236,7 +238,7 @@ class WindowAttention(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Joins 2×2 neighbours, down the columns first: half the sides, twice the channels. Odd sides are padded."""
+    """Joins 2×2 neighbors, down the columns first: half the sides, twice the channels. Odd sides are padded."""
 
     def __init__(self, dim: int, *, norm_after: bool) -> None:
         super().__init__()
@@ -246,6 +248,6 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = pad_to_windows(x, (2, 2))
-        neighbours = (x[:, row::2, column::2] for column in (0, 1) for row in (0, 1))
-        x = torch.cat(list(neighbours), dim=-1)  # batch, height/2, width/2, 4·channels
+        neighbors = (x[:, row::2, column::2] for column in (0, 1) for row in (0, 1))
+        x = torch.cat(list(neighbors), dim=-1)  # batch, height/2, width/2, 4·channels
         return self.norm(self.reduction(x)) if self.norm_after else self.reduction(self.norm(x))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from model_export.network.windows import Size, Windowing, in_windows, relative_position_index
 
 BIAS_HIDDEN = 512
-MOST_LOGIT_SCALE = math.log(100)
+MAX_LOGIT_SCALE = math.log(100)
 """Temperatures are learned down to 0.01 and no further (section 3.2)."""
 
 
@@ -38,7 +38,7 @@ class CosineAttention(nn.Module):
 
     def scale(self) -> Tensor:
         """One over the temperature: (heads, 1, 1)."""
-        return self.logit_scale.clamp(max=MOST_LOGIT_SCALE).exp()
+        return self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
 
     def qkv_bias(self) -> Tensor | None:
         """Of the joint projection: (3·channels,)."""

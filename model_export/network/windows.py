@@ -19,7 +19,7 @@ class Windowing:
     """How one block cuts its map.
 
     `rolls_first` decides what is rolled where windows do not divide the map: the map and then it is padded (timm), or
-    the padded map (everybody else). `masked` is added to the scores of positions that only the roll made neighbours.
+    the padded map (everybody else). `masked` is added to the scores of positions that only the roll made neighbors.
     """
 
     size: Size

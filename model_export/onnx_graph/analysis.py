@@ -19,7 +19,7 @@ def operators(model: ModelProto) -> dict[str, int]:
 
 
 def constant_bytes(model: ModelProto) -> dict[str, int]:
-    """Bytes of the initialisers by element type, the largest first."""
+    """Bytes of the initializers by element type, the largest first."""
     sizes = Counter[str]()
     for tensor in model.graph.initializer:
         kind = TensorProto.DataType.Name(tensor.data_type).lower()

@@ -1,6 +1,6 @@
 """float32 graph → fp16 graph, with some nodes left in float32.
 
-Casts stand only where the two meet: between neighbours that both stay in float32 nothing is rounded, nor is what they
+Casts stand only where the two meet: between neighbors that both stay in float32 nothing is rounded, nor is what they
 hand out of the graph. That is what ONNX Runtime's own converter does not do, and it casts a tensor that several kept
 nodes read once for each, under one name. The graph has no subgraphs and no float tensors in attributes; norms compute
 in float32 by themselves (`stash_type`), and their epsilon is a number, not a tensor.

@@ -2,7 +2,7 @@
 
 Both begin with the float32 graph that was proved, and leave some of its nodes as they are:
 
-- the patch projection: its inputs are bytes up to 255 and its weights have the normalisation folded in, so most of what
+- the patch projection: its inputs are bytes up to 255 and its weights have the normalization folded in, so most of what
   it adds up cancels;
 - the mean over positions and the head: they cost nothing, and logits stay sums of evidence;
 - version 2's division by a vector's length, in half floats: lengths are squared, and bounded below by 1e-12.

@@ -36,7 +36,7 @@ from model_export.verification.parity import LOGITS, Proof, passed
 from model_export.verification.precision_report import TOLERANCES
 
 
-def recheck(
+def verify_bundle(
     folder: Path,
     *,
     checkpoint: str | None = None,
@@ -64,7 +64,9 @@ def recheck(
         notes.append(f"{len(bundle.manifest.files)} as the manifest describes them")
     with progress.step("device") as notes, _stage("device"):
         engine = open_unproved(bundle, device, available_cpus(), bundle.manifest.verified.batch_sizes)
-        notes.append(", ".join(f"{count} nodes on {provider}" for provider, count in engine.truth.nodes.items()))
+        notes.append(
+            ", ".join(f"{count} nodes on {provider}" for provider, count in engine.device_report.nodes.items())
+        )
     with progress.step("golden pixels") as notes, _stage("golden pixels"):
         pixels = golden_pixels(bundle)
         notes.append(f"{len(pixels)} images become what they became at export")

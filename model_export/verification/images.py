@@ -12,11 +12,11 @@ from PIL import Image, ImageDraw
 
 from app.bundle.manifest import Preprocessing
 from app.errors import ServiceError, UnsupportedImage
-from app.images.decode import MOST_PIXELS, Limits, open_image, to_rgb
+from app.images.decode import MAX_PIXELS, Limits, open_image, to_rgb
 from app.images.preprocess import preprocess
 from model_export.errors import RequestError
 
-MOST_IMAGES = 8
+MAX_IMAGES = 8
 LONGEST_SIDE = 640
 SHAPES = {"landscape": (320, 240), "portrait": (210, 290), "panorama": (400, 130), "small": (48, 48)}
 """(width, height); odd margins, upscaling and downscaling all occur."""
@@ -24,7 +24,7 @@ SHAPES = {"landscape": (320, 240), "portrait": (210, 290), "panorama": (400, 130
 Images = Mapping[str, Image.Image]
 
 
-def from_folder(folder: Path, most: int = MOST_IMAGES) -> Images:
+def from_folder(folder: Path, most: int = MAX_IMAGES) -> Images:
     """The first images of a folder by name, RGB, shrunk to `LONGEST_SIDE`.
 
     Raises:
@@ -35,7 +35,7 @@ def from_folder(folder: Path, most: int = MOST_IMAGES) -> Images:
     images: dict[str, Image.Image] = {}
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         try:
-            image = to_rgb(open_image(path.read_bytes(), Limits(MOST_PIXELS)))
+            image = to_rgb(open_image(path.read_bytes(), Limits(MAX_PIXELS)))
         except UnsupportedImage:
             continue  # a README, a .DS_Store
         except ServiceError as error:
@@ -52,7 +52,7 @@ def from_folder(folder: Path, most: int = MOST_IMAGES) -> Images:
 
 
 def generated(sets: int = 1) -> Images:
-    """Pictures for when nobody gives any, one of each shape in a set: smooth colours with hard-edged shapes on them."""
+    """Pictures for when nobody gives any, one of each shape in a set: smooth colors with hard-edged shapes on them."""
     images = {}
     for seed in range(sets):
         random = np.random.default_rng(seed)
@@ -75,7 +75,7 @@ def _picture(random: np.random.Generator, width: int, height: int) -> Image.Imag
     for _ in range(6):
         corners = random.integers(0, (width, height), (2, 2))
         (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
-        colour = tuple(int(value) for value in random.integers(0, 256, 3))
+        color = tuple(int(value) for value in random.integers(0, 256, 3))
         draw = pen.ellipse if random.integers(2) else pen.rectangle
-        draw((int(left), int(top), int(right), int(bottom)), fill=colour)
+        draw((int(left), int(top), int(right), int(bottom)), fill=color)
     return image

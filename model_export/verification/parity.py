@@ -25,7 +25,7 @@ from torch import Tensor
 from app.bundle.load import Head
 from app.bundle.manifest import Preprocessing, Stage, Verified
 from app.classification.evidence import contributions
-from app.images.decode import MOST_PIXELS, Limits, open_image, to_rgb
+from app.images.decode import MAX_PIXELS, Limits, open_image, to_rgb
 from app.images.preprocess import preprocess
 from app.inference.engine import Engine, Logits
 from model_export.checkpoints.checkpoint import Checkpoint
@@ -76,12 +76,12 @@ class Proof:
             max_logit_difference=float(np.abs(logits - self._source_logits).max()),
             logit_range=self.logit_range,
             top1_agreement=float(agreement),
-            versions={"onnxruntime": self.engine.truth.runtime, **_versions()},
+            versions={"onnxruntime": self.engine.device_report.runtime, **_versions()},
         )
 
     def _stages(self) -> Iterator[Stage]:
         source, recipe = self._checkpoint.reference.name, self._checkpoint.preprocessing
-        ours = normalise(torch.from_numpy(self.pixels), recipe)
+        ours = normalize(torch.from_numpy(self.pixels), recipe)
         std = torch.tensor(recipe.std).view(3, 1, 1)
         levels = ((ours - self._source_images) * std / recipe.scale).abs()
         yield _stage("preprocessing, mean", source, "levels of 255", levels.mean(), MEAN_LEVEL)
@@ -115,7 +115,7 @@ class Proof:
     def logits(self) -> NDArray[np.float32]:
         """What the engine makes of the images, from their bytes on: (images, classes)."""
         recipe = self._checkpoint.preprocessing
-        decoded = (to_rgb(open_image(png(image), Limits(MOST_PIXELS))) for image in self.images.values())
+        decoded = (to_rgb(open_image(png(image), Limits(MAX_PIXELS))) for image in self.images.values())
         return np.concatenate([self.engine.run(preprocess(image, recipe)[None]) for image in decoded])
 
 
@@ -130,7 +130,7 @@ def passed(stage: Stage) -> Stage:
     return stage
 
 
-def normalise(pixels: Tensor, recipe: Preprocessing) -> Tensor:
+def normalize(pixels: Tensor, recipe: Preprocessing) -> Tensor:
     """Pixels (batch, height, width, 3) → what the published network takes, float32 (batch, 3, height, width)."""
     images = (pixels.float() * recipe.scale - torch.tensor(recipe.mean)) / torch.tensor(recipe.std)
     return images.permute(0, 3, 1, 2)

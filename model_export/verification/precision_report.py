@@ -17,7 +17,7 @@ TIMED = (1, 8)
 ROUNDS = 3
 
 MIN_AGREEMENT = 0.99
-MOST_IMAGES = 256
+MAX_IMAGES = 256
 """To calibrate with, or to compare on: ranges and agreement have long settled then."""
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from app.batching.batcher import Batcher, BatchReport
 from app.batching.engine_worker import Run
-from app.batching.types import Answer
+from app.batching.types import InferenceResult
 from app.errors import DeadlineExceeded, Draining, EngineFailed, NotReady, Overloaded
 from tests.support.engines import Gate, rows
 
@@ -29,7 +29,7 @@ async def batcher_of(*engines: Run, **options: Any) -> AsyncIterator[Batcher]:
         await batcher.drain()
 
 
-def submit_all(batcher: Batcher, values: range) -> list[asyncio.Task[Answer]]:
+def submit_all(batcher: Batcher, values: range) -> list[asyncio.Task[InferenceResult]]:
     return [asyncio.create_task(batcher.submit(row)) for row in rows(values)]
 
 
@@ -48,7 +48,7 @@ async def test_each_caller_gets_its_own_answer() -> None:
     async with batcher_of(lambda rows, _: np.stack(rows) * 10) as batcher:
         answers = await asyncio.gather(*submit_all(batcher, range(50)), return_exceptions=True)
 
-    outputs = [answer.output.item() for answer in answers if isinstance(answer, Answer)]
+    outputs = [answer.output.item() for answer in answers if isinstance(answer, InferenceResult)]
     assert [value * 10.0 for value in range(len(outputs))] == outputs
     assert len(outputs) == 16  # the capacity: the others were refused
 
@@ -79,10 +79,10 @@ async def test_a_lone_request_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_linger_waits_for_a_fuller_batch() -> None:
-    """With `linger` a free engine waits while the batch has room, and goes as soon as it has none."""
+    """With `max_queue_delay` a free engine waits while the batch has room, and goes as soon as it has none."""
     gate = Gate()
     gate.open()
-    async with batcher_of(gate, linger=60.0, max_batch=3) as batcher:
+    async with batcher_of(gate, max_queue_delay=60.0, max_batch=3) as batcher:
         early = submit_all(batcher, range(2))
         await turns()
         waited = gate.batches == []
@@ -95,7 +95,7 @@ async def test_linger_waits_for_a_fuller_batch() -> None:
 
 async def test_draining_ends_the_linger() -> None:
     """A batch that waits for company goes at once when the batcher stops."""
-    async with batcher_of(lambda rows, _: np.stack(rows) + 1, linger=3600.0) as batcher:
+    async with batcher_of(lambda rows, _: np.stack(rows) + 1, max_queue_delay=3600.0) as batcher:
         callers = submit_all(batcher, range(1))
         await turns()
         await batcher.drain()
@@ -192,7 +192,7 @@ async def test_a_row_that_cannot_make_its_deadline_is_not_run(monkeypatch: pytes
 async def test_nobody_waits_past_the_deadline(place: str) -> None:
     """Whatever the engine does, a row is told at its deadline; it leaves the queue, and did not walk away."""
     gate, left = Gate(), list[str]()
-    async with batcher_of(gate, max_batch=1, on_leave=left.append) as batcher:
+    async with batcher_of(gate, max_batch=1, on_cancel=left.append) as batcher:
         before = submit_all(batcher, range(place == "queue"))
         if before:
             await entered(gate)
@@ -242,7 +242,7 @@ async def test_callers_that_come_and_go_leave_nothing_behind() -> None:
 async def test_a_cancelled_caller_does_not_affect_its_batch_mates() -> None:
     """A caller that leaves while its batch runs is skipped when the answers are handed out; the others get theirs."""
     gate, left = Gate(), list[str]()
-    async with batcher_of(gate, on_leave=left.append) as batcher:
+    async with batcher_of(gate, on_cancel=left.append) as batcher:
         first = submit_all(batcher, range(1))
         await entered(gate)
         mates = submit_all(batcher, range(1, 5))
@@ -253,14 +253,14 @@ async def test_a_cancelled_caller_does_not_affect_its_batch_mates() -> None:
         answers = await asyncio.gather(*first, *mates, return_exceptions=True)
 
     assert isinstance(answers[2], asyncio.CancelledError)
-    assert [answer.output.item() for answer in answers if isinstance(answer, Answer)] == [1, 2, 4, 5]
+    assert [answer.output.item() for answer in answers if isinstance(answer, InferenceResult)] == [1, 2, 4, 5]
     assert left == ["infer"]
 
 
 async def test_a_caller_that_left_the_queue_is_not_run() -> None:
     """Its row is skipped before the run, and its place in the queue is free again at once."""
     gate, left = Gate(), list[str]()
-    async with batcher_of(gate, capacity=3, on_leave=left.append) as batcher:
+    async with batcher_of(gate, capacity=3, on_cancel=left.append) as batcher:
         first = submit_all(batcher, range(1))
         await entered(gate)
         waiting = submit_all(batcher, range(1, 4))
@@ -284,7 +284,7 @@ async def test_a_failing_engine_reaches_its_batch_and_nobody_else() -> None:
         return pixels
 
     reports = list[BatchReport]()
-    async with batcher_of(engine, max_batch=8, renew=lambda _: engine, on_batch=reports.append) as batcher:
+    async with batcher_of(engine, max_batch=8, restart=lambda _: engine, on_batch=reports.append) as batcher:
         answers = await asyncio.gather(*submit_all(batcher, range(12, 15)), return_exceptions=True)
         after = await batcher.submit(np.zeros(1, np.float32))
 
@@ -299,54 +299,56 @@ def broken(*_: object) -> NDArray[Any]:
 
 async def test_a_failed_engine_is_renewed_before_the_next_batch() -> None:
     """The queue waits for the new engine, and meanwhile the batcher says that it does not work."""
-    renewing, new = Gate(), Gate()
+    restarting, new = Gate(), Gate()
 
-    def renew(_: int) -> Run:
-        renewing([np.zeros(1)])
+    def restart(_: int) -> Run:
+        restarting([np.zeros(1)])
         return new
 
     new.open()
-    async with batcher_of(broken, max_batch=1, renew=renew) as batcher:
+    async with batcher_of(broken, max_batch=1, restart=restart) as batcher:
         callers = submit_all(batcher, range(2))
-        await entered(renewing)
+        await entered(restarting)
         meanwhile = (batcher.alive, batcher.works, batcher.waiting)
-        renewing.open()
+        restarting.open()
         answers = await asyncio.gather(*callers, return_exceptions=True)
         afterwards = batcher.works
 
     assert meanwhile == (True, False, 1)
-    assert [type(answer) for answer in answers] == [EngineFailed, Answer]
+    assert [type(answer) for answer in answers] == [EngineFailed, InferenceResult]
     assert afterwards
 
 
 async def test_a_stuck_engine_is_given_up_and_renewed() -> None:
-    """Its batch fails when `stuck_after` is over, and the next batch runs in another thread."""
+    """Its batch fails when `batch_timeout` is over, and the next batch runs in another thread."""
     stuck = Gate()
-    renewed = list[int]()
+    restarted = list[int]()
 
     def expected(_: int) -> float:
         """The engine in its place has all the time that it needs."""
-        return 60.0 * len(renewed)
+        return 60.0 * len(restarted)
 
-    def renew(index: int) -> Run:
-        renewed.append(index)
+    def restart(index: int) -> Run:
+        restarted.append(index)
         return lambda rows, _: np.stack(rows) + 1
 
-    async with batcher_of(stuck, max_batch=1, stuck_after=0.02, renew=renew, expected_seconds=expected) as batcher:
+    async with batcher_of(
+        stuck, max_batch=1, batch_timeout=0.02, restart=restart, expected_seconds=expected
+    ) as batcher:
         answers = await asyncio.gather(*submit_all(batcher, range(2)), return_exceptions=True)
         stuck.open()
 
-    assert [type(answer) for answer in answers] == [EngineFailed, Answer]
-    assert renewed == [0]
+    assert [type(answer) for answer in answers] == [EngineFailed, InferenceResult]
+    assert restarted == [0]
 
 
 async def test_a_slow_engine_is_not_stuck() -> None:
-    """Ten times of what a batch is expected to take are waited for, however small `stuck_after` is."""
+    """Ten times of what a batch is expected to take are waited for, however small `batch_timeout` is."""
     gate = Gate()
-    async with batcher_of(gate, stuck_after=0.001, expected_seconds=lambda _: 10.0) as batcher:
+    async with batcher_of(gate, batch_timeout=0.001, expected_seconds=lambda _: 10.0) as batcher:
         callers = submit_all(batcher, range(1))
         await entered(gate)
-        await asyncio.sleep(0.01)  # longer than `stuck_after`
+        await asyncio.sleep(0.01)  # longer than `batch_timeout`
         gate.open()
         (answer,) = await asyncio.gather(*callers)
 
@@ -354,8 +356,8 @@ async def test_a_slow_engine_is_not_stuck() -> None:
 
 
 async def test_an_engine_is_renewed_once_until_it_answers() -> None:
-    """One that fails right after it was renewed is lost, and with the last one everybody who waits is told."""
-    async with batcher_of(broken, max_batch=1, renew=lambda _: broken) as batcher:
+    """One that fails right after it was restarted is lost, and with the last one everybody who waits is told."""
+    async with batcher_of(broken, max_batch=1, restart=lambda _: broken) as batcher:
         answers = await asyncio.gather(*submit_all(batcher, range(4)), return_exceptions=True)
         with pytest.raises(NotReady):
             await batcher.submit(np.zeros(1, np.float32))
@@ -374,14 +376,14 @@ async def test_an_engine_that_answered_may_be_renewed_again() -> None:
             raise RuntimeError("the engine broke")
         return pixels
 
-    async with batcher_of(sometimes, max_batch=1, renew=lambda _: sometimes) as batcher:
+    async with batcher_of(sometimes, max_batch=1, restart=lambda _: sometimes) as batcher:
         answers = await asyncio.gather(*submit_all(batcher, range(4)), return_exceptions=True)
 
-    assert [type(answer) for answer in answers] == [EngineFailed, Answer, EngineFailed, Answer]
+    assert [type(answer) for answer in answers] == [EngineFailed, InferenceResult, EngineFailed, InferenceResult]
 
 
 async def test_the_others_go_on_when_one_engine_is_lost() -> None:
-    """What cannot be renewed is no longer asked; the queue is the others'."""
+    """What cannot be restarted is no longer asked; the queue is the others'."""
     good = Gate()
     good.open(times=9)
     async with batcher_of(broken, good, max_batch=1) as batcher:
@@ -389,7 +391,7 @@ async def test_the_others_go_on_when_one_engine_is_lost() -> None:
         works = batcher.works
 
     assert [type(answer) for answer in answers].count(EngineFailed) == 1
-    assert [type(answer) for answer in answers].count(Answer) == 5
+    assert [type(answer) for answer in answers].count(InferenceResult) == 5
     assert works
 
 
@@ -451,7 +453,7 @@ async def test_a_dead_loop_tells_every_waiter(defect: str, monkeypatch: pytest.M
         await batcher.submit(np.zeros(1, np.float32))
     await batcher.drain()
 
-    running = NotReady if defect == "_hand_out" else Answer  # in the second case it had been answered before
+    running = NotReady if defect == "_hand_out" else InferenceResult  # in the second case it had been answered before
     assert [type(answer) for answer in answers] == [running, NotReady, NotReady]
     assert (batcher.alive, batcher.waiting) == (False, 0)
 
@@ -471,17 +473,17 @@ async def test_several_engines_share_the_queue() -> None:
 
 
 async def test_the_engine_hears_which_rows_ask_for_the_detailed_answer() -> None:
-    """Row by row, in the order of the batch; a batch of which nobody asks says so."""
+    """QueueEntry by row, in the order of the batch; a batch of which nobody asks says so."""
     gate = Gate()
     async with batcher_of(gate) as batcher:
         first = submit_all(batcher, range(1))
         await entered(gate)
-        asks = [asyncio.create_task(batcher.submit(row, detailed=row == 2)) for row in rows(range(1, 4))]
+        asks = [asyncio.create_task(batcher.submit(row, return_tokens=row == 2)) for row in rows(range(1, 4))]
         await turns()
         gate.open(times=2)
         await asyncio.gather(*first, *asks)
 
-    assert gate.detailed == [[False], [False, True, False]]
+    assert gate.return_tokens == [[False], [False, True, False]]
 
 
 async def test_an_answer_carries_its_times(monkeypatch: pytest.MonkeyPatch) -> None:

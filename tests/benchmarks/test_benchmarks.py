@@ -22,7 +22,7 @@ from benchmarks.comparison.picture import draw
 from benchmarks.comparison.protocols import Protocol
 from benchmarks.comparison.service import verdict
 from benchmarks.comparison.traffic import Cores, Outcomes, Sample, Traffic, Window
-from benchmarks.comparison.workload import MOST_OTHERS, Contest, Contestant, Workload, figures_of
+from benchmarks.comparison.workload import MAX_OTHERS, Contest, Contestant, Workload, figures_of
 from benchmarks.load import processes
 from benchmarks.load.client_pool import Answer, Crowd
 from benchmarks.load.clients import Address, Broken, request
@@ -197,12 +197,12 @@ class Disturbed:
         self._others = iter(others)
 
     def contestant(self) -> Contestant:
-        """Itself, in a contest."""
+        """Itself, in a comparison."""
         return Contestant(cast("server.Server", self), cast("Traffic", self), 0.0)
 
     async def window(self, *_: float) -> Window:
         """The next."""
-        return Window(100.0, 1.0, 1.0, 1.0, next(self._others) * MOST_OTHERS, 1.0, 1.0)
+        return Window(100.0, 1.0, 1.0, 1.0, next(self._others) * MAX_OTHERS, 1.0, 1.0)
 
     def check(self) -> None:
         """It runs."""
@@ -249,8 +249,8 @@ def test_the_least_disturbed_window_counts() -> None:
     assert found == {
         "windows": 3,
         "measured_again": 1,
-        "others": pytest.approx(0.5 * MOST_OTHERS, abs=1e-3),
-        "most": pytest.approx(2.0 * MOST_OTHERS, abs=1e-3),
+        "others": pytest.approx(0.5 * MAX_OTHERS, abs=1e-3),
+        "most": pytest.approx(2.0 * MAX_OTHERS, abs=1e-3),
     }
 
 
@@ -336,7 +336,7 @@ def test_the_picture_has_two_curves_for_each_server() -> None:
 
 
 def test_the_picture_names_as_many_servers_as_there_are() -> None:
-    """Each beside a stroke of its own colour; names stand in rows, none over another or over the edge."""
+    """Each beside a stroke of its own color; names stand in rows, none over another or over the edge."""
     names = [f"server with the number {number}" for number in range(8)]
     rows = [{"server": name, "requests_per_second": 10.0, "p50_ms": 3, "p99_ms": 90} for name in names]
 

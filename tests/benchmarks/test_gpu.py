@@ -176,7 +176,7 @@ class Scripted:
 def warm(monkeypatch: pytest.MonkeyPatch, **makers: str) -> list[str]:
     """Who takes part."""
     monkeypatch.setattr(parts, "Contestant", Scripted)
-    named: Any = {name.replace("_", ", "): behaviour for name, behaviour in makers.items()}
+    named: Any = {name.replace("_", ", "): behavior for name, behavior in makers.items()}
     with ExitStack() as ends:
         return [name for name, _ in parts._warm(named, DRY, ends)]  # noqa: SLF001 (who takes part)
 
@@ -196,7 +196,7 @@ def test_without_the_engine_there_is_no_contest(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    ("behaviours", "expected"),
+    ("behaviors", "expected"),
     [
         (["runs", "runs", "runs"], "max-autotune"),
         (["hangs", "runs", "runs"], "reduce-overhead"),
@@ -204,11 +204,11 @@ def test_without_the_engine_there_is_no_contest(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_torch_is_compiled_as_well_as_it_can_be(
-    monkeypatch: pytest.MonkeyPatch, behaviours: list[str], expected: str
+    monkeypatch: pytest.MonkeyPatch, behaviors: list[str], expected: str
 ) -> None:
     """One compiled contestant takes part: the first mode that works in time, with CUDA graphs if any does."""
     modes = [f"torch.compile_{mode}" for mode in parts.COMPILERS]
-    names = warm(monkeypatch, engine="runs", **dict(zip(modes, behaviours, strict=True)))
+    names = warm(monkeypatch, engine="runs", **dict(zip(modes, behaviors, strict=True)))
 
     assert names == ["engine", f"torch.compile, {expected}"]
 

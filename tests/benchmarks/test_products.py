@@ -8,7 +8,7 @@ import pytest
 from app.bundle.load import Bundle
 from app.settings import DEMO_BUNDLE
 from benchmarks.model.costs import session_of
-from benchmarks.model.interleave import Cost, Spread, in_turn, standings
+from benchmarks.model.interleave import Cost, Spread, in_turn, results
 from benchmarks.model.products import products_of
 from model_export.onnx_graph.analysis import graph_macs
 from tests.support.engines import engine_of
@@ -26,7 +26,7 @@ def test_a_ratio_is_of_one_round() -> None:
     """A machine that is twice as slow in one round says nothing: both were slow then."""
     costs = {"engine": [Cost(10, 20), Cost(20, 40), Cost(30, 60)], "other": [Cost(15, 20), Cost(30, 40), Cost(45, 60)]}
 
-    other = standings(costs, "engine")["other"]
+    other = results(costs, "engine")["other"]
 
     assert Spread(1.5, 1.5, 1.5) == other.wall_ratio
     assert Spread(1, 1, 1) == other.cpu_ratio
@@ -63,7 +63,7 @@ def test_graphs_are_compared_with_the_engine_s_options(demo: Bundle) -> None:
     engine = engine_of(demo)
 
     ours = engine._session.get_session_options()  # noqa: SLF001 (as it is opened)
-    theirs = session_of(DEMO_BUNDLE / "model.onnx", engine.truth.threads).get_session_options()
+    theirs = session_of(DEMO_BUNDLE / "model.onnx", engine.device_report.threads).get_session_options()
 
     names = [name for name in dir(ours) if not name.startswith("_") and not callable(getattr(ours, name))]
     assert "enable_mem_pattern" in names

@@ -50,12 +50,12 @@ class Gate:
 
 
 def image(value: int) -> NDArray[np.uint8]:
-    """Of one colour."""
+    """Of one color."""
     return np.full((SIDE, SIDE, 3), value, np.uint8)
 
 
 def answers(engine: SimulatedEngine, *values: int) -> list[int]:
-    """Images of these colours, and the colours that their answers tell."""
+    """Images of these colors, and the colors that their answers tell."""
     outputs = engine.answer([image(value) for value in values], [False] * len(values))
     assert all(output.logits.shape == (MARK,) for output in outputs)
     return [int(output.logits.max()) for output in outputs]

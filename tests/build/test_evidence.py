@@ -21,14 +21,14 @@ from model_export.network.swin import Swin
 from tests.network.test_static import SHAPES, config_of
 from tests.references.draw import draw_picture
 from tests.support.images import encode
-from tests.support.networks import randomise, save_checkpoint
+from tests.support.networks import randomize, save_checkpoint
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_the_maps_sum_to_the_logits(shape: dict[str, Any]) -> None:
     """Of the published network, within 1e-4 of their range: both versions, square or not, padded or not."""
     network = Swin(config_of(shape)).requires_grad_(requires_grad=False).eval()
-    randomise(network)
+    randomize(network)
     pixels = torch.randint(0, 256, (1, *shape["input_size"], 3), dtype=torch.uint8)
     logits = network(pixels.permute(0, 3, 1, 2) / 255)[0].numpy()
     with torch.inference_mode():

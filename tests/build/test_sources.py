@@ -204,7 +204,7 @@ def test_a_resized_network_is_built(timm_folder: Path, tmp_path: Path) -> None:
 
 
 def test_images_may_be_padded(timm_folder: Path, tmp_path: Path) -> None:
-    """`--fit pad` keeps the whole picture on the mean colour."""
+    """`--fit pad` keeps the whole picture on the mean color."""
     assert main(["build", str(timm_folder), str(tmp_path / "bundle"), "--fit", "pad", "--quiet"]) == 0
 
     resize = load_bundle(tmp_path / "bundle").manifest.preprocessing.resize

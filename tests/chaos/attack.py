@@ -26,13 +26,13 @@ from benchmarks.load.clients import Callers, closed_loop, request
 from benchmarks.load.images import learn, noise, photo
 from benchmarks.load.served import Accounts, Served, Usage, metrics
 from tests.chaos import broken_engine
-from tests.chaos.scenarios import BEHAVIOURS, BUSY, FAILED, MANY, ONE, PATIENCE, PROMPT, Behaviour, Crowd
+from tests.chaos.scenarios import BEHAVIOURS, BUSY, FAILED, MANY, ONE, PATIENCE, PROMPT, Behavior, Crowd
 
 MAX_BATCH = 8
 OPTIONS = [
     *("--max-batch", str(MAX_BATCH)),
-    *("--queue-images", "64", "--decode-queue", "24", "--max-images", "16"),
-    *("--stuck-seconds", "5", "--header-timeout", f"{PATIENCE:g}", "--body-timeout", f"{PATIENCE:g}"),
+    *("--max-queue-size", "64", "--max-decode-queue-size", "24", "--max-client-batch-size", "16"),
+    *("--batch-timeout", "5", "--header-timeout", f"{PATIENCE:g}", "--body-timeout", f"{PATIENCE:g}"),
 ]
 """Queues so short that they fill now and then, and little patience with engines that hang and callers that dawdle. But
 it is seconds: on a busy machine, an engine that works or a client that is in time can wait a second for a CPU."""
@@ -51,7 +51,7 @@ SHARE = 0.8
 BETWEEN_FAILURES = 0.5
 SIDES = [(320, 240), (500, 375), (900, 1200), (2000, 1500)]
 
-GAUGES = ("swin_queue_depth", "swin_decode_depth", "swin_uploaded_bytes")
+GAUGES = ("swin_queue_depth", "swin_decode_in_progress", "swin_uploaded_bytes")
 """Zero when nobody calls."""
 
 GROWTH = 0.1
@@ -62,7 +62,7 @@ GROWTH = 0.1
 class Report:
     """What came of it."""
 
-    outcomes: dict[str, Counter[str]]  # by behaviour
+    outcomes: dict[str, Counter[str]]  # by behavior
     injected: Counter[str]  # failures of the engine
     abandoned: dict[str, float]  # images whose caller left, by stage
     rate: float  # callers a second
@@ -88,7 +88,7 @@ class Attack:
         self._callers, self._failures, self._turns = Callers(served.address), cycle(failures), len(failures)
         self._accounts = served.watch_requests()
         self._files, self._threads = served.usage().files, sys.maxsize  # at rest, as far as is known
-        self.outcomes = {behaviour.name: Counter[str]() for behaviour in BEHAVIOURS}
+        self.outcomes = {behavior.name: Counter[str]() for behavior in BEHAVIOURS}
         self.injected = Counter[str]()
 
     async def __aenter__(self) -> Self:
@@ -117,7 +117,7 @@ class Attack:
     async def act(self, crowd: Crowd, rate: float, seconds: float) -> Rest:
         """Let them all in while the engine fails now and then, and return what is left when they are gone.
 
-        The act lasts at least so many seconds, and until each behaviour and each failure has had its turn.
+        The act lasts at least so many seconds, and until each behavior and each failure has had its turn.
         """
         async with asyncio.timeout(seconds + STALLED_SECONDS):
             async with asyncio.TaskGroup() as both:
@@ -127,18 +127,18 @@ class Attack:
 
     async def _crowd_in(self, crowd: Crowd, rate: float, seconds: float, breaking: asyncio.Task[None]) -> None:
         ends = time.perf_counter() + seconds
-        weights = [behaviour.weight for behaviour in BEHAVIOURS]
+        weights = [behavior.weight for behavior in BEHAVIOURS]
         first = self._random.sample(BEHAVIOURS, len(BEHAVIOURS))
         async with asyncio.TaskGroup() as visits:
             while first or not breaking.done() or time.perf_counter() < ends:
-                behaviour = first.pop() if first else self._random.choices(BEHAVIOURS, weights)[0]
-                visits.create_task(self._play(behaviour, crowd))
+                behavior = first.pop() if first else self._random.choices(BEHAVIOURS, weights)[0]
+                visits.create_task(self._play(behavior, crowd))
                 # Where this process itself is late, the crowd is not: it comes later, not all at once.
                 await asyncio.sleep(self._random.expovariate(rate))
 
-    async def _play(self, behaviour: Behaviour, crowd: Crowd) -> str:
-        outcome = await behaviour(crowd)
-        self.outcomes[behaviour.name][outcome] += 1
+    async def _play(self, behavior: Behavior, crowd: Crowd) -> str:
+        outcome = await behavior(crowd)
+        self.outcomes[behavior.name][outcome] += 1
         return outcome
 
     @property
@@ -215,10 +215,10 @@ class Attack:
         yield from self._bad_log()
 
     def _bad_outcomes(self) -> Iterator[str]:
-        for behaviour in BEHAVIOURS:
-            for outcome, count in self.outcomes[behaviour.name].items():
-                if outcome not in behaviour.allowed | BUSY | {FAILED}:
-                    yield f"{behaviour.name}: {outcome}, {count} times"
+        for behavior in BEHAVIOURS:
+            for outcome, count in self.outcomes[behavior.name].items():
+                if outcome not in behavior.allowed | BUSY | {FAILED}:
+                    yield f"{behavior.name}: {outcome}, {count} times"
         failed = sum(outcomes[FAILED] for outcomes in self.outcomes.values())
         most = MAX_BATCH * self.injected.total()
         if failed > most:
@@ -307,7 +307,7 @@ async def attack(
                 violations = list(scene.violations(crowd, before, after))
         finally:
             served.stop()
-    abandoned = {name: count for name, count in after.samples.items() if name.startswith("swin_abandoned_total")}
+    abandoned = {name: count for name, count in after.samples.items() if name.startswith("swin_cancelled_total")}
     return Report(scene.outcomes, scene.injected, abandoned, chosen, before.usage, after.usage, violations)
 
 

@@ -46,7 +46,7 @@ def spoil(outputs: Outputs) -> Outputs:
 
 
 def cross(outputs: Outputs) -> Outputs:
-    """To each row its neighbour's answer: what nobody but the callers can notice."""
+    """To each row its neighbor's answer: what nobody but the callers can notice."""
     return [np.roll(values, 1, axis=0) for values in outputs]
 
 
@@ -101,7 +101,7 @@ def tidy_up(*_: object) -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGUSR1, tidy_up)
     # Warm-up on a busy machine can find that batches do not pay. Then none would have the two rows that an order needs.
-    engine.LEAST_SAVING = -1e6
+    engine.MIN_SAVING = -1e6
     open_session, place = session._opened, Path(os.environ[VARIABLE])  # noqa: SLF001 (every session is opened there)
 
     def open_broken(*arguments: Any) -> BrokenSession:

@@ -1,6 +1,6 @@
 """What callers do, and what may come of it. Half of them mean no harm; the others leave, dawdle, lie or talk nonsense.
 
-Each behaviour is a function that plays it once and says what came of it: the name of the answer (`200`,
+Each behavior is a function that plays it once and says what came of it: the name of the answer (`200`,
 `429 overloaded`), `left`, or `another's answer`. It raises `Broken` if there was none.
 """
 
@@ -252,7 +252,7 @@ async def dawdles(crowd: Crowd) -> str:
             await asyncio.sleep(0.05)
         took = time.perf_counter() - began
         outcome = crowd.judge(await connection.reply(), sent, known)
-    return LATE if outcome == "408 slow_sender" and took > PATIENCE / 2 else outcome
+    return LATE if outcome == "408 request_timeout" and took > PATIENCE / 2 else outcome
 
 
 async def stops_sending(crowd: Crowd) -> str:
@@ -336,7 +336,7 @@ async def bad_form(crowd: Crowd) -> str:
     return await crowd.ask(crowd.request(crowd.random.choice(["/classify", "/classify/batch"]), body, **FORM))
 
 
-async def bad_option(crowd: Crowd) -> str:
+async def invalid_parameter(crowd: Crowd) -> str:
     query = crowd.random.choice(["top_k=0", "top_k=x", "format=gif", "class=99&evidence=true&format=png", "evidence=2"])
     return await crowd.ask(crowd.request(f"/classify?{query}", crowd.digit().data))
 
@@ -389,7 +389,7 @@ async def nonsense(crowd: Crowd) -> str:
 
 
 @dataclass(frozen=True)
-class Behaviour:
+class Behavior:
     """What some of the crowd do: how many of a hundred, how, and what may come of it beside `BUSY` and `FAILED`."""
 
     name: str
@@ -413,41 +413,43 @@ def _allowed(*outcomes: str) -> frozenset[str]:
 
 
 RIGHT = _allowed("200")
-REFUSED = _allowed("408 slow_sender", "413 image_too_large", "415 unsupported_image", "422 unreadable_image")
-NO_HTTP = _allowed("400 malformed_request", "431 head_too_large", "501 not_supported", "505 wrong_version", NO_ANSWER)
+REFUSED = _allowed("408 request_timeout", "413 image_too_large", "415 unsupported_image", "422 unreadable_image")
+NO_HTTP = _allowed(
+    "400 malformed_request", "431 headers_too_large", "501 not_supported", "505 wrong_version", NO_ANSWER
+)
 
-ONE = Behaviour("digit", 30, digit, RIGHT)
-MANY = Behaviour("batch, good and bad", 4, batch, RIGHT)
+ONE = Behavior("digit", 30, digit, RIGHT)
+MANY = Behavior("batch, good and bad", 4, batch, RIGHT)
 
 PROMPT = [
     ONE,
-    Behaviour("photo", 8, photo, RIGHT),
-    Behaviour("in a form", 4, in_a_form, RIGHT),
-    Behaviour("a connection each", 6, alone, RIGHT),
-    Behaviour("evidence", 4, evidence, RIGHT),
-    Behaviour("evidence as a picture", 1, picture, RIGHT),
+    Behavior("photo", 8, photo, RIGHT),
+    Behavior("in a form", 4, in_a_form, RIGHT),
+    Behavior("a connection each", 6, alone, RIGHT),
+    Behavior("evidence", 4, evidence, RIGHT),
+    Behavior("evidence as a picture", 1, picture, RIGHT),
     MANY,
-    Behaviour("in a hurry", 4, in_a_hurry, RIGHT),
-    Behaviour("pipelined", 3, pipelined, RIGHT),
-    Behaviour("chunked", 3, chunked, RIGHT),
-    Behaviour("announced", 2, announced, RIGHT),
-    Behaviour("health, metrics, model", 4, question, RIGHT | {"404 not_found", "503"}),
+    Behavior("in a hurry", 4, in_a_hurry, RIGHT),
+    Behavior("pipelined", 3, pipelined, RIGHT),
+    Behavior("chunked", 3, chunked, RIGHT),
+    Behavior("announced", 2, announced, RIGHT),
+    Behavior("health, metrics, model", 4, question, RIGHT | {"404 not_found", "503"}),
 ]
 """Those that mean no harm and wait for nothing but the service."""
 
 BEHAVIOURS = [
     *PROMPT,
-    Behaviour("leaves while sending", 4, leaves_sending, _allowed(LEFT)),
-    Behaviour("leaves while waiting", 6, leaves_waiting, _allowed(LEFT)),
-    Behaviour("leaves with many", 1, leaves_with_many, _allowed(LEFT)),
-    Behaviour("half-closes", 2, half_closes, RIGHT | {NO_ANSWER}),
-    Behaviour("dawdles", 2, dawdles, RIGHT | {LATE}),
-    Behaviour("stops sending", 1, stops_sending, _allowed("408 slow_sender")),
-    Behaviour("reads slowly", 0.7, reads_slowly, RIGHT),
-    Behaviour("bad file", 8, bad_file, RIGHT | REFUSED),
-    Behaviour("bad form", 2, bad_form, _allowed("422 bad_option")),
-    Behaviour("bad option", 1, bad_option, _allowed("422 bad_option")),
-    Behaviour("too much", 0.7, too_much, REFUSED | {NO_ANSWER}),
-    Behaviour("lies", 1, lies, REFUSED | NO_HTTP),
-    Behaviour("nonsense", 2, nonsense, REFUSED | NO_HTTP | {"404 not_found", LEFT}),
+    Behavior("leaves while sending", 4, leaves_sending, _allowed(LEFT)),
+    Behavior("leaves while waiting", 6, leaves_waiting, _allowed(LEFT)),
+    Behavior("leaves with many", 1, leaves_with_many, _allowed(LEFT)),
+    Behavior("half-closes", 2, half_closes, RIGHT | {NO_ANSWER}),
+    Behavior("dawdles", 2, dawdles, RIGHT | {LATE}),
+    Behavior("stops sending", 1, stops_sending, _allowed("408 request_timeout")),
+    Behavior("reads slowly", 0.7, reads_slowly, RIGHT),
+    Behavior("bad file", 8, bad_file, RIGHT | REFUSED),
+    Behavior("bad form", 2, bad_form, _allowed("422 invalid_parameter")),
+    Behavior("bad option", 1, invalid_parameter, _allowed("422 invalid_parameter")),
+    Behavior("too much", 0.7, too_much, REFUSED | {NO_ANSWER}),
+    Behavior("lies", 1, lies, REFUSED | NO_HTTP),
+    Behavior("nonsense", 2, nonsense, REFUSED | NO_HTTP | {"404 not_found", LEFT}),
 ]

@@ -23,15 +23,15 @@ def test_nobody_can_break_the_service(report: Report) -> None:
 
 
 def test_everybody_was_there(report: Report) -> None:
-    """No behaviour is so rare that it does not take part, and the engine fails in every way."""
-    absent = [behaviour.name for behaviour in BEHAVIOURS if not report.outcomes[behaviour.name]]
+    """No behavior is so rare that it does not take part, and the engine fails in every way."""
+    absent = [behavior.name for behavior in BEHAVIOURS if not report.outcomes[behavior.name]]
 
     assert absent == []
     assert report.injected.keys() == {failure.split()[0] for failure in FAILURES}
 
 
 def test_crossed_answers_are_found() -> None:
-    """An engine that gives each row its neighbour's answer is the one failure that only the callers can notice."""
+    """An engine that gives each row its neighbor's answer is the one failure that only the callers can notice."""
     report = uvloop.run(attack(seconds=0, warm_up=0, seed=1, failures=["cross"] * CROSSINGS))
 
     assert any("another's answer" in violation for violation in report.violations)

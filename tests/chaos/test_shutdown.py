@@ -23,9 +23,9 @@ DIGIT = request("/classify", (DEMO_BUNDLE / "golden/seven.png").read_bytes())
 ALLOWED = {"200", "503 draining", "503 not_ready"}
 
 
-async def stop_under_load(seed: int, frontends: str, *, keep_alive: bool) -> tuple[int, int, Counter[str]]:
+async def stop_under_load(seed: int, http_workers: str, *, keep_alive: bool) -> tuple[int, int, Counter[str]]:
     """Exit code, requests answered, and by name what else they came to: `lost` where there was no answer."""
-    served = Served("--frontends", frontends)
+    served = Served("--http-workers", http_workers)
     outcomes, chance = Counter[str](), Random(seed)
     try:
         async with asyncio.TaskGroup() as callers:
@@ -66,9 +66,9 @@ async def _call_until_closed(connection: Connection, outcomes: Counter[str], *, 
 
 @pytest.mark.parametrize("keep_alive", [True, False], ids=["keep-alive", "a connection each"])
 @pytest.mark.parametrize("stops", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_a_stop_under_load_loses_nobody(stops: int, frontends: str, *, keep_alive: bool) -> None:
+def test_a_stop_under_load_loses_nobody(stops: int, http_workers: str, *, keep_alive: bool) -> None:
     """Every request that was let in is answered, and the process ends with 0; each time."""
-    ends = [uvloop.run(stop_under_load(seed, frontends, keep_alive=keep_alive)) for seed in range(stops)]
+    ends = [uvloop.run(stop_under_load(seed, http_workers, keep_alive=keep_alive)) for seed in range(stops)]
 
     assert [(0, Counter())] * stops == [(code, bad) for code, _, bad in ends]
     assert min(answered for _, answered, _ in ends) > CALLERS

@@ -18,7 +18,7 @@ from model_export.checkpoints.detect import read_checkpoint
 from model_export.checkpoints.preprocessing import from_timm
 from model_export.checkpoints.variants import MEAN, STD
 from model_export.network.static import StaticSwin
-from model_export.verification.parity import normalise
+from model_export.verification.parity import normalize
 from tests.references import cases
 from tests.references.draw import draw_picture, draw_pixels
 from tests.references.stored import stored
@@ -50,7 +50,7 @@ def differences(checkpoint: Checkpoint, expected: np.ndarray[Any, Any]) -> tuple
     recipe = checkpoint.preprocessing.model_copy(update={"mean": MEAN, "std": STD, "scale": 1 / 255})
     static = StaticSwin(checkpoint.network, 1 / 255, MEAN, STD).eval()
     with torch.inference_mode():
-        answers = checkpoint.network(normalise(pixels, recipe)), static(pixels)[0]
+        answers = checkpoint.network(normalize(pixels, recipe)), static(pixels)[0]
     first, second = (float(np.abs(answer.numpy() - expected).max() / np.ptp(expected)) for answer in answers)
     return first, second
 
@@ -116,7 +116,7 @@ def test_the_authors_files(variant: str, tmp_path: Path) -> None:
     checkpoint = read_checkpoint(str(path), Options(architecture=variant))
     side = checkpoint.network.config.input_size[0]
 
-    assert (checkpoint.source.kind, checkpoint.network.config.dialect) == ("original", "original")
+    assert (checkpoint.source.kind, checkpoint.network.config.window_convention) == ("original", "original")
     assert max(differences(checkpoint, stored("timm").arrays[variant])) <= 1e-5
     assert checkpoint.preprocessing.resize == ShorterSide(mode="shorter_side", size=side * 256 // 224)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.cli.arguments import metavar
-from app.cli.main import _frontends, main
+from app.cli.main import _http_workers, main
 from app.errors import StartError
 from app.processes import shared_memory
 from app.settings import Settings
@@ -68,7 +68,10 @@ def test_every_option_has_a_word_for_its_value(name: str) -> None:
         ("--device gpu", "--device: gpu is no device: cpu, cuda"),
         ("--trusted-proxies 10.0.0.0/8,proxy", "--trusted-proxies 'proxy': not an IP address or network; give"),
         ("--cors-origins https://A.org", "--cors-origins 'https://A.org': an origin is scheme://host"),
-        ("--max-images 300", "max_images is 300, more than queue_images, 256; lower the one or raise the other"),
+        (
+            "--max-client-batch-size 300",
+            "max_client_batch_size is 300, more than max_queue_size, 256; lower the one or raise the other",
+        ),
     ],
 )
 def test_a_wrong_value_is_one_sentence(arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,16 +114,16 @@ def test_without_linux_there_is_one_process(monkeypatch: pytest.MonkeyPatch, cpu
     monkeypatch.setattr(shared_memory, "are_available", lambda: False)
     monkeypatch.setattr("app.cli.main.available_cpus", lambda: cpus)
 
-    assert (_frontends(None), _frontends(0)) == (0, 0)
-    with pytest.raises(StartError, match=r"frontends=2 needs Linux .* set frontends to 0"):
-        _frontends(2)
+    assert (_http_workers(None), _http_workers(0)) == (0, 0)
+    with pytest.raises(StartError, match=r"http_workers=2 needs Linux .* set HTTP workers to 0"):
+        _http_workers(2)
 
 
-def test_frontends_without_what_they_need_are_one_sentence() -> None:
+def test_http_workers_without_what_they_need_are_one_sentence() -> None:
     """As on a system that has no anonymous files in memory."""
     code = "import os, sys; del os.memfd_create; from app.cli.main import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(  # noqa: S603 (our own interpreter)
-        [sys.executable, "-c", code, "run", "--frontends", "2", "--port", "0"],
+        [sys.executable, "-c", code, "run", "--http-workers", "2", "--port", "0"],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -128,5 +131,5 @@ def test_frontends_without_what_they_need_are_one_sentence() -> None:
     )
 
     assert done.returncode == 2
-    assert done.stderr.startswith("swin-serve: frontends=2 needs Linux")
+    assert done.stderr.startswith("swin-serve: http_workers=2 needs Linux")
     assert len(done.stderr.splitlines()) == 1

@@ -71,9 +71,9 @@ def test_sigterm_drains_and_exits_with_0(served: Served, demo: Bundle) -> None:
     assert served.process.wait(timeout=START_SECONDS) == 0
 
 
-def test_a_sender_too_slow_for_the_drain_is_told(frontends: str) -> None:
+def test_a_sender_too_slow_for_the_drain_is_told(http_workers: str) -> None:
     """Who has not finished when `drain_timeout` is over gets a problem document, not a broken connection or a trace."""
-    served = Served("--drain-timeout", "1", "--frontends", frontends)
+    served = Served("--drain-timeout", "1", "--http-workers", http_workers)
     try:
         with served.connect() as connection:
             stop_amid(served, connection, HALF)
@@ -87,9 +87,9 @@ def test_a_sender_too_slow_for_the_drain_is_told(frontends: str) -> None:
     assert code == 0
 
 
-def test_who_leaves_during_the_drain_does_not_hold_it_up(frontends: str) -> None:
+def test_who_leaves_during_the_drain_does_not_hold_it_up(http_workers: str) -> None:
     """A request that is in flight when the signal comes, and whose caller then hangs up, is waited for no longer."""
-    served = Served("--drain-timeout", "600", "--frontends", frontends)
+    served = Served("--drain-timeout", "600", "--http-workers", http_workers)
     try:
         with served.connect() as connection:
             stop_amid(served, connection, HALF)
@@ -101,10 +101,10 @@ def test_who_leaves_during_the_drain_does_not_hold_it_up(frontends: str) -> None
     assert code == 0
 
 
-def test_a_stuck_engine_does_not_hold_the_end(tmp_path: Path, demo: Bundle, frontends: str) -> None:
+def test_a_stuck_engine_does_not_hold_the_end(tmp_path: Path, demo: Bundle, http_workers: str) -> None:
     """A run that does not come back cannot be ended: who waits for it is told, and the process ends with 0."""
     order = tmp_path / "order"
-    options = ("--drain-timeout", "1", "--frontends", frontends)
+    options = ("--drain-timeout", "1", "--http-workers", http_workers)
     served = Served(*options, module="tests.chaos.broken_engine", **{VARIABLE: str(order)})
     files = [("files", (demo.folder / f"golden/{name}.png").read_bytes()) for name in ("one", "two", "three", "four")]
     try:
@@ -149,10 +149,10 @@ def test_a_bundle_that_computes_otherwise_here_is_not_served(tmp_path: Path) -> 
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_a_bundle_rewritten_in_place_changes_no_answer(tmp_path: Path, demo: Bundle, frontends: str) -> None:
-    """Nor does one that is cut off: not of a running process, nor of an engine and a frontend that come anew."""
+def test_a_bundle_rewritten_in_place_changes_no_answer(tmp_path: Path, demo: Bundle, http_workers: str) -> None:
+    """Nor does one that is cut off: not of a running process, nor of an engine and an HTTP worker that come anew."""
     folder, order = shutil.copytree(DEMO_BUNDLE, tmp_path / "bundle"), tmp_path / "order"
-    options = ("--bundle", str(folder), "--frontends", frontends, "--stuck-seconds", "0.5")
+    options = ("--bundle", str(folder), "--http-workers", http_workers, "--batch-timeout", "0.5")
     served = Served(*options, module="tests.chaos.broken_engine", **{VARIABLE: str(order)})
     image = (demo.folder / "golden/seven.png").read_bytes()
 
@@ -170,19 +170,19 @@ def test_a_bundle_rewritten_in_place_changes_no_answer(tmp_path: Path, demo: Bun
         httpx.post(f"{served.url}/classify/batch", files=[("files", image)] * 8, timeout=START_SECONDS)
         served.wait_for("engine 0 was renewed")
         answers.append(ask())
-        for event in [event for event in served.starting if event["message"] == "frontend"]:
+        for event in [event for event in served.starting if event["message"] == "http_worker"]:
             os.kill(int(str(event["pid"])), signal.SIGKILL)
-            served.wait_for("frontend")
+            served.wait_for("http_worker")
             answers.append(ask())
     finally:
         served.stop()
 
-    assert answers == answers[:1] * (3 + int(frontends))
+    assert answers == answers[:1] * (3 + int(http_workers))
 
 
-def test_readiness_goes_off_before_the_port_closes(frontends: str) -> None:
+def test_readiness_goes_off_before_the_port_closes(http_workers: str) -> None:
     """During `drain_delay` the service still classifies, and tells load balancers to look elsewhere."""
-    served = Served("--drain-delay", "60", "--frontends", frontends)
+    served = Served("--drain-delay", "60", "--http-workers", http_workers)
     try:
         before = httpx.get(f"{served.url}/health/ready").status_code
         served.process.send_signal(signal.SIGTERM)
@@ -282,7 +282,7 @@ def test_a_missing_bundle_is_one_sentence_and_exit_code_2(tmp_path: Path) -> Non
         (["--nonsense"], {}),
         (["--drain-delay", "inf"], {}),
         (["--host", ""], {}),
-        (["--max-images", "300"], {}),
+        (["--max-client-batch-size", "300"], {}),
         (["--cors-origins", "https://example.org/"], {}),
         ([], {"SWIN_MAX_BATCH": "0"}),
         ([], {"SWIN_TRUSTED_PROXIES": "127.0.0.1,proxy"}),

@@ -69,7 +69,7 @@ def by_libvips(data: bytes) -> Pixels | None:
     """What libvips decodes, upright and over white; nothing if it does not read the file."""
     try:
         image = pyvips.Image.new_from_buffer(data, "").autorot()
-        image = image.colourspace("srgb") if image.interpretation != "multiband" else image
+        image = image.colorspace("srgb") if image.interpretation != "multiband" else image
         image = image.flatten(background=255) if image.hasalpha() else image
         image = image.bandjoin([image, image]) if image.bands == 1 else image
         pixels: Pixels = image.cast("uchar").numpy()[..., :3].astype(int)

@@ -32,7 +32,7 @@ COMPRESSIONS = {
 }
 BYTE_COMPRESSIONS = ("none", "lzw", "deflate", "packbits", "old-deflate", "lzma", "zstd")
 PREDICTED = ("lzw", "deflate", "zstd")
-PHOTOMETRICS = {"white-is-zero": 0, "grey": 1, "rgb": 2, "palette": 3, "cmyk": 5, "ycbcr": 6, "lab": 8}
+PHOTOMETRICS = {"white-is-zero": 0, "gray": 1, "rgb": 2, "palette": 3, "cmyk": 5, "ycbcr": 6, "lab": 8}
 ALPHAS = {"": (), "x": (0,), "associated": (1,), "unassociated": (2,)}
 DEPTHS = (1, 2, 4, 8, 12, 16, 32)
 TILE = 16
@@ -74,7 +74,7 @@ def _by_samples() -> Iterator[Kind]:
     """Color, depth, alpha and planes, each with the compressions that keep bytes as they are."""
     for photometric, depth, alpha, separate in itertools.product(PHOTOMETRICS, DEPTHS, ALPHAS, (False, True)):
         is_possible = depth in {8, 16} or (photometric not in {"ycbcr", "lab"} and (depth >= 8 or not alpha))
-        has_planes = photometric not in {"grey", "white-is-zero", "palette"} or alpha
+        has_planes = photometric not in {"gray", "white-is-zero", "palette"} or alpha
         if not is_possible or (separate and not has_planes) or (photometric == "palette" and depth > 16):
             continue
         common = {"photometric": photometric, "depth": depth, "alpha": alpha, "separate": separate}
@@ -97,7 +97,7 @@ def _by_container() -> Iterator[Kind]:
 def _by_format() -> Iterator[Kind]:
     """Floats, signed samples, and color maps of 8 bits."""
     for depth, sample_format, predictor in ((16, 3, 1), (32, 3, 1), (64, 3, 1), (32, 3, 3), (8, 2, 1), (16, 2, 1)):
-        for photometric, separate, order in itertools.product(("grey", "rgb"), (False, True), "<>"):
+        for photometric, separate, order in itertools.product(("gray", "rgb"), (False, True), "<>"):
             plain = Kind(photometric, depth, sample_format, separate=separate, order=order, predictor=predictor)
             yield plain._replace(compression="none" if predictor == 1 else "deflate")
     for depth, compression, order, layout in itertools.product((1, 2, 4, 8, 16), ("none", "lzw"), "<>", LAYOUTS):
@@ -107,13 +107,13 @@ def _by_format() -> Iterator[Kind]:
 def _by_codec() -> Iterator[Kind]:
     """Compressions that know images: CCITT, JPEG and WebP."""
     for compression, photometric, order, fill_order in itertools.product(
-        ("ccitt-rle", "group3", "group4"), ("grey", "white-is-zero"), "<>", (1, 2)
+        ("ccitt-rle", "group3", "group4"), ("gray", "white-is-zero"), "<>", (1, 2)
     ):
         yield Kind(photometric, 1, compression=compression, order=order, fill_order=fill_order)
     for photometric, order, layout, separate in itertools.product(
-        ("grey", "white-is-zero", "rgb", "ycbcr", "cmyk"), "<>", LAYOUTS, (False, True)
+        ("gray", "white-is-zero", "rgb", "ycbcr", "cmyk"), "<>", LAYOUTS, (False, True)
     ):
-        if not (separate and photometric in {"grey", "white-is-zero"}):
+        if not (separate and photometric in {"gray", "white-is-zero"}):
             yield Kind(photometric, compression="jpeg", order=order, layout=layout, separate=separate)
     for subsampling, compression, order in itertools.product((1, 2), ("jpeg", "none", "deflate"), "<>"):
         yield Kind("ycbcr", compression=compression, order=order, subsampling=subsampling)
@@ -160,22 +160,22 @@ def _samples(kind: Kind) -> tuple[Samples, Samples, Samples]:
     return stored, extra, np.round(shown).astype(np.uint8)
 
 
-def _grey(rgb: Samples) -> Samples:
+def _gray(rgb: Samples) -> Samples:
     gray: Samples = rgb @ np.array([0.299, 0.587, 0.114])
     return gray
 
 
 def _photometric(kind: Kind, rgb: Samples) -> Samples:
     match kind.photometric:
-        case "grey":
-            return _grey(rgb)[..., None]
+        case "gray":
+            return _gray(rgb)[..., None]
         case "white-is-zero":
-            return 1 - _grey(rgb)[..., None]
+            return 1 - _gray(rgb)[..., None]
         case "cmyk":
             black = 1 - rgb.max(-1, keepdims=True)
             return np.concatenate([(1 - rgb) - black, black], -1)  # then the rest of the ink, for one definition
         case "ycbcr":
-            luma = _grey(rgb)
+            luma = _gray(rgb)
             return np.stack(
                 [luma, (rgb[..., 2] - luma) / 1.772 + 128 / 255, (rgb[..., 0] - luma) / 1.402 + 128 / 255], -1
             )
@@ -184,7 +184,7 @@ def _photometric(kind: Kind, rgb: Samples) -> Samples:
 
 def _shown(kind: Kind, samples: Samples) -> Samples:
     match kind.photometric:
-        case "grey":
+        case "gray":
             return samples.repeat(3, axis=-1)
         case "white-is-zero":
             return 1 - samples.repeat(3, axis=-1)
@@ -204,7 +204,7 @@ def _palette(entries: int) -> NDArray[np.uint8]:
 
 
 def _lab(kind: Kind) -> tuple[Samples, Samples]:
-    """A grey ramp and a few colours: L from left to right, a and b in bands."""
+    """A gray ramp and a few colors: L from left to right, a and b in bands."""
     top = 2**kind.depth - 1
     light = np.linspace(0, 1, WIDTH)[None, :].repeat(HEIGHT, 0)
     unit = 2 ** (kind.depth - 8)

@@ -6,7 +6,7 @@ import pytest
 
 from app.bundle.manifest import Label
 from model_export.errors import RequestError
-from model_export.evaluation.dataset import LabelledImage, read, thinned
+from model_export.evaluation.dataset import LabeledImage, read, subsample
 
 LABELS = (
     Label(name="tench, Tinca tinca", wnid="n01440764"),
@@ -25,7 +25,7 @@ def folders(root: Path, *names: str) -> Path:
 @pytest.mark.parametrize("name", ["tench, Tinca tinca", "n01440764", "0"])
 def test_a_folder_is_named_by_label_id_or_index(name: str, tmp_path: Path) -> None:
     """Each of the three names the class."""
-    assert read(folders(tmp_path, name), LABELS) == [LabelledImage(tmp_path / name / "1.jpg", 0)]
+    assert read(folders(tmp_path, name), LABELS) == [LabeledImage(tmp_path / name / "1.jpg", 0)]
 
 
 def test_the_table_says_how_it_names_classes(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_the_table_says_how_it_names_classes(tmp_path: Path) -> None:
 
     images = read(tmp_path / "a.csv", LABELS)
 
-    assert images == [LabelledImage(tmp_path / "x/1.jpg", 2), LabelledImage(tmp_path / "2.jpg", 0)]
+    assert images == [LabeledImage(tmp_path / "x/1.jpg", 2), LabeledImage(tmp_path / "2.jpg", 0)]
 
 
 def test_a_name_of_two_classes_is_refused(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_number_is_a_label_where_labels_are_numbers(tmp_path: Path) -> None:
     """With the labels 1, 2 and 3 a folder 1 is of the first class, and a folder 0 of none."""
     labels = [Label(name=name, wnid=None) for name in "123"]
 
-    assert read(folders(tmp_path / "a", "1"), labels)[0].truth == 0
+    assert read(folders(tmp_path / "a", "1"), labels)[0].device_report == 0
     with pytest.raises(RequestError, match="no class of the bundle is called 0"):
         read(folders(tmp_path / "b", "0"), labels)
 
@@ -72,7 +72,7 @@ def test_only_the_classes_asked_for(tmp_path: Path) -> None:
     """The images of all others are left out."""
     data = folders(tmp_path, "0", "1", "2")
 
-    assert [image.truth for image in read(data, LABELS, ["n02012849"])] == [1]
+    assert [image.device_report for image in read(data, LABELS, ["n02012849"])] == [1]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_table_that_says_too_little_is_refused(table: str, reason: str, tmp_pa
 
 def test_a_few_of_many_are_spread() -> None:
     """Both ends are taken, and no image twice; more than there are is all."""
-    images = [LabelledImage(Path(str(number)), number) for number in range(100)]
+    images = [LabeledImage(Path(str(number)), number) for number in range(100)]
 
-    assert [image.truth for image in thinned(images, 4)] == [0, 33, 66, 99]
-    assert thinned(images, 1000) == images
+    assert [image.device_report for image in subsample(images, 4)] == [0, 33, 66, 99]
+    assert subsample(images, 1000) == images

@@ -187,7 +187,7 @@ def test_few_images_are_in_memory_at_a_time(held_out: Path, monkeypatch: pytest.
         return np.zeros((len(pixels), 10), np.float32)
 
     at_each_run: list[int] = []
-    engine = SimpleNamespace(run=run, truth=SimpleNamespace(device="cpu"))
+    engine = SimpleNamespace(run=run, device_report=SimpleNamespace(device="cpu"))
     monkeypatch.setattr("model_export.evaluation.evaluate.available_cpus", lambda: 2)
     monkeypatch.setattr("model_export.evaluation.evaluate.to_rgb", decode)
     monkeypatch.setattr("model_export.evaluation.evaluate.open_proved", lambda *_: engine)

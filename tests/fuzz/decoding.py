@@ -37,7 +37,7 @@ LIMITS = Limits(pixels=2_000_000)
 SLOWEST = 5.0
 """Seconds of CPU that one input may take; the slowest seen takes a tenth."""
 
-MOST_MEMORY = 500 * 2**20
+MAX_MEMORY = 500 * 2**20
 """Bytes that a process may have had resident; 90 MB are Python, Pillow and NumPy."""
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -70,7 +70,7 @@ def originals() -> dict[str, list[bytes]]:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     clear = picture.convert("RGBA")
     clear.putalpha(picture.convert("L"))
-    grey16 = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
+    gray16 = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
 
     def film() -> dict[str, Any]:
         return {"save_all": True, "append_images": [picture.rotate(turn) for turn in (90, 180)]}
@@ -88,10 +88,10 @@ def originals() -> dict[str, list[bytes]]:
         "png": [
             *(encode(image, "PNG", **options) for image in (picture, tiny) for options in ({}, extras)),
             *(encode(picture.convert(mode), "PNG") for mode in ("1", "L", "LA", "P")),
-            *(encode(image, "PNG") for image in (clear, grey16)),
+            *(encode(image, "PNG") for image in (clear, gray16)),
             encode(picture.convert("P"), "PNG", transparency=3, bits=4),
             encode(picture, "PNG", transparency=(0, 0, 0)),
-            encode(grey16, "PNG", transparency=257),
+            encode(gray16, "PNG", transparency=257),
             encode(clear, "PNG", **film()),
         ],
         "webp": [
@@ -115,7 +115,7 @@ def originals() -> dict[str, list[bytes]]:
                 for kind in ("packbits", "tiff_lzw", "tiff_adobe_deflate", "jpeg")
             ),
             encode(picture.convert("1"), "TIFF", compression="group4"),
-            *(encode(image, "TIFF") for image in (grey16, picture.convert("F"), picture.convert("I"))),
+            *(encode(image, "TIFF") for image in (gray16, picture.convert("F"), picture.convert("I"))),
             encode(picture, "TIFF", **extras),
             encode(picture, "TIFF", big_tiff=True),
             encode(picture, "TIFF", tiffinfo={322: 16, 323: 16}),
@@ -376,4 +376,4 @@ def main() -> int:
         file.write_bytes(make(options.seed, finding.number)[1])
         print(f"{file}: {finding.result}")
     print(f"{len(outcomes)} inputs, {len(findings)} findings, {memory / 2**20:.0f} MiB at most in a process")
-    return 1 if findings or memory > MOST_MEMORY else 0
+    return 1 if findings or memory > MAX_MEMORY else 0

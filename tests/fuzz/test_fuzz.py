@@ -23,7 +23,7 @@ def test_damaged_images_come_to_pixels_or_to_an_error_of_ours(attempts: tuple[li
 
     assert [outcome for outcome in outcomes if outcome.is_finding] == []
     assert len(outcomes) == COUNT
-    assert memory < decoding.MOST_MEMORY
+    assert memory < decoding.MAX_MEMORY
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -52,10 +52,10 @@ def free_bytes() -> int:
 
 def test_the_network_runs_where_it_says(engine: Engine) -> None:
     """On CUDA alone, as graphs, with all versions told; that golden samples agree was asked when it was opened."""
-    assert [*engine.truth.nodes] == ["CUDAExecutionProvider"]
-    assert engine.truth.graphs
-    assert engine.truth.gpu
-    assert all((engine.truth.gpu.name, engine.truth.gpu.cuda, engine.truth.gpu.cudnn))
+    assert [*engine.device_report.nodes] == ["CUDAExecutionProvider"]
+    assert engine.device_report.graphs
+    assert engine.device_report.gpu
+    assert all((engine.device_report.gpu.name, engine.device_report.gpu.cuda, engine.device_report.gpu.cudnn))
 
 
 def test_any_batch_gives_what_the_cpu_gives(demo: Bundle, engine: Engine) -> None:

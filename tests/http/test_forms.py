@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from app.bundle.load import Bundle
-from app.errors import BadOption, UnsupportedEncoding
+from app.errors import InvalidParameter, UnsupportedEncoding
 from app.http.forms import MAX_TEXT_BYTES, MAX_TEXT_FIELDS, Form
 from app.main import create_app
 from app.settings import Settings
@@ -45,7 +45,7 @@ def refusal_of(body: bytes, content_type: str = TYPE, most: int = 8) -> str:
     """What is said of it, which is the same for all ways to cut it."""
     said = set()
     for pieces in in_pieces(body):
-        with pytest.raises((BadOption, UnsupportedEncoding)) as caught:
+        with pytest.raises((InvalidParameter, UnsupportedEncoding)) as caught:
             read(pieces, content_type, most)
         said.add(caught.value.detail)
     (detail,) = said
@@ -106,7 +106,7 @@ def test_a_form_that_is_cut_off_is_refused_wherever_that_is() -> None:
     body = form_of((NAMED(4), b"four"), (PLAIN, IMAGE))
     whole = len(body) - len("\r\n")
     for length in range(whole):
-        with pytest.raises(BadOption, match="is missing"):
+        with pytest.raises(InvalidParameter, match="is missing"):
             read([body[:length]])
 
     assert [read([body[:length]]) for length in (whole, whole + 1, whole + 2)] == [[b"four", IMAGE]] * 3
@@ -189,7 +189,7 @@ def test_a_form_that_is_none_is_refused(body: bytes, said: str) -> None:
     """A part that would swallow the next one is not an image that cannot be decoded: the whole form is refused."""
     pieces = in_pieces(body) if len(body) < 1000 else iter([[body]])
     for each in pieces:
-        with pytest.raises(BadOption) as caught:
+        with pytest.raises(InvalidParameter) as caught:
             read(each)
         assert said in caught.value.detail
 
@@ -229,7 +229,7 @@ def test_files_in_other_fields_are_refused_by_name(said: str, content: bytes, pl
 @pytest.mark.parametrize("value", ["%FF", "\\ud800", "+2AA-", "%00%d8", "\n"])
 def test_a_name_in_any_charset_is_refused_in_a_sentence_of_one_line(charset: str, value: str) -> None:
     """It can be sent back, and does not look like several lines of a log."""
-    with pytest.raises(BadOption) as caught:
+    with pytest.raises(InvalidParameter) as caught:
         read([form_of((f"name*={charset}''x%0A{value.strip()}; filename=a", IMAGE))])
 
     assert caught.value.detail.isprintable()
@@ -249,7 +249,7 @@ def test_a_part_with_two_names_is_refused(said: str) -> None:
 
 def test_a_form_with_two_boundaries_is_refused() -> None:
     """Likewise."""
-    with pytest.raises(BadOption, match="more than one boundary"):
+    with pytest.raises(InvalidParameter, match="more than one boundary"):
         Form("multipart/form-data; boundary=B; boundary=C", "files", 1)
 
 
@@ -281,7 +281,7 @@ def test_a_part_behind_a_damaged_boundary_does_not_vanish(between: bytes, *, low
     preamble = b"-" + between.strip(b"\r\n-").lower().removesuffix(b"--") + b"\r\n" + five + b"--Boundary\r\n" + FIVE
     for body in (four + between + five + b"--Boundary--\r\n", preamble + b"--Boundary--\r\n"):
         for pieces in in_pieces(body):
-            with pytest.raises(BadOption):
+            with pytest.raises(InvalidParameter):
                 read(pieces, "multipart/form-data; boundary=Boundary")
 
 
@@ -348,7 +348,7 @@ def test_text_fields_are_ignored() -> None:
 )
 def test_forms_have_bounds(parts: list[tuple[str, bytes]], said: str) -> None:
     """Of fields, of images, of text; and each part has a name."""
-    with pytest.raises(BadOption) as caught:
+    with pytest.raises(InvalidParameter) as caught:
         read([form_of(*parts)])
 
     assert said in caught.value.detail
@@ -376,7 +376,7 @@ def test_an_encoded_part_is_refused_by_name(header: str, encoding: str) -> None:
 )
 def test_a_form_needs_a_boundary(content_type: str) -> None:
     """Clients that are told the content type by hand forget it."""
-    with pytest.raises(BadOption, match="boundary"):
+    with pytest.raises(InvalidParameter, match="boundary"):
         Form(content_type, "files", 1)
 
 
@@ -439,5 +439,5 @@ def test_a_second_image_is_not_dropped(client: TestClient) -> None:
     body = form_of(('name="file"; filename="a"', b"one"), ('name="file"', b"two"))
     answer = client.post("/classify", content=body, headers={"content-type": TYPE})
 
-    assert (answer.status_code, answer.json()["code"]) == (422, "bad_option")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_parameter")
     assert "/classify/batch" in answer.json()["detail"]

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 from app.bundle.load import Bundle
-from app.http.client_state import Caller
+from app.http.client_state import ClientState
 from app.images.decode import to_rgb
 from app.main import create_app
 from app.server.protocol import Connection, State
@@ -89,7 +89,7 @@ async def entered(gate: Gate) -> None:
 async def test_a_full_queue_answers_429(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the engine busy and the queue full, the next caller is refused with Retry-After; the others are answered."""
     gate = Gate()
-    app = create_app(Settings(device="cpu", threads=1, max_batch=1, queue_images=2, max_images=2))
+    app = create_app(Settings(device="cpu", threads=1, max_batch=1, max_queue_size=2, max_client_batch_size=2))
     async with app.router.lifespan_context(app), caller_of(app) as caller:
         (engine,) = app.state.service.backend.engines
         monkeypatch.setattr(engine, "_session", HeldSession(engine._session, gate))  # noqa: SLF001 (to hold it)
@@ -108,7 +108,7 @@ async def test_a_full_queue_answers_429(demo: Bundle, monkeypatch: pytest.Monkey
 async def test_a_full_decode_queue_answers_429(monkeypatch: pytest.MonkeyPatch) -> None:
     """Images that wait for decoding are bounded as well."""
     gate = hold_decoding(monkeypatch)
-    app = create_app(Settings(device="cpu", threads=1, decode_threads=1, decode_queue=2))
+    app = create_app(Settings(device="cpu", threads=1, decode_threads=1, max_decode_queue_size=2))
     async with app.router.lifespan_context(app), caller_of(app) as caller:
         photo = encode(draw_picture(300, 300))
         calls = [asyncio.create_task(caller.post("/classify", content=photo)) for _ in range(3)]
@@ -128,7 +128,7 @@ async def test_the_decode_queue_says_when_to_come_back(monkeypatch: pytest.Monke
         now[0] += 80.0
         return to_rgb(image, **options)
 
-    app = create_app(Settings(device="cpu", threads=1, decode_threads=1, decode_queue=2, request_timeout=3600))
+    app = create_app(Settings(device="cpu", threads=1, decode_threads=1, max_decode_queue_size=2, request_timeout=3600))
     async with app.router.lifespan_context(app), caller_of(app) as caller:
         with monkeypatch.context() as patch:
             patch.setattr("app.classification.classifier.time.perf_counter", lambda: now[0])
@@ -159,7 +159,7 @@ async def test_a_request_with_many_images_is_split(demo: Bundle, monkeypatch: py
 
 async def test_a_refusal_needs_no_body(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the queue full, the body of what is refused anyway is neither read nor decoded."""
-    app = create_app(Settings(device="cpu", threads=1, max_batch=1, queue_images=1, max_images=1))
+    app = create_app(Settings(device="cpu", threads=1, max_batch=1, max_queue_size=1, max_client_batch_size=1))
     async with app.router.lifespan_context(app), caller_of(app) as caller:
         gate = hold_engine(app, monkeypatch)
         running = asyncio.create_task(caller.post("/classify", content=digit(demo)))
@@ -203,7 +203,7 @@ async def test_nobody_is_answered_after_the_deadline(held: str, monkeypatch: pyt
         gate = hold_engine(app, monkeypatch) if held == "engine" else hold_decoding(monkeypatch)
         answer = await caller.post("/classify", content=PHOTO, headers={"X-Request-Timeout": "0.2"})
         gate.open()
-        abandoned = sum(count(app, "swin_abandoned_total", stage=stage) for stage in ("decode", "queue", "infer"))
+        abandoned = sum(count(app, "swin_cancelled_total", stage=stage) for stage in ("decode", "queue", "infer"))
 
     assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
     assert abandoned == 0
@@ -245,7 +245,7 @@ async def test_a_timeout_that_is_none_is_refused(value: str, demo: Bundle) -> No
     async with app.router.lifespan_context(app), caller_of(app) as caller:
         answer = await caller.post("/classify", content=digit(demo), headers={"X-Request-Timeout": value})
 
-    assert (answer.status_code, answer.json()["code"]) == (422, "bad_option")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_parameter")
 
 
 async def test_a_caller_who_leaves_while_uploading_is_let_go() -> None:
@@ -260,7 +260,7 @@ async def test_a_caller_who_leaves_while_uploading_is_let_go() -> None:
         held = app.state.service.uploaded
 
     assert (visitor.sent, held) == ([], 0)
-    assert count(app, "swin_abandoned_total", stage="read") == 1
+    assert count(app, "swin_cancelled_total", stage="read") == 1
     assert count(app, "swin_requests_total", route="/classify", code="499") == 1
 
 
@@ -283,7 +283,7 @@ async def test_a_caller_who_leaves_the_decode_queue_is_not_decoded(monkeypatch: 
 
     assert (visitor.sent, depth, last.status_code) == ([], 0, 200)
     assert len(gate.batches) == 2  # decodings: of the first, and of the last
-    assert count(app, "swin_abandoned_total", stage="decode") == 1
+    assert count(app, "swin_cancelled_total", stage="decode") == 1
 
 
 @pytest.mark.parametrize("stage", ["queue", "infer"])
@@ -305,7 +305,7 @@ async def test_a_caller_that_hangs_up_is_let_go(stage: str, demo: Bundle, monkey
 
     assert visitor.sent == []
     assert gate.batches == [1]
-    assert count(app, "swin_abandoned_total", stage=stage) == 1
+    assert count(app, "swin_cancelled_total", stage=stage) == 1
     assert count(app, "swin_requests_total", route="/classify", code="499") == 1
 
 
@@ -323,7 +323,7 @@ async def test_a_caller_that_leaves_twice_is_counted_once(demo: Bundle, monkeypa
         gate.open()
 
     assert visitor.sent == []
-    assert count(app, "swin_abandoned_total", stage="infer") == 1
+    assert count(app, "swin_cancelled_total", stage="infer") == 1
     assert count(app, "swin_requests_total", route="/classify", code="499") == 1
 
 
@@ -348,7 +348,7 @@ async def test_a_caller_that_leaves_during_the_drain_does_not_hold_it_up(
         answer = await first
 
     assert (answer.status_code, visitor.sent, gate.batches) == (200, [], [1])
-    assert count(app, "swin_abandoned_total", stage="queue") == 1
+    assert count(app, "swin_cancelled_total", stage="queue") == 1
 
 
 @pytest.mark.parametrize("kib", [81, 317])
@@ -370,7 +370,7 @@ async def test_a_caller_of_a_long_body_is_heard_when_it_leaves(
         await until(lambda: not state.tasks)
         gate.open()
 
-    assert count(app, "swin_abandoned_total", stage="infer") == 1
+    assert count(app, "swin_cancelled_total", stage="infer") == 1
     assert count(app, "swin_requests_total", route="/classify", code="499") == 1
 
 
@@ -393,11 +393,11 @@ async def test_a_failed_engine_is_replaced(failure: str, demo: Bundle, monkeypat
     assert answer.json()["predictions"][0]["label"] == "two"
     assert ready.status_code == 200
     assert new is not old
-    assert count(app, "swin_engines_renewed_total") == 1
+    assert count(app, "swin_engine_restarts_total") == 1
 
 
 async def test_engines_that_shared_a_session_share_the_next(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two engines that lose their session are renewed with one between them, not with one each."""
+    """Two engines that lose their session are restarted with one between them, not with one each."""
     app = create_app(SETTINGS.model_copy(update={"engines": 2}))
     async with app.router.lifespan_context(app), caller_of(app) as caller:
         engines = app.state.service.backend.engines
@@ -415,7 +415,7 @@ async def test_engines_that_shared_a_session_share_the_next(demo: Bundle, monkey
     assert first is not second
     assert first.shares_session(second)
     assert not first.shares_session(old[0])
-    assert count(app, "swin_engines_renewed_total") == 2
+    assert count(app, "swin_engine_restarts_total") == 2
 
 
 async def test_a_service_without_engine_asks_to_be_restarted(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -463,11 +463,11 @@ async def test_the_second_signal_waits_for_nobody(demo: Bundle, monkeypatch: pyt
 def test_who_has_left_is_not_told_again() -> None:
     """A caller leaves once, however often its connection says so: one cancellation is one caller's."""
     told = list[str]()
-    caller = Caller()
-    caller.when_it_leaves = lambda: told.append("gone")
+    caller = ClientState()
+    caller.on_disconnect = lambda: told.append("gone")
 
-    caller.leave()
-    caller.leave()
+    caller.disconnect()
+    caller.disconnect()
 
     assert told == ["gone"]
 

@@ -1,4 +1,4 @@
-"""`app/images/color.py`: what profiles do to colours, and what is done to profiles."""
+"""`app/images/color.py`: what profiles do to colors, and what is done to profiles."""
 
 import io
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from app.images.color import MOST_BYTES
-from app.images.decode import MOST_PIXELS, Limits, open_image, to_rgb
+from app.images.color import MAX_BYTES
+from app.images.decode import MAX_PIXELS, Limits, open_image, to_rgb
 from tests.references.draw import draw_picture
 from tests.support.images import encode
 
@@ -17,11 +17,11 @@ SWAPPED = SRGB.replace(b"rXYZ", b"????").replace(b"gXYZ", b"rXYZ").replace(b"???
 
 
 def decode(data: bytes, *, follow_profile: bool = True) -> np.ndarray:
-    return np.asarray(to_rgb(open_image(data, Limits(MOST_PIXELS)), follow_profile=follow_profile))
+    return np.asarray(to_rgb(open_image(data, Limits(MAX_PIXELS)), follow_profile=follow_profile))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
-def test_colours_become_srgb(kind: str) -> None:
+def test_colors_become_srgb(kind: str) -> None:
     """In every format that has profiles: what this file calls red is green."""
     red, green, blue = decode(encode(Image.new("RGB", (16, 16), "red"), kind, icc_profile=SWAPPED))[8, 8].tolist()
 
@@ -39,7 +39,7 @@ def test_the_reference_is_the_library_s_own_conversion() -> None:
 
 
 def test_alpha_and_palettes_keep_their_shape() -> None:
-    """Only colours have a profile: transparency is as it was, and a palette is looked up first."""
+    """Only colors have a profile: transparency is as it was, and a palette is looked up first."""
     half = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
     half.putpixel((1, 0), (255, 0, 0, 0))
 
@@ -51,8 +51,8 @@ def test_alpha_and_palettes_keep_their_shape() -> None:
 
 @pytest.mark.parametrize(
     "profile",
-    [SRGB, b"no profile", SWAPPED[:200], SWAPPED.replace(b"RGB ", b"GRAY"), SWAPPED + bytes(MOST_BYTES)],
-    ids=["sRGB", "garbage", "truncated", "for grey", "too large"],
+    [SRGB, b"no profile", SWAPPED[:200], SWAPPED.replace(b"RGB ", b"GRAY"), SWAPPED + bytes(MAX_BYTES)],
+    ids=["sRGB", "garbage", "truncated", "for gray", "too large"],
 )
 def test_a_profile_that_says_nothing_changes_nothing(profile: bytes) -> None:
     """The one that everybody has, and those that cannot be followed."""

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
 from app.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
-from app.images.decode import FORMATS, MOST_PIXELS, Limits, open_image, shrink, to_rgb
+from app.images.decode import FORMATS, MAX_PIXELS, Limits, open_image, shrink, to_rgb
 from tests.references.draw import draw_picture
 from tests.support.images import encode, header_of_png, png_chunk
 
@@ -84,7 +84,7 @@ def test_decompression_bombs_are_refused(side: int) -> None:
 def test_a_side_without_end_is_refused(side: tuple[int, int]) -> None:
     """Few pixels in a line of millions: resampling it would take gigabytes."""
     with pytest.raises(ImageTooLarge):
-        open_image(header_of_png(*side), Limits(MOST_PIXELS))
+        open_image(header_of_png(*side), Limits(MAX_PIXELS))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -129,8 +129,8 @@ def test_alpha_is_laid_over_white(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["P", "L", "RGB"])
-def test_a_transparent_colour_is_white(mode: str) -> None:
-    """PNG can declare one colour transparent in modes that have no alpha channel."""
+def test_a_transparent_color_is_white(mode: str) -> None:
+    """PNG can declare one color transparent in modes that have no alpha channel."""
     image = Image.new("RGB", (2, 1), "black")
     image.putpixel((1, 0), (255, 0, 0))
     image = image.convert(mode)
@@ -142,7 +142,7 @@ def test_a_transparent_colour_is_white(mode: str) -> None:
     assert decoded[1] != [255, 255, 255]
 
 
-def test_16_bit_grey_keeps_its_range() -> None:
+def test_16_bit_gray_keeps_its_range() -> None:
     """16-bit levels become their upper 8 bits, not white."""
     levels = np.array([[0, 32768, 65535]], np.uint16)
 
@@ -153,7 +153,7 @@ def test_16_bit_grey_keeps_its_range() -> None:
 
 @pytest.mark.parametrize("mode", ["1", "L", "CMYK", "YCbCr"])
 def test_other_modes_become_rgb(mode: str) -> None:
-    """Bilevel, grey, CMYK and YCbCr images become RGB; white stays white."""
+    """Bilevel, gray, CMYK and YCbCr images become RGB; white stays white."""
     white = Image.new("RGB", (8, 8), "white").convert(mode)
 
     image = decode(encode(white, "PNG" if mode in "1L" else "JPEG"))
@@ -161,25 +161,25 @@ def test_other_modes_become_rgb(mode: str) -> None:
     assert np.asarray(image).min() >= 250
 
 
-def png(*, depth: int, colour: int, rows: list[bytes], transparent: bytes) -> bytes:
-    """A PNG of the kinds that Pillow does not write: 16 bits, with a transparent colour."""
-    size = struct.pack(">II", len(rows[0]) // (depth // 8 * (3 if colour == 2 else 1)), len(rows))
-    header = png_chunk(b"IHDR", size + bytes([depth, colour, 0, 0, 0]))
+def png(*, depth: int, color: int, rows: list[bytes], transparent: bytes) -> bytes:
+    """A PNG of the kinds that Pillow does not write: 16 bits, with a transparent color."""
+    size = struct.pack(">II", len(rows[0]) // (depth // 8 * (3 if color == 2 else 1)), len(rows))
+    header = png_chunk(b"IHDR", size + bytes([depth, color, 0, 0, 0]))
     data = png_chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
     return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"tRNS", transparent) + data + png_chunk(b"IEND", b"")
 
 
 def test_a_transparent_level_of_16_bits_is_white() -> None:
-    """Of grey, the very level; its neighbour, which has the same upper bits, is not."""
-    data = png(depth=16, colour=0, rows=[struct.pack(">3H", 1000, 1001, 65535)], transparent=struct.pack(">H", 1000))
+    """Of gray, the very level; its neighbor, which has the same upper bits, is not."""
+    data = png(depth=16, color=0, rows=[struct.pack(">3H", 1000, 1001, 65535)], transparent=struct.pack(">H", 1000))
 
     assert np.asarray(decode(data))[0, :, 0].tolist() == [255, 3, 255]
 
 
-def test_a_transparent_colour_of_16_bits_is_white() -> None:
-    """Of colours, as far as the bits tell that are kept."""
+def test_a_transparent_color_of_16_bits_is_white() -> None:
+    """Of colors, as far as the bits tell that are kept."""
     black, red = struct.pack(">3H", 0, 0, 0), struct.pack(">3H", 65535, 0, 0)
-    data = png(depth=16, colour=2, rows=[black + red], transparent=red)
+    data = png(depth=16, color=2, rows=[black + red], transparent=red)
 
     assert np.asarray(decode(data))[0].tolist() == [[0, 0, 0], [255, 255, 255]]
 
@@ -224,7 +224,7 @@ def test_jpegs_of_all_kinds_are_read(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF", "AVIF", "MPO"])
 def test_of_several_pictures_the_first_counts(kind: str) -> None:
     """Animations, pages of a TIFF, and the second picture that phones put beside a photo."""
-    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (32, 32), color) for color in ("red", "blue")]
     file = io.BytesIO()
     frames[0].save(file, kind, save_all=True, append_images=frames[1:])
 
@@ -259,7 +259,7 @@ def test_tiffs_of_all_kinds_are_read(mode: str) -> None:
     assert np.asarray(decode(encode(white, "TIFF"))).min() >= 253
 
 
-def grey_tiff(bits: int, white_is: int, row: bytes) -> bytes:
+def gray_tiff(bits: int, white_is: int, row: bytes) -> bytes:
     """A TIFF of two pixels, of the kinds that Pillow does not write."""
     values = [(256, 4, 1, 2), (257, 4, 1, 1), (258, 3, 1, bits), (262, 3, 1, white_is), (273, 4, 1, 128)]
     entries = b"".join(struct.pack("<HHLL", *value) for value in values)
@@ -275,9 +275,9 @@ def grey_tiff(bits: int, white_is: int, row: bytes) -> bytes:
     ],
     ids=["12 bits", "16 bits", "zero is white"],
 )
-def test_wide_grey_tiffs_keep_their_range(bits: int, white_is: int, row: bytes, expected: list[int]) -> None:
+def test_wide_gray_tiffs_keep_their_range(bits: int, white_is: int, row: bytes, expected: list[int]) -> None:
     """Microscopes have 12 bits, scanners a zero that is white."""
-    assert expected == np.asarray(decode(grey_tiff(bits, white_is, row)))[0, :, 0].tolist()
+    assert expected == np.asarray(decode(gray_tiff(bits, white_is, row)))[0, :, 0].tolist()
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.float32])
@@ -306,7 +306,7 @@ def test_what_pillow_warns_of_is_not_kept() -> None:
         "print(getattr(TiffImagePlugin, '__warningregistry__', {}).keys() - {'version'})"
     )
     damaged = b"".join(
-        grey_tiff(16, 1, bytes(5)).replace(struct.pack("<HHL", 262, 3, 1), struct.pack("<HHL", 262, 3, 4000 + number))
+        gray_tiff(16, 1, bytes(5)).replace(struct.pack("<HHL", 262, 3, 1), struct.pack("<HHL", 262, 3, 4000 + number))
         for number in range(9)
     )
     done = subprocess.run([sys.executable, "-c", code], input=damaged, capture_output=True, check=True)  # noqa: S603 (our own)

@@ -43,7 +43,7 @@ def test_color_maps_of_8_and_16_bits_are_read(depth: int, map_bits: int) -> None
     assert distance(tiff.make(Tiff("palette", depth, map_bits=map_bits))) < 1
 
 
-@pytest.mark.parametrize("photometric", ["grey", "white-is-zero"])
+@pytest.mark.parametrize("photometric", ["gray", "white-is-zero"])
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("depth", [12, 16])
 def test_wide_gray_is_read_in_both_byte_orders(photometric: str, order: str, depth: int) -> None:
@@ -54,11 +54,11 @@ def test_wide_gray_is_read_in_both_byte_orders(photometric: str, order: str, dep
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (Tiff("grey", 8, sample_format=2), "8-bit signed gray"),
+        (Tiff("gray", 8, sample_format=2), "8-bit signed gray"),
         (Tiff("rgb", 12), "12-bit RGB samples"),
         (Tiff("rgb", 16, sample_format=3, separate=True), "16-bit floating-point RGB samples in separate planes"),
         (Tiff("lab", 8, separate=True), r"8-bit L\*a\*b\* samples in separate planes"),
-        (Tiff("grey", 8, alpha="unassociated", separate=True), "8-bit gray and 1 extra samples in separate planes"),
+        (Tiff("gray", 8, alpha="unassociated", separate=True), "8-bit gray and 1 extra samples in separate planes"),
         (Tiff("palette", 16), "16-bit palette"),
         (Tiff("cmyk", 32), "32-bit CMYK"),
         (Tiff(big=True, order=">"), "BigTIFF in big-endian"),
@@ -88,7 +88,7 @@ def without_tag(data: bytes, tag: int) -> bytes:
 def test_a_tiff_that_does_not_tell_black_from_white_is_refused() -> None:
     """Readers take one or the other where the tag is missing; swin-serve does not guess."""
     with pytest.raises(UnsupportedImage, match="PhotometricInterpretation"):
-        open_image(without_tag(tiff.make(Tiff("grey")).data, 262), LIMITS)
+        open_image(without_tag(tiff.make(Tiff("gray")).data, 262), LIMITS)
 
 
 def test_a_fax_without_that_tag_is_read() -> None:

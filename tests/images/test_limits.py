@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 
 from app.errors import ImageTooLarge, UnreadableImage
-from app.images.decode import MOST_PIXELS, Limits, open_image, to_rgb
-from app.images.limits import MOST_PACKED, MOST_PIECES, MOST_READS, MOST_READS_OF_PIXELS, check_pieces, check_scans
+from app.images.decode import MAX_PIXELS, Limits, open_image, to_rgb
+from app.images.limits import MAX_PACKED, MAX_PIECES, MAX_READS, MAX_READS_OF_PIXELS, check_pieces, check_scans
 from tests.references.draw import draw_picture
 from tests.support.images import encode, png_chunk
 
-LIMITS = Limits(MOST_PIXELS)
+LIMITS = Limits(MAX_PIXELS)
 
 
 def jpeg_of_comments(count: int) -> bytes:
@@ -27,7 +27,7 @@ def png_of_chunks(count: int) -> bytes:
 
 @pytest.mark.parametrize(
     "data",
-    [jpeg_of_comments(MOST_READS), png_of_chunks(MOST_READS), b"\xff\xd8\xff" + b"\xff" * 2 * MOST_READS],
+    [jpeg_of_comments(MAX_READS), png_of_chunks(MAX_READS), b"\xff\xd8\xff" + b"\xff" * 2 * MAX_READS],
     ids=["comments", "chunks", "filling"],
 )
 def test_a_header_of_too_many_pieces_is_refused(data: bytes) -> None:
@@ -48,7 +48,7 @@ def test_pixels_may_consist_of_many_pieces() -> None:
     line = b"\x04\x05" * 160 + b"\0\0"
     header = struct.pack("<IiiHHIIiiII", 40, 640, 480, 1, 8, 1, 480 * len(line), 0, 0, 256, 0) + bytes(1024)
     bmp = b"BM" + struct.pack("<IHHI", 0, 0, 0, 14 + len(header)) + header + line * 480 + b"\0\1"
-    assert len(bmp) > 2 * MOST_READS
+    assert len(bmp) > 2 * MAX_READS
 
     assert to_rgb(open_image(bmp, LIMITS)).size == (640, 480)
 
@@ -57,7 +57,7 @@ def test_pixels_of_too_many_pieces_are_refused() -> None:
     """Chunks of nothing between those of an image: each takes a microsecond and twelve bytes."""
     whole = encode(draw_picture(8, 8))
     first = whole.index(b"IDAT") - 4
-    image = open_image(whole[:first] + png_chunk(b"IDAT", b"") * MOST_READS_OF_PIXELS + whole[first:], LIMITS)
+    image = open_image(whole[:first] + png_chunk(b"IDAT", b"") * MAX_READS_OF_PIXELS + whole[first:], LIMITS)
 
     with pytest.raises(UnreadableImage, match="too many pieces"):
         to_rgb(image)
@@ -71,7 +71,7 @@ def test_a_png_of_too_much_that_is_packed_is_refused(kind: bytes) -> None:
     content = {b"iCCP": b"a\0\0", b"zTXt": b"a\0\0", b"iTXt": b"a\0\1\0\0\0"}[kind] + packed
 
     with pytest.raises(UnreadableImage, match="too many pieces"):
-        open_image(whole[:33] + png_chunk(kind, content) * (MOST_PACKED + 1) + whole[33:], LIMITS)
+        open_image(whole[:33] + png_chunk(kind, content) * (MAX_PACKED + 1) + whole[33:], LIMITS)
 
 
 def tiff(order: str, pieces: int, tag: int = 273, kind: int = 4) -> bytes:
@@ -91,13 +91,13 @@ def big_tiff(pieces: int) -> bytes:
 @pytest.mark.parametrize(
     "data",
     [
-        tiff("<", MOST_PIECES + 1),
-        tiff(">", MOST_PIECES + 1),
-        tiff("<", MOST_PIECES + 1, 324),
-        big_tiff(MOST_PIECES + 1),
-        tiff("<", MOST_PIECES + 1, kind=1),
-        tiff("<", MOST_PIECES + 1, 320, kind=3),
-        tiff(">", MOST_PIECES + 1).replace(b"*", b"+", 1),
+        tiff("<", MAX_PIECES + 1),
+        tiff(">", MAX_PIECES + 1),
+        tiff("<", MAX_PIECES + 1, 324),
+        big_tiff(MAX_PIECES + 1),
+        tiff("<", MAX_PIECES + 1, kind=1),
+        tiff("<", MAX_PIECES + 1, 320, kind=3),
+        tiff(">", MAX_PIECES + 1).replace(b"*", b"+", 1),
     ],
     ids=["strips", "other byte order", "tiles", "64-bit offsets", "offsets of bytes", "palette", "read as 32-bit"],
 )
@@ -110,13 +110,13 @@ def test_a_tiff_of_too_many_pieces_is_refused(data: bytes) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        tiff("<", MOST_PIECES),
-        big_tiff(MOST_PIECES),
-        b"II*\0\xff\xff\xff\xff" + bytes(4 * MOST_PIECES),
+        tiff("<", MAX_PIECES),
+        big_tiff(MAX_PIECES),
+        b"II*\0\xff\xff\xff\xff" + bytes(4 * MAX_PIECES),
         b"MM" + bytes(2**19),
         b"II*\0",
         b"II+\0" + bytes(4) + b"\xff" * 8,
-        tiff("<", MOST_PIECES + 1, 37724, kind=7),
+        tiff("<", MAX_PIECES + 1, 37724, kind=7),
     ],
     ids=[
         "as many as may be",

@@ -19,16 +19,16 @@ def painted(evidence: list[list[float]], pixels: NDArray[np.uint8]) -> NDArray[n
 def test_evidence_is_painted_where_it_is() -> None:
     """A map that reaches over the edge (40 pixels, positions of 16) is cut off there, not squeezed into the image."""
     picture = painted([[0, 0, 0], [0, 1, 0], [0, 0, 0]], np.full((40, 40, 3), 128, np.uint8))
-    colour = np.ptp(picture, axis=2)
-    rows, columns = np.nonzero(colour > 0.9 * colour.max())
+    color = np.ptp(picture, axis=2)
+    rows, columns = np.nonzero(color > 0.9 * color.max())
 
     enlarged = 224 // 40
     assert 24 * enlarged == pytest.approx(rows.mean() + 0.5, abs=1)
     assert 24 * enlarged == pytest.approx(columns.mean() + 0.5, abs=1)
 
 
-def test_for_and_against_have_their_colours() -> None:
-    """The strongest evidence is nearly opaque, in the colour of its sign; weaker evidence is as much fainter."""
+def test_for_and_against_have_their_colors() -> None:
+    """The strongest evidence is nearly opaque, in the color of its sign; weaker evidence is as much fainter."""
     picture = painted([[4, 4, 4, 4, 0, -2, -2, -2]], np.zeros((16, 128, 3), np.uint8))
     left, right = picture[0, 0], picture[0, -1]
 
@@ -36,8 +36,8 @@ def test_for_and_against_have_their_colours() -> None:
     assert np.allclose(right, OPACITY / 2 * np.array(AGAINST), atol=1)
 
 
-def test_no_evidence_leaves_a_grey_image() -> None:
-    """Where nothing speaks for or against the class, the image is seen as it is, without its colours."""
+def test_no_evidence_leaves_a_gray_image() -> None:
+    """Where nothing speaks for or against the class, the image is seen as it is, without its colors."""
     image = np.asarray(draw_picture(224, 224))
 
     picture = painted([[0.0] * 14] * 14, image)

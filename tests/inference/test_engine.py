@@ -29,7 +29,7 @@ def random_pixels(count: int) -> np.ndarray:
 
 def padding(engine: Engine) -> Engine:
     """The same session, treated as one of a GPU is: no shape but those it is warm for."""
-    return Engine(engine._session, replace(engine.truth, device=Device("cuda")), engine.buckets)  # noqa: SLF001 (the same)
+    return Engine(engine._session, replace(engine.device_report, device=Device("cuda")), engine.buckets)  # noqa: SLF001 (the same)
 
 
 @pytest.mark.parametrize("size", range(1, 9))
@@ -203,9 +203,9 @@ def test_every_bucket_is_kept_unless_asked(demo: Bundle, monkeypatch: pytest.Mon
 
 def test_the_truth_is_the_session_s(engine: Engine) -> None:
     """Provider and nodes are read from the session, and every node is on that provider."""
-    assert engine.truth.provider == "CPUExecutionProvider"
-    assert {"CPUExecutionProvider"} == engine.truth.nodes.keys()
-    assert engine.truth.nodes["CPUExecutionProvider"] > 100
+    assert engine.device_report.provider == "CPUExecutionProvider"
+    assert {"CPUExecutionProvider"} == engine.device_report.nodes.keys()
+    assert engine.device_report.nodes["CPUExecutionProvider"] > 100
 
 
 def test_no_fallback_at_run_time(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +243,7 @@ def test_a_batch_that_cannot_be_run_names_the_cure(
 ) -> None:
     """At warm-up and at the self-test, by the size of the bucket."""
     padded = padding(engine)
-    padded.truth = replace(padded.truth, graphs=True)
+    padded.device_report = replace(padded.device_report, graphs=True)
 
     def fail(*_: Any) -> None:
         raise RuntimeError(said)
@@ -266,7 +266,7 @@ def test_a_missing_cudnn_is_told_by_the_first_batch(
 ) -> None:
     """A session opens without it, and no other cure would help."""
     padded = padding(engine)
-    padded.truth = replace(padded.truth, gpu=gpu, graphs=True)
+    padded.device_report = replace(padded.device_report, gpu=gpu, graphs=True)
 
     def fail(*_: Any) -> None:
         raise RuntimeError("cuDNN is unavailable")
@@ -314,8 +314,8 @@ def test_every_size_of_batch_is_proved_on_a_gpu(
     engine: Engine, demo: Bundle, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """A graph that was recorded wrongly for one of them is noticed before anybody is answered."""
-    session, truth = engine._session, replace(engine.truth, device=Device("cuda"))  # noqa: SLF001 (the same)
-    stale = Engine(session, truth, [1, 4, 16], Stale(session, size))  # type: ignore[arg-type]  # (does what it has to)
+    session, device_report = engine._session, replace(engine.device_report, device=Device("cuda"))  # noqa: SLF001 (the same)
+    stale = Engine(session, device_report, [1, 4, 16], Stale(session, size))  # type: ignore[arg-type]  # (does what it has to)
     monkeypatch.setattr("app.inference.self_test.open_unproved", lambda *_, **__: stale)
 
     with pytest.raises(DeviceError, match=rf"golden sample \d differs by .* on cuda:0 in a batch of {size};"):

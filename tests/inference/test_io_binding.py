@@ -106,7 +106,7 @@ def test_a_warm_engine_keeps_the_memory_of_its_buckets(
     demo: Bundle, session: Any, bindings: Bindings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And of no size that warm-up tried and gave up."""
-    engine = Engine(session, engine_of(demo).truth, [1, 2, 4], bindings)
+    engine = Engine(session, engine_of(demo).device_report, [1, 2, 4], bindings)
     kept = list[Sequence[int]]()
     monkeypatch.setattr(bindings, "keep", kept.append)
     monkeypatch.setattr(engine, "_timed", lambda pixels: 0.05 * len(pixels))
@@ -183,7 +183,7 @@ def test_an_engine_that_is_not_proved_leaves_no_thread(
 ) -> None:
     """A device that does not compute what it should is given up, and its thread ends."""
     before, bindings = gpu_threads(), Bindings(session, HERE)
-    engine = Engine(session, engine_of(demo).truth, [1], bindings)
+    engine = Engine(session, engine_of(demo).device_report, [1], bindings)
     monkeypatch.setattr("app.inference.self_test.open_unproved", lambda *_, **__: engine)
     if fails == "golden":
         monkeypatch.setattr(engine, "self_test", fail)

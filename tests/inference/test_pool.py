@@ -32,8 +32,8 @@ def _two_gpus(monkeypatch: pytest.MonkeyPatch, broken: set[Device]) -> None:
         if device in broken:
             raise DeviceError(f"{device} is broken")
         engine = open_unproved(bundle, CPU, threads, buckets)
-        truth = replace(engine.truth, device=device, gpu=GPU, graphs=options.get("graphs", True))
-        engine = Engine(engine._session, truth, buckets)  # noqa: SLF001 (the same)
+        device_report = replace(engine.device_report, device=device, gpu=GPU, graphs=options.get("graphs", True))
+        engine = Engine(engine._session, device_report, buckets)  # noqa: SLF001 (the same)
         engine.bucket_seconds = {1: 1.0}
         return engine
 
@@ -43,7 +43,7 @@ def _two_gpus(monkeypatch: pytest.MonkeyPatch, broken: set[Device]) -> None:
 
 
 def places(bundle: Bundle, **settings: object) -> list[str]:
-    return [str(engine.truth.device) for engine in open_engines(bundle, Settings.model_validate(settings))]
+    return [str(engine.device_report.device) for engine in open_engines(bundle, Settings.model_validate(settings))]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_auto_leaves_out_what_does_not_prove_itself(
     """The others serve; the CPU only where no GPU does."""
     broken.update(Device("cuda", index) for index in indices)
 
-    assert expected == places(demo, engines=1)
+    assert expected == places(demo, instances_per_device=1)
 
 
 def test_a_gpu_that_was_named_is_not_left_out(demo: Bundle, broken: set[Device]) -> None:
@@ -86,7 +86,7 @@ def test_a_gpu_that_was_named_is_not_left_out(demo: Bundle, broken: set[Device])
 def test_engines_of_a_gpu_share_no_session(demo: Bundle) -> None:
     """On one session, their batches would wait for each other; those of the CPU share the weights."""
     first, second = open_engines(demo, Settings(device="cuda"))
-    one, two = open_engines(demo, Settings(device="cpu", engines=2))
+    one, two = open_engines(demo, Settings(device="cpu", instances_per_device=2))
 
     assert not first.shares_session(second)
     assert one.shares_session(two)
@@ -98,19 +98,19 @@ def test_another_is_on_the_device_of_the_failed_one(demo: Bundle) -> None:
 
     renewed = another(demo, engines, engines[2])
 
-    assert Device("cuda", 1) == renewed.truth.device
+    assert Device("cuda", 1) == renewed.device_report.device
     assert [engine for engine in engines if engine.shares_session(renewed)] == []
 
 
 @pytest.mark.parametrize(("engines", "graphs"), [(1, True), (2, False)])
 def test_no_graph_is_recorded_beside_other_engines(demo: Bundle, engines: int, *, graphs: bool) -> None:
     """Whose calls to CUDA would fail meanwhile: what is renewed while they run does without."""
-    opened = open_engines(demo, Settings(device="cuda", engines=engines))
+    opened = open_engines(demo, Settings(device="cuda", instances_per_device=engines))
 
     renewed = another(demo, opened, opened[0])
 
-    assert all(engine.truth.graphs for engine in opened)
-    assert renewed.truth.graphs == graphs
+    assert all(engine.device_report.graphs for engine in opened)
+    assert renewed.device_report.graphs == graphs
 
 
 @pytest.mark.parametrize("graphs", [True, False])
@@ -118,12 +118,12 @@ def test_graphs_are_recorded_unless_the_setting_says_otherwise(demo: Bundle, *, 
     """For all engines of all GPUs alike."""
     opened = open_engines(demo, Settings(device="cuda:0,1", cuda_graphs=graphs))
 
-    assert [engine.truth.graphs for engine in opened] == [graphs] * 4
+    assert [engine.device_report.graphs for engine in opened] == [graphs] * 4
 
 
 def test_check_tells_of_a_gpu_all_that_is_between_it_and_the_network() -> None:
     """Its name, the driver and what it runs, CUDA and cuDNN, and how batches are launched."""
-    told = list(facts(Settings(device="cuda", engines=1)))
+    told = list(facts(Settings(device="cuda", instances_per_device=1)))
 
     assert told[3:7] == [
         "gpu      NVIDIA H200",
@@ -136,7 +136,7 @@ def test_check_tells_of_a_gpu_all_that_is_between_it_and_the_network() -> None:
 def test_every_engine_is_in_the_metrics(demo: Bundle) -> None:
     """With its place, by the number that its busy time has."""
     metrics = Metrics()
-    _describe(demo, open_engines(demo, Settings(device="cuda:0,1", engines=1)), metrics)
+    _describe(demo, open_engines(demo, Settings(device="cuda:0,1", instances_per_device=1)), metrics)
 
     lines = exposition(metrics.counts()).decode().splitlines()
     told = sorted(line for line in lines if line.startswith("swin_engine_info{"))

@@ -130,7 +130,7 @@ def test_cuda_is_asked_for_alone(demo: Bundle, monkeypatch: pytest.MonkeyPatch) 
 
     (options, providers, others), fallback = asked
     assert providers == [(CUDA, {"device_id": "1", "use_tf32": "0", "enable_cuda_graph": "1"})]
-    assert engine.truth.gpu == Gpu("GPU 1", None, "13.0", None, None)
+    assert engine.device_report.gpu == Gpu("GPU 1", None, "13.0", None, None)
     assert (others, fallback) == ({"enable_fallback": 0}, "no fallback")
     assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
@@ -167,7 +167,7 @@ def test_graphs_can_be_left_out(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -
     engine = open_unproved(demo, Device("cuda"), 1, [1], graphs=False)
 
     assert asked[0][1][0][1]["enable_cuda_graph"] == "0"
-    assert not engine.truth.graphs
+    assert not engine.device_report.graphs
 
 
 @pytest.mark.usefixtures("a_build_with_cuda")

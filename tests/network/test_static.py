@@ -8,8 +8,8 @@ import torch
 from app.bundle.manifest import Preprocessing, Squash
 from model_export.network.static import PADDING, StaticBlock, StaticSwin, block_order
 from model_export.network.swin import Swin, SwinConfig
-from model_export.verification.parity import normalise
-from tests.support.networks import randomise
+from model_export.verification.parity import normalize
+from tests.support.networks import randomize
 
 SMALL: dict[str, Any] = {"num_classes": 7, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4), "window": 4}
 SHAPES: dict[str, dict[str, Any]] = {
@@ -33,14 +33,18 @@ SHAPES: dict[str, dict[str, Any]] = {
         "ape": True,
     },
     "v2, no qkv bias": {"input_size": (32, 32), "version": 2, "pretrained_window_sizes": (0, 0), "qkv_bias": False},
-    "timm, padded": {"input_size": (72, 104), "dialect": "timm"},
-    "timm, windows cut on one side": {"input_size": (48, 64), "dialect": "timm", "window": 14},
-    "torchvision, padded": {"input_size": (72, 104), "dialect": "torchvision"},
-    "torchvision, window larger than the map": {"input_size": (32, 48), "dialect": "torchvision", "window": 10},
+    "timm, padded": {"input_size": (72, 104), "window_convention": "timm"},
+    "timm, windows cut on one side": {"input_size": (48, 64), "window_convention": "timm", "window": 14},
+    "torchvision, padded": {"input_size": (72, 104), "window_convention": "torchvision"},
+    "torchvision, window larger than the map": {
+        "input_size": (32, 48),
+        "window_convention": "torchvision",
+        "window": 10,
+    },
     "a window for each stage, not square": {
         "input_size": (96, 48),
         "window_sizes": ((6, 4), (12, 6)),
-        "dialect": "timm",
+        "window_convention": "timm",
     },
     "patch 2": {"input_size": (32, 32), "patch_size": 2},
 }
@@ -55,9 +59,9 @@ def config_of(shape: dict[str, Any]) -> SwinConfig:
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_equals_the_published_network(shape: dict[str, Any]) -> None:
-    """Bytes through the static network give the logits of normalised images through `swin.py`, within 1e-5."""
+    """Bytes through the static network give the logits of normalized images through `swin.py`, within 1e-5."""
     network = Swin(config_of(shape)).requires_grad_(requires_grad=False).eval()
-    randomise(network)
+    randomize(network)
     height, width = shape["input_size"]
     recipe = Preprocessing(
         resize=Squash(mode="squash", height=height, width=width),
@@ -69,7 +73,7 @@ def test_equals_the_published_network(shape: dict[str, Any]) -> None:
     )
     static = StaticSwin(network, recipe.scale, recipe.mean, recipe.std).eval()
     pixels = torch.randint(0, 256, (8, height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    expected = network(normalise(pixels, recipe))
+    expected = network(normalize(pixels, recipe))
     for batch in (1, 2, 3, 8):
         logits, _ = static(pixels[:batch])
 
@@ -81,7 +85,7 @@ def test_tokens_are_the_last_map_in_raster_order(shape: dict[str, Any]) -> None:
     """The second output is what `swin.py` takes the mean of, row by row from the top, whatever the windows did."""
     maps = list[torch.Tensor]()
     network = Swin(config_of(shape)).requires_grad_(requires_grad=False).eval()
-    randomise(network)
+    randomize(network)
     network.norm.register_forward_hook(lambda _, __, output: maps.append(output))
     pixels = torch.randint(0, 256, (2, *shape["input_size"], 3), dtype=torch.uint8)
     network(pixels.permute(0, 3, 1, 2) / 255)

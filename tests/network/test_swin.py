@@ -76,7 +76,7 @@ def test_window_reverse_undoes_window_partition() -> None:
 
 
 def test_windows_are_contiguous_squares() -> None:
-    """A window holds neighbours, in raster order."""
+    """A window holds neighbors, in raster order."""
     windows = window_partition(torch.arange(16).view(1, 4, 4, 1), (2, 2))
 
     assert windows[0, :, :, 0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]

@@ -5,10 +5,10 @@ import pytest
 from app.observability.metrics import Metrics
 from app.observability.utilization import WINDOW_SECONDS, Parts, Watch, busy, together
 
-ONE = Parts(engine=1, decode=4, frontend=1, cpu=2)
+ONE = Parts(engine=1, decode=4, http_worker=1, cpu=2)
 """Of a service that is one process on two CPUs."""
 
-SEVERAL = Parts(engine=2, decode=12, frontend=4, queue=1, cpu=16)
+SEVERAL = Parts(engine=2, decode=12, http_worker=4, queue=1, cpu=16)
 
 
 def watch_of(shares: Parts, there_are: Parts = ONE, *, engines_use_cpus: bool = False) -> Watch:
@@ -33,10 +33,10 @@ def watch_of(shares: Parts, there_are: Parts = ONE, *, engines_use_cpus: bool = 
             "decode-bound: ",
             ": more CPUs, decode=fast, or smaller images",
         ),
-        (Parts(engine=0.3, decode=0.97, cpu=0.5), False, "decode-bound: ", ": more frontends"),
-        (Parts(engine=0.3, frontend=0.9, cpu=0.6), False, "frontend-bound: ", ": more frontends"),
-        (Parts(engine=0.3, frontend=0.5, cpu=0.95), False, "CPU-bound: ", ": more CPUs"),
-        (Parts(engine=0.3, frontend=0.5, cpu=0.5), True, "nothing is at its limit: ", "at 50%"),
+        (Parts(engine=0.3, decode=0.97, cpu=0.5), False, "decode-bound: ", ": more HTTP workers"),
+        (Parts(engine=0.3, http_worker=0.9, cpu=0.6), False, "HTTP worker-bound: ", ": more HTTP workers"),
+        (Parts(engine=0.3, http_worker=0.5, cpu=0.95), False, "CPU-bound: ", ": more CPUs"),
+        (Parts(engine=0.3, http_worker=0.5, cpu=0.5), True, "nothing is at its limit: ", "at 50%"),
         (Parts(), True, "nothing is at its limit: ", "at 0%"),
     ],
 )
@@ -50,11 +50,11 @@ def test_what_is_at_its_limit_is_named(shares: Parts, *, engines_use_cpus: bool,
 
 def test_the_sentence_has_the_figures() -> None:
     """Of all parts that there are, how many of them and how busy."""
-    shares = Parts(engine=0.31, decode=0.97, frontend=0.4, queue=0.02, cpu=0.5)
+    shares = Parts(engine=0.31, decode=0.97, http_worker=0.4, queue=0.02, cpu=0.5)
 
     assert watch_of(shares, SEVERAL).verdict == (
-        "decode-bound: 2 engines at 31%, 12 decode threads at 97%, 4 frontends at 40%, 1 queue at 2%, 16 CPUs at 50%: "
-        "more frontends"
+        "decode-bound: 2 engines at 31%, 12 decode threads at 97%, 4 HTTP workers at 40%, 1 queue at 2%, 16 CPUs at 50%: "
+        "more HTTP workers"
     )
     assert "queue" not in watch_of(Parts()).verdict
 
@@ -88,11 +88,11 @@ def test_before_two_readings_nothing_is_known() -> None:
 
 def test_seconds_come_from_the_metrics_of_all_processes() -> None:
     """Engines one by one, decoding, the loops by what they are for, and CPU time."""
-    queue, frontend = Metrics("queue"), Metrics()
+    queue, http_worker = Metrics("queue"), Metrics()
     for engine, seconds in enumerate((1.0, 2.0)):
         queue.engine_busy_seconds.labels(engine).inc(seconds)
-    frontend.decode_busy_seconds.inc(4)
-    found = together(busy(queue.counts()), busy(frontend.counts()), busy(frontend.counts()))
+    http_worker.decode_busy_seconds.inc(4)
+    found = together(busy(queue.counts()), busy(http_worker.counts()), busy(http_worker.counts()))
 
     assert (found.engine, found.decode) == (3, 8)
-    assert 0 < found.queue < found.frontend < found.cpu
+    assert 0 < found.queue < found.http_worker < found.cpu

@@ -14,7 +14,7 @@ from model_export.network.static import StaticSwin
 from model_export.network.swin import Swin, SwinConfig
 from model_export.onnx_graph.export import to_onnx
 from model_export.onnx_graph.fp16 import to_half
-from tests.support.networks import randomise
+from tests.support.networks import randomize
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16}
 LENGTHS = {"ReduceL2", "Clip", "Div"}
@@ -36,7 +36,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> ModelProto:
             pretrained_window_sizes=(0, 0),
         )
     )
-    randomise(network)
+    randomize(network)
     path = tmp_path_factory.mktemp("graphs") / "model.onnx"
     to_onnx(StaticSwin(network.eval(), 1 / 255, [0.5] * 3, [0.5] * 3).eval(), (32, 32), path)
     return onnx.load(path)
@@ -80,7 +80,7 @@ def test_each_node_computes_in_the_type_asked_for(model: ModelProto) -> None:
         assert {types[name] for name in (*node.input, *node.output) if name in types} <= {wanted}
 
 
-def test_nothing_is_rounded_between_kept_neighbours(model: ModelProto) -> None:
+def test_nothing_is_rounded_between_kept_neighbors(model: ModelProto) -> None:
     """No cast reads what a cast wrote, and none makes what is there already."""
     to_half(model, lengths(model))
     casts = [node for node in model.graph.node if node.op_type == "Cast"]

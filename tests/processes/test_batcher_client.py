@@ -12,24 +12,24 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.batching.admission import Load, Terms
+from app.batching.admission import BatcherLimits, BatcherLoad
 from app.batching.batcher import Batcher
 from app.batching.engine_worker import Run
-from app.batching.types import Answer
+from app.batching.types import InferenceResult
 from app.errors import DeadlineExceeded, Draining, EngineFailed, InternalError, NotReady, Overloaded, ServiceError
-from app.model_output import Output
+from app.model_output import ModelOutput
 from app.processes import channel
-from app.processes.batcher_client import RemoteBatcher
-from app.processes.batcher_server import Desk
+from app.processes.batcher_client import BatcherClient
+from app.processes.batcher_server import BatcherServer
 from app.processes.channel import DONE, FIRST_REFUSAL, REFUSALS, refusal
-from app.processes.shared_memory import Board, Shapes, Slots, memory, read_shared, shared, size_of
+from app.processes.shared_memory import SharedLoad, TensorLayout, TensorPool, memory, read_shared, shared, size_of
 from tests.support.engines import Gate
 from tests.support.waiting import HANG_SECONDS
 
 pytestmark = pytest.mark.anyio
 
-SHAPES = Shapes(slots=24, pixels=(2, 2, 3), classes=5, tokens=(4, 3))
-AT_ONCE = Terms(capacity=16, max_batch=4, seconds_of_one=0.0, seconds_of_most=0.0)
+SHAPES = TensorLayout(slots=24, pixels=(2, 2, 3), classes=5, tokens=(4, 3))
+AT_ONCE = BatcherLimits(capacity=16, max_batch=4, seconds_of_one=0.0, seconds_of_most=0.0)
 
 
 async def turns() -> None:
@@ -42,30 +42,30 @@ def image(value: int) -> NDArray[np.uint8]:
     return np.full(SHAPES.pixels, value, np.uint8)
 
 
-def classify(rows: Sequence[NDArray[Any]], detailed: Sequence[bool]) -> list[Output]:
+def classify(rows: Sequence[NDArray[Any]], return_tokens: Sequence[bool]) -> list[ModelOutput]:
     """Logits and tokens that say which image they are of."""
     return [
-        Output(np.full(5, row[0, 0, 0], np.float32), np.full((4, 3), row[0, 0, 0], np.float32) if wanted else None)
-        for row, wanted in zip(rows, detailed, strict=True)
+        ModelOutput(np.full(5, row[0, 0, 0], np.float32), np.full((4, 3), row[0, 0, 0], np.float32) if wanted else None)
+        for row, wanted in zip(rows, return_tokens, strict=True)
     ]
 
 
 def held(gate: Gate) -> Run:
     """The same, but each batch has to pass the gate first."""
 
-    def run(rows: Sequence[NDArray[Any]], detailed: Sequence[bool]) -> list[Output]:
+    def run(rows: Sequence[NDArray[Any]], return_tokens: Sequence[bool]) -> list[ModelOutput]:
         gate(rows)
-        return classify(rows, detailed)
+        return classify(rows, return_tokens)
 
     return run
 
 
-def alone(slots: int, terms: Terms = AT_ONCE) -> tuple[RemoteBatcher, list[int]]:
-    """A frontend's side of it before engines that are idle for ever; and the kinds of the messages that it sends."""
-    shapes, sent = Shapes(slots, *SHAPES[1:]), list[int]()
-    board, file = Board(memory("board", Board.SIZE)), memory("slots", size_of(shapes))
-    board.write(Load(is_alive=True, works=True, is_draining=False, waiting=0, engines=1, free_at=0.0))
-    remote = RemoteBatcher(Slots(file, shapes), board, terms, lambda kind, _: sent.append(kind))
+def alone(slots: int, limits: BatcherLimits = AT_ONCE) -> tuple[BatcherClient, list[int]]:
+    """An HTTP worker's side of it before engines that are idle for ever; and the kinds of the messages that it sends."""
+    shapes, sent = TensorLayout(slots, *SHAPES[1:]), list[int]()
+    board, file = SharedLoad(memory("board", SharedLoad.SIZE)), memory("slots", size_of(shapes))
+    board.write(BatcherLoad(is_alive=True, works=True, is_draining=False, waiting=0, engines=1, free_at=0.0))
+    remote = BatcherClient(TensorPool(file, shapes), board, limits, lambda kind, _: sent.append(kind))
     os.close(file)
     return remote, sent
 
@@ -74,7 +74,7 @@ class Pair:
     """Both sides, each with its own view of the memory; messages go through the event loop, as through a socket."""
 
     def __init__(self, batcher: Batcher) -> None:
-        self.batcher, self.board = batcher, Board(memory("board", Board.SIZE))
+        self.batcher, self.board = batcher, SharedLoad(memory("board", SharedLoad.SIZE))
         file, loop = memory("slots", size_of(SHAPES)), asyncio.get_running_loop()
 
         def up(kind: int, payload: bytes) -> None:
@@ -83,22 +83,22 @@ class Pair:
         def down(kind: int, payload: bytes) -> None:
             loop.call_soon(self._down, kind, payload)
 
-        self.desk = Desk(batcher, Slots(file, SHAPES), up)
-        self.remote = RemoteBatcher(Slots(file, SHAPES), self.board, batcher.terms, down)
+        self.server = BatcherServer(batcher, TensorPool(file, SHAPES), up)
+        self.remote = BatcherClient(TensorPool(file, SHAPES), self.board, batcher.limits, down)
         os.close(file)
         self.post()
 
     def post(self) -> None:
-        """Let the frontend see how things stand."""
+        """Let the HTTP worker see how things stand."""
         self.board.write(self.batcher.load)
 
     @property
     def free(self) -> int:
-        """Slots that are."""
+        """TensorPool that are."""
         return len(self.remote._free)  # noqa: SLF001 (nobody else has to know)
 
     def _down(self, kind: int, payload: bytes) -> None:
-        {channel.ROW: self.desk.take, channel.FORGET: self.desk.forget}[kind](payload)
+        {channel.ROW: self.server.take, channel.FORGET: self.server.cancel}[kind](payload)
 
     def _up(self, kind: int, payload: bytes) -> None:
         assert kind == channel.ANSWER
@@ -116,13 +116,13 @@ async def pair_of(engine: Run, **options: Any) -> AsyncIterator[Pair]:
 
 
 async def test_each_row_gets_its_own_answer_and_every_slot_comes_back() -> None:
-    """Over a thousand rows, some detailed, some whose callers leave at any moment."""
+    """Over a thousand rows, some return_tokens, some whose callers leave at any moment."""
     chance = random.Random(0)
     async with pair_of(classify) as pair:
 
         async def call(value: int) -> None:
-            detailed, leaves = chance.random() < 0.3, chance.random() < 0.3
-            task = asyncio.create_task(pair.remote.submit(image(value), detailed=detailed))
+            return_tokens, leaves = chance.random() < 0.3, chance.random() < 0.3
+            task = asyncio.create_task(pair.remote.submit(image(value), return_tokens=return_tokens))
             if leaves:
                 for _ in range(chance.randrange(6)):
                     await asyncio.sleep(0)
@@ -132,8 +132,8 @@ async def test_each_row_gets_its_own_answer_and_every_slot_comes_back() -> None:
             except (asyncio.CancelledError, Overloaded):
                 return
             assert (answer.output.logits == value).all()
-            assert (answer.output.tokens is not None) == detailed
-            assert not detailed or (answer.output.tokens == value).all()
+            assert (answer.output.tokens is not None) == return_tokens
+            assert not return_tokens or (answer.output.tokens == value).all()
 
         for _ in range(100):
             await asyncio.gather(*(call(chance.randrange(256)) for _ in range(14)))
@@ -145,7 +145,7 @@ async def test_each_row_gets_its_own_answer_and_every_slot_comes_back() -> None:
 
 async def test_without_a_slot_a_row_is_told_when_to_come_again() -> None:
     """What has them all is ahead of it: one batch of two after another, each of three seconds."""
-    remote, sent = alone(slots=4, terms=Terms(16, 2, 2.0, 3.0))
+    remote, sent = alone(slots=4, limits=BatcherLimits(16, 2, 2.0, 3.0))
     calls = [asyncio.create_task(remote.submit(image(value))) for value in range(4)]
     await turns()
 
@@ -175,14 +175,14 @@ async def test_who_leaves_as_it_is_answered_takes_nobody_along() -> None:
     await other
 
 
-async def test_a_frontend_that_dies_leaves_no_rows() -> None:
+async def test_a_http_worker_that_dies_leaves_no_rows() -> None:
     """Those that wait are taken out, the one that is run is answered to nobody, and the engine goes on."""
     gate = Gate()
     async with pair_of(held(gate), max_batch=1) as pair:
         calls = [asyncio.create_task(pair.remote.submit(image(value))) for value in range(3)]
         await asyncio.to_thread(gate.wait_until_entered)
         waited = pair.batcher.waiting
-        pair.desk.close()
+        pair.server.close()
         left = pair.batcher.waiting
         gate.open()
         other = asyncio.create_task(pair.batcher.submit(image(7)))
@@ -217,7 +217,7 @@ async def test_every_error_of_the_batcher_arrives_as_itself(
 async def test_an_engine_that_fails_is_heard_of() -> None:
     """Its rows' callers hear that it failed."""
 
-    def fail(*_: Any) -> list[Output]:
+    def fail(*_: Any) -> list[ModelOutput]:
         raise RuntimeError("broken")
 
     async with pair_of(fail) as pair:
@@ -300,11 +300,11 @@ async def test_a_drain_waits_for_what_is_on_its_way() -> None:
 
 def test_how_things_stand_is_the_same_on_both_sides() -> None:
     """What is posted on one side of the memory is read on the other."""
-    file = memory("board", Board.SIZE)
-    load = Load(True, False, True, 3, 2, 17.5)
-    Board(file).write(load)
+    file = memory("board", SharedLoad.SIZE)
+    load = BatcherLoad(True, False, True, 3, 2, 17.5)
+    SharedLoad(file).write(load)
 
-    assert Board(file).read() == load
+    assert SharedLoad(file).read() == load
     os.close(file)
 
 
@@ -314,11 +314,11 @@ async def test_an_error_that_nobody_knows_is_answered_at_once(
 ) -> None:
     """Raised where a row is handed in, its caller gets an internal error, and its slot is free."""
 
-    def put(*_: object, **__: object) -> None:
+    def enqueue(*_: object, **__: object) -> None:
         raise error
 
     async with pair_of(classify) as pair:
-        monkeypatch.setattr(pair.batcher, "put", put)
+        monkeypatch.setattr(pair.batcher, "put", enqueue)
         with pytest.raises(InternalError):
             await asyncio.wait_for(pair.remote.submit(image(1)), 10)
         assert pair.free == SHAPES.slots
@@ -330,10 +330,10 @@ async def test_a_row_that_fails_in_a_way_that_nobody_knows_is_answered() -> None
     async with pair_of(held(gate), max_batch=1) as pair:
         calls = [asyncio.create_task(pair.remote.submit(image(value))) for value in range(4)]
         await asyncio.to_thread(gate.wait_until_entered)
-        rows = pair.desk._rows  # noqa: SLF001 (by slot)
+        rows = pair.server._rows  # noqa: SLF001 (by slot)
         of_call = [rows[slot] for slot in sorted(rows, reverse=True)]
         of_call[1].answer.set_exception(RuntimeError("a defect"))
-        of_call[2].answer.set_result(Answer(Output(np.zeros(7, np.float32), None), 0.0, 0.0))
+        of_call[2].answer.set_result(InferenceResult(ModelOutput(np.zeros(7, np.float32), None), 0.0, 0.0))
         of_call[3].answer.cancel()
         await asyncio.wait(calls[1:], timeout=10)
         gate.open()
@@ -350,7 +350,7 @@ async def test_an_answer_that_cannot_be_read_frees_its_slot(monkeypatch: pytest.
         raise MemoryError
 
     async with pair_of(classify) as pair:
-        monkeypatch.setattr(pair.remote._slots, "read", read)  # noqa: SLF001 (the frontend's view of them)
+        monkeypatch.setattr(pair.remote._slots, "read", read)  # noqa: SLF001 (the HTTP worker's view of them)
         with pytest.raises(InternalError):
             await asyncio.wait_for(pair.remote.submit(image(1)), 10)
         assert pair.free == SHAPES.slots
@@ -378,7 +378,7 @@ async def test_a_row_that_was_not_handed_in_takes_no_slot(monkeypatch: pytest.Mo
     await remote.drain()
 
 
-async def test_a_frontend_waits_no_longer_than_its_own_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_http_worker_waits_no_longer_than_its_own_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no answer comes, the caller is told, the slot is no other row's until it comes back, and a stop ends."""
     monkeypatch.setattr("app.processes.batcher_client.GRACE_SECONDS", 0.05)
     remote, sent = alone(slots=1)

@@ -62,7 +62,7 @@ class References:
         self.meta["shapes"][name], self.arrays[name] = answer(network, size)
 
     def transform(self, name: str, transform: Callable[[Any], Any]) -> None:
-        """Note the bytes that a transform, less its normalisation, makes of the pictures."""
+        """Note the bytes that a transform, less its normalization, makes of the pictures."""
         for place, size in enumerate(cases.PICTURES):
             image = transform(draw_picture(*size))
             self.arrays[f"{name} {place}"] = np.asarray((image * 255).round().to(torch.uint8).permute(1, 2, 0))

@@ -8,9 +8,9 @@ import re
 import httptools
 import pytest
 
-from app.errors import HeadTooLarge
+from app.errors import HeadersTooLarge
 from app.http.application import CORS
-from app.server.framing import MOST_HEAD_BYTES, Chunks
+from app.server.framing import MAX_HEAD_BYTES, Chunks
 from app.server.refusals import EXPOSED
 from app.settings import Settings
 from tests.support.wire import Exchange, NotingParser, exchange
@@ -140,10 +140,10 @@ async def test_a_chunked_body_ends_where_the_parser_says(seed: int) -> None:
 
 def test_a_chunk_line_has_an_end() -> None:
     """Neither an extension nor the trailer fields fill the memory."""
-    with pytest.raises(HeadTooLarge):
-        Chunks().end(b"1;" + b"x" * MOST_HEAD_BYTES, 0)
-    with pytest.raises(HeadTooLarge):
-        Chunks().end(b"0\r\n" + b"A: b\r\n" * MOST_HEAD_BYTES, 0)
+    with pytest.raises(HeadersTooLarge):
+        Chunks().end(b"1;" + b"x" * MAX_HEAD_BYTES, 0)
+    with pytest.raises(HeadersTooLarge):
+        Chunks().end(b"0\r\n" + b"A: b\r\n" * MAX_HEAD_BYTES, 0)
 
 
 GET = b"GET /health/live HTTP/1.1\r\n"
@@ -225,9 +225,9 @@ REFUSED = {  # what is sent → status and code
     "RTSP": (b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n", 400, "malformed_request"),
     "another protocol, that waits": (b"EHLO example.org\r\n", 400, "malformed_request"),
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, "malformed_request"),
-    "long target": (b"GET /" + b"x" * MOST_HEAD_BYTES + b" HTTP/1.1\r\n" + HOST + b"\r\n", 431, "head_too_large"),
-    "long field": (GET + HOST + b"X: " + b"x" * MOST_HEAD_BYTES + b"\r\n\r\n", 431, "head_too_large"),
-    "many fields": (GET + HOST + b"X: x\r\n" * 20_000, 431, "head_too_large"),
+    "long target": (b"GET /" + b"x" * MAX_HEAD_BYTES + b" HTTP/1.1\r\n" + HOST + b"\r\n", 431, "headers_too_large"),
+    "long field": (GET + HOST + b"X: " + b"x" * MAX_HEAD_BYTES + b"\r\n\r\n", 431, "headers_too_large"),
+    "many fields": (GET + HOST + b"X: x\r\n" * 20_000, 431, "headers_too_large"),
 }
 
 
@@ -308,7 +308,7 @@ REFUSALS = {
     400: [GET + b"Host: y\r\n" + ASKED],
     413: [POST + ASKED[len(HOST) : -2] + b"Transfer-Encoding: chunked\r\n\r\n" + b"1;" + b"x" * 60_000]
     + [b"x" * 2000 + b"\r\nx\r\n1;" + b"x" * 60_000] * 60,
-    431: [GET + ASKED[:-2] + b"X: " + b"x" * MOST_HEAD_BYTES + b"\r\n\r\n"],
+    431: [GET + ASKED[:-2] + b"X: " + b"x" * MAX_HEAD_BYTES + b"\r\n\r\n"],
     501: [b"BREW / HTTP/1.1\r\n" + ASKED],
     503: [GET + ASKED],
     505: [b"GET / HTTP/1.2\r\n" + ASKED],

@@ -63,7 +63,7 @@ def test_who_connected_at_that_moment_goes_on(listener: socket.socket) -> None:
 
 def test_a_kernel_that_cannot_takes_everybody(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it did before."""
-    monkeypatch.setattr(handshakes, "LEAST_HOPS", ((socket.IPPROTO_IP, 2**15),))
+    monkeypatch.setattr(handshakes, "MIN_HOPS", ((socket.IPPROTO_IP, 2**15),))
     begin_none(listener)
 
     with socket.create_connection(place(listener)) as caller:

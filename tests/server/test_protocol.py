@@ -10,7 +10,7 @@ import pytest
 
 from app.bundle.load import Bundle
 from app.server.protocol import Connection
-from app.server.transport import Envelope
+from app.server.transport import CoalescingTransport
 from app.settings import Settings
 from tests.support.served import Served, answer_of, everything
 
@@ -41,9 +41,9 @@ def narrow() -> Iterator[Served]:
 @pytest.mark.parametrize(
     ("sent", "status", "code"),
     [
-        (HEAD, 408, "slow_sender"),
-        (HEAD + b"Content-Length: 100\r\nConnection: close\r\n\r\nhalf", 408, "slow_sender"),
-        (HEAD + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n4\r\nhalf\r\n", 408, "slow_sender"),
+        (HEAD, 408, "request_timeout"),
+        (HEAD + b"Content-Length: 100\r\nConnection: close\r\n\r\nhalf", 408, "request_timeout"),
+        (HEAD + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n4\r\nhalf\r\n", 408, "request_timeout"),
         (b"hello\r\n\r\n", 400, "malformed_request"),
         (b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400, "malformed_request"),
     ],
@@ -72,7 +72,7 @@ def test_a_head_without_end_is_refused(narrow: Served) -> None:
             connection.sendall(b"X-Filling: " + b"x" * 2**14 + b"\r\n")
         status, _, problem = answer_of(connection)
 
-    assert (status, problem["code"]) == (431, "head_too_large")
+    assert (status, problem["code"]) == (431, "headers_too_large")
 
 
 def test_a_body_longer_than_what_it_carries_is_refused(narrow: Served) -> None:
@@ -217,7 +217,7 @@ class Sent:
 def test_head_and_body_leave_together() -> None:
     """An answer is one piece on the wire, what is streamed after it goes as it comes; 100 Continue does not wait."""
     sent: Any = Sent()
-    envelope = Envelope(sent)
+    envelope = CoalescingTransport(sent)
 
     envelope.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     for body in (b"first", b"second"):

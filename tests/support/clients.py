@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
-from app.http.client_state import Caller
+from app.http.client_state import ClientState
 
 
 def caller_of(app: FastAPI) -> httpx.AsyncClient:
@@ -22,7 +22,7 @@ class Visitor:
         self.sent = list[MutableMapping[str, Any]]()  # to it
         self._app = app
         self._pieces, self._is_whole = list(pieces), is_whole
-        self._leaves, self._caller = asyncio.Event(), Caller()
+        self._leaves, self._caller = asyncio.Event(), ClientState()
         self.waits = asyncio.Event()  # all it has to say has been said
 
     async def ask(self) -> None:
@@ -34,7 +34,7 @@ class Visitor:
     def leave(self) -> None:
         """Hang up."""
         self._leaves.set()
-        self._caller.leave()
+        self._caller.disconnect()
 
     async def _receive(self) -> dict[str, Any]:
         if self._pieces:

@@ -20,13 +20,13 @@ class Gate:
 
     def __init__(self) -> None:
         self.batches: list[int] = []
-        self.detailed: list[list[bool]] = []  # by batch, which rows asked for the detailed answer
+        self.return_tokens: list[list[bool]] = []  # by batch, which rows asked for the return_tokens answer
         self._entered, self._opened = threading.Semaphore(0), threading.Semaphore(0)
 
-    def __call__(self, rows: Sequence[NDArray[Any]], detailed: Sequence[bool] = ()) -> NDArray[Any]:
+    def __call__(self, rows: Sequence[NDArray[Any]], return_tokens: Sequence[bool] = ()) -> NDArray[Any]:
         """Run a batch."""
         self.batches.append(len(rows))
-        self.detailed.append(list(detailed))
+        self.return_tokens.append(list(return_tokens))
         self._entered.release()
         assert self._opened.acquire(timeout=HANG_SECONDS), "nobody opened the gate"
         return np.stack(rows) + 1

@@ -6,7 +6,7 @@ import sys
 
 from app.cli.main import main
 
-VARIABLE = "MOST_FILES"
+VARIABLE = "MAX_FILES"
 
 if __name__ == "__main__":
     most = int(os.environ[VARIABLE])

@@ -15,7 +15,7 @@ from app.bundle.manifest import MODEL
 from tests.references.draw import draw
 
 
-def randomise(module: nn.Module, seed: int = 0) -> None:
+def randomize(module: nn.Module, seed: int = 0) -> None:
     """Fill every parameter, so that attention, masks and position biases all matter to the result."""
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -38,7 +38,7 @@ def transformers_swin(seed: int = 0, **config: Any) -> Any:
         network: Any = SwinForImageClassification(SwinConfig(**(small | config)))
     else:
         network = Swinv2ForImageClassification(Swinv2Config(**(small | config)))
-    randomise(network, seed)
+    randomize(network, seed)
     network.eval()
     return network
 

@@ -36,10 +36,15 @@ def test_as_many_connections_are_taken_as_files_may_be_open(
     assert [(vars(each)["max_connections"], vars(each)["lowered_to"]) for each in caplog.records] == lowered
 
 
-def test_without_a_file_left_the_service_goes_on(frontends: str) -> None:
+def test_without_a_file_left_the_service_goes_on(http_workers: str) -> None:
     """More connections than files: it says so at the start, waits without spinning, and then serves again."""
     served = Served(
-        "--max-connections", "200", "--frontends", frontends, module="tests.support.few_files", **{VARIABLE: "200"}
+        "--max-connections",
+        "200",
+        "--http-workers",
+        http_workers,
+        module="tests.support.few_files",
+        **{VARIABLE: "200"},
     )
     told = [event for event in served.starting if event["level"] == "warning"]
     try:

@@ -62,12 +62,12 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("frontends", ["0", "1"])
-def test_sigterm_ends_as_python_ends(frontends: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("http_workers", ["0", "1"])
+def test_sigterm_ends_as_python_ends(http_workers: str, tmp_path: Path) -> None:
     """Also where each engine has a thread of its own, as on a GPU: exit code 0, and no thread that is left behind."""
     marker = tmp_path / "finished"
     (tmp_path / "with_bindings.py").write_text(WITH_BINDINGS.format(marker=str(marker)))
-    served = Served("--frontends", frontends, module="with_bindings", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    served = Served("--http-workers", http_workers, module="with_bindings", PYTHONPATH=f"{tmp_path}:{ROOT}")
     try:
         served.process.send_signal(signal.SIGTERM)
         code = served.process.wait(timeout=START_SECONDS)

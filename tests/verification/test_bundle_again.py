@@ -18,7 +18,7 @@ from model_export.cli.main import main
 from model_export.console import Progress
 from model_export.demo import CHECKPOINT
 from model_export.errors import ProofFailed
-from model_export.verification.bundle import recheck
+from model_export.verification.bundle import verify_bundle
 from tests.support.networks import save_checkpoint
 
 QUIET = Progress(quiet=True)
@@ -97,7 +97,7 @@ def test_another_pillow_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.inference.self_test.preprocess", lambda image, recipe: preprocess(image, recipe) ^ 1)
 
     with pytest.raises(ProofFailed, match="golden pixels"):
-        recheck(DEMO_BUNDLE, progress=QUIET)
+        verify_bundle(DEMO_BUNDLE, progress=QUIET)
 
 
 def test_rows_that_depend_on_their_batch_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def test_rows_that_depend_on_their_batch_are_found(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Engine, "run", leaky)
 
     with pytest.raises(ProofFailed) as failure:
-        recheck(DEMO_BUNDLE, progress=QUIET)
+        verify_bundle(DEMO_BUNDLE, progress=QUIET)
     assert failure.value.stage == "batch of 3"
 
 
@@ -121,7 +121,7 @@ def test_another_checkpoint_is_found(tmp_path: Path) -> None:
     other = save_checkpoint(tmp_path / "other", num_labels=10)
 
     with pytest.raises(ProofFailed, match="weights"):
-        recheck(DEMO_BUNDLE, checkpoint=str(other), progress=QUIET)
+        verify_bundle(DEMO_BUNDLE, checkpoint=str(other), progress=QUIET)
 
 
 def test_the_options_it_was_built_with_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

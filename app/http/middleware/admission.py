@@ -7,7 +7,7 @@ from app.http.request_head import header_of
 from app.observability.metrics import Metrics
 
 
-class Gate:
+class AdmissionMiddleware:
     """Wraps an ASGI application in which every POST and PUT brings images."""
 
     def __init__(self, app: App, metrics: Metrics) -> None:

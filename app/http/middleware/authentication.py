@@ -18,7 +18,7 @@ HEALTH, METRICS = ("/health/live", "/health/ready"), ("/metrics",)
 CREDENTIALS = re.compile(rb"bearer +(\S+) *", re.IGNORECASE)
 
 
-class Keys:
+class ApiKeyMiddleware:
     """Wraps an ASGI application, of which some paths stay open."""
 
     def __init__(self, app: App, metrics: Metrics, keys: Iterable[str], open_paths: Collection[str]) -> None:

@@ -38,7 +38,7 @@ ABANDONED = 499
 """Not sent to anybody: the code in log and metrics of a request whose caller left (nginx's convention)."""
 
 
-class AccessLog:
+class RequestContextMiddleware:
     """Wraps an ASGI application.
 
     Args:

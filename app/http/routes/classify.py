@@ -10,12 +10,12 @@ from pydantic_core import to_json
 
 from app.classification import classifier
 from app.errors import (
-    BadOption,
     DeadlineExceeded,
     Draining,
     EngineFailed,
     ImageTooLarge,
     InternalError,
+    InvalidParameter,
     NotReady,
     Overloaded,
     ServiceError,
@@ -26,7 +26,7 @@ from app.errors import (
 )
 from app.http import schemas
 from app.http.forms import MAX_TEXT_FIELDS
-from app.http.parameters import MOST_MAPS, Options, OptionsOfOne, declared, options_of
+from app.http.parameters import MAX_MAPS, Options, OptionsOfOne, declared, options_of
 from app.http.problems import documented, problem
 from app.http.uploads import content_type_of, deadline_of, hint_for, is_form, received, service_of, while_caller_stays
 from app.models.model import Service
@@ -38,7 +38,7 @@ ERRORS = documented(
     UnsupportedImage,
     UnsupportedEncoding,
     UnreadableImage,
-    BadOption,
+    InvalidParameter,
     Overloaded,
     NotReady,
     Draining,
@@ -90,9 +90,9 @@ async def classify(request: Request) -> Response:
     """The best classes of one image: the body itself, or the field `file` of a form."""
     service, options = service_of(request), options_of(request, OptionsOfOne)
     if options.index is not None and options.format != "png":
-        raise BadOption("A class is named for its picture: class goes with evidence=true and format=png.")
+        raise InvalidParameter("A class is named for its picture: class goes with evidence=true and format=png.")
     if options.format == "png" and not options.evidence:
-        raise BadOption("Only evidence is drawn: format=png goes with evidence=true.")
+        raise InvalidParameter("Only evidence is drawn: format=png goes with evidence=true.")
     k = _count(service, options)
     deadline = deadline_of(request)
     with await received(request, "file", 1, deadline) as upload, while_caller_stays(request):
@@ -125,13 +125,16 @@ async def classify_batch(request: Request) -> Response:
     """A result or an error for each image of the form's field `files`, in order."""
     service, options = service_of(request), options_of(request, Options)
     if not is_form(request):
-        raise BadOption(
+        raise InvalidParameter(
             f"The request has {content_type_of(request)}. Send the images as multipart/form-data, in a field named "
             "'files'; one alone to /classify."
         )
     k = _count(service, options)
     deadline = deadline_of(request)
-    with await received(request, "files", service.settings.max_images, deadline) as upload, while_caller_stays(request):
+    with (
+        await received(request, "files", service.settings.max_client_batch_size, deadline) as upload,
+        while_caller_stays(request),
+    ):
         async with asyncio.TaskGroup() as group:  # if one image breaks, the others are not left to run for nobody
             results = [
                 group.create_task(_result(service, image, k, upload.seconds, deadline, evidence=options.evidence))
@@ -142,9 +145,9 @@ async def classify_batch(request: Request) -> Response:
 
 def _count(service: Service, options: Options) -> int:
     if options.top_k is None:
-        return min(service.settings.top_k, MOST_MAPS) if options.evidence else service.settings.top_k
-    if options.evidence and options.top_k > MOST_MAPS:
-        raise BadOption(f"Evidence is given for at most {MOST_MAPS} classes; top_k is {options.top_k}.")
+        return min(service.settings.top_k, MAX_MAPS) if options.evidence else service.settings.top_k
+    if options.evidence and options.top_k > MAX_MAPS:
+        raise InvalidParameter(f"Evidence is given for at most {MAX_MAPS} classes; top_k is {options.top_k}.")
     return options.top_k
 
 

@@ -24,7 +24,7 @@ TOP = 5
 
 
 class Recipe:
-    """The checkpoint's preprocessing, without its normalisation: shorter side, middle, RGB."""
+    """The checkpoint's preprocessing, without its normalization: shorter side, middle, RGB."""
 
     def __init__(self, folder: Path = MODEL) -> None:
         recipe = json.loads((folder / "recipe.json").read_text())

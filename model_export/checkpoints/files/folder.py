@@ -64,8 +64,8 @@ def _shards(folder: Path, index: str) -> list[str]:
     if not isinstance(places, dict) or not places:
         raise CheckpointError(f"{index}: weight_map does not map weights to files")
     names = {str(name) for name in places.values()}
-    if strangers := [name for name in names if Path(name).name != name]:
-        raise CheckpointError(f"{index}: {min(strangers)} is not the name of a file beside it")
+    if unexpected := [name for name in names if Path(name).name != name]:
+        raise CheckpointError(f"{index}: {min(unexpected)} is not the name of a file beside it")
     return sorted(names)
 
 

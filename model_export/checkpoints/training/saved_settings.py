@@ -22,7 +22,7 @@ OTHERS = re.compile(r"^_|optim|scheduler|scaler|^loops$|^callbacks$|rng|(^|_)sta
 TEXTS = ("args", "config", "cfg", "hparams", "hyper_parameters")
 """Keys under which scripts keep settings as text, YAML or another."""
 
-DEEPEST, MOST, LONGEST_TEXT, MOST_NUMBERS = 5, 1000, 200_000, 16
+DEEPEST, MOST, LONGEST_TEXT, MAX_NUMBERS = 5, 1000, 200_000, 16
 
 
 class Level(NamedTuple):
@@ -127,7 +127,7 @@ def plain(value: Any, depth: int = 0) -> Any:
     """Return a value without what configuration libraries and torch wrap around it."""
     if isinstance(value, Recorded) and depth < DEEPEST:
         return next((plain(value[key], depth + 1) for key in HOLDERS if key in value), value)
-    if isinstance(value, Tensor) and value.numel() <= MOST_NUMBERS and not value.is_meta:
+    if isinstance(value, Tensor) and value.numel() <= MAX_NUMBERS and not value.is_meta:
         return value.tolist()
     if isinstance(value, list | tuple) and depth < 2:  # noqa: PLR2004 (lists in lists)
         return [plain(item, depth + 1) for item in value]

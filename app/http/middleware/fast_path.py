@@ -1,6 +1,6 @@
 """The short way to an endpoint, past the framework's layers: on it, they would cost as much as a small image itself.
 
-It is taken only where the framework would do nothing else: see `Direct`.
+It is taken only where the framework would do nothing else: see `FastPathMiddleware`.
 """
 
 import inspect
@@ -21,7 +21,7 @@ from app.http.request_head import path_of
 ROUTES_BY_PATH = {APIRoute, Mount, Route, WebSocketRoute}
 
 
-class Direct:
+class FastPathMiddleware:
     """Wraps an ASGI application, as its innermost middleware.
 
     A request takes the short way if the framework would choose this very route for it and then do nothing but call the

@@ -1,4 +1,4 @@
-"""`app/http/middleware/direct.py`: the short way is taken only where the framework would do nothing else."""
+"""`app/http/middleware/fast_path.py`: the short way is taken only where the framework would do nothing else."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from app.bundle.load import Bundle
 from app.http.middleware.context import App, Receive, Scope, Send
-from app.http.middleware.direct import Direct
+from app.http.middleware.fast_path import FastPathMiddleware
 from app.http.routes import classify
 from app.main import create_app
 from app.settings import Settings
@@ -51,7 +51,7 @@ class Teapot:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer."""
+        """InferenceResult."""
         answer = PlainTextResponse("teapot")
         await (answer if scope["type"] == "http" else self._app)(scope, receive, send)
 
@@ -75,7 +75,7 @@ def application_of(router: APIRouter, include: dict[str, Any] | None = None, **o
     """An application with the short way to the routes of a router."""
     app = FastAPI(**options)
     app.include_router(router, **(include or {}))
-    app.add_middleware(Direct, routes=router.routes)
+    app.add_middleware(FastPathMiddleware, routes=router.routes)
     return app
 
 
@@ -114,7 +114,7 @@ def test_a_dependency_is_never_skipped(place: str) -> None:
         outer.include_router(router)
         app = FastAPI()
         app.include_router(outer)
-        app.add_middleware(Direct, routes=router.routes)
+        app.add_middleware(FastPathMiddleware, routes=router.routes)
     refused = way(app)
     app.dependency_overrides[guard] = nothing
 
