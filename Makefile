@@ -4,7 +4,7 @@ SERVE := .venv/serve
 DEV := .venv/dev
 PIP := -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: serve test test-all fuzz chaos soak bench image lint format supported-models demo clean
+.PHONY: serve test test-all fuzz chaos soak bench image lint format docs supported-models demo clean
 
 serve: $(SERVE)/ready  ## serve the demonstration bundle, or another: make serve BUNDLE=… PORT=…
 	$(SERVE)/bin/swin-serve run $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(PORT),--port $(PORT))
@@ -44,7 +44,10 @@ format: $(DEV)/ready
 	$(DEV)/bin/ruff check --fix
 	$(DEV)/bin/ruff format
 
-supported-models: $(DEV)/ready  ## measure every published variant against its sources; writes the README's table
+docs: $(DEV)/ready  ## write the pages of docs/reference that the code determines
+	$(DEV)/bin/python -m docs.generate
+
+supported-models: $(DEV)/ready  ## compare all published variants with their sources; writes docs/reference/supported-models.md
 	$(DEV)/bin/python -m tests.references.table
 
 demo: $(DEV)/ready  ## train the demonstration classifier again and export it

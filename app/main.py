@@ -1,8 +1,7 @@
-"""The only wiring: opens what a service consists of in order, and closes it in reverse."""
+"""The composition root: opens the parts of a service in order and closes them in reverse. Holds no logic of a part."""
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -16,7 +15,7 @@ from fastapi import FastAPI
 
 from app.batching.batcher import Batcher, BatchReport
 from app.batching.engine_worker import Run
-from app.bundle.load import Bundle, contents, load_bundle
+from app.bundle.load import Bundle, load_bundle
 from app.bundle.manifest import MODEL
 from app.http.application import application, classifying
 from app.inference.engine import Engine
@@ -24,30 +23,25 @@ from app.inference.pool import another, open_engines
 from app.models.model import Service
 from app.observability.metrics import Metrics, exposition
 from app.observability.utilization import Parts, Watch, busy, together
-from app.processes.http_worker import WorkerConfig
-from app.processes.shared_memory import TensorLayout
 from app.processes.supervisor import Supervisor
+from app.processes.worker_config import worker_config
 from app.settings import Settings
 from app.system.cpus import available_cpus, granted_cpus
 from app.system.device import CPU
-from app.system.open_files import connections_within
 
 log = logging.getLogger("swin.start")
 
-WAITING = 2
-"""Decode threads beside one for each CPU: some of them wait for Python's lock, which decoding itself does not hold."""
+# Decode threads beyond one for each CPU. Decoding releases the interpreter lock; threads that wait for the lock leave
+# their CPU to these.
+EXTRA_DECODE_THREADS = 2
 
-
-SPREADS = 3
-"""Standard deviations that an HTTP worker's connections may be above its share before it refuses what others would take."""
-
+# Interval in seconds between two readings of the utilization.
 READING_SECONDS = 1
-"""Between two looks at how busy everything is."""
 
 
 @dataclass(frozen=True)
 class LocalBackend:
-    """The engines, and the queue in front of them, in this process."""
+    """The engines and their batcher in this process."""
 
     settings: Settings
     bundle: Bundle
@@ -57,11 +51,11 @@ class LocalBackend:
     watch: Watch
 
     async def exposition(self) -> bytes:
-        """Its metrics, which are those of the whole process."""
+        """Return the metrics of this process as text for Prometheus."""
         return exposition(self.metrics.counts())
 
     async def report(self) -> dict[str, Any]:
-        """Of each engine what its session reports and the time of each batch size; how busy everything is."""
+        """Return the device report and batch times of each engine, and the utilization of each component."""
         return {
             "engines": [engine.report() for engine in self.engines],
             "utilization": {part: round(share, 3) for part, share in self.watch.shares._asdict().items()},
@@ -69,13 +63,13 @@ class LocalBackend:
         }
 
     def close(self) -> None:
-        """Let the engines' own threads end. The batcher has been drained."""
+        """End the threads of the engines. The batcher must have drained."""
         for engine in self.engines:
             engine.close()
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The ASGI application of a service that is one process."""
+    """Return the ASGI application of a service in one process. Its lifespan opens and closes the service."""
     settings = settings or Settings()
     metrics = Metrics()
     return application(settings, metrics, lambda: open_service(settings, metrics))
@@ -83,12 +77,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 @asynccontextmanager
 async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Service]:
-    """Backend → classifier; ready when it yields, drained when it returns.
+    """Open backend and classifier. The service is ready inside the block and has drained after it.
 
     Raises:
-        StartError: in one sentence, why this service cannot start.
+        StartError: the service cannot start as configured.
     """
-    threads = settings.decode_threads or available_cpus() + WAITING
+    threads = settings.decode_threads or available_cpus() + EXTRA_DECODE_THREADS
     backend = open_backend(settings, metrics, Parts(decode=threads, http_worker=1))
     try:
         async with classifying(settings, backend, metrics, threads) as service:
@@ -101,29 +95,39 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
 
 @asynccontextmanager
 async def open_supervisor(settings: Settings, listeners: Sequence[socket]) -> AsyncIterator[Supervisor]:
-    """Backend → HTTP workers, a process for each listener; all take connections when it yields, and have ended after.
+    """Open the backend and one HTTP worker for each listener.
+
+    All workers accept connections inside the block and have exited after it.
 
     Raises:
-        StartError: in one sentence, why this service cannot start.
+        StartError: the service cannot start as configured.
     """
     metrics, count = Metrics("queue"), len(listeners)
-    threads = -(-(settings.decode_threads or available_cpus() + WAITING) // count)
+    threads = -(-(settings.decode_threads or available_cpus() + EXTRA_DECODE_THREADS) // count)
     backend = open_backend(settings, metrics, Parts(decode=threads * count, http_worker=count, queue=1))
-    http_workers = Supervisor(_papers(backend, count, threads), listeners, backend.batcher, backend, metrics)
-    metrics.ready.set_function(lambda: http_workers.is_ready)
+    config = worker_config(
+        settings,
+        backend.bundle,
+        backend.batcher.limits,
+        len(backend.engines),
+        http_workers=count,
+        decode_threads=threads,
+    )
+    supervisor = Supervisor(config, listeners, backend.batcher, backend, metrics)
+    metrics.ready.set_function(lambda: supervisor.is_ready)
     try:
-        await http_workers.start()
-        async with _watching(backend, http_workers.busy):
-            yield http_workers
+        await supervisor.start()
+        async with _watching(backend, supervisor.busy):
+            yield supervisor
     finally:
-        await http_workers.stop()
+        await supervisor.stop()
         await backend.batcher.drain(0)
         backend.close()
 
 
 @asynccontextmanager
 async def _watching(backend: LocalBackend, busy_now: Callable[[], Parts]) -> AsyncIterator[None]:
-    """Meanwhile, a reading every second."""
+    """Take a reading of the utilization every second inside the block."""
 
     async def watch() -> None:
         while True:
@@ -131,7 +135,7 @@ async def _watching(backend: LocalBackend, busy_now: Callable[[], Parts]) -> Asy
                 running = Parts(engine=backend.batcher.running_seconds)
                 backend.watch.read(time.monotonic(), together(busy_now(), running))
             except Exception:
-                log.exception("how busy the service is cannot be told")
+                log.exception("utilization not read")
             await asyncio.sleep(READING_SECONDS)
 
     watching = asyncio.create_task(watch())
@@ -141,44 +145,21 @@ async def _watching(backend: LocalBackend, busy_now: Callable[[], Parts]) -> Asy
         watching.cancel()
 
 
-def _papers(backend: LocalBackend, http_workers: int, decode_threads: int) -> WorkerConfig:
-    """What each of them gets to know: settings with its share of what bounds the whole service, and all of the rest."""
-    settings, manifest, batcher = backend.settings, backend.bundle.manifest, backend.batcher
-
-    def share(of: int) -> int:
-        return -(-of // http_workers)
-
-    shares = {
-        "max_decode_queue_size": max(
-            share(settings.max_decode_queue_size), min(settings.max_decode_queue_size, settings.max_client_batch_size)
-        ),
-        "max_connections": connections_within(_dealt(settings.max_connections, http_workers)),  # as this process
-        "max_uploads_mib": max(share(settings.max_uploads_mib), settings.max_body_mib),
-    }
-    shapes = TensorLayout(
-        # Those that wait, are run, and are on their way back: more cannot be at once.
-        slots=settings.max_queue_size + 2 * batcher.limits.max_batch * len(backend.engines),
-        pixels=(manifest.input_height, manifest.input_width, 3),
-        classes=manifest.classes,
-        tokens=(manifest.evidence.positions, manifest.evidence.channels),
-    )
-    known = contents(backend.bundle)
-    return WorkerConfig(settings.model_copy(update=shares), known, batcher.limits, shapes, decode_threads)
-
-
 def open_backend(settings: Settings, metrics: Metrics, there_are: Parts) -> LocalBackend:
-    """Bundle → proved engines → batcher, which works when this returns. `there_are` so many of what uses it.
+    """Load the bundle, open and verify the engines, and start the batcher.
+
+    `there_are` is the number of instances of each component besides engines and CPUs.
 
     Raises:
-        StartError: in one sentence, why this service cannot start.
+        StartError: the service cannot start as configured.
     """
     bundle = load_bundle(settings.bundle)
-    log.debug("bundle is whole", extra={"bundle": str(settings.bundle)})
+    log.debug("bundle loaded", extra={"bundle": str(settings.bundle)})
     engines = open_engines(bundle, settings)
-    restarting = Lock()  # one at a time: the second can then use the session of the first
+    restarting = Lock()  # engines restart one after another, so that the second can share the session of the first
 
     def restart(index: int) -> Run:
-        """On the device it was on: what failed there must not come back elsewhere in silence."""
+        """Open another engine on the same device. A fallback to another device would be silent."""
         with restarting:
             failed = engines[index]
             engines[index] = another(bundle, engines, failed)
@@ -190,7 +171,7 @@ def open_backend(settings: Settings, metrics: Metrics, there_are: Parts) -> Loca
     metrics.queue_depth.set_function(lambda: batcher.waiting)
     _describe(bundle, engines, metrics)
     batcher.start()
-    log.info("ready", extra={"model": bundle.manifest.name, "device": ", ".join(_places(engines))})
+    log.info("ready", extra={"model": bundle.manifest.name, "device": ", ".join(_devices(engines))})
     return LocalBackend(settings, bundle, engines, batcher, metrics, _watch(engines, there_are, metrics))
 
 
@@ -207,14 +188,8 @@ def _share(watch: Watch, part: str) -> float:
     return share
 
 
-def _dealt(connections: int, http_workers: int) -> int:
-    """How many one HTTP worker may have: they are dealt at random, so that some get more than their share of all."""
-    share = connections / http_workers
-    return min(math.ceil(share + SPREADS * math.sqrt(share)), connections)
-
-
-def _places(engines: Sequence[Engine]) -> list[str]:
-    """Where they run, each place once."""
+def _devices(engines: Sequence[Engine]) -> list[str]:
+    """Return the devices of the engines, each once."""
     return [*dict.fromkeys(str(engine.device_report.device) for engine in engines)]
 
 
@@ -242,9 +217,9 @@ def _open_batcher(
 
 
 def _describe(bundle: Bundle, engines: Sequence[Engine], metrics: Metrics) -> None:
-    """What never changes."""
+    """Set the metrics that never change: devices and model."""
     manifest = bundle.manifest
     for number, engine in enumerate(engines):
-        place = {"device": str(engine.device_report.device), "provider": engine.device_report.provider}
-        metrics.engine.labels(number).info(place | {"precision": manifest.precision})
+        location = {"device": str(engine.device_report.device), "provider": engine.device_report.provider}
+        metrics.engine.labels(number).info(location | {"precision": manifest.precision})
     metrics.model.info({"name": manifest.name, "source": manifest.source.id, "sha256": manifest.files[MODEL]})

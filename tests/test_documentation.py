@@ -1,12 +1,21 @@
-"""What is written is true: settings, metrics and the tree of the README are those of the code."""
+"""The documentation is true: generated pages equal the code, links resolve, names exist, examples run."""
 
 import json
+import os
 import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from app.observability.metrics import Metrics
-from app.settings import DEMO_BUNDLE, Settings
+import httpx
+import pytest
+
+from app.settings import PREFIX, Settings
+from benchmarks.load.served import START_SECONDS
+from docs.generate import PAGES, all_metrics
 from model_export.checkpoints.variants import VARIANTS
 from tests.references.table import MARKS, SOURCES, has
 
@@ -14,6 +23,131 @@ ROOT = Path(__file__).parents[1]
 RUN = 'if __name__ == "__main__":'
 README = (ROOT / "README.md").read_text()
 BENCHMARKS = (ROOT / "benchmarks/README.md").read_text()
+DOCUMENTS = sorted(
+    path
+    for folder in (".", "docs", "benchmarks")
+    for path in (ROOT / folder).glob("*.md" if folder != "docs" else "**/*.md")
+)
+# Documents of the present. The changelog and the decisions may name what no longer exists.
+CURRENT = [path for path in DOCUMENTS if path.name != "CHANGELOG.md" and "decisions" not in path.parts]
+# Longest README, in lines: details belong to docs/.
+MAX_README_LINES = 150
+# The help texts of argparse differ between minor versions of Python.
+PYTHON_OF_CLI_PAGE = (3, 11)
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_generated_page_equals_the_code(page: str) -> None:
+    """`make docs` has been run since the code that determines the page was changed."""
+    if page == "reference/cli.md" and sys.version_info[:2] != PYTHON_OF_CLI_PAGE:
+        pytest.skip("argparse of this Python formats help texts otherwise")
+
+    assert (ROOT / "docs" / page).read_text() == PAGES[page]()
+
+
+def prose_of(path: Path) -> str:
+    """Return the document without its code blocks."""
+    return re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors_of(path: Path) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of a document."""
+    headings = re.findall(r"^#+ (.*)$", prose_of(path), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_every_link_resolves(document: Path) -> None:
+    """Each link to a file of the repository names one that exists, and an anchor that it has."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose_of(document)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        path = (document.parent / file).resolve() if file else document
+        assert path.exists(), f"{target} does not exist"
+        assert not anchor or anchor in anchors_of(path), f"{target} has no such heading"
+
+
+@pytest.mark.parametrize("document", CURRENT, ids=name_of)
+def test_every_setting_that_is_named_exists(document: Path) -> None:
+    """Each variable is one of a setting, or of the benchmarks and tests, which have none with this prefix."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {f"{PREFIX}<NAME>"}
+
+    assert set(re.findall(rf"{PREFIX}(?:[A-Z_]+|<NAME>)", document.read_text())) <= known
+
+
+@pytest.mark.parametrize("document", CURRENT, ids=name_of)
+def test_every_metric_that_is_named_exists(document: Path) -> None:
+    """Each name with the prefix of metrics is one, or a series of a histogram."""
+    known = {name for name, *_ in all_metrics()}
+    named = set(re.findall(r"`(swin_[a-z_]+)`|\b(swin_\w+?_(?:total|seconds|ratio))\b", document.read_text()))
+
+    assert {next(filter(None, each)) for each in named} - known <= {"swin_t", "swin_s", "swin_b"}
+
+
+def test_the_readme_is_short() -> None:
+    """A stranger reads all of it."""
+    assert len(README.splitlines()) <= MAX_README_LINES
+
+
+def runnable_blocks(path: Path) -> Iterator[tuple[str, bool]]:
+    """Yield each shell block marked as runnable, and whether it starts a service that later blocks ask."""
+    for words, block in re.findall(r"^```sh runnable(.*?)\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE):
+        yield block, "service" in words
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_the_tutorial_runs(tmp_path: Path, free_port: int) -> None:
+    """Each runnable block succeeds, one after another, in a folder beside nothing but the repository's files."""
+    for name in ("app", "model_export"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | {"PATH": path, "SWIN_PORT": str(free_port), "PYTHONPATH": str(ROOT)}
+    services = []
+    try:
+        for block, is_service in runnable_blocks(ROOT / "docs/tutorial.md"):
+            command = [
+                "bash",
+                "-euc",
+                block.replace("localhost:8000", f"127.0.0.1:{free_port}").replace("curl", "curl -fsS"),
+            ]
+            if is_service:
+                services.append(subprocess.Popen(command, cwd=tmp_path, env=environment))  # noqa: S603 (the block is ours)
+                wait_until_ready(free_port)
+            else:
+                subprocess.run(command, cwd=tmp_path, env=environment, check=True)  # noqa: S603 (the block is ours)
+    finally:
+        for service in services:
+            service.terminate()
+            service.wait(START_SECONDS)
+
+    assert len(services) == 1
+    assert (tmp_path / "evidence.png").read_bytes().startswith(b"\x89PNG")
+
+
+def wait_until_ready(port: int) -> None:
+    ends = time.monotonic() + START_SECONDS
+    while time.monotonic() < ends:
+        try:
+            httpx.get(f"http://127.0.0.1:{port}/health/ready").raise_for_status()
+        except httpx.HTTPError:
+            time.sleep(0.1)
+        else:
+            return
+    raise TimeoutError("the service of the tutorial is not ready")
+
+
 SERVERS = {
     "swin-serve": "swin-serve",
     "… with 1 HTTP worker": "swin-serve, 1 HTTP worker",
@@ -48,30 +182,6 @@ def short(figure: float) -> str:
     return f"{figure:,.{max(2 - len(str(int(figure))) + 1, 0)}f}"
 
 
-def settings_table() -> str:
-    """The README's table of settings, made from the settings. Paste it there when it differs."""
-    rows = [
-        f"| `--{name.replace('_', '-')}` | `SWIN_{name.upper()}` | {shown(field.default)} | {field.description} |"
-        for name, field in Settings.model_fields.items()
-    ]
-    return "\n".join(["| option | variable | default | what it trades for what |", "| --- | --- | --- | --- |", *rows])
-
-
-def shown(default: Any) -> str:
-    if default in (None, (), ""):
-        return "unset"
-    if isinstance(default, tuple):
-        return f"`{','.join(default)}`"
-    if isinstance(default, bool):
-        return f"`{default}`".lower()
-    return "`app/demo_bundle`" if default == DEMO_BUNDLE else f"`{default}`"
-
-
-def test_every_setting_is_in_the_readme() -> None:
-    """Name, default and sentence of each setting stand in the README as in the code."""
-    assert settings_table() in README
-
-
 def test_the_figures_beside_others_are_the_measured_ones() -> None:
     """The README's table of requests/s and CPU time is made of what `benchmarks/results/` holds."""
     assert contest_table() in README
@@ -80,44 +190,6 @@ def test_the_figures_beside_others_are_the_measured_ones() -> None:
 def test_every_setting_gives_a_reason() -> None:
     """A setting without a sentence could not be chosen."""
     assert all(field.description and field.description.endswith(".") for field in Settings.model_fields.values())
-
-
-def labels_of(collector: Any, family: Any) -> list[str]:
-    """Names. They are the collector's own, or where it makes its families itself, theirs."""
-    owner = collector if hasattr(collector, "_labelnames") else family
-    return list(owner._labelnames)  # noqa: SLF001 (not to be had otherwise)
-
-
-def test_every_metric_is_documented() -> None:
-    """docs/metrics.md has every metric with its labels, and none that is not there."""
-    documented = {
-        name: re.findall(r"`(\w+)`", labels)
-        for name, labels in re.findall(
-            r"^\| `(swin_\w+)` \| (.*?) \|", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE
-        )
-    }
-    suffix = {"counter": "_total", "info": "_info"}
-    actual = {
-        f"{family.name}{suffix.get(family.type, '')}": labels_of(collector, family)
-        for collector in vars(Metrics()).values()
-        if hasattr(collector, "describe")
-        for family in collector.describe()
-    }
-
-    assert actual.keys() == documented.keys()
-    for name, labels in actual.items():
-        told = documented[name]  # what an info tells beside its labels is not known before it does
-        assert labels == (told[: len(labels)] if name.endswith("_info") else told)
-
-
-def test_every_file_is_in_the_tree() -> None:
-    """Each module has its line in the README's tree, and the tree names nothing that is not there."""
-    tree = README.split("## Layout")[1].split("```")[1]
-    drawn = set(re.findall(r"^ +([\w.]+\.py|[\w.]+/)", tree, re.MULTILINE))
-    modules = {path.name for folder in ("app", "model_export") for path in (ROOT / folder).rglob("*.py")}
-
-    assert modules - {"__init__.py"} <= drawn
-    assert {name for name in drawn if name.endswith(".py")} <= modules
 
 
 def test_every_benchmark_is_in_a_table_of_commands() -> None:
@@ -142,7 +214,7 @@ def test_every_module_of_the_benchmarks_is_in_the_table() -> None:
 
 def test_every_variant_is_in_the_table_of_supported_models() -> None:
     """`make supported-models` has been run since the last variant was added, and every difference is tolerated."""
-    table = README.split(MARKS[0])[1].split(MARKS[1])[0]
+    table = (ROOT / "docs/reference/supported-models.md").read_text().split(MARKS[0])[1].split(MARKS[1])[0]
     rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", table, re.MULTILINE)
     differences = [float(cell) for _, cells in rows for cell in cells.split("|")[4:] if "e-" in cell]
 

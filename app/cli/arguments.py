@@ -1,4 +1,4 @@
-"""The settings as options of a command line: words for values in the help, and a sentence for a value that is wrong."""
+"""Settings as options of a command line: grouped help, and one sentence for a wrong value. Knows no command."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,26 @@ from pydantic_settings import CliSettingsSource
 from app.settings import PREFIX, SECRETS, ImageFormat, Settings
 from app.validation_messages import REASONS
 
-# The word for the value of each option in the help. A setting that is not here is a count or a switch.
+# The options of the help by group. A test holds that each setting is in one group.
+GROUPS = {
+    "bundle and device": ("bundle", "device", "instances_per_device", "threads", "cuda_graphs"),
+    "HTTP": (
+        *("host", "port", "root_path", "http_workers", "api_keys", "health_open", "metrics_open"),
+        *("cors_origins", "trusted_proxies"),
+    ),
+    "batching": ("max_batch", "max_queue_delay_ms", "max_queue_size", "batch_timeout"),
+    "images": (
+        *("formats", "max_megapixels", "color_profiles", "decode", "decode_threads", "max_decode_queue_size"),
+        *("max_client_batch_size", "top_k"),
+    ),
+    "limits": (
+        *("max_body_mib", "max_uploads_mib", "max_connections", "request_timeout", "header_timeout"),
+        *("body_timeout", "drain_delay", "drain_timeout"),
+    ),
+    "logs": ("log_format", "log_level"),
+}
+
+# The word for the value of an option. A setting that is missing here is a count or a switch.
 METAVARS = {
     "bundle": "DIR",
     "host": "HOST",
@@ -20,7 +39,7 @@ METAVARS = {
     "api_keys": "KEY,…",
     "cors_origins": "ORIGIN,…",
     "trusted_proxies": "NETWORK,…",
-    "device": "auto|cpu|cuda[:N,…]|tensorrt[:N,…]",
+    "device": "DEVICE",
     "max_queue_delay_ms": "MILLISECONDS",
     "max_body_mib": "MIB",
     "max_megapixels": "MEGAPIXELS",
@@ -33,8 +52,9 @@ METAVARS = {
     "drain_delay": "SECONDS",
     "drain_timeout": "SECONDS",
 }
-UNKNOWN = "unrecognized arguments: "  # argparse's words
-COUNT, SWITCH = "N", "true|false"
+COUNT = "N"
+# The beginning of argparse's message.
+UNKNOWN = "unrecognized arguments: "
 
 ADVICE = {
     "host": "an address of this machine, as 127.0.0.1 or 0.0.0.0",
@@ -46,10 +66,10 @@ Source = CliSettingsSource[argparse.ArgumentParser]
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, which tells an error in one line."""
+    """An argument parser that prints an error as one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Exit with code 2. Of arguments that nothing knows, only the options are named: a value may be a secret."""
+        """Exit with code 2. The message names unknown options without their values: a value can be a secret."""
         if message.startswith(UNKNOWN):
             words = message.removeprefix(UNKNOWN).split()
             options = [word.partition("=")[0] for word in words if word.startswith("-")]
@@ -58,7 +78,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_settings(parser: argparse.ArgumentParser) -> Source:
-    """Add an option for each setting; returns what reads the settings from the parsed arguments."""
+    """Add an option for each setting, in groups, and return the source that reads settings from parsed arguments."""
+    groups = {name: parser.add_argument_group(title) for title, names in GROUPS.items() for name in names[:1]}
+    by_name = {name: groups[names[0]] for names in GROUPS.values() for name in names}
 
     def add(group: Any, *flags: str, **options: Any) -> None:
         name = str(options["dest"])
@@ -66,36 +88,50 @@ def add_settings(parser: argparse.ArgumentParser) -> Source:
             group.add_argument(*flags, **options)
             return
         text = f"{Settings.model_fields[name].description}{_default(name)}"
-        group.add_argument(*flags, **options | {"metavar": metavar(name), "help": text.replace("%", "%%")})
+        options |= {"help": text.replace("%", "%%")}
+        if _is_switch(name):
+            options["action"] = argparse.BooleanOptionalAction
+        else:
+            options["metavar"] = metavar(name)
+        by_name[name].add_argument(*flags, **options)
 
     return CliSettingsSource(
-        Settings, root_parser=parser, cli_kebab_case=True, cli_hide_none_type=True, add_argument_method=add
+        Settings,
+        root_parser=parser,
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_implicit_flags=True,
+        add_argument_method=add,
     )
 
 
 def metavar(name: str) -> str:
-    """Return the word that stands for the value of a setting."""
+    """Return the word for the value of a setting that is no switch."""
     choices = _schema(name).get("enum")
     if choices:
         return "|".join(choices)
-    return METAVARS.get(name) or {"boolean": SWITCH, "integer": COUNT}[_schema(name)["type"]]
+    return METAVARS.get(name) or {"integer": COUNT}[_schema(name)["type"]]
+
+
+def _is_switch(name: str) -> bool:
+    return _schema(name).get("type") == "boolean"
 
 
 def refused(error: ValidationError, given: argparse.Namespace) -> str:
-    """Return one sentence: the option or variable, its value unless it is secret, what is wrong, and what to do."""
+    """Return one sentence: option or variable, value unless it is secret, what is wrong with it, and what to do."""
     first = error.errors(include_url=False)[0]
-    said = str(first["msg"]).removeprefix("Value error, ")
+    message = str(first["msg"]).removeprefix("Value error, ")
     if not first["loc"]:
-        return said
+        return message
     name = str(first["loc"][0])
     is_option = getattr(given, name, None) is not None
     where = f"--{name.replace('_', '-')}" if is_option else f"{PREFIX}{name.upper()}"
     value = str(first["input"] or "") if first["type"] in {"too_short", "string_too_short"} else str(first["input"])
-    is_told = first["type"] == "value_error" and value in said
-    if name not in SECRETS and not is_told:
+    names_value = first["type"] == "value_error" and value in message
+    if name not in SECRETS and not names_value:
         where = f"{where} {value!r}"
     if first["type"] == "value_error":
-        return f"{where}: {said}"
+        return f"{where}: {message}"
     return f"{where}: {REASONS.get(first['type'], 'not valid')}; give {_advice(name)}"
 
 
@@ -123,7 +159,7 @@ def _bounds(schema: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _default(name: str) -> str:
-    """The same on every machine."""
+    """Return the note on the default. It is the same on all machines."""
     default = Settings.model_fields[name].default
     if default in (None, (), ""):
         return ""
@@ -135,7 +171,7 @@ def _default(name: str) -> str:
 
 
 def _schema(name: str) -> Mapping[str, Any]:
-    """The JSON schema of a setting; of one that may be unset, that of its values."""
+    """Return the JSON schema of a setting. For a setting that can be unset, return that of its values."""
     schema: Mapping[str, Any] = _schemas()[name]
     return next((each for each in schema.get("anyOf", ()) if each.get("type") != "null"), schema)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from app.cli.arguments import metavar
-from app.cli.main import _http_workers, main
+from app.cli.main import main
+from app.cli.run import http_worker_count
 from app.errors import StartError
 from app.processes import shared_memory
 from app.settings import Settings
@@ -112,11 +113,11 @@ def test_a_secret_is_never_shown(arguments: list[str], capsys: pytest.CaptureFix
 def test_without_linux_there_is_one_process(monkeypatch: pytest.MonkeyPatch, cpus: int) -> None:
     """However many CPUs there are, unless more processes are asked for."""
     monkeypatch.setattr(shared_memory, "are_available", lambda: False)
-    monkeypatch.setattr("app.cli.main.available_cpus", lambda: cpus)
+    monkeypatch.setattr("app.cli.run.available_cpus", lambda: cpus)
 
-    assert (_http_workers(None), _http_workers(0)) == (0, 0)
-    with pytest.raises(StartError, match=r"http_workers=2 needs Linux .* set HTTP workers to 0"):
-        _http_workers(2)
+    assert (http_worker_count(None), http_worker_count(0)) == (0, 0)
+    with pytest.raises(StartError, match=r"http_workers=2 needs Linux .* set http_workers to 0"):
+        http_worker_count(2)
 
 
 def test_http_workers_without_what_they_need_are_one_sentence() -> None:

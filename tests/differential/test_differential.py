@@ -11,7 +11,7 @@ from tests.differential.compare import EXCEPTIONS, FARTHEST, MATRICES, are_alike
 COUNTS = {"tiff": 500, "png": 160, "bmp": 160, "gif": 120, "jpeg": 30}
 """Seconds all together. Of the TIFFs this is a thirtieth."""
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "images.md").read_text()
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "reference" / "images.md").read_text()
 
 
 @pytest.mark.parametrize("name", MATRICES)

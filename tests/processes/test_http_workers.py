@@ -21,7 +21,7 @@ from PIL import Image
 
 import app
 from app.bundle.load import Bundle
-from app.cli.main import _suggested_http_workers
+from app.cli.run import default_http_workers
 from app.errors import StartError
 from app.main import _papers, open_backend, open_supervisor
 from app.observability.metrics import Metrics
@@ -310,7 +310,7 @@ def test_http_workers_are_of_the_same_package(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("cpus", "http_workers"), [(1, 0), (2, 0), (4, 0), (5, 2), (16, 8), (128, 32)])
 def test_http_workers_come_with_cpus(cpus: int, http_workers: int) -> None:
     """Unless the setting says: one process on a small machine, else one for two CPUs."""
-    assert _suggested_http_workers(cpus) == http_workers
+    assert default_http_workers(cpus) == http_workers
 
 
 @pytest.mark.anyio

@@ -1,4 +1,4 @@
-"""The table of supported models: `python -m tests.references.table` writes it into README.md.
+"""The table of supported models: `python -m tests.references.table` writes it into docs.
 
 For each published variant and each source that has it: random weights, every parameter random; the source library's own
 logits (stored for timm and torchvision, computed here for Hugging Face) against those of the exported graph, on ONNX
@@ -31,7 +31,7 @@ from tests.references.draw import draw_pixels
 from tests.references.stored import stored
 from tests.support.networks import save_checkpoint
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "supported-models.md"
 MARKS = "<!-- supported models: made by make supported-models -->", "<!-- end of supported models -->"
 SOURCES = ("huggingface", "timm", "torchvision")
 NAMES = {variant: name for name, (variant, _) in TORCHVISION.items()}
@@ -142,16 +142,16 @@ def lines(table: list[Row]) -> Iterator[str]:
 
 
 def main() -> int:
-    """Measure, print, and write into the README unless only some were wanted."""
+    """Measure, print, and write into the page unless only some were wanted."""
     parser = argparse.ArgumentParser(prog="python -m tests.references.table", description=__doc__.splitlines()[0])
     parser.add_argument("--only", metavar="PATTERN", default="", help="variants whose names match; nothing is written")
     only = parser.parse_args().only
     text = "\n".join(lines(list(rows(only))))
     print(text)
     if not only:
-        before, rest = README.read_text().split(MARKS[0])
+        before, rest = PAGE.read_text().split(MARKS[0])
         _, after = rest.split(MARKS[1])
-        README.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}")
+        PAGE.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}")
     return 0
 
 

@@ -1,0 +1,47 @@
+"""The configuration of one HTTP worker: its share of the limits of the service. Knows no process and no socket."""
+
+import math
+
+from app.batching.admission import BatcherLimits
+from app.bundle.load import Bundle, contents
+from app.processes.http_worker import WorkerConfig
+from app.processes.shared_memory import TensorLayout
+from app.settings import Settings
+from app.system.open_files import connections_within
+
+# Standard deviations above its share of connections that one worker accepts before it refuses. The kernel assigns
+# connections to workers at random, so some workers get more than their share.
+MAX_DEVIATIONS = 3
+
+
+def worker_config(
+    settings: Settings, bundle: Bundle, limits: BatcherLimits, engines: int, *, http_workers: int, decode_threads: int
+) -> WorkerConfig:
+    """Return what each of `http_workers` workers starts with; `decode_threads` is the number for one worker."""
+    manifest = bundle.manifest
+
+    def share(total: int) -> int:
+        return -(-total // http_workers)
+
+    shares = {
+        "max_decode_queue_size": max(
+            share(settings.max_decode_queue_size), min(settings.max_decode_queue_size, settings.max_client_batch_size)
+        ),
+        # This process has the same limit of open files as its workers.
+        "max_connections": connections_within(max_connections_of_one(settings.max_connections, http_workers)),
+        "max_uploads_mib": max(share(settings.max_uploads_mib), settings.max_body_mib),
+    }
+    layout = TensorLayout(
+        # Images that wait, images that run, and results on their way back.
+        slots=settings.max_queue_size + 2 * limits.max_batch * engines,
+        pixels=(manifest.input_height, manifest.input_width, 3),
+        classes=manifest.classes,
+        tokens=(manifest.evidence.positions, manifest.evidence.channels),
+    )
+    return WorkerConfig(settings.model_copy(update=shares), contents(bundle), limits, layout, decode_threads)
+
+
+def max_connections_of_one(connections: int, http_workers: int) -> int:
+    """Return the maximum number of connections of one worker, at most that of the service."""
+    share = connections / http_workers
+    return min(math.ceil(share + MAX_DEVIATIONS * math.sqrt(share)), connections)

@@ -1,0 +1,88 @@
+"""Listening sockets, bound before the service starts, so that a port in use fails at once. Knows no application."""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+from app.errors import StartError
+
+
+@contextlib.contextmanager
+def bound_socket(host: str, port: int) -> Iterator[socket.socket]:
+    """Bind a socket that does not listen yet, so that no client connects before the service is ready.
+
+    Raises:
+        StartError: the address cannot be bound.
+    """
+    with _bind(host, port) as listener:
+        yield listener
+
+
+@contextlib.contextmanager
+def shared_sockets(host: str, port: int, count: int) -> Iterator[list[socket.socket]]:
+    """Bind `count` sockets to one port with SO_REUSEPORT: one for each HTTP worker.
+
+    Raises:
+        StartError: the address cannot be bound, or another service uses it.
+    """
+    with contextlib.ExitStack() as stack:
+        claimed = stack.enter_context(claim_port(host, port))
+        yield [stack.enter_context(_bind(host, claimed, is_shared=True)) for _ in range(count)]
+
+
+@contextlib.contextmanager
+def claim_port(host: str, port: int) -> Iterator[int]:
+    """Reserve a port for this service until the block ends, and yield its number. Port 0 selects a free one.
+
+    SO_REUSEPORT lets two services of one user share a port by accident. Two checks prevent that: a listening socket
+    without the option finds every service that listens, and a name in the abstract namespace finds another swin-serve
+    that has bound the port and does not listen yet.
+
+    Raises:
+        StartError: the port is in use.
+    """
+    with _bind(host, port) as probe, _start_error(host, port):
+        number: int = probe.getsockname()[1]
+        probe.listen()
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0swin-serve {host} {number}")
+        except OSError:
+            claim.close()
+            raise
+    with claim:
+        yield number
+
+
+def listen(listener: socket.socket, host: str, port: int, backlog: int) -> None:
+    """Let clients connect to a socket of `bound_socket`.
+
+    Raises:
+        StartError: another process listens on the port. Two sockets can bind one port while neither listens.
+    """
+    with _start_error(host, port):
+        listener.listen(backlog)
+
+
+def _bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        # Connections of a service that has just ended can keep the port in TIME_WAIT.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.setblocking(False)
+        with _start_error(host, port):
+            listener.bind((host, port))
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+@contextlib.contextmanager
+def _start_error(host: str, port: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StartError(f"cannot listen on {host} port {port}: {error.strerror}; choose another --port") from error
