@@ -82,7 +82,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on. 0 selects a free port and logs it.")
     root_path: Prefix = Field(
         "",
-        description="Path prefix under which a proxy serves swin-serve, as `/digits`, whether or not the proxy strips "
+        description="Prefix of paths under which a proxy serves swin-serve, as `/digits`, whether or not the proxy strips "
         "it. `/docs` and OpenAPI use it in links. X-Forwarded-Prefix is ignored.",
     )
     api_keys: CommaSeparated[Key] = Field(

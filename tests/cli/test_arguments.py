@@ -1,4 +1,4 @@
-"""The command line of `swin-serve`: help in words, and a sentence for each wrong value."""
+"""The command line of `swin-serve`: help in words and groups, and a sentence for each wrong value."""
 
 import re
 import subprocess
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.arguments import metavar
-from app.cli.main import main
+from app.cli.arguments import GROUPS, metavar
+from app.cli.main import _parser, main
 from app.cli.run import http_worker_count
 from app.errors import StartError
 from app.processes import shared_memory
@@ -25,7 +25,7 @@ HIDDEN = "a secret"
 
 @pytest.mark.parametrize("command", [[], ["run"], ["check"]])
 def test_help_is_in_words(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """No type of Python, and no path of this machine."""
+    """The help contains no Python type and no path of this machine."""
     with pytest.raises(SystemExit):
         main([*command, "--help"])
     text = capsys.readouterr().out
@@ -38,7 +38,7 @@ def test_help_is_in_words(command: list[str], capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_the_export_is_in_words(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Likewise."""
+    """The help of `swin-export` contains no Python type and no path of this machine."""
     with pytest.raises(SystemExit):
         export([command, "--help"])
     text = capsys.readouterr().out
@@ -47,10 +47,29 @@ def test_help_of_the_export_is_in_words(command: str, capsys: pytest.CaptureFixt
     assert str(ROOT) not in text
 
 
-@pytest.mark.parametrize("name", Settings.model_fields)
+SWITCHES = [name for name, field in Settings.model_fields.items() if isinstance(field.default, bool)]
+
+
+@pytest.mark.parametrize("name", Settings.model_fields.keys() - SWITCHES)
 def test_every_option_has_a_word_for_its_value(name: str) -> None:
-    """Capitals, or the choices."""
-    assert re.fullmatch(r"[A-Z]+(,…)?|[a-z:|\[\]N,…]+", metavar(name))
+    """The word is in capitals, or lists the choices."""
+    assert re.fullmatch(r"[A-Z]+(,…)?|[a-z|]+", metavar(name))
+
+
+def test_every_setting_is_in_one_group() -> None:
+    """The groups of the help contain each setting once."""
+    assert sorted(Settings.model_fields) == sorted(name for names in GROUPS.values() for name in names)
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+@pytest.mark.parametrize("is_on", [True, False])
+def test_a_switch_is_a_flag(name: str, is_on: bool) -> None:  # noqa: FBT001 (a parameter of the test)
+    """`--name` turns it on and `--no-name` turns it off."""
+    parser, sources = _parser()
+    parsed = parser.parse_args(["run", f"--{'' if is_on else 'no-'}{name.replace('_', '-')}"])
+
+    settings = Settings(_cli_settings_source=sources["run"](parsed_args=parsed))
+    assert getattr(settings, name) is is_on
 
 
 @pytest.mark.parametrize(
@@ -61,7 +80,6 @@ def test_every_option_has_a_word_for_its_value(name: str) -> None:
         ("--max-batch 1.5", "--max-batch '1.5': not a whole number; give a whole number above 0 and up to 1024"),
         ("--max-megapixels 0", "--max-megapixels '0': too small; give a number above 0 and up to 89"),
         ("--drain-delay inf", "--drain-delay 'inf': not a finite number; give a number from 0 to 3600"),
-        ("--health-open maybe", "--health-open 'maybe': neither true nor false; give true or false"),
         ("--log-format xml", "--log-format 'xml': not one of the choices; give text or json"),
         ("--formats jpg", "--formats 'jpg': not one of the choices; give one or more of jpeg, png"),
         ("--formats=", "--formats '': empty; give one or more of jpeg"),
@@ -76,7 +94,7 @@ def test_every_option_has_a_word_for_its_value(name: str) -> None:
     ],
 )
 def test_a_wrong_value_is_one_sentence(arguments: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """What it is of, the value, what is wrong, and what to do."""
+    """The sentence names the option, the value, what is wrong, and what to do."""
     code = main(["run", *arguments.split()])
 
     lines = capsys.readouterr().err.splitlines()
@@ -86,19 +104,26 @@ def test_a_wrong_value_is_one_sentence(arguments: str, sentence: str, capsys: py
     assert not re.search("Input should|Value error|pydantic", lines[0])
 
 
-def test_a_wrong_variable_is_called_by_its_name(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("SWIN_MAX_BATCH", "zero", "SWIN_MAX_BATCH 'zero': not a whole number; give"),
+        ("SWIN_HEALTH_OPEN", "maybe", "SWIN_HEALTH_OPEN 'maybe': neither true nor false; give true or false"),
+    ],
+)
+def test_a_wrong_variable_is_named(
+    variable: str, value: str, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And not as an option."""
-    monkeypatch.setenv("SWIN_MAX_BATCH", "zero")
+    """The sentence names the variable and not an option."""
+    monkeypatch.setenv(variable, value)
 
     assert main(["run"]) == 2
-    assert capsys.readouterr().err.startswith("swin-serve: SWIN_MAX_BATCH 'zero': not a whole number; give")
+    assert capsys.readouterr().err.startswith(f"swin-serve: {sentence}")
 
 
 @pytest.mark.parametrize("arguments", [["--api-keys", HIDDEN], [f"--keys={HIDDEN}"], ["--port", "1", HIDDEN]])
 def test_a_secret_is_never_shown(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither a key that is no key, nor what was given to an option that does not exist."""
+    """No message shows an invalid key, or the value of an unknown option."""
     try:
         code = main(["run", *arguments])
     except SystemExit as exit_:
@@ -111,7 +136,7 @@ def test_a_secret_is_never_shown(arguments: list[str], capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("cpus", [1, 64])
 def test_without_linux_there_is_one_process(monkeypatch: pytest.MonkeyPatch, cpus: int) -> None:
-    """However many CPUs there are, unless more processes are asked for."""
+    """The number of CPUs does not matter. A request for more processes is refused."""
     monkeypatch.setattr(shared_memory, "are_available", lambda: False)
     monkeypatch.setattr("app.cli.run.available_cpus", lambda: cpus)
 
@@ -121,7 +146,7 @@ def test_without_linux_there_is_one_process(monkeypatch: pytest.MonkeyPatch, cpu
 
 
 def test_http_workers_without_what_they_need_are_one_sentence() -> None:
-    """As on a system that has no anonymous files in memory."""
+    """A system without anonymous files in memory refuses HTTP workers with one sentence."""
     code = "import os, sys; del os.memfd_create; from app.cli.main import main; sys.exit(main(sys.argv[1:]))"
     done = subprocess.run(  # noqa: S603 (our own interpreter)
         [sys.executable, "-c", code, "run", "--http-workers", "2", "--port", "0"],

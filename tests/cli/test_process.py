@@ -48,7 +48,7 @@ def test_callers_on_real_sockets_get_their_own_answers(served: Served) -> None:
 
 def test_a_start_says_how_far_it_is() -> None:
     """For who wants to know where its time goes, each stage has its line when it is over."""
-    stages = ["starting", "bundle is whole", "session is open", "golden samples agree", "warm", "ready", "listening"]
+    stages = ["starting", "bundle loaded", "session is open", "golden samples agree", "warm", "ready", "listening"]
     served = Served("--log-level", "debug")
     served.stop()
 
@@ -168,7 +168,7 @@ def test_a_bundle_rewritten_in_place_changes_no_answer(tmp_path: Path, demo: Bun
             os.truncate(path, 0)
         give("raise", order)
         httpx.post(f"{served.url}/classify/batch", files=[("files", image)] * 8, timeout=START_SECONDS)
-        served.wait_for("engine 0 was renewed")
+        served.wait_for("engine 0 was restarted")
         answers.append(ask())
         for event in [event for event in served.starting if event["message"] == "http_worker"]:
             os.kill(int(str(event["pid"])), signal.SIGKILL)

@@ -143,7 +143,7 @@ def test_a_refused_body_is_not_read() -> None:
 
 def test_the_container_s_health_check_brings_a_key() -> None:
     """A locked service is seen to be ready, also where health is not open."""
-    served = Served("--health-open", "false", SWIN_API_KEYS=f"{OLD},{NEW}")
+    served = Served("--no-health-open", SWIN_API_KEYS=f"{OLD},{NEW}")
     host, port = served.url.removeprefix("http://").split(":")
     environment = {"SWIN_HOST": host, "SWIN_PORT": port, "SWIN_API_KEYS": f"{OLD},{NEW}"}
     command = [sys.executable, "-IS", "docker/healthcheck.py"]

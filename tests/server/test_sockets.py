@@ -1,0 +1,71 @@
+"""`app/server/sockets.py`: a port belongs to one service, before and after it listens."""
+
+import socket
+import sys
+
+import pytest
+
+from app.errors import StartError
+from app.server.sockets import bound_socket, claim_port, listen, shared_sockets
+
+HOST = "127.0.0.1"
+
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets and SO_REUSEPORT are Linux's")
+
+
+@needs_linux
+def test_shared_sockets_have_one_port() -> None:
+    """Port 0 selects a free port, which all sockets share."""
+    with shared_sockets(HOST, 0, 3) as listeners:
+        ports = {listener.getsockname()[1] for listener in listeners}
+
+        assert len(listeners) == 3
+        assert len(ports) == 1
+        assert ports != {0}
+
+
+@needs_linux
+def test_a_port_is_claimed_before_a_service_listens() -> None:
+    """A second service is refused although the first one does not listen yet."""
+    with claim_port(HOST, 0) as port, pytest.raises(StartError, match=f"{port}: .*; choose another --port"):
+        claim_port(HOST, port).__enter__()
+
+
+@needs_linux
+def test_a_claim_ends_with_its_block() -> None:
+    """The port can be claimed again afterwards."""
+    with claim_port(HOST, 0) as port:
+        pass
+    with claim_port(HOST, port) as again:
+        assert again == port
+
+
+@needs_linux
+def test_a_port_on_which_another_service_listens_is_refused() -> None:
+    """A listener that shares its port does not share it with another service."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind((HOST, 0))
+        other.listen()
+        port = other.getsockname()[1]
+
+        with pytest.raises(StartError, match=f"port {port}"), shared_sockets(HOST, port, 2):
+            pass
+
+
+def test_two_processes_that_bound_one_port_cannot_both_listen() -> None:
+    """The second one is refused when it begins to listen, at the latest."""
+    with bound_socket(HOST, 0) as first:
+        port = first.getsockname()[1]
+        listen(first, HOST, port, 8)
+
+        with pytest.raises(StartError, match="choose another --port"), bound_socket(HOST, port) as second:
+            listen(second, HOST, port, 8)
+
+
+def test_a_bound_socket_accepts_no_connection() -> None:
+    """Clients connect only after `listen`: the service is ready then."""
+    with bound_socket(HOST, 0) as listener, socket.socket() as client:
+        assert client.connect_ex(listener.getsockname()[:2]) != 0
+        listen(listener, *listener.getsockname()[:2], 8)
+        assert client.connect_ex(listener.getsockname()[:2]) == 0
