@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     )
     api_keys: CommaSeparated[Key] = Field(
         (),
-        description="API keys, comma separated. Each request must carry one. If unset, anyone who can reach the port "
+        description="API keys, comma separated. Each request must carry one. If unset, any client that reaches the port "
         "can send requests. Prefer the variable: other users of the machine can read a command line.",
     )
     health_open: bool = Field(
@@ -99,7 +99,7 @@ class Settings(BaseSettings):
     )
     cors_origins: CommaSeparated[Origin] = Field(
         (),
-        description="Origins whose pages may send requests from a browser, as `https://example.org`, comma separated. "
+        description="Origins of pages that may send requests from a browser, as `https://example.org`, comma separated. "
         "`*` allows all.",
     )
     trusted_proxies: CommaSeparated[IPvAnyNetwork] = Field(
