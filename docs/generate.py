@@ -96,8 +96,8 @@ def errors() -> str:
 def cli() -> str:
     """Return the help texts of all commands."""
     from app.cli.main import main as serve  # noqa: PLC0415 (needs ONNX Runtime)
-    from model_export.cli.main import COMMANDS  # noqa: PLC0415
-    from model_export.cli.main import main as export  # noqa: PLC0415
+    from model_export.cli.main import COMMANDS  # noqa: PLC0415 (needs the extra `export`)
+    from model_export.cli.main import main as export  # noqa: PLC0415 (likewise)
 
     commands = [(serve, "swin-serve", name) for name in ("", "run", "check")]
     commands += [(export, "swin-export", name) for name in ("", *COMMANDS)]
