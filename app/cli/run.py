@@ -15,7 +15,7 @@ from app.errors import StartError
 from app.main import create_app, open_supervisor
 from app.observability import logging as logs
 from app.processes import shared_memory
-from app.server.server import Server, configured, url_of
+from app.server.server import Server, uvicorn_config, url_of
 from app.server.sockets import bound_socket, listen, shared_sockets
 from app.settings import Settings, unknown_variables
 from app.system import memory
@@ -80,7 +80,7 @@ async def _serve_alone(settings: Settings, listener: socket.socket) -> None:
     app = create_app(settings)
     # uvicorn would log a StartError of the lifespan and exit with its own code, so the lifespan is entered here.
     async with app.router.lifespan_context(app):
-        config = configured(app, settings)
+        config = uvicorn_config(app, settings)
         memory.settle()
         listen(listener, settings.host, settings.port, config.backlog)
         await Server(config, settings, app.state.service).serve(sockets=[listener])

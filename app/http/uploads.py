@@ -62,7 +62,7 @@ def is_form(request: Request) -> bool:
 
 def caller_of(request: Request) -> ClientState:
     """Who asks, if the server says so."""
-    caller: ClientState = request.scope["state"].setdefault("caller", ClientState())
+    caller: ClientState = request.scope["state"].setdefault("client_state", ClientState())
     return caller
 
 

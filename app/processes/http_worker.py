@@ -29,7 +29,7 @@ from app.observability.metrics import Metrics
 from app.processes.batcher_client import BatcherClient
 from app.processes.channel import ANSWER, ASK, COUNT, COUNTS, HELLO, NUMBER, REPLY, REPLY_OF, STOP, Channel
 from app.processes.shared_memory import SharedLoad, TensorLayout, TensorPool, read_shared
-from app.server.server import App, Server, configured
+from app.server.server import App, Server, uvicorn_config
 from app.settings import Settings
 from app.system import memory
 from app.system.process_exit import end, leave
@@ -178,7 +178,7 @@ class FrontendServer(Server):
     """
 
     def __init__(self, app: App, settings: Settings, service: Service, on_start: Callable[[], None]) -> None:
-        super().__init__(configured(app, settings), settings, service)
+        super().__init__(uvicorn_config(app, settings), settings, service)
         self._on_start = on_start
 
     @contextlib.contextmanager
@@ -186,7 +186,7 @@ class FrontendServer(Server):
         """None."""
         yield
 
-    def say_where(self, listeners: Sequence[socket.socket]) -> None:  # noqa: ARG002 (that process says it for all)
+    def on_listening(self, listeners: Sequence[socket.socket]) -> None:  # noqa: ARG002 (that process says it for all)
         """Say that there is one more."""
         self._on_start()
 

@@ -1,4 +1,4 @@
-"""uvicorn, with bounds on time, size and number.
+"""uvicorn with limits on the time, size and number of requests.
 
-The only package that uses the private names of uvicorn. Knows no image and no model.
+The only package that uses private names of uvicorn. Knows no image and no model.
 """

@@ -1,31 +1,45 @@
-"""No new connections for a listener that is about to be closed: closing it resets those that nobody has accepted yet.
+"""Refusal of new TCP connections on a listener before it is closed. Knows nothing about HTTP.
 
-However soon it is closed after the last one was accepted, another may have come in between. So the kernel is told to
-drop what begins a connection, as if it came from too far: whatever has fewer hops left than there can be at most
-(IP_MINTTL of ip(7) and IPV6_MINHOPCOUNT, meant for the security mechanism of RFC 5082). A filter of packets would be
-the straight way, but needs CAP_NET_ADMIN. Who asks meanwhile asks again a second later (RFC 6298, 2): it is refused.
+Closing a listener resets the connections in its accept queue. A client can connect between the
+last `accept` and `close`, so the kernel must refuse new handshakes before that.
+
+A packet filter would do it, but needs CAP_NET_ADMIN. Instead, the listener requires packets with
+255 hops left (IP_MINTTL of ip(7), IPV6_MINHOPCOUNT; made for RFC 5082). Systems send with 64 or
+128 hops, so the kernel drops each new handshake. The client repeats it a second later (RFC 6298,
+section 2). By then the listener is closed, and the connection is refused.
 """
 
 import contextlib
 import socket
 import sys
 
-MIN_HOPS = ((socket.IPPROTO_IP, 21), (socket.IPPROTO_IPV6, 73))  # IP_MINTTL, IPV6_MINHOPCOUNT of Linux' headers
-NOBODY, EVERYBODY = 255, 0  # systems send with 64 or 128
+# The socket options IP_MINTTL and IPV6_MINHOPCOUNT, as numbered in Linux's headers. Python does
+# not name them.
+MIN_HOPS_OPTIONS = ((socket.IPPROTO_IP, 21), (socket.IPPROTO_IPV6, 73))
+
+# No packet from a usual system has this many hops left.
+UNREACHABLE_MIN_HOPS = 255
+
+# The default: packets are accepted with any number of hops left.
+ANY_HOPS = 0
 
 
-def begin_none(listener: socket.socket) -> None:
-    """Let nobody connect any more. Connections of before go on."""
-    _hear(listener, NOBODY)
+def refuse_new_handshakes(listener: socket.socket) -> None:
+    """Make the kernel drop new handshakes. Established connections are not affected."""
+    _set_min_hops(listener, UNREACHABLE_MIN_HOPS)
 
 
-def go_on(connection: socket.socket) -> None:
-    """Hear who connected nevertheless, at that very moment: a connection begins with what its listener was told."""
-    _hear(connection, EVERYBODY)
+def accept_packets(connection: socket.socket) -> None:
+    """Undo the limit on an accepted connection, which inherits it from its listener."""
+    _set_min_hops(connection, ANY_HOPS)
 
 
-def _hear(end: socket.socket, least: int) -> None:
-    for level, option in MIN_HOPS if sys.platform == "linux" else ():  # elsewhere the numbers mean other options
-        if level == socket.IPPROTO_IP or end.family == socket.AF_INET6:  # which can have callers of the former, too
-            with contextlib.suppress(OSError):  # a kernel without it: who comes in between is reset
-                end.setsockopt(level, option, least)
+def _set_min_hops(end: socket.socket, hops: int) -> None:
+    if sys.platform != "linux":  # elsewhere, these numbers are other options
+        return
+    for level, option in MIN_HOPS_OPTIONS:
+        # An IPv6 socket can have IPv4 clients, too.
+        if level == socket.IPPROTO_IP or end.family == socket.AF_INET6:
+            # Without the option, a connection that arrives before the close is reset.
+            with contextlib.suppress(OSError):
+                end.setsockopt(level, option, hops)

@@ -1,7 +1,7 @@
-"""One connection: uvicorn's, with what it lacks: bounds on what a caller may take and how long.
+"""uvicorn's connection with limits on the time and size of requests and on unread responses.
 
-uvicorn bounds neither the time nor the size of a request's head, reads a body that was refused for as long as it comes,
-and keeps answers that nobody fetches.
+uvicorn itself limits neither the time nor the size of a header section. It reads a refused body
+without end, and it keeps responses in memory that the client does not read.
 """
 
 import asyncio
@@ -29,15 +29,15 @@ from app.models.model import Service
 from app.server.framing import (
     MAX_HEAD_BYTES,
     REQUEST_LINE,
-    Chunks,
-    Sections,
-    check_beginning,
+    ChunkedBody,
+    HeaderSectionBuffer,
+    check_incomplete_section,
     content_length,
     fields_of,
-    is_for_this_server,
+    has_request_line,
+    invalid_request_line,
     origin_form,
     without_upgrade,
-    wrong_line,
 )
 from app.server.refusals import cors_fields, request_id, response
 from app.server.transport import CoalescingTransport
@@ -46,128 +46,143 @@ from app.system.open_files import SPARE_CONNECTIONS
 
 log = logging.getLogger("swin.server")
 
+# Limit of requests that wait for their responses on one connection.
 MAX_PIPELINED = 16
-"""Requests that a caller may send without waiting for the answers."""
 
+# Seconds for which the rest of a refused body is read and dropped. Closing a socket with unread
+# bytes resets the connection, and the client can lose the response.
 LINGER_SECONDS = 5
-"""How long the rest of a body is read that was refused: a connection closed on unread bytes loses its answer."""
 
-WRONG_END = "The content does not end where its header section says."
+WRONG_LENGTH = "The content has another length than its header section or its chunk sizes announce."
 
 
 class State(ServerState):
-    """What all connections share."""
+    """Settings and service that all connections share, beside uvicorn's own state."""
 
     def __init__(self, settings: Settings, service: Service) -> None:
         super().__init__()
         self.settings, self.service = settings, service
-        self.most_connections = settings.max_connections  # fewer, where files are few
+        self.max_connections = settings.max_connections  # lowered if the limit of open files is too low
 
 
 class Connection(HttpToolsProtocol):
-    """One connection. What its caller owes, and since when, is looked at once a second: no timer for each request."""
+    """One HTTP/1.1 connection with limits.
+
+    The connection records which part of a request it awaits from the client, and since when:
+    `head` (a header section), `body`, `rest` (of a refused body) or None. The server calls
+    `check_timeouts` once a second, so that no request needs a timer of its own.
+    """
 
     server_state: State
-    _since: float  # when what the client owes was asked of it
+    _awaited_since: float  # seconds of `time.monotonic`
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # (uvicorn narrows it, too)
-        """Take it, if there are not too many."""
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # (as in uvicorn)
         super().connection_made(transport)
         self._settings = self.server_state.settings
         self._keeps_alive = True
-        self._sections = Sections()
-        self._section = self._method = b""  # the header section that was read last, and its method
-        self._is_old = self._is_asked_to_close = self._is_last = False
-        self._left: int | Chunks = 0  # of the content that is read
-        self._late: ServiceError | None = None  # a refusal that waits for the answers to earlier requests
-        self._envelope = CoalescingTransport(transport)
+        self._sections = HeaderSectionBuffer()
+        self._section = self._method = b""  # the last header section, and its method
+        self._is_http_1_0 = self._is_asked_to_close = self._is_last_request = False
+        self._content_left: int | ChunkedBody = 0  # the part of the content that has not arrived
+        self._late_refusal: ServiceError | None = None  # is sent after the responses to earlier requests
+        self._response_transport = CoalescingTransport(transport)
         self._unsent, self._unsent_since = 0, 0.0
         self._is_refused = False
-        self._running: RequestResponseCycle | None = None
-        self._caller = ClientState()  # of the request that is parsed
-        self._owe("head")
-        if len(self.connections) > self.server_state.most_connections + SPARE_CONNECTIONS:
+        self._running: RequestResponseCycle | None = None  # the request that the application processes
+        self._client_state = ClientState()  # belongs to the request that is parsed
+        self._await("head")
+        if len(self.connections) > self.server_state.max_connections + SPARE_CONNECTIONS:
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The caller has gone."""
         super().connection_lost(exc)
-        self._tell_running()
+        self._disconnect_running()
 
     def data_received(self, data: bytes) -> None:
-        """Give the parser one header section, or one piece of content, at a time: each within bounds."""
+        """Check the limits, and pass one header section or one piece of content at a time to the parser."""
         self._unset_keepalive_if_required()
         place = 0
-        while place < len(data) and not (self._is_refused or self._is_last or self.transport.is_closing()):
+        while place < len(data) and not (self._is_refused or self._is_last_request or self.transport.is_closing()):
             try:
                 place = self._read_content(data, place) if self._has_content_to_come else self._read_head(data, place)
             except ServiceError as error:
                 self._refuse(error)
 
     def on_message_begin(self) -> None:
-        """The first byte of a request."""
         super().on_message_begin()
-        self._caller = self.scope["state"]["caller"] = ClientState()
+        self._client_state = self.scope["state"]["client_state"] = ClientState()
 
     def on_headers_complete(self) -> None:
-        """A request begins. Until its body has arrived, its answer does not close the connection."""
+        """Check the header fields and start the request.
+
+        A response that ends before the body has arrived does not close the connection.
+        """
         if len(self.pipeline) >= MAX_PIPELINED:
-            raise MalformedRequest("There are too many requests on the connection that wait for an answer.")
+            raise MalformedRequest(
+                f"More than {MAX_PIPELINED} requests wait for their responses on this connection. Send the next "
+                "request after a response."
+            )
         self._check_fields()
         super().on_headers_complete()
-        self.headers = []  # takes trailer fields, which must not become header fields (RFC 9110, 6.5.1)
-        self._owe("body")
+        self.headers = []  # for trailer fields, which must not become header fields (RFC 9110, section 6.5.1)
+        self._await("body")
         self._keeps_alive, self.cycle.keep_alive = self.cycle.keep_alive, True
         self._is_asked_to_close = not self._keeps_alive
-        self.cycle.transport = self._envelope
+        self.cycle.transport = self._response_transport
 
     def on_message_complete(self) -> None:
-        """All of the request is here."""
         super().on_message_complete()
-        self._caller.is_request_complete = True
-        if isinstance(self._left, Chunks) and not self.parser.should_keep_alive():
-            # The parser takes `Connection: close` from the trailer section, too, and reads nothing after it.
+        self._client_state.is_request_complete = True
+        if isinstance(self._content_left, ChunkedBody) and not self.parser.should_keep_alive():
+            # The parser also obeys `Connection: close` in a trailer section, and reads nothing after it.
             self._keeps_alive, self._is_asked_to_close = False, True
-        self._is_last = self._is_asked_to_close
+        self._is_last_request = self._is_asked_to_close
         if self.cycle is self._running:
-            self.flow.resume_reading()  # paused for a long body; a caller that leaves is only heard by who reads
-        self._owe(None)
+            # uvicorn pauses reading during a long body. A disconnect is noticed only while reading.
+            self.flow.resume_reading()
+        self._await(None)
         self.cycle.keep_alive = self._keeps_alive and not self.server_state.service.is_draining
         if self.cycle.response_complete and not self.cycle.keep_alive:
             self.transport.close()
 
     def on_response_complete(self) -> None:
-        """The answer has been written, perhaps before all of the request had come."""
-        self._envelope.end()
+        """End the response. The body of its request may still be arriving."""
+        self._response_transport.end()
         is_newest = self._running is self.cycle
         super().on_response_complete()
-        if self._late is not None and not self._is_busy and not self.transport.is_closing():
+        if self._late_refusal is not None and not self._is_responding and not self.transport.is_closing():
             self._unset_keepalive_if_required()
-            self._send_refusal(self._late)
-        elif self._owed == "body" and is_newest:
-            self._owe("rest")
+            self._send_refusal(self._late_refusal)
+        elif self._awaited == "body" and is_newest:
+            self._await("rest")
 
-    def let_go(self) -> None:
-        """Close after the answer to what has been asked."""
+    def close_after_response(self) -> None:
+        """Close the connection after the responses to the requests that have arrived."""
         self._keeps_alive = False
-        if self.cycle is not None and self._owed is None:
+        if self.cycle is not None and self._awaited is None:
             self.cycle.keep_alive = False
 
-    def prolong(self, seconds: float, now: float) -> None:
-        """Add time to what the client may take. `now` is the time to which `check` compares."""
-        self._since = min(self._since + seconds, now)
+    def extend_timeouts(self, seconds: float, now: float) -> None:
+        """Give the client more time. `now` is the time of the next `check_timeouts`."""
+        self._awaited_since = min(self._awaited_since + seconds, now)
         self._unsent_since = min(self._unsent_since + seconds, now)
 
-    def check(self, now: float) -> None:
-        """Close it if its caller has owed something for too long: a head, the rest of a refused body, or reading."""
+    def check_timeouts(self, now: float) -> None:
+        """Close the connection if the client has exceeded a time limit.
+
+        The limits are `header_timeout` for a header section, `LINGER_SECONDS` for the rest of a
+        refused body, and `body_timeout` for reading the next part of a response.
+        """
         if self.transport.is_closing():
             pass
-        elif self._owed == "head" and not self._is_busy and now - self._since > self._settings.header_timeout:
+        elif self._is_header_section_late(now):
             if self._sections.held:
-                self._refuse(RequestTimeout("The head of the request did not arrive in time."))
+                self._refuse(
+                    RequestTimeout(f"The header section did not arrive in {self._settings.header_timeout:g} s.")
+                )
             else:  # The client has sent nothing, so close without a response.
                 self.transport.close()
-        elif self._owed == "rest" and now - self._since > LINGER_SECONDS:
+        elif self._awaited == "rest" and now - self._awaited_since > LINGER_SECONDS:
             self.transport.close()
         unsent = self.transport.get_write_buffer_size()
         if not self._unsent or unsent < self._unsent:
@@ -176,84 +191,89 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
         self._unsent = unsent
 
+    def _is_header_section_late(self, now: float) -> bool:
+        # While an earlier request is processed, uvicorn may have paused reading.
+        is_awaited = self._awaited == "head" and not self._is_responding
+        return is_awaited and now - self._awaited_since > self._settings.header_timeout
+
     @property
-    def _is_busy(self) -> bool:
-        """With an earlier request: what comes after it is not read before it is answered."""
+    def _is_responding(self) -> bool:
+        """Return whether the application has not completed the response to an earlier request."""
         return self._running is not None and not self._running.response_complete
 
     @property
     def _has_content_to_come(self) -> bool:
-        return self._owed in {"body", "rest"}
+        return self._awaited in {"body", "rest"}
 
     def _read_head(self, data: bytes, place: int) -> int:
-        """Read up to the end of a header section. Returns where the rest of the data starts."""
-        if self._owed is None:
-            self._owe("head")
+        """Read up to the end of a header section. Return the index of the first byte after it."""
+        if self._awaited is None:
+            self._await("head")
         section, place = self._sections.cut(data, place)
         if section is None:
             held = self._sections.held
             if len(held) > MAX_HEAD_BYTES:
                 raise HeadersTooLarge
             if held:
-                check_beginning(held)
+                check_incomplete_section(held)
             return place
         self._section = section
         if len(section) > MAX_HEAD_BYTES:
             raise HeadersTooLarge
         line = REQUEST_LINE.match(section)
         if line is None:
-            raise wrong_line(section)
-        if line[1] == b"CONNECT":  # the parser would give what follows to the protocol behind a proxy
-            raise NotSupported("The method CONNECT is for proxies, and this is none.")
-        if self.cycle is None and len(self.connections) > self.server_state.most_connections:
+            raise invalid_request_line(section)
+        if line[1] == b"CONNECT":  # the parser would take the following bytes for those of a tunnel
+            raise NotSupported("The method CONNECT is for proxies, and swin-serve is not a proxy.")
+        if self.cycle is None and len(self.connections) > self.server_state.max_connections:
             raise TooManyConnections
-        self._method, self._is_old = line[1], line[3] == b"0"
-        return self._give(section, data, place)
+        self._method, self._is_http_1_0 = line[1], line[3] == b"0"
+        return self._parse_section(section, data, place)
 
-    def _give(self, section: bytes, data: bytes, end: int) -> int:
-        """Give the parser the section that ends at `end`, with its content if `data` is exactly this request."""
+    def _parse_section(self, section: bytes, data: bytes, end: int) -> int:
+        """Parse the section that ends at `end`, with its content if `data` is exactly one request."""
         lowered = section.lower()
         if b"\nupgrade:" in lowered:
             section = without_upgrade(section)
         elif len(section) == end < len(data) and b"\ncontent-length: %d\r\n" % (len(data) - end) in lowered:
-            # Most requests with content arrive in one segment, which takes the parser half the time of two pieces.
+            # Most requests with content arrive in one segment. Parsing them in one call takes half the time.
             self._parse(data)
             if self._has_content_to_come:
-                raise MalformedRequest(WRONG_END)
+                raise MalformedRequest(WRONG_LENGTH)
             return len(data)
         self._parse(section)
         return end
 
     def _check_fields(self) -> None:
-        """Hold the request to what the parser does not ask of it, before the application has it."""
+        """Check and complete the header fields where the parser is too lenient."""
         headers = self.headers
         for _, value in headers:
-            if value[-1:] <= b" ":  # or empty
+            if value[-1:] <= b" ":  # true for an empty value, too
                 headers[:] = [(name, value.rstrip(b" \t")) for name, value in headers]
                 break
-        length = content_length(headers, is_old=self._is_old)
-        self._left = Chunks() if length is None else length
+        length = content_length(headers, is_http_1_0=self._is_http_1_0)
+        self._content_left = ChunkedBody() if length is None else length
         if not self.url.startswith(b"/"):
             self.url, authority = origin_form(self._method, self.url)
-            if authority is not None:  # instead of Host (RFC 9112, 3.2.2)
+            if authority is not None:  # it replaces Host (RFC 9112, section 3.2.2)
                 headers[:] = [(name, authority if name == b"host" else value) for name, value in headers]
-        if self._is_old:
-            self.expect_100_continue = False  # a client of HTTP/1.0 may not know what is sent then (RFC 9110, 10.1.1)
+        if self._is_http_1_0:
+            self.expect_100_continue = False  # HTTP/1.0 has no interim responses (RFC 9110, section 10.1.1)
 
     def _read_content(self, data: bytes, place: int) -> int:
-        """Read up to the end of the content, or of the data. Returns where the rest of the data starts."""
-        if isinstance(self._left, Chunks):
-            end = self._left.end(data, place)
+        """Read up to the end of the content, or of the data. Return the index of the first byte after it."""
+        if isinstance(self._content_left, ChunkedBody):
+            end = self._content_left.find_end(data, place)
             has_ended, end = end is not None, len(data) if end is None else end
         else:
-            end = min(place + self._left, len(data))
-            self._left -= end - place
-            has_ended = not self._left
+            end = min(place + self._content_left, len(data))
+            self._content_left -= end - place
+            has_ended = not self._content_left
         self._parse(data if (place, end) == (0, len(data)) else memoryview(data)[place:end])
         if self._has_content_to_come == has_ended and not self._is_refused:
-            raise MalformedRequest(WRONG_END)
+            raise MalformedRequest(WRONG_LENGTH)
         if not has_ended:
-            self._count(end - place)
+            self._count_content(end - place)
         return end
 
     def _parse(self, data: bytes | memoryview) -> None:
@@ -266,48 +286,49 @@ class Connection(HttpToolsProtocol):
                 cause = InternalError()
             raise cause from None
         except httptools.HttpParserInvalidMethodError:
-            raise NotSupported("The method of the request is not known.") from None
+            raise NotSupported("The request method is unknown. Send images with POST.") from None
         except httptools.HttpParserError as error:
-            raise MalformedRequest(f"The request cannot be read: {error}.") from None
+            raise MalformedRequest(f"The request is not valid HTTP: {error}.") from None
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
         super()._start_asgi_task(cycle, app)
 
-    def _tell_running(self) -> None:
-        """The request that is being answered, that nobody waits any more: uvicorn tells the one that came last."""
+    def _disconnect_running(self) -> None:
+        """Mark the running request as disconnected. uvicorn marks only the newest of pipelined requests."""
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
             self._running.message_event.set()
-            self._running.scope["state"]["caller"].disconnect()
+            self._running.scope["state"]["client_state"].disconnect()
 
-    def _owe(self, part: Literal["head", "body", "rest"] | None) -> None:
-        self._owed, self._since, self._bytes = part, time.monotonic(), 0
+    def _await(self, part: Literal["head", "body", "rest"] | None) -> None:
+        self._awaited, self._awaited_since, self._content_bytes = part, time.monotonic(), 0
 
-    def _count(self, size: int) -> None:
-        self._bytes += size
-        if self._owed == "body" and self._bytes > 2 * self._settings.max_body_mib * 2**20:
-            raise ImageTooLarge("The body is too long as it was sent.")
+    def _count_content(self, size: int) -> None:
+        self._content_bytes += size
+        limit_mib = 2 * self._settings.max_body_mib
+        if self._awaited == "body" and self._content_bytes > limit_mib * 2**20:
+            raise ImageTooLarge(f"The body and its chunk sizes are longer than {limit_mib} MiB. Send larger chunks.")
 
     def _refuse(self, error: ServiceError) -> None:
-        """Answer outside of the application, once earlier requests are answered. What else is sent is dropped."""
+        """Send a problem document after the responses to earlier requests. Drop all later bytes."""
         self._is_refused = True
-        if self._owed == "rest":
-            return  # The request has its answer already. The connection is closed when the time for the rest is over.
-        if self._owed == "body" and self._running is self.cycle:
-            self._tell_running()  # whose answer would come after this one
+        if self._awaited == "rest":
+            return  # The response is complete already. `check_timeouts` closes the connection.
+        if self._awaited == "body" and self._running is self.cycle:
+            self._disconnect_running()  # the application must not write a second response
             self._send_refusal(error)
-        elif self._is_busy:
-            if self._owed == "body":
-                self.pipeline.popleft()  # the request that is refused
-            self._late = error
-            self._owe(None)
+        elif self._is_responding:
+            if self._awaited == "body":
+                self.pipeline.popleft()  # the refused request
+            self._late_refusal = error
+            self._await(None)
         else:
             self._send_refusal(error)
 
     def _send_refusal(self, error: ServiceError) -> None:
         section = self._sections.held or self._section
-        fields = fields_of(section) if is_for_this_server(section) else []
+        fields = fields_of(section) if has_request_line(section) else []
         identity = request_id(fields)
         self.server_state.service.metrics.rejected.labels(error.code).inc()
         client = self.client and self.client[0]
@@ -315,7 +336,7 @@ class Connection(HttpToolsProtocol):
         log.info("refused", extra=about)
         cors = cors_fields(self._settings.cors_origins, fields)
         default_fields = self.server_state.default_headers
-        self._owe("rest")
+        self._await("rest")
         self.transport.write(
             response(error, identity, default_fields, cors, has_content=not section.startswith(b"HEAD "))
         )

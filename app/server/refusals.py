@@ -1,6 +1,7 @@
-"""Responses that a connection gives without asking the application: a request that is no HTTP, too late or too much.
+"""Responses that a connection sends without the application.
 
-Each is a whole response. The connection is closed after it.
+They refuse requests that are not valid HTTP, or that exceed a limit of time, size or number. The
+connection is closed after each of them. Knows no sockets.
 """
 
 import random
@@ -12,29 +13,30 @@ from app.http.middleware.context import ID_HEADER, USABLE_ID
 from app.http.problems import MEDIA_TYPE, problem
 from app.server.framing import Fields
 
-# The header fields that a page of another site may read, as the application has them. A test compares both.
+# The header fields that a page of another site may read. The CORS middleware of the application
+# exposes the same fields; a test compares both.
 EXPOSED = "X-Request-ID, Server-Timing, Retry-After, X-Class-Index"
 
 
 def request_id(fields: Fields) -> str:
-    """Return the id that the client gave, or a new one."""
+    """Return the request ID that the client sent, or a new one."""
     for name, value in fields:
         if name == ID_HEADER and USABLE_ID.fullmatch(given := value.decode("latin-1")):
             return given
-    return f"{random.getrandbits(128):032x}"  # not secret, and no system call
+    return f"{random.getrandbits(128):032x}"  # not secret, and needs no system call
 
 
 def response(
     error: ServiceError, identity: str, default_fields: Fields, cors: Sequence[tuple[str, str]], *, has_content: bool
 ) -> bytes:
-    """Return the bytes of a response.
+    """Return the bytes of a response that refuses a request.
 
     Args:
-        error: what is wrong.
-        identity: of the request.
+        error: the reason for the refusal.
+        identity: the request ID.
         default_fields: header fields of every response, such as the date.
-        cors: what `cors_fields` returns.
-        has_content: False for a request with the method HEAD.
+        cors: the result of `cors_fields`.
+        has_content: False for a HEAD request.
     """
     content = problem(error).model_dump_json().encode()
     lines = [
@@ -55,7 +57,7 @@ def cors_fields(origins: Sequence[str], fields: Fields) -> list[tuple[str, str]]
 
     Args:
         origins: the setting `cors_origins`.
-        fields: header fields of the request, as far as they are known.
+        fields: the header fields of the request that are known so far.
     """
     if "*" in origins:
         return [("Access-Control-Allow-Origin", "*"), ("Access-Control-Expose-Headers", EXPOSED)]

@@ -1,4 +1,8 @@
-"""uvicorn, with an end that loses nobody: it closes connections on which a request may just be arriving."""
+"""uvicorn's server with a drain that loses no request. Knows nothing about the application.
+
+At its shutdown, uvicorn closes idle connections at once, although a request may be arriving on
+them, and resets connections that it has not accepted yet.
+"""
 
 import asyncio
 import contextlib
@@ -13,52 +17,61 @@ from typing import Any
 import uvicorn
 
 from app.models.model import Service
-from app.server.handshakes import begin_none, go_on
+from app.server.handshakes import accept_packets, refuse_new_handshakes
 from app.server.protocol import Connection, State
 from app.settings import Settings
 from app.system.open_files import connections_within
 
 log = logging.getLogger("swin.server")
 
-LAST_SECONDS = 0.25
-"""Between the last connection taken and the first idle one closed: what was sent before that is answered."""
+# Seconds between the last accepted connection and the closing of idle ones. A request that a
+# client has sent before gets its response.
+LAST_REQUEST_SECONDS = 0.25
 
-# Time between two checks of the connections: ten of uvicorn's ticks.
-CHECK_SECONDS = 1
+# Seconds between two checks of the connections: ten of uvicorn's ticks.
+CHECK_INTERVAL_SECONDS = 1
 
+# An ASGI application. uvicorn and Starlette have different types for its arguments.
 App = Callable[..., Any]
-"""An ASGI application; what uvicorn and Starlette call its arguments differs."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn with a drain: the first signal turns readiness off and waits, the second leaves now."""
+    """uvicorn's server with a drain.
+
+    The first signal turns readiness off and starts the drain. The second signal ends the process
+    without waiting for requests in progress.
+    """
 
     def __init__(self, config: uvicorn.Config, settings: Settings, service: Service) -> None:
         super().__init__(config)
         self.server_state = self._state = State(settings, service)
         self._settings, self._service = settings, service
         self._loop = asyncio.get_running_loop()
-        self._checked_at: float | None = None  # when the connections were looked at last
+        self._checked_at: float | None = None  # time of the last check of the connections
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say where, once callers are let in."""
-        self._state.most_connections = connections_within(self._settings.max_connections)
+        """Start to accept connections."""
+        self._state.max_connections = connections_within(self._settings.max_connections)
         await super().startup(sockets)
-        self.say_where(sockets or [])
+        self.on_listening(sockets or [])
 
-    def say_where(self, listeners: Sequence[socket.socket]) -> None:
-        """In the log: an address that can be followed."""
+    def on_listening(self, listeners: Sequence[socket.socket]) -> None:
+        """Log the URL of each listener. HTTP workers override this method."""
         for listener in listeners:
             log.info("listening", extra={"url": url_of(listener)})
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second; looks at the connections once."""
+        """Check the connections once a second. uvicorn calls this method ten times a second."""
         if counter % 10 == 0:
             self._check(time.monotonic())
         return await super().on_tick(counter)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (uvicorn calls it as signal handlers are called)
-        """Not passed on to uvicorn, which would end the process by the signal: a drain that worked exits with 0."""
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (the signature of a signal handler)
+        """Start the drain, or end it at the second signal.
+
+        uvicorn's own handler is not called, because uvicorn would then end the process by the
+        signal. A completed drain exits with 0.
+        """
         if self._service.is_draining:
             self.should_exit = self.force_exit = True
             self._loop.call_soon_threadsafe(self._service.batcher.abort)
@@ -68,10 +81,13 @@ class Server(uvicorn.Server):
         self._loop.call_soon_threadsafe(self._drain)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take whoever has already connected, answer what they send, then close what is idle, then what was busy."""
-        await self._take_last(sockets or [])
+        """Accept the connections that are established already, serve their requests, and close all.
+
+        Idle connections are closed first, the others after their responses.
+        """
+        await self._accept_last(sockets or [])
         if not self.force_exit:
-            await asyncio.sleep(LAST_SECONDS)
+            await asyncio.sleep(LAST_REQUEST_SECONDS)
         await super().shutdown(sockets)
 
     @property
@@ -79,29 +95,33 @@ class Server(uvicorn.Server):
         return [each for each in self.server_state.connections if isinstance(each, Connection)]
 
     def _check(self, now: float) -> None:
-        """Check all connections, and give each the time in which a stalled event loop could not read what it sent."""
-        stalled = max(now - self._checked_at - CHECK_SECONDS, 0) if self._checked_at is not None else 0
+        """Check the timeouts of all connections.
+
+        The time for which the event loop was stalled does not count: it could not read the
+        requests meanwhile.
+        """
+        stalled = max(now - self._checked_at - CHECK_INTERVAL_SECONDS, 0) if self._checked_at is not None else 0
         self._checked_at = now
         for connection in self._connections:
-            connection.prolong(stalled, now)
-            connection.check(now)
+            connection.extend_timeouts(stalled, now)
+            connection.check_timeouts(now)
 
     def _drain(self) -> None:
         for connection in self._connections:
-            connection.let_go()
+            connection.close_after_response()
         self._loop.call_later(self._settings.drain_delay, self._stop)
 
     def _stop(self) -> None:
         self.should_exit = True
 
-    async def _take_last(self, listeners: Sequence[socket.socket]) -> None:
-        """Closing a listener resets the connections that nobody has accepted yet."""
+    async def _accept_last(self, listeners: Sequence[socket.socket]) -> None:
+        """Empty the accept queues, because closing a listener resets the connections in its queue."""
         for listener in listeners:
-            begin_none(listener)
-        taken = [connection for listener in listeners for connection in _accepted(listener)]
+            refuse_new_handshakes(listener)
+        accepted = [connection for listener in listeners for connection in _accept_all(listener)]
         for server in self.servers:
             server.close()
-        for connection in taken:
+        for connection in accepted:
             await self._loop.connect_accepted_socket(self._connect, connection)
 
     def _connect(self) -> Connection:
@@ -109,13 +129,13 @@ class Server(uvicorn.Server):
 
 
 def url_of(listener: socket.socket) -> str:
-    """Where it is reached."""
+    """Return the http URL of a listener."""
     host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def configured(app: App, settings: Settings) -> uvicorn.Config:
-    """What uvicorn is told."""
+def uvicorn_config(app: App, settings: Settings) -> uvicorn.Config:
+    """Return the configuration of uvicorn that follows from the settings."""
     proxies = [str(network) for network in settings.trusted_proxies]
     return uvicorn.Config(
         app,
@@ -125,18 +145,18 @@ def configured(app: App, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=bool(proxies),  # uvicorn's own default believes whoever asks from this machine
+        proxy_headers=bool(proxies),  # by default, uvicorn trusts every client on this machine
         forwarded_allow_ips=proxies,
         timeout_graceful_shutdown=round(settings.drain_timeout),
     )
 
 
-def _accepted(listener: socket.socket) -> list[socket.socket]:
+def _accept_all(listener: socket.socket) -> list[socket.socket]:
     connections = []
-    with contextlib.suppress(OSError):  # there is none left, or no file descriptor for it
+    with contextlib.suppress(OSError):  # the queue is empty, or no file descriptor is left
         while True:
             connection, _ = listener.accept()
             connection.setblocking(False)
-            go_on(connection)
+            accept_packets(connection)
             connections.append(connection)
     return connections

@@ -19,7 +19,7 @@ from app.http.client_state import ClientState
 from app.images.decode import to_rgb
 from app.main import create_app
 from app.server.protocol import Connection, State
-from app.server.server import Server, _accepted, configured
+from app.server.server import Server, _accept_all, uvicorn_config
 from app.settings import Settings
 from tests.references.draw import draw_picture
 from tests.support.clients import Visitor, caller_of
@@ -486,7 +486,7 @@ async def test_nobody_connects_after_the_last_was_accepted(monkeypatch: pytest.M
     service = create_app(SETTINGS)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         async with service.router.lifespan_context(service):
-            server = Server(configured(service, SETTINGS), SETTINGS, service.state.service)
+            server = Server(uvicorn_config(service, SETTINGS), SETTINGS, service.state.service)
             serving = asyncio.create_task(server.serve(sockets=[listener]))
             await until(lambda: server.started)
             server.should_exit = True

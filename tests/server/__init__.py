@@ -1,1 +1,1 @@
-"""Tests of `app.server`, over sockets and without."""
+"""Tests of `app.server`, with and without sockets."""

@@ -1,4 +1,4 @@
-"""`app/server/framing.py`, `protocol.py`: the answer to a request does not depend on how its bytes were cut."""
+"""Tests of `app/server/framing.py` and `protocol.py`: which bytes are a request, however they are cut."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ import pytest
 
 from app.errors import HeadersTooLarge
 from app.http.application import CORS
-from app.server.framing import MAX_HEAD_BYTES, Chunks
+from app.server.framing import MAX_HEAD_BYTES, ChunkedBody
 from app.server.refusals import EXPOSED
 from app.settings import Settings
 from tests.support.wire import Exchange, NotingParser, exchange
@@ -26,7 +26,8 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n%x;a=b\r\n%s\r\n3\r\n\r\n\r\r\n0\r
 )
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 
-WHOLE = {  # name → requests, and how many answers they have
+# Name → bytes of one connection, and the number of responses.
+WHOLE = {
     "plain": (POST + SIZED, 1),
     "chunked": (POST + CHUNKED, 1),
     "java": (POST + b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAEAAEAA\r\nUpgrade: h2c\r\n" + SIZED, 1),
@@ -49,8 +50,8 @@ WHOLE = {  # name → requests, and how many answers they have
 }
 
 
-def without_chance(exchanged: Exchange) -> list[object]:
-    """What has to be equal: statuses, contents, and ids that the client gave."""
+def deterministic(exchanged: Exchange) -> list[object]:
+    """Return the status, content and request ID of each response, without the value of generated IDs."""
     return [
         (answer.status, answer.content, len(identity) == 32 or identity)
         for answer in exchanged.answers
@@ -60,21 +61,21 @@ def without_chance(exchanged: Exchange) -> list[object]:
 
 
 @pytest.mark.parametrize("name", WHOLE)
-async def test_every_cut_has_the_answer_of_the_whole(name: str) -> None:
-    """In two pieces at each place, and byte by byte."""
+async def test_every_cut_has_the_response_of_the_whole(name: str) -> None:
+    """Two pieces, cut anywhere, and single bytes get the same responses as the whole."""
     sent, count = WHOLE[name]
-    whole = without_chance(await exchange([sent]))
+    whole = deterministic(await exchange([sent]))
     cuts = [[sent[:place], sent[place:]] for place in range(1, len(sent))]
     cuts.append([sent[place : place + 1] for place in range(len(sent))])
 
     assert len(whole) == count
     for cut in cuts:
-        assert without_chance(await exchange(cut)) == whole, cut[0]
+        assert deterministic(await exchange(cut)) == whole, cut[0]
 
 
 @pytest.mark.parametrize("name", ["plain", "chunked", "java", "curl", "websocket", "capitals", "behind a proxy"])
 async def test_the_content_of_a_request_that_offers_a_protocol_arrives(name: str) -> None:
-    """The offer is ignored, and what looks like another request in the content is content."""
+    """The offer of another protocol is ignored, and bytes in the content that look like a request stay content."""
     sent, _ = WHOLE[name]
     (answer,) = (await exchange([sent])).answers
     asked = answer.json()
@@ -85,7 +86,7 @@ async def test_the_content_of_a_request_that_offers_a_protocol_arrives(name: str
 
 @pytest.mark.parametrize("pieces", [1, 2])
 async def test_trailer_fields_are_no_header_fields(pieces: int) -> None:
-    """Neither of their own request nor of the next, so that a key or a length cannot come after the content."""
+    """Trailer fields reach neither their own request nor the next, so no key or length arrives after the content."""
     sent = POST + CHUNKED + LIVE
     cut = sent.index(b"0\r\nX-Trailer") if pieces == 2 else len(sent)
     answers = (await exchange([sent[:cut], sent[cut:]])).answers
@@ -96,7 +97,7 @@ async def test_trailer_fields_are_no_header_fields(pieces: int) -> None:
 
 @pytest.mark.parametrize("pieces", [1, 2])
 async def test_a_trailer_that_closes_is_announced(pieces: int) -> None:
-    """The parser reads nothing after `Connection: close` in a trailer section, so the answer announces the end."""
+    """After `Connection: close` in a trailer section the parser stops, so the response has the field, too."""
     sent = POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nConnection: close\r\n\r\n" + LIVE
     cut = len(sent) - len(LIVE) if pieces == 2 else len(sent)
     exchanged = await exchange([sent[:cut], sent[cut:]])
@@ -107,50 +108,50 @@ async def test_a_trailer_that_closes_is_announced(pieces: int) -> None:
     assert exchanged.is_closed
 
 
-class Parsed:
-    """What the parser makes of a chunked body."""
+class ParserCallbacks:
+    """Callbacks of a parser that note the end of the message."""
 
     def __init__(self) -> None:
         self.is_complete = False
 
     def on_message_complete(self) -> None:
-        """Note it."""
         self.is_complete = True
 
 
 @pytest.mark.parametrize("seed", range(200))
-async def test_a_chunked_body_ends_where_the_parser_says(seed: int) -> None:
-    """However it is cut, and whatever looks like an end in its data."""
+async def test_a_chunked_body_has_the_same_end_as_for_the_parser(seed: int) -> None:
+    """`ChunkedBody` and the parser find the same end, for any cut and for data that looks like an end."""
     chance = random.Random(seed)
     datas = [bytes(chance.choices(b"\r\n0a;", k=chance.randint(1, 40))) for _ in range(chance.randint(0, 5))]
     extension, trailer = chance.choice([b"", b";a", b";a=b"]), chance.choice([b"", b"A: b\r\n", b"A:\r\nB: 0\r\n"])
     body = b"".join(b"%x%s\r\n%s\r\n" % (len(data), extension, data) for data in datas) + b"00\r\n" + trailer + b"\r\n"
-    chunks, parsed, end, taken = Chunks(), Parsed(), None, 0
-    parser = httptools.HttpRequestParser(parsed)
+    chunks, callbacks, end, taken = ChunkedBody(), ParserCallbacks(), None, 0
+    parser = httptools.HttpRequestParser(callbacks)
     parser.feed_data(POST + b"Transfer-Encoding: chunked\r\n\r\n")
     while end is None:
         piece = (body + b"GET / HT")[taken : taken + chance.randint(1, 30)]
-        end = chunks.end(piece, 0)
+        end = chunks.find_end(piece, 0)
         parser.feed_data(piece[:end])
         taken += len(piece) if end is None else end
-        assert parsed.is_complete == (end is not None)
+        assert callbacks.is_complete == (end is not None)
 
     assert taken == len(body)
 
 
-def test_a_chunk_line_has_an_end() -> None:
-    """Neither an extension nor the trailer fields fill the memory."""
+def test_chunk_lines_are_limited() -> None:
+    """A chunk extension and trailer fields are limited in length, so that they do not fill the memory."""
     with pytest.raises(HeadersTooLarge):
-        Chunks().end(b"1;" + b"x" * MAX_HEAD_BYTES, 0)
+        ChunkedBody().find_end(b"1;" + b"x" * MAX_HEAD_BYTES, 0)
     with pytest.raises(HeadersTooLarge):
-        Chunks().end(b"0\r\n" + b"A: b\r\n" * MAX_HEAD_BYTES, 0)
+        ChunkedBody().find_end(b"0\r\n" + b"A: b\r\n" * MAX_HEAD_BYTES, 0)
 
 
 GET = b"GET /health/live HTTP/1.1\r\n"
 HOST = b"Host: x\r\n"
 EMPTY_CHUNKS = b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
 
-REFUSED = {  # what is sent → status and code
+# Name → bytes, and the status and code of the response.
+REFUSED = {
     "no Host": (GET + b"\r\n", 400, "malformed_request"),
     "two Hosts": (GET + HOST + HOST + b"\r\n", 400, "malformed_request"),
     "two Hosts in HTTP/1.0": (GET.replace(b"1.1", b"1.0") + HOST + HOST + b"\r\n", 400, "malformed_request"),
@@ -219,7 +220,7 @@ REFUSED = {  # what is sent → status and code
     "HTTP/1.2": (b"GET / HTTP/1.2\r\n" + HOST + b"\r\n", 505, "wrong_version"),
     "HTTP/2.0": (b"GET / HTTP/2.0\r\n" + HOST + b"\r\n", 505, "wrong_version"),
     "HTTP/3.0": (b"GET / HTTP/3.0\r\n" + HOST + b"\r\n", 505, "wrong_version"),
-    "HTTP/2 as it begins": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "wrong_version"),
+    "connection preface of HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "wrong_version"),
     "half a version": (b"GET / HTTP/1\r\n" + HOST + b"\r\n", 400, "malformed_request"),
     "HTTP in small letters": (b"GET / http/1.1\r\n" + HOST + b"\r\n", 400, "malformed_request"),
     "RTSP": (b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n", 400, "malformed_request"),
@@ -232,8 +233,8 @@ REFUSED = {  # what is sent → status and code
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_what_breaks_a_rule_of_http_is_refused(name: str) -> None:
-    """With a problem document and an id; the connection is closed, and the application hears nothing of it."""
+async def test_invalid_requests_are_refused(name: str) -> None:
+    """An invalid request gets a problem document with a request ID, and the connection is closed."""
     sent, status, code = REFUSED[name]
     exchanged = await exchange([sent])
     (answer,) = exchanged.answers
@@ -247,22 +248,23 @@ async def test_what_breaks_a_rule_of_http_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "advice"),
     [
         ("TLS", "http:// instead of https://"),
         ("HTTP/3.0", "HTTP/3.0. Send HTTP/1.1."),
         ("two Hosts", "2 header fields named Host"),
-        ("compressed", "is: chunked."),
+        ("compressed", "Transfer-Encoding is chunked."),
     ],
 )
-async def test_a_refusal_names_what_to_do(name: str, told: str) -> None:
-    """A person can act on the detail."""
+async def test_a_refusal_gives_advice(name: str, advice: str) -> None:
+    """The detail of a problem document names the fault or the remedy."""
     (answer,) = (await exchange([REFUSED[name][0]])).answers
 
-    assert told in answer.json()["detail"]
+    assert advice in answer.json()["detail"]
 
 
-ACCEPTED = {  # what is sent → path, query and Host, as the application has them
+# Name → bytes, and the path, query and Host that the application gets.
+ACCEPTED = {
     "HTTP/1.0 without Host": (b"GET /a HTTP/1.0\r\n\r\n", "/a", "", None),
     "HTTP/1.0 with Host": (b"GET /a HTTP/1.0\r\nHost: x\r\n\r\n", "/a", "", "x"),
     "empty Host": (b"GET /a HTTP/1.1\r\nHost:\r\n\r\n", "/a", "", ""),
@@ -285,7 +287,7 @@ ACCEPTED = {  # what is sent → path, query and Host, as the application has th
 
 @pytest.mark.parametrize("name", ACCEPTED)
 async def test_every_form_of_a_target_arrives(name: str) -> None:
-    """As path and query, with the host that was meant."""
+    """The application gets path, query and host of each valid form of a request target."""
     sent, path, query, host = ACCEPTED[name]
     (answer,) = (await exchange([sent])).answers
     asked = answer.json()
@@ -295,8 +297,8 @@ async def test_every_form_of_a_target_arrives(name: str) -> None:
     assert hosts == ([] if host is None else [host])
 
 
-async def test_a_client_of_http_1_0_is_not_told_to_continue() -> None:
-    """It may take what is sent then for the answer."""
+async def test_a_client_of_http_1_0_gets_no_interim_response() -> None:
+    """A request of HTTP/1.0 with Expect gets no 100 Continue, which its client could take for the response."""
     head = POST.replace(b"1.1", b"1.0") + b"Expect: 100-continue\r\n"
     statuses = [answer.status for answer in (await exchange([head + SIZED[:-1], SIZED[-1:]])).answers]
 
@@ -317,10 +319,8 @@ REFUSALS = {
 
 @pytest.mark.parametrize("status", REFUSALS)
 @pytest.mark.parametrize("origins", ["", "*", "https://a.org,https://b.org", "https://b.org"])
-async def test_a_refusal_can_be_read_and_found_again(
-    status: int, origins: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It has the id of its request, in the log, too, and a page that may ask can read it."""
+async def test_a_refusal_has_an_id_and_cors_fields(status: int, origins: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The response and the log have the ID of the request, and pages of allowed origins can read the response."""
     caplog.set_level(logging.INFO, "swin.server")
     few = 1 if status == 503 else 1000
     settings = Settings.model_validate({"cors_origins": origins, "max_connections": few, "max_body_mib": 1})
@@ -335,19 +335,19 @@ async def test_a_refusal_can_be_read_and_found_again(
 
 
 def test_the_same_fields_are_exposed_everywhere() -> None:
-    """A page reads of a refusal what it reads of any other answer."""
+    """Refusals and other responses expose the same header fields to pages."""
     assert ", ".join(CORS["expose_headers"]) == EXPOSED
 
 
-async def test_an_id_that_could_forge_a_line_is_replaced() -> None:
-    """As for any other request."""
+async def test_an_invalid_id_is_replaced() -> None:
+    """A request ID with a space, which could forge fields of a log line, is replaced in a refusal."""
     (answer,) = (await exchange([GET + b"X-Request-ID: a b\r\n\r\n"])).answers
 
     assert re.fullmatch("[0-9a-f]{32}", answer.headers["x-request-id"])
 
 
 async def test_a_refusal_of_head_has_no_content() -> None:
-    """It says how long its content would be."""
+    """A refused HEAD request gets a Content-Length, but no content."""
     exchanged = await exchange([b"HEAD / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n"])
     (answer,) = exchanged.answers
 
@@ -356,7 +356,7 @@ async def test_a_refusal_of_head_has_no_content() -> None:
 
 
 async def test_a_large_content_is_not_copied_by_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces go to the parser as they come, except where a request begins or ends."""
+    """Pieces go to the parser without a copy, except those in which a request begins or ends."""
     given = list[bytes | memoryview]()
     monkeypatch.setattr("httptools.HttpRequestParser", lambda protocol: NotingParser(protocol, given))
     piece = b"\r\n\r\n" * 2**16

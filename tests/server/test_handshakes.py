@@ -1,4 +1,4 @@
-"""`app/server/handshakes.py`: who has connected is taken, and nobody connects after that, over real sockets."""
+"""Tests of `app/server/handshakes.py`: established connections survive, new ones are refused, over real sockets."""
 
 import select
 import socket
@@ -8,71 +8,73 @@ from errno import ECONNREFUSED, EINPROGRESS
 import pytest
 
 from app.server import handshakes
-from app.server.handshakes import begin_none, go_on
+from app.server.handshakes import accept_packets, refuse_new_handshakes
 
 
 @pytest.fixture(params=["127.0.0.1", "::"], ids=["IPv4", "both"])
 def listener(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
-    """On a free port."""
+    """A listener on a free port."""
     is_both = request.param == "::"
     if is_both and not socket.has_dualstack_ipv6():
-        pytest.skip("there is no IPv6 here")
+        pytest.skip("this machine has no IPv6")
     family = socket.AF_INET6 if is_both else socket.AF_INET
     with socket.create_server((request.param, 0), family=family, dualstack_ipv6=is_both) as listener:
         yield listener
 
 
-def place(listener: socket.socket) -> tuple[str, int]:
+def address_of(listener: socket.socket) -> tuple[str, int]:
     return "127.0.0.1", listener.getsockname()[1]
 
 
-def test_who_has_connected_is_taken(listener: socket.socket) -> None:
-    """Its connection goes on, accepted before or not."""
-    with socket.create_connection(place(listener)) as caller:
-        begin_none(listener)
-        caller.sendall(b"?")
+def test_a_connection_in_the_accept_queue_can_be_accepted(listener: socket.socket) -> None:
+    """A connection that is established but not accepted yet still exchanges bytes."""
+    with socket.create_connection(address_of(listener)) as client:
+        refuse_new_handshakes(listener)
+        client.sendall(b"?")
         accepted, _ = listener.accept()
         with accepted:
             assert accepted.recv(1) == b"?"
             accepted.sendall(b"!")
-            assert caller.recv(1) == b"!"
+            assert client.recv(1) == b"!"
 
 
-def test_nobody_connects_any_more(listener: socket.socket) -> None:
-    """Who asks is let wait, and told when the listener is closed: before it has sent what could be lost."""
-    begin_none(listener)
-    with socket.socket() as caller:
-        caller.setblocking(False)
-        assert caller.connect_ex(place(listener)) == EINPROGRESS
-        assert not _is_told(caller, 0.2)
+def test_new_connections_are_refused(listener: socket.socket) -> None:
+    """A handshake stays open until the listener is closed; then the client gets ECONNREFUSED, and no byte is lost."""
+    refuse_new_handshakes(listener)
+    with socket.socket() as client:
+        client.setblocking(False)
+        assert client.connect_ex(address_of(listener)) == EINPROGRESS
+        assert not _has_result(client, 0.2)
         listener.close()
-        assert _is_told(caller, 30)  # it asks again after a second
-        assert caller.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == ECONNREFUSED
+        assert _has_result(client, 30)  # the client repeats its handshake after a second
+        assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == ECONNREFUSED
 
 
-def test_who_connected_at_that_moment_goes_on(listener: socket.socket) -> None:
-    """A connection has inherited what its listener was told; its caller is heard as soon as it is known."""
-    with socket.create_connection(place(listener)) as caller:
+def test_a_connection_that_inherits_the_limit_works(listener: socket.socket) -> None:
+    """`accept_packets` removes the limit that an accepted connection inherits from its listener."""
+    with socket.create_connection(address_of(listener)) as client:
         accepted, _ = listener.accept()
         with accepted:
-            begin_none(accepted)
-            go_on(accepted)
-            caller.sendall(b"?")
+            refuse_new_handshakes(accepted)
+            accept_packets(accepted)
+            client.sendall(b"?")
             assert accepted.recv(1) == b"?"
 
 
-def test_a_kernel_that_cannot_takes_everybody(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it did before."""
-    monkeypatch.setattr(handshakes, "MIN_HOPS", ((socket.IPPROTO_IP, 2**15),))
-    begin_none(listener)
+def test_a_kernel_without_the_option_accepts_connections(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the kernel does not know the option, new connections are accepted as before."""
+    monkeypatch.setattr(handshakes, "MIN_HOPS_OPTIONS", ((socket.IPPROTO_IP, 2**15),))
+    refuse_new_handshakes(listener)
 
-    with socket.create_connection(place(listener)) as caller:
+    with socket.create_connection(address_of(listener)) as client:
         accepted, _ = listener.accept()
-        go_on(accepted)
-        assert accepted.getpeername()[1] == caller.getsockname()[1]
+        accept_packets(accepted)
+        assert accepted.getpeername()[1] == client.getsockname()[1]
         accepted.close()
 
 
-def _is_told(caller: socket.socket, seconds: float) -> bool:
-    """What came of its connection, within that time."""
-    return bool(select.select([], [caller], [], seconds)[1])
+def _has_result(client: socket.socket, seconds: float) -> bool:
+    """Return whether the handshake succeeds or fails within that time."""
+    return bool(select.select([], [client], [], seconds)[1])

@@ -1,4 +1,4 @@
-"""`Server.on_tick` and `Connection.check`: timeouts measure the client, not an event loop that stands still."""
+"""Tests of the timeouts of connections: a stall of the event loop does not count as the client's time."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.server.protocol import Connection
-from app.server.server import Server, configured
+from app.server.server import Server, uvicorn_config
 from app.settings import Settings
 from tests.support.wire import METRICS, Wire, echo
 
@@ -17,30 +17,29 @@ TIMEOUT = 10
 
 
 class Clock:
-    """A time that the test sets."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
 
     def monotonic(self) -> float:
-        """Return the time."""
         return self.now
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The time of servers and connections; the event loop has its own."""
+    """The clock of servers and connections. The event loop has its own."""
     clock = Clock()
-    for module in ("app.server", "app.server.protocol"):
+    for module in ("app.server.server", "app.server.protocol"):
         monkeypatch.setattr(f"{module}.time", clock)
     return clock
 
 
 async def opened(clock: Clock) -> tuple[Server, Connection, Wire]:
-    """A server that has been checked once, and a connection with the beginning of a request."""
+    """Return a server after its first check, with one connection that has received half a header section."""
     settings = Settings(header_timeout=TIMEOUT)
     service: Any = SimpleNamespace(metrics=METRICS, is_draining=False)
-    server = Server(config := configured(echo, settings), settings, service)
+    server = Server(config := uvicorn_config(echo, settings), settings, service)
     config.load()
     connection, wire = Connection(config, server.server_state, {}), Wire()
     connection.connection_made(wire)
@@ -53,7 +52,7 @@ async def opened(clock: Clock) -> tuple[Server, Connection, Wire]:
 
 @pytest.mark.parametrize("stall", [TIMEOUT, 100 * TIMEOUT])
 async def test_a_client_is_not_refused_for_a_stall_of_the_event_loop(clock: Clock, stall: int) -> None:
-    """What it sent lies in the socket, and is read when the event loop goes on."""
+    """After a stall, the rest of a request that waits in the socket is still read."""
     server, connection, wire = await opened(clock)
     clock.now += 1 + stall
     await server.on_tick(20)
@@ -66,7 +65,7 @@ async def test_a_client_is_not_refused_for_a_stall_of_the_event_loop(clock: Cloc
 
 @pytest.mark.parametrize("stall", [0, 100 * TIMEOUT])
 async def test_a_client_that_is_slow_is_refused(clock: Clock, stall: int) -> None:
-    """After a stall it has the rest of its time, and no more. A refusal has the date that every response has."""
+    """After a stall, the client has the rest of `header_timeout` and then gets 408, with a Date field."""
     server, connection, wire = await opened(clock)
     clock.now += stall
     for second in range(TIMEOUT):

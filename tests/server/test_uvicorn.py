@@ -1,4 +1,4 @@
-"""The names of uvicorn that `app/server` uses inside it, so that an upgrade fails by name."""
+"""Tests that list the private names of uvicorn that `app/server` uses, so that an upgrade fails with a name."""
 
 import ast
 import importlib
@@ -16,7 +16,8 @@ from uvicorn.server import ServerState
 
 APP = Path(__file__).parents[2] / "app"
 
-CONNECTION = {  # methods that are overridden or called, and attributes that are read or set
+# Methods that are overridden or called, and attributes that are read or set.
+CONNECTION = {
     *("connection_made", "connection_lost", "data_received", "on_message_begin", "on_headers_complete"),
     *("on_message_complete", "on_response_complete", "on_url", "on_header", "on_body", "_start_asgi_task"),
     *("_unset_keepalive_if_required", "shutdown", "transport", "flow", "parser", "client", "connections", "cycle"),
@@ -38,11 +39,11 @@ MODULES = {
 
 
 async def nothing(*_: object) -> None:
-    """An application that is not asked."""
+    """Do nothing, as an application that gets no request."""
 
 
-def of_objects() -> dict[str, tuple[object, set[str]]]:
-    """What is used of which object, as uvicorn makes it."""
+def names_by_object() -> dict[str, tuple[object, set[str]]]:
+    """Return each object of uvicorn and the names of it that `app/server` uses."""
     server = uvicorn.Server(uvicorn.Config(nothing, log_config=None))
     connection = object.__new__(HttpToolsProtocol)
     return {
@@ -56,49 +57,54 @@ def of_objects() -> dict[str, tuple[object, set[str]]]:
 
 
 def missing(thing: object, names: set[str]) -> list[str]:
-    """The names that are neither attributes nor set by a method of its class."""
+    """Return the names that the object does not have and that no method of its class sets."""
     source = Path(httptools_impl.__file__ if "httptools" in type(thing).__module__ else uvicorn.server.__file__)
-    set_there = {
+    set_by_methods = {
         node.attr
         for node in ast.walk(ast.parse(source.read_text()))
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
     }
-    return sorted(name for name in names if not hasattr(thing, name) and name not in set_there)
+    return sorted(name for name in names if not hasattr(thing, name) and name not in set_by_methods)
 
 
-@pytest.mark.parametrize("kind", of_objects())
-def test_what_is_used_of_the_inside_is_there(kind: str) -> None:
-    """The message names what an upgrade took away."""
-    thing, names = of_objects()[kind]
+@pytest.mark.parametrize("kind", names_by_object())
+def test_the_private_names_in_use_exist(kind: str) -> None:
+    """If an upgrade of uvicorn removes a name, the failure shows that name."""
+    thing, names = names_by_object()[kind]
 
     assert missing(thing, names) == []
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_the_modules_have_what_is_imported(module: str) -> None:
-    """Names and places."""
+    """The modules of uvicorn contain the names that `app/server` imports."""
     assert missing(importlib.import_module(module), MODULES[module]) == []
 
 
 @pytest.mark.parametrize(
-    ("file", "known"), [("connection.py", CONNECTION | CYCLE | STATE), ("server.py", SERVER | STATE)]
+    ("file", "known"),
+    [("protocol.py", CONNECTION | CYCLE | STATE | FLOW | PARSER), ("server.py", SERVER | STATE)],
 )
 def test_the_list_is_complete(file: str, known: set[str]) -> None:
-    """Each name of uvicorn's objects that the file uses is in the list above."""
-    inside = {name for thing, _ in of_objects().values() for name in dir(thing)} | CONNECTION | CYCLE | STATE | SERVER
-    inside -= set(dir(object))
+    """Each name of uvicorn's objects that the file uses is in the lists above."""
+    objects = {
+        *("self", "super()", "self.cycle", "self._running", "cycle"),
+        *("self.server_state", "self._state", "self.flow", "self.parser"),
+    }
+    names_of_uvicorn = {name for thing, _ in names_by_object().values() for name in dir(thing)}
+    names_of_uvicorn |= CONNECTION | CYCLE | STATE | SERVER
+    names_of_uvicorn -= set(dir(object))
     used = {
         node.attr
-        for node in ast.walk(ast.parse((APP / file).read_text()))
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name | ast.Call | ast.Attribute)
-        if ast.unparse(node.value) in {"self", "super()", "self.cycle", "self._running", "self.server_state", "cycle"}
+        for node in ast.walk(ast.parse((APP / "server" / file).read_text()))
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in objects
     }
 
-    assert used & inside <= known
+    assert used & names_of_uvicorn <= known
 
 
 def test_the_version_is_bound_to_the_one_that_is_tested() -> None:
-    """What the file of the project asks for is what is installed here, and no later minor version."""
+    """The project requires the installed minor version of uvicorn and excludes the next one."""
     (bound,) = [
         requirement.specifier for requirement in map(Requirement, _dependencies()) if requirement.name == "uvicorn"
     ]

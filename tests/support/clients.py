@@ -28,7 +28,7 @@ class Visitor:
     async def ask(self) -> None:
         """The request, until it is answered or given up."""
         scope = {"type": "http", "method": "POST", "path": "/classify", "query_string": b"", "headers": []}
-        state = {"caller": self._caller}
+        state = {"client_state": self._caller}
         await self._app(scope | {"app": self._app, "state": state}, self._receive, self._send)
 
     def leave(self) -> None:

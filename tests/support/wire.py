@@ -135,7 +135,7 @@ CONFIG = uvicorn.Config(echo, log_config=None)
 
 
 def _waits_for_content(connection: Connection) -> bool:
-    return connection._running is connection.cycle and connection._owed == "body"  # noqa: SLF001 (nothing more is sent)
+    return connection._running is connection.cycle and connection._awaited == "body"  # noqa: SLF001 (nothing more is sent)
 
 
 def _answers(sent: bytes) -> Iterable[Answer]:
