@@ -17,7 +17,7 @@ from app.batching.batcher import Batcher, BatchReport
 from app.batching.engine_worker import Run
 from app.bundle.load import Bundle, load_bundle
 from app.bundle.manifest import MODEL
-from app.http.application import application, classifying
+from app.http.application import application, running_service
 from app.inference.engine import Engine
 from app.inference.pool import another, open_engines
 from app.models.model import Service
@@ -85,7 +85,7 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
     threads = settings.decode_threads or available_cpus() + EXTRA_DECODE_THREADS
     backend = open_backend(settings, metrics, Parts(decode=threads, http_worker=1))
     try:
-        async with classifying(settings, backend, metrics, threads) as service:
+        async with running_service(settings, backend, metrics, threads) as service:
             metrics.ready.set_function(lambda: service.is_ready)
             async with _watching(backend, lambda: busy(metrics.counts())):
                 yield service

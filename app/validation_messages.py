@@ -1,4 +1,7 @@
-"""What is wrong with a value, in words instead of pydantic's. Knows nothing about settings or requests."""
+"""Words for messages about values that are not valid. Knows nothing about settings or requests."""
+
+# Characters of a value that a message repeats.
+MAX_SHOWN = 100
 
 # What is wrong with a value, by pydantic's name for the error.
 REASONS = {
@@ -19,3 +22,11 @@ REASONS = {
     "extra_forbidden": "no option that exists",
     "ip_any_network": "not an IP address or network",
 }
+
+
+def shorten(value: str) -> str:
+    """Return a value for a message: its first `MAX_SHOWN` characters, with unprintable ones escaped."""
+    shown = value if len(value) <= MAX_SHOWN else f"{value[:MAX_SHOWN]}…"
+    return (
+        shown if shown.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in shown)
+    )

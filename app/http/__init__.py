@@ -1,1 +1,4 @@
-"""HTTP in, HTTP out: the application, its routes and its middleware. Knows no engine and no socket."""
+"""HTTP requests and responses: the application, its routes and its middleware.
+
+Knows no engine and no socket.
+"""

@@ -1,4 +1,7 @@
-"""The ASGI application: routes, and what is around them; and what a process needs beside a batcher to answer HTTP."""
+"""The ASGI application with its routes and middleware, and the service that the routes use.
+
+Opens no engine: a running batcher is given.
+"""
 
 import importlib.metadata
 from collections.abc import AsyncIterator, Callable
@@ -21,18 +24,18 @@ from app.models.model import Backend, Service
 from app.observability.metrics import Metrics
 from app.settings import Settings
 
+# Methods and header fields for pages of the origins in the setting `cors_origins`.
 CORS: dict[str, Any] = {
     "allow_methods": ["GET", "HEAD", "POST", "PUT"],
     "allow_headers": ["Authorization", "X-Request-ID", "X-Request-Timeout", "traceparent", "tracestate"],
     "expose_headers": ["X-Request-ID", "Server-Timing", "Retry-After", "X-Class-Index"],
 }
-"""What pages may do that were let in."""
 
 
 def application(
     settings: Settings, metrics: Metrics, open_service: Callable[[], AbstractAsyncContextManager[Service]]
 ) -> FastAPI:
-    """Nothing is opened before its lifespan begins; `app.state.service` is there from then on."""
+    """Return the ASGI application. Its lifespan opens the service and sets `app.state.service`."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -45,10 +48,11 @@ def application(
         summary="A Swin Transformer image classifier behind HTTP.",
         version=importlib.metadata.version("swin-serve"),
         lifespan=lifespan,
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # it would look at the environment each time
+        # With telemetry, FastAPI reads the environment in each request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         docs_url=None,  # FastAPI's own page loads from other hosts
         redoc_url=None,
-        redirect_slashes=False,  # the address would be made of the caller's Host header
+        redirect_slashes=False,  # a redirect would contain the client's Host field
         responses=ANYWHERE,
     )
     for routes in (classify, health, model, docs):
@@ -56,17 +60,16 @@ def application(
     add_problem_handlers(app, metrics)
     app.add_middleware(FastPathMiddleware, routes=classify.router.routes)
     app.add_middleware(AdmissionMiddleware, metrics=metrics)
-    _lock(app, settings, metrics)
-    if settings.cors_origins:  # around the lock: browsers ask what they may without a key
+    _require_key(app, settings, metrics)
+    if settings.cors_origins:  # outside of the API keys, because browsers send preflight requests without a key
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
     paths = {context.path or "" for context in iter_route_contexts(app.routes)}
-    # The outermost middleware of this service: it sees every answer.
+    # The outermost middleware, so that every response passes it.
     app.add_middleware(RequestContextMiddleware, metrics=metrics, prefix=settings.root_path, paths=paths)
     return app
 
 
-def _lock(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
-    """Ask for a key, if there are any, wherever it is not left open."""
+def _require_key(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     if settings.api_keys:
         open_paths = {*(HEALTH if settings.health_open else ()), *(METRICS if settings.metrics_open else ())}
         keys = [key.get_secret_value() for key in settings.api_keys]
@@ -75,10 +78,10 @@ def _lock(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
 
 
 @asynccontextmanager
-async def classifying(
+async def running_service(
     settings: Settings, backend: Backend, metrics: Metrics, decode_threads: int
 ) -> AsyncIterator[Service]:
-    """What the routes need, in front of a batcher that works and is drained at the end."""
+    """Open the service in front of a running batcher. Drain the batcher at the end."""
     classifier = _open_classifier(settings, backend, decode_threads, metrics)
     service = Service(settings, backend, classifier, metrics)
     metrics.decode_in_progress.set_function(lambda: classifier.decoding)

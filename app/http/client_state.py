@@ -1,23 +1,30 @@
-"""Who waits for an answer: what the connection knows of it, and the request would otherwise need a task to ask for."""
+"""The state of the client of one request, as the connection reports it. Knows no connection.
+
+A request that had to poll its connection for a disconnect would need a task of its own.
+"""
 
 
-def nothing() -> object:
-    """What is done where nobody listens."""
+def do_nothing() -> object:
+    """Do nothing. The default for `ClientState.on_disconnect`."""
     return None
 
 
 class ClientState:
-    """Of one request. The server says what it does; the request says what is then to be done.
+    """The state of the client of one request.
 
-    Behind any other server than ours, nothing is known: callers neither leave, nor have they sent all.
+    The server sets the state. The request sets `on_disconnect`, which is called when the client
+    disconnects. Behind another server than `app.server`, the state never changes.
     """
 
     def __init__(self) -> None:
         self.is_request_complete = self.is_disconnected = False
-        self.on_disconnect = nothing
+        self.on_disconnect = do_nothing
 
     def disconnect(self) -> None:
-        """It has hung up. Said again, it changes nothing: what is cancelled twice does not know by whom."""
+        """Mark the client as disconnected and call `on_disconnect`, the first time only.
+
+        A second call of `task.cancel` would look like a cancellation by another component.
+        """
         if not self.is_disconnected:
             self.is_disconnected = True
             self.on_disconnect()

@@ -1,4 +1,4 @@
-"""Multipart forms (RFC 7578), read as they arrive. Knows nothing about image formats, time limits or the network."""
+"""Multipart forms (RFC 7578), read as they arrive. Knows nothing about image formats, timeouts or connections."""
 
 import re
 
@@ -7,67 +7,76 @@ from python_multipart.exceptions import FormParserError
 
 from app.errors import InvalidParameter, UnsupportedEncoding
 from app.http.header_parameters import parameters_of
+from app.validation_messages import shorten
 
-# Text fields that a form may have beside its images. None is used, but clients send some.
+# Limit of text fields in a form. The service ignores their values, but clients send some.
 MAX_TEXT_FIELDS = 16
 
+# Limit of one text field in bytes.
 MAX_TEXT_BYTES = 2**20
 
-# Java's and .NET's clients write up to six headers in a part; a header holds at most a long file name.
+# Limits of the headers of a part. The clients of Java and .NET write up to six headers. The longest
+# values are file names.
 MAX_PART_HEADERS, MAX_HEADER_BYTES = 32, 4096
 
-# RFC 2046, 5.1.1, allows white space after a boundary; this is the most that is looked for before the first part.
+# Limit in bytes of the white space after the first boundary, which RFC 2046, section 5.1.1, allows.
 MAX_PADDING = 128
 
-MAX_SHOWN = 100  # characters of a name that is repeated in a sentence
+# Limit of a boundary in characters. RFC 2046, section 5.1.1, allows 70.
+MAX_BOUNDARY = 100
 
-# The header of a part, wherever it stands. One that belongs to no part is that of an image which would vanish.
+# The header of a part, anywhere in the body. If the parser finds fewer of them, an image is missing.
 PART_HEADER = re.compile(rb"[\r\n]content-disposition[ \t]{0,8}:[ \t]{0,8}(?:form-data|attachment|file)", re.IGNORECASE)
-MAX_PART_HEADER = 60  # bytes in which one begins
+# Limit in bytes of a match of `PART_HEADER`.
+MAX_PART_HEADER = 60
 
-# The beginnings of images that are text: data URLs, SVG, and base64 of JPEG, PNG, GIF, RIFF, TIFF and AVIF.
+# The beginnings of images in text form: data URLs, SVG, and base64 of JPEG, PNG, GIF, RIFF, TIFF and AVIF.
 IMAGE_AS_TEXT = re.compile(
     rb"""(?:\A\s*+|["'])(?:data:image/|/9j/|_9j_|iVBORw0KGgo|R0lGOD[dl]h|UklGR|SUkqA|TU0AK)"""
     rb"|(?:\A\s*+|[\"'])AAAA..Z0eXB|<(?:svg:)?svg[\s>/]",
     re.IGNORECASE,
 )
-MAX_LOOKED_AT = 4096  # bytes of a text
+# Bytes of a text that are searched for an image.
+MAX_SEARCHED_BYTES = 4096
 
+# Encodings that do not change the content.
 PLAIN_ENCODINGS = {"", "7bit", "8bit", "binary", "identity"}
 
 
 def has_parts(content_type: str) -> bool:
-    """Return whether a Content-Type is that of a multipart form."""
+    """Return whether a Content-Type is `multipart/form-data`."""
     return content_type.partition(";")[0].strip().lower() == "multipart/form-data"
 
 
 class Form:
     """The images of one field of a form, in the order of their parts.
 
-    A part is an image if its field is the image field, with or without a file name. Text in other fields is dropped.
-    An image in another field is refused: dropped, it would be missing from the answer without a word.
+    Each part of the image field is an image, with or without a file name. Text in other fields is
+    dropped. An image in another field is refused: if it were dropped, the results would silently
+    lack it.
 
     Args:
-        content_type: the request's, with the boundary.
-        field: the image field.
-        max_client_batch_size: how many images the form may have.
+        content_type: the Content-Type of the request, with the boundary.
+        field: the name of the image field.
+        max_images: the limit of images in the form.
 
     Raises:
-        InvalidParameter: the content type has no boundary, or none that can be used.
+        InvalidParameter: the content type has no boundary, or one that is not valid.
     """
 
-    def __init__(self, content_type: str, field: str, max_client_batch_size: int) -> None:
-        self._field, self._max_images = field, max_client_batch_size
+    def __init__(self, content_type: str, field: str, max_images: int) -> None:
+        self._field, self._max_images = field, max_images
         self._images = list[bytes]()
-        self._fields = list[str]()  # of all parts whose headers have arrived
+        self._fields = list[str]()  # field names of the parts so far
         self._parts = 0
-        self._is_whole = False
-        self._seen, self._read, self._last = 0, 0, b"\n"  # headers of parts in the body, of parts that were read
-        self._before = bytearray(b"\n")  # the end of what came before the first part, as if on a line of its own
+        self._is_complete = False
+        self._headers_seen, self._headers_parsed = 0, 0  # matches of `PART_HEADER` in the body, and by the parser
+        self._tail = b"\n"  # the end of the body so far, in which a `PART_HEADER` can begin
+        self._preamble = bytearray(b"\n")  # its end; the line feed lets the first boundary begin a line
         self._boundary = _boundary(content_type)
         first = re.escape(self._boundary)
         self._first = re.compile(rb"\n" + first + rb"(--|[ \t]{0,%d}\r?\n)" % MAX_PADDING)
-        self._hidden = re.compile(first + rb"(?:--|[ \t]{0,%d}+[\r\n])" % MAX_PADDING)
+        self._hidden_boundary = re.compile(first + rb"(?:--|[ \t]{0,%d}+[\r\n])" % MAX_PADDING)
         self._parser: MultipartParser | None = None
         self._name, self._value, self._headers = b"", b"", dict[str, str]()
 
@@ -76,41 +85,41 @@ class Form:
 
         Raises:
             InvalidParameter: the form is malformed, has too many parts, or an image in another field.
-            UnsupportedEncoding: a part is encoded.
+            UnsupportedEncoding: a part has an encoding, such as base64.
         """
         self._count_headers(data)
-        if self._is_whole:
-            return  # RFC 2046, 5.1.1: what follows the last boundary is to be ignored
+        if self._is_complete:
+            return  # the epilogue is ignored (RFC 2046, section 5.1.1)
         if self._parser is None:
             data = self._begin(data)
         if self._parser is not None:
             try:
                 self._parser.write(data)
             except FormParserError as error:
-                raise InvalidParameter(self._what_is_malformed(str(error))) from error
+                raise InvalidParameter(self._malformed_detail(str(error))) from error
 
     def images(self) -> list[bytes]:
-        """Return the images. Call this at the end of the body.
+        """Return the images. Call this method at the end of the body.
 
         Raises:
-            InvalidParameter: the form is cut off before its last boundary, or has no image.
+            InvalidParameter: the form is malformed, incomplete, or has no image.
         """
-        if not self._is_whole:
-            raise InvalidParameter(self._what_is_missing())
-        if self._seen > self._read:
+        if not self._is_complete:
+            raise InvalidParameter(self._incomplete_detail())
+        if self._headers_seen > self._headers_parsed:
             raise InvalidParameter(
-                f"The form is malformed: it has {self._seen} headers Content-Disposition, but {self._read} parts with "
-                f"one. Before each part, its boundary, {self._boundary.decode()}, must be on a line of its own, "
-                "between CRLF and CRLF; the last boundary must be at the end."
+                f"The form is malformed: it has {self._headers_seen} Content-Disposition headers, but only "
+                f"{self._headers_parsed} parts with one. Put the boundary, {self._boundary.decode()}, before each part "
+                "on a line of its own, between CRLF and CRLF, and the last boundary at the end."
             )
         if not self._images:
-            there = ", ".join(f"'{name}'" for name in dict.fromkeys(self._fields))
-            beside = f"; it has {there}" if there else ""
-            raise InvalidParameter(f"The form has no file in a field named '{self._field}'{beside}.")
+            others = ", ".join(f"'{name}'" for name in dict.fromkeys(self._fields))
+            addition = f"; it has {others}" if others else ""
+            raise InvalidParameter(f"The form has no file in a field named '{self._field}'{addition}.")
         return self._images
 
-    def _what_is_malformed(self, reason: str) -> str:
-        """Return a sentence for what the parser says."""
+    def _malformed_detail(self, reason: str) -> str:
+        """Return a sentence for a message of the parser."""
         where = f"The form is malformed in its part {self._parts}"
         if "header count" in reason:
             return f"{where}: it has more than {MAX_PART_HEADERS} headers."
@@ -123,29 +132,29 @@ class Form:
             )
         if "header" in reason:
             return (
-                f"{where}: a line of its headers is no header. Lines must end in CRLF, and an empty line must stand "
-                "between the headers and the content."
+                f"{where}: a line of its headers is not a header. End each line in CRLF, and put an empty line between "
+                "the headers and the content."
             )
-        return f"{where}: its boundary is not a line that ends in CRLF."
+        return f"{where}: the line of its boundary does not end in CRLF."
 
     def _count_headers(self, data: bytes) -> None:
-        data, end = self._last + data, 0
+        data, end = self._tail + data, 0
         for match in PART_HEADER.finditer(data):
-            self._seen, end = self._seen + 1, match.end()
-        self._last = data[max(end, len(data) - MAX_PART_HEADER) :]
+            self._headers_seen, end = self._headers_seen + 1, match.end()
+        self._tail = data[max(end, len(data) - MAX_PART_HEADER) :]
 
-    def _what_is_missing(self) -> str:
+    def _incomplete_detail(self) -> str:
         boundary = self._boundary.decode("latin-1")
         if self._parser is None:
             return f"The form cannot be read: its first boundary, {boundary}, is missing or cut off."
         return f"The form is cut off in its part {self._parts}: its last boundary, {boundary}--, is missing."
 
     def _begin(self, data: bytes) -> bytes:
-        """Return what the parser is to read: the first boundary and all after it. What is before it is ignored."""
-        self._before += data
-        first = self._first.search(self._before)
+        """Open the parser at the first boundary. Return the bytes from there on, without the preamble."""
+        self._preamble += data
+        first = self._first.search(self._preamble)
         if first is None:
-            del self._before[: -(len(self._boundary) + MAX_PADDING + 3)]
+            del self._preamble[: -(len(self._boundary) + MAX_PADDING + 3)]
             return b""
         if first[1].endswith(b"\n") and not first[1].endswith(b"\r\n"):
             raise InvalidParameter("The lines of the form end in LF; RFC 7578 requires CRLF.")
@@ -164,9 +173,9 @@ class Form:
             max_header_count=MAX_PART_HEADERS,
             max_header_size=MAX_HEADER_BYTES,
         )
-        begun = self._boundary + first[1].lstrip(b" \t") + self._before[first.end() :]
-        self._before = bytearray()
-        return begun
+        beginning = self._boundary + first[1].lstrip(b" \t") + self._preamble[first.end() :]
+        self._preamble = bytearray()
+        return beginning
 
     def _on_part_begin(self) -> None:
         self._parts += 1
@@ -180,7 +189,7 @@ class Form:
         self._value += data[start:end]
 
     def _on_header_end(self) -> None:
-        self._read += PART_HEADER.match(b"\n" + self._name + b":" + self._value) is not None
+        self._headers_parsed += PART_HEADER.match(b"\n" + self._name + b":" + self._value) is not None
         self._headers[self._name.decode("latin-1").lower()] = _text(self._value)
         self._name = self._value = b""
 
@@ -191,7 +200,7 @@ class Form:
             raise InvalidParameter(f"Part {self._parts} of the form has no name; name it '{self._field}'.")
         if others:
             raise InvalidParameter(f"Part {self._parts} of the form has more than one name; name it '{self._field}'.")
-        self._fields.append(_shown(name))
+        self._fields.append(shorten(name))
         self._is_image = name == self._field
         content_type = self._headers.get("content-type", "").lower()
         self._is_file = "filename" in parameters or content_type.startswith(("image/", "application/octet-stream"))
@@ -220,8 +229,8 @@ class Form:
             encoding = self._headers.get(header, "").strip()
             if encoding.lower() not in PLAIN_ENCODINGS:
                 raise UnsupportedEncoding(
-                    f"Part {self._parts} of the form has {header.title()}: {_shown(encoding)}. "
-                    "Send the bytes of the image themselves."
+                    f"Part {self._parts} of the form has {header.title()}: {shorten(encoding)}. "
+                    "Send the bytes of the image without this encoding."
                 )
 
     def _refuse_file(self) -> None:
@@ -240,7 +249,8 @@ class Form:
                 f"The text in the field '{self._fields[-1]}' is longer than {MAX_TEXT_BYTES // 2**20} MiB; send images "
                 f"in '{self._field}'."
             )
-        # Text has no zero byte; an image of each format has some. An empty file is a file input that was left empty.
+        # A text has no zero byte, but images of all formats have some. An empty file is allowed, because
+        # browsers send one for an empty file input.
         if self._is_file or b"\0" in piece:
             self._refuse_file()
         self._content.append(piece)
@@ -251,24 +261,24 @@ class Form:
         self._refuse_hidden_boundary(content)
         if self._is_image:
             self._images.append(content)
-        elif IMAGE_AS_TEXT.search(content[:MAX_LOOKED_AT]):
+        elif IMAGE_AS_TEXT.search(content[:MAX_SEARCHED_BYTES]):
             self._refuse_file()
 
     def _refuse_hidden_boundary(self, content: bytes) -> None:
-        """Refuse a part that has swallowed the next one: before or after a boundary, a part of CRLF is missing."""
-        place = content.find(self._boundary)  # faster than the expression, and mostly all that is needed
-        if place >= 0 and self._hidden.search(content, place):
+        """Refuse a part that contains a boundary with a damaged line end, because the next part is inside it."""
+        place = content.find(self._boundary)  # faster than the expression, and enough for most parts
+        if place >= 0 and self._hidden_boundary.search(content, place):
             raise InvalidParameter(
                 f"The form is malformed: a boundary in its part {self._parts} is not on a line of its own, between "
                 "CRLF and CRLF."
             )
 
     def _on_end(self) -> None:
-        self._is_whole = True
+        self._is_complete = True
 
 
 def _boundary(content_type: str) -> bytes:
-    """Return the boundary as it begins each part, with its two hyphens."""
+    """Return the boundary with the two hyphens before it."""
     if len(content_type) > MAX_HEADER_BYTES:
         raise InvalidParameter(f"The Content-Type is longer than {MAX_HEADER_BYTES} bytes.")
     boundary, *others = _parameters(content_type).get("boundary", [""])
@@ -276,10 +286,10 @@ def _boundary(content_type: str) -> bytes:
         raise InvalidParameter("The Content-Type has more than one boundary. Leave that header to the HTTP client.")
     if not boundary:
         raise InvalidParameter(
-            "The Content-Type is multipart/form-data without a boundary. Leave that header to the HTTP client: it "
-            "knows the boundary that it writes."
+            "The Content-Type is multipart/form-data without a boundary. Leave that header to the HTTP client, which "
+            "chooses the boundary."
         )
-    if len(boundary) > MAX_SHOWN or not boundary.isascii():  # RFC 2046, 5.1.1: at most 70 ASCII characters
+    if len(boundary) > MAX_BOUNDARY or not boundary.isascii():
         raise InvalidParameter("The boundary of the form is too long or not ASCII; RFC 2046 allows 70 characters.")
     return b"--" + boundary.encode()
 
@@ -288,7 +298,7 @@ def _parameters(header: str) -> dict[str, list[str]]:
     try:
         return parameters_of(header)
     except ValueError as error:
-        raise InvalidParameter(f"A header of the form cannot be read, as {error}: {_shown(header)}") from error
+        raise InvalidParameter(f"A header of the form cannot be read, because {error}: {shorten(header)}") from error
 
 
 def _text(value: bytes) -> str:
@@ -296,11 +306,3 @@ def _text(value: bytes) -> str:
         return value.decode()
     except UnicodeDecodeError:
         return value.decode("latin-1")
-
-
-def _shown(name: str) -> str:
-    """Return the beginning of it, in one line."""
-    shown = name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}…"
-    return (
-        shown if shown.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in shown)
-    )

@@ -1,30 +1,34 @@
-"""The parameters of a header, as `Content-Disposition` and `Content-Type` have them. Knows nothing about forms.
+"""The parameters of headers such as `Content-Disposition` and `Content-Type`. Knows nothing about forms.
 
-The grammar is that of RFC 9110, 5.6.6, with the values of RFC 8187 (`filename*`), the pieces of RFC 2231 (`name*0`) and
-the `%22` that browsers write for a quotation mark. Reading takes a time that grows with the length of the header, and
-no faster. `email.message` needs the square of it, and hands charsets of the client to Python's codecs.
+The grammar is that of RFC 9110, section 5.6.6. It includes the values of RFC 8187 (`filename*`),
+the pieces of RFC 2231 (`name*0`), and `%22`, which browsers write for a quotation mark.
+
+The time to read a header grows linearly with its length. In `email.message`, the time grows with
+the square of the length, and the client chooses the codec of Python that decodes a value.
 """
 
 import re
 from urllib.parse import unquote_to_bytes
 
-# One parameter, from its semicolon to the next. The possessive quantifiers never read a character twice.
+from app.validation_messages import shorten
+
+# One parameter, from its semicolon to the next. The possessive quantifiers prevent backtracking.
 PARAMETER = re.compile(
     r';[ \t;]*+(?:([^\s=;"]++)[ \t]*+=[ \t]*+(?:"((?:[^"\\]|\\.)*+)("?+)|([^;]*+)))?+[^;]*+', re.DOTALL
 )
 ESCAPE = re.compile(r"\\(.)", re.DOTALL)
-# A name that ends in a star, in the number of a piece, or in both.
+# A name, with an optional number of a piece and an optional star.
 EXTENDED = re.compile(r"(.+?)(?:\*(0|[1-9][0-9]{0,3}))?(\*?)", re.DOTALL)
-# A charset, a language and a value.
+# A value with its charset and language.
 ENCODED = re.compile(r"([^']*)'[^']*'(.*)", re.DOTALL)
 UTF_8 = {"utf-8", "utf8"}
 
 
 def parameters_of(header: str) -> dict[str, list[str]]:
-    """Return the different values of each parameter, by its name in lower case; the plain ones come first.
+    """Return the distinct values of each parameter, by its name in lower case; plain values come first.
 
     Raises:
-        ValueError: a quoted value has no end, or a value in pieces lacks one of them.
+        ValueError: a quoted value does not end, or a piece of a value is missing.
     """
     found = dict[str, list[str]]()
     pieces = dict[str, dict[int, tuple[str, bool]]]()
@@ -51,9 +55,9 @@ def _pairs(header: str) -> list[tuple[str, str]]:
     while place >= 0 and (match := PARAMETER.match(header, place)):
         name, quoted, end, plain = match.groups()
         if quoted is not None and not end and quoted.endswith('\\"'):
-            quoted = quoted[:-2] + 2 * "\\"  # browsers escape no backslash: this one is the last of the value
+            quoted = quoted[:-2] + 2 * "\\"  # browsers do not escape backslashes, so this one ends the value
         elif quoted is not None and not end:
-            raise ValueError("a quoted value has no end")
+            raise ValueError("a quoted value does not end")
         if name is not None:
             value = plain.rstrip() if quoted is None else ESCAPE.sub(r"\1", quoted).replace("%22", '"')
             pairs.append((name.lower(), value))
@@ -70,7 +74,7 @@ def _parts_of(name: str) -> tuple[str, str | None, str]:
 
 def _joined(name: str, pieces: dict[int, tuple[str, bool]]) -> str:
     if sorted(pieces) != list(range(len(pieces))):
-        raise ValueError(f"the pieces of {name} are not all there")
+        raise ValueError(f"a piece of the parameter {shorten(name)} is missing")
     values = [pieces[number] for number in range(len(pieces))]
     if not values[0][1]:
         return "".join(unquote_to_bytes(value).decode(errors="replace") if star else value for value, star in values)
@@ -91,5 +95,5 @@ def _charset_of(value: str) -> tuple[str, str]:
 
 
 def _text(charset: str, value: bytes) -> str:
-    """Python has codecs that fail, that make surrogates, or that take long: none is chosen by a client."""
+    # The client cannot choose a codec of Python: some fail, return surrogates or take long.
     return value.decode("utf-8" if charset in UTF_8 else "latin-1", errors="replace")

@@ -1,9 +1,11 @@
-"""What a request may ask for beside its image: read from query and header, and declared in OpenAPI, without FastAPI.
+"""The query parameters and the timeout of a request: read, validated and declared in OpenAPI.
 
-FastAPI would do both from the endpoint's signature, and take a fifth of a small image's time for it at every request.
-Queries are few and come again and again, so each is read once, unless it is so long that somebody must have made it up.
+Knows no image. FastAPI could do the same from the signature of an endpoint, but takes a fifth of
+the time of a small image for it in every request. Few different queries are in use, so the
+parameters of each short query are cached.
 """
 
+from collections import Counter
 from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import parse_qsl
@@ -13,43 +15,50 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pydantic.json_schema import SkipJsonSchema
 
 from app.errors import InvalidParameter
-from app.validation_messages import REASONS
+from app.validation_messages import REASONS, shorten
 
+# Limit of evidence maps in the result of one image. A network can have tens of thousands of
+# classes, and each map has a page of numbers.
 MAX_MAPS = 100
-"""Evidence maps in an answer, of one image: a network can have tens of thousands of classes, and each map is a page."""
 
-MAX_KEPT_BYTES = 200
-"""Of a query that is read once: longer ones are read each time, so that callers do not choose what the memory holds."""
+# Limit in bytes of a query that is cached with its parameters. Longer ones would let clients fill
+# the memory.
+MAX_CACHED_BYTES = 200
 
-MAX_SHOWN = 100  # characters of a value that is repeated in a sentence
-
+# The type of a parameter that is not given. OpenAPI would call it `null`, which a query cannot say.
 Absent = SkipJsonSchema[None]
-"""Not given. OpenAPI would call it `null`, which nobody can say in a query."""
 
 
-class Options(BaseModel, extra="forbid", frozen=True):
-    """What a request may ask for. An option that does not exist is refused: its caller would get another answer."""
+class QueryParameters(BaseModel, extra="forbid", frozen=True):
+    """The query parameters of `/classify/batch`, which are those of one image, too.
+
+    An unknown parameter is refused, because the result could differ from the one that the client
+    wants.
+    """
 
     top_k: Annotated[int, Field(ge=1)] | Absent = Field(
-        None, description="Classes in the answer; the service's setting if absent."
+        None, description="Number of classes in the result. Default: the setting `top_k`."
     )
     evidence: bool = Field(
-        default=False, description=f"Add what each place of the image contributes; for at most {MAX_MAPS} classes."
+        default=False,
+        description=f"Add the contribution of each position of the image, for at most {MAX_MAPS} classes.",
     )
 
 
-class OptionsOfOne(Options):
-    """What a request with one image may ask for."""
+class SingleImageParameters(QueryParameters):
+    """The query parameters of `/classify`."""
 
     format: Literal["json", "png"] = Field(
-        "json", description="`png`, with evidence: a picture of it, for the best class or the one named."
+        "json",
+        description="`png` returns a picture of the evidence, for the best class or for `class`. It needs "
+        "`evidence=true`.",
     )
     index: Annotated[int, Field(ge=0)] | Absent = Field(
-        None, alias="class", description="Number of the class to draw the evidence for."
+        None, alias="class", description="Number of the class whose evidence is drawn."
     )
 
 
-Kind = TypeVar("Kind", bound=Options)
+Kind = TypeVar("Kind", bound=QueryParameters)
 
 TIMEOUT = "X-Request-Timeout"
 TIMEOUT_HEADER = TIMEOUT.lower().encode()
@@ -59,39 +68,40 @@ Timeout = TypeAdapter[float](
         Field(
             gt=0,
             allow_inf_nan=False,
-            description="Seconds from the request's head in which an answer is of use; at most the service's setting.",
+            description="Time limit in seconds for the response, counted from the header section of the request. The "
+            "setting `request_timeout` is the maximum.",
         ),
     ]
 )
 
 
-def options_of(request: Request, kind: type[Kind]) -> Kind:
-    """The options in the query.
+def query_parameters_of(request: Request, kind: type[Kind]) -> Kind:
+    """Return the parameters in the query.
 
     Raises:
-        InvalidParameter: one of them is unknown, given twice, or has a value it cannot have.
+        InvalidParameter: a parameter is unknown, given twice, or has a value that is not valid.
     """
     query: bytes = request.scope["query_string"]
-    read = _read_once if len(query) <= MAX_KEPT_BYTES else _read
-    options: Kind = read(kind, query)
-    return options
+    read = _read_cached if len(query) <= MAX_CACHED_BYTES else _read
+    parameters: Kind = read(kind, query)
+    return parameters
 
 
 def timeout_of(request: Request) -> float | None:
-    """The seconds that the caller will wait for the answer, if it says so.
+    """Return the time limit in seconds that the client sets, or None.
 
     Raises:
-        InvalidParameter: they are no number, or not above zero.
+        InvalidParameter: the value is not a number above zero.
     """
     given = [value for name, value in request.scope["headers"] if name == TIMEOUT_HEADER]
     try:
         return Timeout.validate_strings(given[0].decode("latin-1")) if given else None
     except ValidationError as error:
-        raise _bad_option(error, TIMEOUT, "a number of seconds above zero") from error
+        raise _invalid(error, TIMEOUT, "a number of seconds above zero") from error
 
 
-def declared(kind: type[Options]) -> list[dict[str, Any]]:
-    """The parameters of a route, for OpenAPI."""
+def openapi_parameters(kind: type[QueryParameters]) -> list[dict[str, Any]]:
+    """Return the parameters of a route as OpenAPI declares them."""
     query = kind.model_json_schema()["properties"]
     return [
         *(_parameter("query", name, schema) for name, schema in query.items()),
@@ -102,40 +112,37 @@ def declared(kind: type[Options]) -> list[dict[str, Any]]:
 def _read(kind: type[Kind], query: bytes) -> Kind:
     given = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
     values = dict(given)
-    if len(values) < len(given):  # either could be meant
-        raise InvalidParameter("An option is given more than once.")
+    if len(values) < len(given):
+        (name, _), *_ = Counter(name for name, _ in given).most_common(1)
+        raise InvalidParameter(f"The parameter '{shorten(name)}' is given more than once; give it once.")
     try:
         return kind.model_validate_strings(values)
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0])
-        raise _bad_option(error, name, _advice(kind, name)) from error
+        raise _invalid(error, name, _advice(kind, name)) from error
 
 
-_read_once = lru_cache(_read)
+_read_cached = lru_cache(_read)
 
 
-def _bad_option(error: ValidationError, name: str, advice: str) -> InvalidParameter:
+def _invalid(error: ValidationError, name: str, advice: str) -> InvalidParameter:
     first = error.errors(include_url=False)[0]
     if first["type"] == "extra_forbidden":
-        return InvalidParameter(f"There is no option {_shown(name)}; {advice}.")
+        return InvalidParameter(f"There is no parameter '{shorten(name)}'; {advice}.")
     reason = REASONS.get(first["type"], "not valid")
-    return InvalidParameter(f"{name} {_shown(str(first['input']))} is {reason}; give {advice}.")
+    return InvalidParameter(f"{name} '{shorten(str(first['input']))}' is {reason}; give {advice}.")
 
 
-def _advice(kind: type[Options], name: str) -> str:
+def _advice(kind: type[QueryParameters], name: str) -> str:
     schemas = kind.model_json_schema()["properties"]
     if name not in schemas:
-        return f"the options are {', '.join(schemas)}"
+        return f"the parameters are {', '.join(schemas)}"
     schema = schemas[name]
     if "enum" in schema:
         return " or ".join(schema["enum"])
     if schema["type"] == "boolean":
         return "true or false"
     return f"a whole number from {schema['minimum']}"
-
-
-def _shown(value: str) -> str:
-    return ascii(value[:MAX_SHOWN])
 
 
 def _parameter(place: str, name: str, schema: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Errors → RFC 9457 problem documents. One handler for the whole tree of `app.errors`."""
+"""Errors as problem documents (RFC 9457). One handler serves the whole tree of `app.errors`.
+
+Knows nothing about images and engines.
+"""
 
 import logging
 from http import HTTPStatus
@@ -26,16 +29,15 @@ from app.errors import (
 from app.http.request_head import path_of
 from app.http.schemas import Problem
 from app.observability.metrics import Metrics
+from app.validation_messages import shorten
 
 log = logging.getLogger("swin.request")
 
 MEDIA_TYPE = "application/problem+json"
 
-MAX_SHOWN = 200  # characters of a path that is repeated in a sentence
-
 
 def problem(error: ServiceError) -> Problem:
-    """The document for an error of ours."""
+    """Return the problem document of an error."""
     return _document(error.title, error.status, error.detail, error.code)
 
 
@@ -44,7 +46,7 @@ def _document(title: str, status: int, detail: str, code: str) -> Problem:
 
 
 def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
-    """What a route declares in OpenAPI for the errors it may answer with."""
+    """Return the responses that a route declares in OpenAPI for these errors."""
     by_status: dict[int | str, dict[str, Any]] = {}
     for error in errors:
         entry = by_status.setdefault(error.status, {"description": "", "content": {}})
@@ -63,6 +65,7 @@ def _documented_headers(error: type[ServiceError]) -> dict[str, Any]:
     return {}
 
 
+# Responses that every route can send.
 ANYWHERE = documented(
     MalformedRequest,
     Unauthorized,
@@ -73,26 +76,27 @@ ANYWHERE = documented(
     TooManyConnections,
     InternalError,
 )
-"""What every route may answer with."""
 
 
 def add_problem_handlers(app: FastAPI, metrics: Metrics) -> None:
-    """Make every error leave as a problem document, and count the refusals."""
+    """Make the application answer every error with a problem document, and count refusals."""
 
     async def on_service_error(_: Request, error: ServiceError) -> JSONResponse:
         return refusal(error, metrics)
 
-    async def on_http_error(request: Request, error: HTTPException) -> Response:  # no such route, no such method
-        if request.method == "OPTIONS" and request.scope["path"] == "*":  # of all of the server (RFC 9110, 9.3.7)
+    async def on_http_error(request: Request, error: HTTPException) -> Response:  # unknown path or method
+        # `OPTIONS *` asks for the methods of the whole server (RFC 9110, section 9.3.7).
+        if request.method == "OPTIONS" and request.scope["path"] == "*":
             return Response(status_code=HTTPStatus.NO_CONTENT, headers={"Allow": _methods_anywhere(request)})
         title, detail = HTTPStatus(error.status_code).phrase, str(error.detail)
         headers = dict(error.headers or {})
         if detail == title and error.status_code == HTTPStatus.NOT_FOUND:
-            detail = _what_is_there(request)
+            detail = _known_paths(request)
         elif detail == title and error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             methods = _methods_at(request)
-            headers["Allow"] = methods  # Starlette knows those of one route; RFC 9110, 10.2.1, means all of a path's
-            detail = f"{path_of(request.scope)} takes {methods}; {request.method} is not among them."
+            # RFC 9110, section 10.2.1, means all methods of the path. Starlette lists those of one route.
+            headers["Allow"] = methods
+            detail = f"{path_of(request.scope)} allows {methods}, but not {request.method}."
         document = _document(title, error.status_code, detail, title.lower().replace(" ", "_"))
         return _response(document, headers)
 
@@ -100,21 +104,21 @@ def add_problem_handlers(app: FastAPI, metrics: Metrics) -> None:
     app.exception_handler(HTTPException)(on_http_error)
 
 
-def _what_is_there(request: Request) -> str:
+def _known_paths(request: Request) -> str:
     contexts = iter_route_contexts(request.app.routes)
     paths = dict.fromkeys(context.path or "" for context in contexts if context.include_in_schema)
     path = path_of(request.scope)
     folder = path.rpartition("/")[0]
     if request.method == "PUT" and folder in paths:
         return (
-            f"There is nothing at {path[:MAX_SHOWN]}; send the image to {folder}. curl -T adds the name of the file to "
+            f"There is nothing at {shorten(path)}; send the image to {folder}. curl -T adds the name of the file to "
             "a URL that ends in a slash."
         )
-    return f"There is nothing at {path[:MAX_SHOWN]}. The paths are {', '.join(paths)}; /docs describes them."
+    return f"There is nothing at {shorten(path)}. The paths are {', '.join(paths)}; /docs describes them."
 
 
 def _methods_at(request: Request) -> str:
-    """Return the methods of all routes for the request's path."""
+    """Return the methods of all routes that serve the path of the request."""
     methods = dict[str, None]()
     for context in iter_route_contexts(request.app.routes):
         if context.matches(request.scope)[0] is not Match.NONE:
@@ -129,14 +133,14 @@ def _methods_anywhere(request: Request) -> str:
 
 
 def refusal(error: ServiceError, metrics: Metrics) -> JSONResponse:
-    """The answer to a request that ended in this error, which is counted."""
+    """Return the response to a request that ended in this error, and count the error."""
     metrics.rejected.labels(error.code).inc()
     log.debug("refused", extra={"code": error.code}, exc_info=error)
     return problem_response(error)
 
 
 def problem_response(error: ServiceError) -> JSONResponse:
-    """The answer to a request that ended in this error."""
+    """Return the response to a request that ended in this error."""
     return _response(problem(error), _headers(error))
 
 
@@ -144,7 +148,7 @@ def _headers(error: ServiceError) -> dict[str, str] | None:
     if isinstance(error, RetryableError):
         return {"Retry-After": str(error.retry_after)}
     if isinstance(error, UnsupportedEncoding):
-        return {"Accept-Encoding": "identity"}  # RFC 9110, 15.5.16: what would have been accepted
+        return {"Accept-Encoding": "identity"}  # the accepted codings (RFC 9110, section 15.5.16)
     return {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorized) else None
 
 

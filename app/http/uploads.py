@@ -1,4 +1,7 @@
-"""Reading what a caller sends, within limits of size, number and time, and noticing when the caller leaves."""
+"""The images of a request, read within limits of size, number and time. Knows nothing about image formats.
+
+Also reports a disconnect of the client to the request.
+"""
 
 import asyncio
 import contextlib
@@ -10,23 +13,27 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from app.errors import DeadlineExceeded, ImageTooLarge, Overloaded, RequestTimeout, UnsupportedEncoding
-from app.http.client_state import ClientState, nothing
+from app.http.client_state import ClientState, do_nothing
 from app.http.forms import Form, has_parts
 from app.http.parameters import timeout_of
 from app.http.request_head import header_of
 from app.models.model import Service
+from app.validation_messages import shorten
 
-IDENTITY = {b"", b"identity"}  # codings that change nothing
-
-MAX_SHOWN = 100  # characters of a header that is repeated in a sentence
+# Content codings that do not change the content.
+IDENTITY = {b"", b"identity"}
 
 
 class Upload:
-    """What a request brought. Within the block it counts as held: over all requests, that is bounded."""
+    """The images of a request, as a context manager.
+
+    Within the block, the body counts towards the setting `max_uploads_mib`, the limit over all
+    requests.
+    """
 
     def __init__(self, images: Sequence[bytes], seconds: float, body: "Body") -> None:
         self.images = images
-        self.seconds = seconds  # that each image took to arrive
+        self.seconds = seconds  # time of arrival for each image
         self._body = body
 
     def __enter__(self) -> Self:
@@ -37,55 +44,56 @@ class Upload:
 
 
 def service_of(request: Request) -> Service:
-    """The service behind this application."""
+    """Return the service behind the application of the request."""
     service: Service = request.app.state.service
     return service
 
 
 def deadline_of(request: Request) -> float:
-    """When the answer has to be there, as a time of `time.perf_counter`: a caller can have it sooner than the setting.
+    """Return the deadline of the response, as a time of `time.perf_counter`.
 
-    Counted from the request's head, so that what was spent on a slow upload is spent.
+    The time of the upload counts, too. The client can shorten the setting `request_timeout`.
 
     Raises:
-        InvalidParameter: the caller's own limit is none.
+        InvalidParameter: the client's time limit is not valid.
     """
-    longest, timeout = service_of(request).settings.request_timeout, timeout_of(request)
+    max_timeout, timeout = service_of(request).settings.request_timeout, timeout_of(request)
     started: float = request.state.started
-    return started + (longest if timeout is None else min(timeout, longest))
+    return started + (max_timeout if timeout is None else min(timeout, max_timeout))
 
 
 def is_form(request: Request) -> bool:
-    """Whether the body is a multipart form rather than the image itself."""
+    """Return whether the body is a multipart form. Otherwise, the body is the image."""
     return has_parts(header_of(request.scope, b"content-type"))
 
 
-def caller_of(request: Request) -> ClientState:
-    """Who asks, if the server says so."""
-    caller: ClientState = request.scope["state"].setdefault("client_state", ClientState())
-    return caller
+def client_state_of(request: Request) -> ClientState:
+    """Return the state of the client; a state that never changes if the server reports none."""
+    client_state: ClientState = request.scope["state"].setdefault("client_state", ClientState())
+    return client_state
 
 
-async def received(request: Request, field: str, most: int, deadline: float) -> Upload:
-    """The images of a request: its body itself, or the files of one field of its form, in order.
+async def receive_upload(request: Request, field: str, max_images: int, deadline: float) -> Upload:
+    """Read the images of a request: its body, or the files of one field of its form in order.
 
     Raises:
-        InvalidParameter: the form is damaged, has no such file, or more of them than `most`.
-        UnsupportedEncoding: the body is compressed; it is not read.
-        ImageTooLarge: the body is longer than the limit; what follows is not read.
-        Overloaded: the bodies of other requests take all the memory there is for bodies.
-        RequestTimeout, DeadlineExceeded: it did not arrive in time.
-        ClientDisconnect: the caller left.
+        InvalidParameter: the form is malformed, or has no image or more than `max_images`.
+        UnsupportedEncoding: the body is compressed. It is not read.
+        ImageTooLarge: the body is longer than `max_body_mib`. Its rest is not read.
+        Overloaded: the bodies of all requests together exceed `max_uploads_mib`.
+        RequestTimeout: the body did not arrive within `body_timeout`.
+        DeadlineExceeded: the body did not arrive before the deadline.
+        ClientDisconnect: the client disconnected.
     """
     started = time.perf_counter()
     _refuse_encoded(request)
     body = Body(request)
     try:
-        if caller_of(request).is_request_complete:
-            images = await _images(request, body, field, most)
+        if client_state_of(request).is_request_complete:
+            images = await _images(request, body, field, max_images)
         else:
-            async with _in_time(request, deadline):
-                images = await _images(request, body, field, most)
+            async with _time_limit(request, deadline):
+                images = await _images(request, body, field, max_images)
     except BaseException:
         body.release()
         raise
@@ -96,13 +104,13 @@ def _refuse_encoded(request: Request) -> None:
     for name, value in request.scope["headers"]:
         if name == b"content-encoding" and not IDENTITY.issuperset(value.lower().replace(b" ", b"").split(b",")):
             raise UnsupportedEncoding(
-                f"The body has Content-Encoding: {value.decode('latin-1')}. Send it without: image formats are "
-                "compressed already."
+                f"The body has Content-Encoding: {shorten(value.decode('latin-1'))}. Send the image as it is, because "
+                "image formats are compressed already."
             )
 
 
 def hint_for(request: Request) -> str:
-    """Return a sentence for a body that is no image: what the request's head says of it, and what to send instead."""
+    """Return advice for a body that is not an image, if its Content-Type explains the mistake."""
     content_type = header_of(request.scope, b"content-type")
     kind = content_type.partition(";")[0].strip().lower()
     if not kind or kind.startswith("image/") or kind in {"application/octet-stream", "multipart/form-data"}:
@@ -110,45 +118,55 @@ def hint_for(request: Request) -> str:
     if kind == "application/x-www-form-urlencoded":
         return (
             " The request has Content-Type: application/x-www-form-urlencoded. Send the bytes of the image as the "
-            "body; with curl: --data-binary @FILE, as -d changes them."
+            "body. With curl, use --data-binary @FILE, because -d changes the bytes."
         )
     return (
-        f" The request has Content-Type: {kind[:MAX_SHOWN]}. Send the bytes of the image as the body, or as a file in "
+        f" The request has Content-Type: {shorten(kind)}. Send the bytes of the image as the body, or as a file in "
         "multipart/form-data."
     )
 
 
 def content_type_of(request: Request) -> str:
-    """Return the Content-Type of a request in words, without its parameters."""
+    """Return the Content-Type without its parameters, for an error message."""
     kind = header_of(request.scope, b"content-type").partition(";")[0].strip()
-    return f"Content-Type: {ascii(kind[:MAX_SHOWN])[1:-1]}" if kind else "no Content-Type"
+    return f"Content-Type: {shorten(kind)}" if kind else "no Content-Type"
 
 
 class Body:
-    """The body of one request, counted as it arrives."""
+    """The body of one request. Its bytes are counted as they arrive."""
 
     def __init__(self, request: Request) -> None:
         self._request, self._service = request, service_of(request)
         self._size = 0
 
-    async def whole(self) -> bytes:
-        """All of it."""
+    async def read_all(self) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            ImageTooLarge, Overloaded, ClientDisconnect: as `chunks`.
+        """
         pieces = [chunk async for chunk in self.chunks()]
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Piece by piece, as long as it is within the limits."""
+        """Yield the pieces of the body.
+
+        Raises:
+            ImageTooLarge: the body is longer than `max_body_mib`.
+            Overloaded: the bodies of all requests together exceed `max_uploads_mib`.
+            ClientDisconnect: the client disconnected.
+        """
         announced = header_of(self._request.scope, b"content-length")
         if announced.isdecimal():
             self._check(int(announced))
-        is_whole = False
-        while not is_whole:
-            # Not Starlette's `stream`, which takes longer than a small image takes to be decoded.
+        is_complete = False
+        while not is_complete:
+            # Starlette's `stream` takes more time than the decoding of a small image.
             message = await self._request.receive()
             if message["type"] == "http.disconnect":
                 self._service.metrics.cancelled.labels("read").inc()
                 raise ClientDisconnect
-            is_whole = not message.get("more_body", False)
+            is_complete = not message.get("more_body", False)
             if chunk := message.get("body", b""):
                 self._size += len(chunk)
                 self._service.uploaded += len(chunk)
@@ -156,7 +174,7 @@ class Body:
                 yield chunk
 
     def release(self) -> None:
-        """It is no longer held."""
+        """Subtract the body from the bytes that all requests hold."""
         self._service.uploaded -= self._size
         self._size = 0
 
@@ -168,48 +186,48 @@ class Body:
             raise Overloaded(1)
 
 
-async def _images(request: Request, body: Body, field: str, most: int) -> list[bytes]:
-    return await _files(request, body, field, most) if is_form(request) else [await body.whole()]
+async def _images(request: Request, body: Body, field: str, max_images: int) -> list[bytes]:
+    return await _files(request, body, field, max_images) if is_form(request) else [await body.read_all()]
 
 
-async def _files(request: Request, body: Body, field: str, most: int) -> list[bytes]:
-    form = Form(header_of(request.scope, b"content-type"), field, most)
+async def _files(request: Request, body: Body, field: str, max_images: int) -> list[bytes]:
+    form = Form(header_of(request.scope, b"content-type"), field, max_images)
     async for chunk in body.chunks():
         form.feed(chunk)
     return form.images()
 
 
 @contextlib.asynccontextmanager
-async def _in_time(request: Request, deadline: float) -> AsyncIterator[None]:
-    patience = service_of(request).settings.body_timeout
+async def _time_limit(request: Request, deadline: float) -> AsyncIterator[None]:
+    body_timeout = service_of(request).settings.body_timeout
     left = deadline - time.perf_counter()
     try:
-        async with asyncio.timeout(min(patience, left)):
+        async with asyncio.timeout(min(body_timeout, left)):
             yield
     except TimeoutError:
-        if left < patience:
+        if left < body_timeout:
             raise DeadlineExceeded from None
-        raise RequestTimeout(f"The body did not arrive in {patience:g} s.") from None
+        raise RequestTimeout(f"The body did not arrive in {body_timeout:g} s.") from None
 
 
 @contextlib.contextmanager
-def while_caller_stays(request: Request) -> Iterator[None]:
-    """Cancel what is in the block as soon as the caller has hung up.
+def cancel_on_disconnect(request: Request) -> Iterator[None]:
+    """Cancel the block as soon as the client disconnects.
 
     Raises:
-        ClientDisconnect: the caller left; there is nobody to answer.
+        ClientDisconnect: the client disconnected before or in the block.
     """
-    caller, task = caller_of(request), asyncio.current_task()
-    assert task is not None  # noqa: S101 (for the type checker: this is called from a coroutine)
-    if caller.is_disconnected:
+    client_state, task = client_state_of(request), asyncio.current_task()
+    assert task is not None  # noqa: S101 (for the type checker: the caller is a coroutine)
+    if client_state.is_disconnected:
         service_of(request).metrics.cancelled.labels("read").inc()
         raise ClientDisconnect
-    caller.on_disconnect = task.cancel
+    client_state.on_disconnect = task.cancel
     try:
         yield
     except asyncio.CancelledError:
-        if caller.is_disconnected and task.uncancel() == 0:  # otherwise somebody else cancels, too
+        if client_state.is_disconnected and task.uncancel() == 0:  # no other component cancels the task, too
             raise ClientDisconnect from None
         raise
     finally:
-        caller.on_disconnect = nothing
+        client_state.on_disconnect = do_nothing

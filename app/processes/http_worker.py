@@ -22,7 +22,7 @@ import uvloop
 from app.batching.admission import BatcherLimits
 from app.bundle.load import Contents
 from app.errors import InternalError, NotReady
-from app.http.application import application, classifying
+from app.http.application import application, running_service
 from app.models.model import Service
 from app.observability import logging as logs
 from app.observability.metrics import Metrics
@@ -115,7 +115,7 @@ class HttpWorker:
         self.batcher = BatcherClient(slots, board, limits, self._channel.send)
         handlers |= {ANSWER: self.batcher.take_answer, COUNT: self._count, REPLY: self._take_reply, STOP: self._stop}
         await self._channel.open(socket.socket(fileno=self._ends.channel))
-        async with classifying(settings, self, self._metrics, threads) as service:
+        async with running_service(settings, self, self._metrics, threads) as service:
             yield service
 
     async def _ask(self, name: str) -> Any:

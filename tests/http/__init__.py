@@ -1,1 +1,1 @@
-"""Tests of `app.http`, most of them through the whole application without sockets."""
+"""Tests of `app.http`, through HTTP."""

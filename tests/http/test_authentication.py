@@ -1,4 +1,4 @@
-"""`app/http/middleware/authentication.py`: who may ask, and that nobody is told a key."""
+"""Tests of `app/http/middleware/authentication.py`: which requests need a key, and that no output has one."""
 
 import json
 import logging
@@ -24,19 +24,19 @@ OPEN = ["/health/live", "/health/ready", "/metrics"]
 
 
 def service(**settings: bool) -> TestClient:
-    """The demonstration bundle, served to who has a key."""
+    """Return a client of a service with the demo bundle that asks for a key."""
     return TestClient(create_app(Settings.model_validate({"device": "cpu", "api_keys": f"{OLD},{NEW}", **settings})))
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    """A locked service, as it is by default."""
+    """A client of a service with keys and otherwise default settings."""
     with service() as client:
         yield client
 
 
 def ask(client: TestClient, *credentials: str | bytes) -> int:
-    """The status of a request with so many `Authorization` headers."""
+    """Return the status of a request with these `Authorization` fields."""
     return client.post(
         "/classify", content=IMAGE, headers=[(b"authorization", as_bytes(each)) for each in credentials]
     ).status_code
@@ -51,8 +51,8 @@ def as_bytes(value: str | bytes) -> bytes:
     [f"Bearer {OLD}", f"Bearer {NEW}", f"bearer {NEW}", f"BEARER   {NEW} "],
     ids=["old", "new", "lower case", "spaces"],
 )
-def test_a_known_key_opens(client: TestClient, credentials: str) -> None:
-    """Each of the keys does, so that they can be rotated; the name of the scheme has no case."""
+def test_each_key_is_accepted(client: TestClient, credentials: str) -> None:
+    """Each of two keys is accepted, with the scheme in any case, so that keys can be rotated."""
     assert ask(client, credentials) == 200
 
 
@@ -77,13 +77,13 @@ def test_a_known_key_opens(client: TestClient, credentials: str) -> None:
         [f"Bearer {NEW}", "Basic dXNlcjpwYXNz"],
     ],
 )
-def test_anything_else_does_not(client: TestClient, credentials: list[str | bytes]) -> None:
-    """No key, an unknown one, another scheme, no ASCII; several headers, of which proxies could choose another."""
+def test_other_credentials_are_refused(client: TestClient, credentials: list[str | bytes]) -> None:
+    """No key, an unknown key, another scheme, or several `Authorization` fields get 401."""
     assert ask(client, *credentials) == 401
 
 
-def test_who_is_refused_is_told_how_to_ask(client: TestClient) -> None:
-    """A problem document with the challenge, and with an id; it is counted, too."""
+def test_a_refusal_has_the_challenge(client: TestClient) -> None:
+    """A refusal is a problem document with WWW-Authenticate and the request ID, and is counted."""
     answer = client.post("/classify", content=IMAGE, headers={"x-request-id": "abc"})
 
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
@@ -93,13 +93,13 @@ def test_who_is_refused_is_told_how_to_ask(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_everything_is_locked(client: TestClient, path: str) -> None:
-    """The model, the documentation, and whether a route exists at all."""
+def test_all_other_paths_need_a_key(client: TestClient, path: str) -> None:
+    """Without a key, the model, the documentation and unknown paths get 401."""
     assert client.get(path).status_code == 401
 
 
-def test_a_key_opens_everything(client: TestClient) -> None:
-    """With a key each route is what it is without any."""
+def test_a_key_is_valid_for_all_paths(client: TestClient) -> None:
+    """With a key, each path has its usual status."""
     statuses = [client.get(path, headers={"authorization": f"Bearer {OLD}"}).status_code for path in ROUTES]
 
     assert statuses == [200, 200, 200, 404]
@@ -108,7 +108,7 @@ def test_a_key_opens_everything(client: TestClient) -> None:
 @pytest.mark.parametrize("health_open", [True, False])
 @pytest.mark.parametrize("metrics_open", [True, False])
 def test_health_and_metrics_are_open_by_settings(health_open: bool, metrics_open: bool) -> None:  # noqa: FBT001 (pytest passes them by name)
-    """Each by its own; OpenAPI says the same of every route."""
+    """Each setting opens its own paths, and OpenAPI declares the same."""
     with service(health_open=health_open, metrics_open=metrics_open) as client:
         statuses = [client.get(path).status_code for path in OPEN]
         document = client.get("/openapi.json", headers={"authorization": f"Bearer {OLD}"}).json()
@@ -122,14 +122,14 @@ def test_health_and_metrics_are_open_by_settings(health_open: bool, metrics_open
 
 
 def test_nothing_is_declared_without_keys() -> None:
-    """A service without keys has no lock in its documentation."""
+    """Without keys, OpenAPI declares no security scheme."""
     document = create_app(Settings(device="cpu")).openapi()
 
     assert "securitySchemes" not in document["components"]
 
 
 def test_a_refused_body_is_not_read() -> None:
-    """Who has no key is answered although the body never comes."""
+    """A request without a key gets 401 before its body arrives."""
     served = Served(SWIN_API_KEYS=NEW)
     try:
         with served.connect() as connection:
@@ -141,14 +141,14 @@ def test_a_refused_body_is_not_read() -> None:
     assert (status, problem["code"]) == (401, "unauthorized")
 
 
-def test_the_container_s_health_check_brings_a_key() -> None:
-    """A locked service is seen to be ready, also where health is not open."""
+def test_the_health_check_of_the_container_sends_a_key() -> None:
+    """The health check succeeds although `/health/*` needs a key."""
     served = Served("--no-health-open", SWIN_API_KEYS=f"{OLD},{NEW}")
     host, port = served.url.removeprefix("http://").split(":")
     environment = {"SWIN_HOST": host, "SWIN_PORT": port, "SWIN_API_KEYS": f"{OLD},{NEW}"}
     command = [sys.executable, "-IS", "docker/healthcheck.py"]
     try:
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 (our own)
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 (a script of the project)
     finally:
         served.stop()
 
@@ -159,7 +159,7 @@ WRITTEN = "what-the-image-says"
 
 
 def images() -> list[bytes]:
-    """With something to read in them, where libraries look."""
+    """Return images with text in their metadata, some of them damaged, and a text."""
     text = PngInfo()
     text.add_text("Comment", WRITTEN)
     png = encode(Image.new("L", (300, 300)), pnginfo=text)
@@ -168,7 +168,7 @@ def images() -> list[bytes]:
 
 
 def test_the_log_holds_no_key_and_no_image() -> None:
-    """Not even at its most talkative: known keys, unknown ones, and what is written in images are not repeated."""
+    """At log level `debug`, the log has no key, known or unknown, and no text from an image."""
     served = Served("--log-level", "debug", SWIN_API_KEYS=f"{OLD},{NEW}")
     unknown = "an-unknown-key-0123456789"
     try:
@@ -185,8 +185,8 @@ def test_the_log_holds_no_key_and_no_image() -> None:
     assert [line for line in lines for secret in (OLD, NEW, unknown, WRITTEN) if secret in line] == []
 
 
-def test_no_answer_holds_a_key(client: TestClient) -> None:
-    """Neither what describes the service nor what it refuses."""
+def test_no_response_holds_a_key(client: TestClient) -> None:
+    """No response contains a key, with or without one in the request."""
     opened = {"authorization": f"Bearer {OLD}"}
     answers = [client.get(path, headers=headers).text for path in ROUTES + OPEN for headers in (opened, {})]
 
@@ -195,7 +195,7 @@ def test_no_answer_holds_a_key(client: TestClient) -> None:
 
 @pytest.mark.parametrize("formatter", [TextLine(), JsonLine()])
 def test_settings_do_not_show_keys(formatter: logging.Formatter) -> None:
-    """Not in their repr, not as JSON, not in a log line."""
+    """The settings as repr, JSON and in a log line do not contain a key."""
     settings = Settings.model_validate({"api_keys": NEW})
     shown = [repr(settings), str(settings.model_dump()), settings.model_dump_json()]
     shown.append(formatter.format(logging.makeLogRecord({"msg": "%s", "args": (settings,), "settings": settings})))
@@ -206,8 +206,8 @@ def test_settings_do_not_show_keys(formatter: logging.Formatter) -> None:
 @pytest.mark.parametrize(
     "keys", ["too-short", f"{NEW},too-short", f"{NEW},", ",", "a key with blanks in it", "ключ" * 8]
 )
-def test_a_key_that_cannot_be_used_is_refused_without_being_repeated(keys: str) -> None:
-    """One sentence and exit code 2; an empty place between commas, too: it is a variable that was not filled in."""
+def test_an_invalid_key_is_refused_without_repeating_it(keys: str) -> None:
+    """An invalid or empty key ends the start with exit code 2 and one sentence without the key."""
     ended = run(SWIN_API_KEYS=keys)
 
     assert ended.returncode == 2
@@ -217,5 +217,5 @@ def test_a_key_that_cannot_be_used_is_refused_without_being_repeated(keys: str) 
 
 
 def test_help_shows_no_key() -> None:
-    """`--help` says what is the default, not what is set."""
+    """`--help` shows the default of `api_keys`, not the value of the variable."""
     assert NEW not in run("run", "--help", SWIN_API_KEYS=NEW).stdout

@@ -1,4 +1,4 @@
-"""`app/http/middleware/context.py` and what stands in front of it: whose request it is, and of which trace."""
+"""Tests of `app/http/middleware/context.py`, proxy headers and CORS: trace, client address and origins."""
 
 import logging
 from collections.abc import Iterator
@@ -17,28 +17,27 @@ FORGED = b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Forwar
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    """The demonstration bundle, served; two web sites may ask."""
+    """A client of a service with the demo bundle that allows two origins."""
     settings = Settings.model_validate({"device": "cpu", "cors_origins": "https://a.org,https://b.org"})
     with TestClient(create_app(settings), client=("192.0.2.1", 50000)) as client:
         yield client
 
 
-class Fields(logging.Handler):
-    """What belongs to the request of each line, at the moment it is written."""
+class RecordingHandler(logging.Handler):
+    """A log handler that records the fields of each line, with those of its request."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen = list[dict[str, object]]()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Note it."""
         self.seen.append(logs._fields(record))
 
 
 @pytest.fixture
-def fields() -> Iterator[Fields]:
-    """Of every line about requests."""
-    handler, log = Fields(), logging.getLogger("swin.request")
+def handler() -> Iterator[RecordingHandler]:
+    """A handler that records all log lines about requests."""
+    handler, log = RecordingHandler(), logging.getLogger("swin.request")
     log.addHandler(handler)
     log.setLevel(logging.DEBUG)
     yield handler
@@ -50,11 +49,11 @@ def fields() -> Iterator[Fields]:
     "given",
     [f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00", f"cc-{TRACE}-{PARENT}-01", f"cc-{TRACE}-{PARENT}-01-more"],
 )
-def test_the_trace_of_the_caller_is_in_every_line(client: TestClient, fields: Fields, given: str) -> None:
-    """Version 00 and later ones, which may say more."""
+def test_the_trace_of_the_client_is_in_every_line(client: TestClient, handler: RecordingHandler, given: str) -> None:
+    """Each log line has the trace ID of a `traceparent` field of version 00 or a later one."""
     client.post("/classify", content=b"no image", headers={"traceparent": given})
 
-    assert [each["trace_id"] for each in fields.seen] == [TRACE, TRACE]  # refused, and the request itself
+    assert [each["trace_id"] for each in handler.seen] == [TRACE, TRACE]  # events "refused" and "request"
 
 
 @pytest.mark.parametrize(
@@ -78,27 +77,27 @@ def test_the_trace_of_the_caller_is_in_every_line(client: TestClient, fields: Fi
         [f"00-{TRACE}-{PARENT}-01"] * 2,
     ],
 )
-def test_a_trace_that_is_not_valid_is_ignored(client: TestClient, fields: Fields, given: list[str]) -> None:
-    """As W3C Trace Context has it; the request itself is answered."""
+def test_an_invalid_trace_is_ignored(client: TestClient, handler: RecordingHandler, given: list[str]) -> None:
+    """An invalid or repeated `traceparent` field is ignored (W3C Trace Context), and the request succeeds."""
     answer = client.get("/health/live", headers=[("traceparent", value) for value in given])
 
     assert answer.status_code == 200
-    assert ["trace_id" in each for each in fields.seen] == [False]
+    assert ["trace_id" in each for each in handler.seen] == [False]
 
 
-def test_a_trace_ends_with_its_request(client: TestClient, fields: Fields) -> None:
-    """The next request on the same connection has its own."""
+def test_a_trace_ends_with_its_request(client: TestClient, handler: RecordingHandler) -> None:
+    """The next request on the same connection does not have the trace of the one before."""
     client.get("/health/live", headers={"traceparent": f"00-{TRACE}-{PARENT}-01"})
     client.get("/health/live")
 
-    assert ["trace_id" in each for each in fields.seen] == [True, False]
+    assert ["trace_id" in each for each in handler.seen] == [True, False]
 
 
-def test_the_caller_s_address_is_logged(client: TestClient, fields: Fields) -> None:
-    """Who connected."""
+def test_the_address_of_the_client_is_logged(client: TestClient, handler: RecordingHandler) -> None:
+    """The log line of a request has the address of its client."""
     client.get("/health/live")
 
-    assert [each["client"] for each in fields.seen] == ["192.0.2.1"]
+    assert [each["client"] for each in handler.seen] == ["192.0.2.1"]
 
 
 @pytest.mark.parametrize(
@@ -109,10 +108,10 @@ def test_the_caller_s_address_is_logged(client: TestClient, fields: Fields) -> N
         ("10.0.0.0/8", {}, "127.0.0.1"),
         ("127.0.0.0/8", {}, "203.0.113.7"),
     ],
-    ids=["nobody", "uvicorn's own variable", "another proxy", "this proxy"],
+    ids=["no proxy", "uvicorn's own variable", "another proxy", "this proxy"],
 )
-def test_only_trusted_proxies_say_who_asks(proxies: str, environment: dict[str, str], logged: str) -> None:
-    """A forged X-Forwarded-For changes nothing unless it comes from where the setting says."""
+def test_only_trusted_proxies_set_the_client_address(proxies: str, environment: dict[str, str], logged: str) -> None:
+    """X-Forwarded-For has no effect unless it comes from a proxy in `trusted_proxies`."""
     served = Served("--trusted-proxies", proxies, **environment)
     try:
         served.say(FORGED)
@@ -123,8 +122,8 @@ def test_only_trusted_proxies_say_who_asks(proxies: str, environment: dict[str, 
     assert event["client"] == logged
 
 
-def test_a_proxy_is_believed_the_last_step_only(served_behind_proxy: Served) -> None:
-    """What a caller wrote into the header before the proxy added its own line is not believed."""
+def test_only_the_address_from_the_proxy_is_trusted(served_behind_proxy: Served) -> None:
+    """The last address in X-Forwarded-For counts, because the client can forge the others."""
     served_behind_proxy.say(FORGED.replace(b"203.0.113.7", b"198.51.100.1, 203.0.113.7"))
 
     assert served_behind_proxy.wait_for("request")["client"] == "203.0.113.7"
@@ -138,8 +137,8 @@ def served_behind_proxy() -> Iterator[Served]:
     served.stop()
 
 
-def test_pages_of_listed_sites_may_ask(client: TestClient) -> None:
-    """They are let in, and see the headers that say something about the answer."""
+def test_pages_of_allowed_origins_can_read_responses(client: TestClient) -> None:
+    """A response to an allowed origin has the CORS fields with the exposed headers."""
     headers = client.post("/classify", content=b"no image", headers={"origin": "https://b.org"}).headers
 
     assert headers["access-control-allow-origin"] == "https://b.org"
@@ -151,8 +150,8 @@ def test_pages_of_listed_sites_may_ask(client: TestClient) -> None:
     }
 
 
-def test_pages_of_other_sites_may_not(client: TestClient) -> None:
-    """Their browsers keep the answer to themselves."""
+def test_pages_of_other_origins_cannot(client: TestClient) -> None:
+    """A response to another origin has no Access-Control-Allow-Origin field."""
     headers = client.get("/health/live", headers={"origin": "https://c.org"}).headers
 
     assert "access-control-allow-origin" not in headers
@@ -166,8 +165,8 @@ PREFLIGHT = {
 
 
 @pytest.mark.parametrize("origins", ["https://a.org", "*"])
-def test_a_browser_asks_without_a_key_what_a_page_may_do(origins: str) -> None:
-    """The question before the request carries no key; the refusal after it can be read by the page."""
+def test_a_preflight_request_needs_no_key(origins: str) -> None:
+    """A preflight request succeeds without a key, and the page can read a refusal."""
     settings = {"device": "cpu", "cors_origins": origins, "api_keys": "0123456789abcdef"}
     with TestClient(create_app(Settings.model_validate(settings))) as client:
         preflight = client.options("/classify", headers=PREFLIGHT)
@@ -178,8 +177,8 @@ def test_a_browser_asks_without_a_key_what_a_page_may_do(origins: str) -> None:
     assert "x-request-id" in preflight.headers
 
 
-def test_without_the_setting_nothing_is_said_of_origins() -> None:
-    """No header of CORS at all, and no answer to a preflight."""
+def test_without_the_setting_there_is_no_cors() -> None:
+    """Without `cors_origins`, responses have no CORS fields, and a preflight request gets 405."""
     with TestClient(create_app(Settings(device="cpu"))) as client:
         answers = [client.options("/classify", headers=PREFLIGHT), client.get("/model", headers=PREFLIGHT)]
 

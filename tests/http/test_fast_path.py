@@ -1,4 +1,4 @@
-"""`app/http/middleware/fast_path.py`: the short way is taken only where the framework would do nothing else."""
+"""Tests of `app/http/middleware/fast_path.py`: it is used only if FastAPI would just call the endpoint."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,86 +20,85 @@ from app.settings import Settings
 
 
 class Locked(Exception):
-    """What an application knows how to answer."""
+    """An error for which the application has a handler."""
 
 
 def guard() -> None:
-    """A dependency that lets no request pass."""
+    """A dependency that refuses every request."""
     raise HTTPException(403)
 
 
-def nothing() -> None:
-    """What a test puts in its place."""
+def allow() -> None:
+    """A dependency that replaces `guard`."""
 
 
 async def endpoint(request: Request) -> Response:
-    """Tells which way the request took."""
+    """Return which path the request took."""
     if request.headers.get("x-fail"):
         raise Locked
-    return PlainTextResponse("full" if "fastapi_inner_astack" in request.scope else "short")
+    return PlainTextResponse("full" if "fastapi_inner_astack" in request.scope else "fast")
 
 
 async def other(_: Request) -> Response:
-    """Another route's."""
+    """The endpoint of another route."""
     return PlainTextResponse("other")
 
 
 class Teapot:
-    """A middleware that answers everything."""
+    """A middleware that answers every request."""
 
     def __init__(self, app: App) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """InferenceResult."""
         answer = PlainTextResponse("teapot")
         await (answer if scope["type"] == "http" else self._app)(scope, receive, send)
 
 
-class Careful(APIRoute):
-    """A route that does more than to call its endpoint."""
+class CustomRoute(APIRoute):
+    """A route that calls another endpoint than its own."""
 
     def get_route_handler(self) -> Callable[..., Any]:
-        """Return what FastAPI calls: the documented way to put something in front of an endpoint."""
+        """Return the handler of the route. FastAPI documents this override."""
         return other
 
 
 def router_of(kind: type[APIRoute] = APIRoute, path: str = "/x", **options: Any) -> APIRouter:
-    """A router with one route."""
+    """Return a router with one route."""
     router = APIRouter(route_class=kind)
     router.add_api_route(path, endpoint, methods=["POST"], **options)
     return router
 
 
 def application_of(router: APIRouter, include: dict[str, Any] | None = None, **options: Any) -> FastAPI:
-    """An application with the short way to the routes of a router."""
+    """Return an application with the fast path to the routes of a router."""
     app = FastAPI(**options)
     app.include_router(router, **(include or {}))
     app.add_middleware(FastPathMiddleware, routes=router.routes)
     return app
 
 
-def way(app: FastAPI, path: str = "/x", **headers: str) -> str:
-    """What is answered, or the status if that is none of success."""
+def path_taken(app: FastAPI, path: str = "/x", **headers: str) -> str:
+    """Return the text of the response, or its status if the request fails."""
     answer = TestClient(app, base_url="http://swin").post(path, headers=headers)
     return answer.text if answer.is_success else str(answer.status_code)
 
 
-def test_the_short_way_is_taken() -> None:
-    """Where nothing is in it: otherwise, the tests below would hold of a way that does not exist."""
-    assert way(application_of(router_of())) == "short"
+def test_a_plain_route_takes_the_fast_path() -> None:
+    """A route without dependencies takes the fast path; the tests below rely on that."""
+    assert path_taken(application_of(router_of())) == "fast"
 
 
-def test_a_prefix_is_part_of_the_way() -> None:
-    """The route is where it was included."""
+def test_a_prefix_is_part_of_the_path() -> None:
+    """A route that is included with a prefix is served under the prefix only."""
     app = application_of(router_of(), {"prefix": "/v1"})
 
-    assert [way(app, "/v1/x"), way(app, "/x")] == ["short", "404"]
+    assert [path_taken(app, "/v1/x"), path_taken(app, "/x")] == ["fast", "404"]
 
 
 @pytest.mark.parametrize("place", ["route", "router", "include", "application", "outer router", "later"])
 def test_a_dependency_is_never_skipped(place: str) -> None:
-    """Wherever FastAPI lets it be declared; and what a test overrides is overridden."""
+    """A dependency runs wherever it is declared, and its override runs in its place."""
     dependencies = [Depends(guard)]
     router = router_of(dependencies=dependencies if place == "route" else None)
     include: dict[str, Any] = {"dependencies": dependencies} if place == "include" else {}
@@ -107,7 +106,7 @@ def test_a_dependency_is_never_skipped(place: str) -> None:
         router = APIRouter(dependencies=dependencies)
         router.add_api_route("/x", endpoint, methods=["POST"])
     if place == "later":
-        router.routes[0].dependencies.extend(dependencies)  # type: ignore[attr-defined]  # (it is one of FastAPI's)
+        router.routes[0].dependencies.extend(dependencies)  # type: ignore[attr-defined]  # (a route of FastAPI)
     app = application_of(router, include, dependencies=dependencies if place == "application" else None)
     if place == "outer router":
         outer = APIRouter(dependencies=dependencies)
@@ -115,16 +114,16 @@ def test_a_dependency_is_never_skipped(place: str) -> None:
         app = FastAPI()
         app.include_router(outer)
         app.add_middleware(FastPathMiddleware, routes=router.routes)
-    refused = way(app)
-    app.dependency_overrides[guard] = nothing
+    refused = path_taken(app)
+    app.dependency_overrides[guard] = allow
 
-    assert [refused, way(app)] == ["403", "full"]
+    assert [refused, path_taken(app)] == ["403", "full"]
 
 
 @pytest.mark.parametrize("route", classify.router.routes, ids=lambda route: f"{min(route.methods)} {route.path}")
 @pytest.mark.parametrize("place", ["include", "route"])
-def test_the_service_s_own_routes_skip_none(route: APIRoute, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As `create_app` builds it, and with a dependency added to a route or to where the router is included."""
+def test_routes_of_the_service_skip_no_dependency(route: APIRoute, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dependency that is added to a route or a router of `create_app` runs."""
     if place == "route":
         monkeypatch.setattr(route, "dependencies", [Depends(guard)])
     app = create_app(Settings(device="cpu", threads=1))
@@ -137,19 +136,19 @@ def test_the_service_s_own_routes_skip_none(route: APIRoute, place: str, monkeyp
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_middleware_is_never_skipped(place: int) -> None:
-    """Around ours, and within it: the innermost place is then another's."""
+    """A middleware before or after `FastPathMiddleware` still sees every request."""
     app = application_of(router_of())
     app.user_middleware.insert(place, Middleware(Teapot))
 
-    assert way(app) == "teapot"
+    assert path_taken(app) == "teapot"
 
 
-def test_what_wraps_the_router_is_not_skipped() -> None:
-    """It comes after all middleware."""
+def test_a_middleware_of_the_router_is_not_skipped() -> None:
+    """A middleware of the router, which comes after all others, still sees every request."""
     app = application_of(router_of())
     app.router.middleware_stack = Teapot(app.router.app)
 
-    assert way(app) == "teapot"
+    assert path_taken(app) == "teapot"
 
 
 @pytest.mark.parametrize(
@@ -163,41 +162,41 @@ def test_what_wraps_the_router_is_not_skipped() -> None:
     ],
     ids=["same path", "pattern", "FastAPI's", "mount", "host"],
 )
-def test_a_route_that_comes_first_is_first(route: Any) -> None:
-    """Also if it is added while requests are served."""
+def test_an_earlier_route_is_chosen(route: Any) -> None:
+    """A route that is inserted before the others serves the next request."""
     app = application_of(router_of())
-    before = way(app)
+    before = path_taken(app)
     app.router.routes.insert(0, route)
 
-    assert before == "short"
-    assert way(app) == "other"
+    assert before == "fast"
+    assert path_taken(app) == "other"
 
 
-def test_a_route_added_to_the_router_is_first_there_too() -> None:
-    """FastAPI looks at what is included as it is now."""
+def test_an_earlier_route_of_the_router_is_chosen() -> None:
+    """A route that is inserted into an included router serves the next request."""
     router = router_of()
     app = application_of(router)
-    before = way(app)
+    before = path_taken(app)
     router.add_api_route("/x", other, methods=["POST"])
     router.routes.reverse()
 
-    assert [before, way(app)] == ["short", "other"]
+    assert [before, path_taken(app)] == ["fast", "other"]
 
 
-def test_a_route_class_of_its_own_is_not_skipped() -> None:
-    """It says what handles the request."""
-    assert way(application_of(router_of(Careful))) == "other"
+def test_a_custom_route_class_is_not_skipped() -> None:
+    """The handler of a custom route class serves the request."""
+    assert path_taken(application_of(router_of(CustomRoute))) == "other"
 
 
-def test_a_limit_of_the_body_is_not_skipped() -> None:
-    """FastAPI's own, of a route or of where it is included."""
+def test_a_body_limit_is_not_skipped() -> None:
+    """A route with a body limit of FastAPI, its own or that of its router, takes the full path."""
     for app in (application_of(router_of(max_body_size=1)), application_of(router_of(), {"max_body_size": 1})):
-        assert way(app) == "full"
+        assert path_taken(app) == "full"
 
 
 @pytest.mark.parametrize("kind", [Locked, Exception])
 def test_errors_go_to_the_application_s_own_handlers(kind: type[Exception]) -> None:
-    """They are looked up as FastAPI does; what is not known ends where it always ends."""
+    """The handler of an error class or its base class answers, as without the fast path."""
     app = application_of(router_of())
 
     @app.exception_handler(kind)
@@ -210,8 +209,8 @@ def test_errors_go_to_the_application_s_own_handlers(kind: type[Exception]) -> N
     assert client.post("/x", headers={"x-fail": "1"}).text == "locked"
 
 
-def test_the_service_takes_the_short_way(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small image costs what it costs, not what FastAPI's layers cost."""
+def test_the_service_uses_the_fast_path(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests to classify images skip the layers of FastAPI, with a prefix and a slash at the end, too."""
     image = (demo.folder / "golden/four.png").read_bytes()
     with TestClient(create_app(Settings(device="cpu", threads=1, root_path="/digits"))) as client:
         monkeypatch.delattr("starlette.middleware.exceptions.ExceptionMiddleware.__call__")

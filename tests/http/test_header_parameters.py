@@ -1,4 +1,4 @@
-"""`app/http/header_parameters.py`: the parameters of a header, in a time that grows with its length and no faster."""
+"""Tests of `app/http/header_parameters.py`: values of clients, invalid headers, and the time to read them."""
 
 import contextlib
 import time
@@ -13,7 +13,7 @@ CHARSETS = ["idna", "undefined", "punycode", "a%00b", "utf-7", "raw_unicode_esca
 
 
 @pytest.mark.parametrize(
-    ("said", "value"),
+    ("parameter", "value"),
     [
         ("name=files", "files"),
         ('name="files"', "files"),
@@ -40,27 +40,27 @@ CHARSETS = ["idna", "undefined", "punycode", "a%00b", "utf-7", "raw_unicode_esca
         ("name*=plain", "plain"),
     ],
 )
-def test_values_as_clients_write_them(said: str, value: str) -> None:
-    """Tokens, quoted strings, other alphabets, pieces."""
-    assert parameters_of(f"form-data; {said}")["name"] == [value]
+def test_values_of_clients_are_read(parameter: str, value: str) -> None:
+    """Tokens, quoted strings, values with a charset and values in pieces are read as the client means them."""
+    assert parameters_of(f"form-data; {parameter}")["name"] == [value]
 
 
-def test_different_values_are_all_there() -> None:
-    """The plain one first; equal ones count once."""
+def test_distinct_values_are_returned() -> None:
+    """A repeated parameter has all its distinct values, the plain ones first."""
     assert parameters_of("x; a*=UTF-8''3; a=1; a=2; a=1") == {"a": ["1", "2", "3"]}
 
 
-@pytest.mark.parametrize("said", ['name="files', "name*1=a", "name*0=a; name*2=b"])
-def test_values_without_an_end_or_a_piece_are_refused(said: str) -> None:
-    """Nothing is guessed."""
-    with pytest.raises(ValueError, match=r"no end|not all there"):
-        parameters_of(f"form-data; {said}")
+@pytest.mark.parametrize("parameter", ['name="files', "name*1=a", "name*0=a; name*2=b"])
+def test_incomplete_values_are_refused(parameter: str) -> None:
+    """A quoted value without an end, or a value with a missing piece, is a ValueError."""
+    with pytest.raises(ValueError, match=r"does not end|is missing"):
+        parameters_of(f"form-data; {parameter}")
 
 
 @pytest.mark.parametrize("charset", CHARSETS)
 @pytest.mark.parametrize("value", ["x", "%FF", "\\ud800", "+2AA-", "%00%d8", "😀", "a" * 2000])
-def test_a_charset_of_the_client_is_no_codec(charset: str, value: str) -> None:
-    """Whatever it is called, the value is text that can be sent back."""
+def test_the_client_chooses_no_codec(charset: str, value: str) -> None:
+    """A value in any charset becomes text that UTF-8 can encode."""
     (name,) = parameters_of(f"form-data; name*={charset}''{value}")["name"]
 
     assert name.encode()
@@ -69,11 +69,11 @@ def test_a_charset_of_the_client_is_no_codec(charset: str, value: str) -> None:
 @settings(max_examples=500, derandomize=True, database=None, deadline=None)
 @given(st.lists(st.sampled_from([*";=\"\\*'% \tan019\r\n", "%ff", "utf-8''", "name", "\ud7ff", "٣"])).map("".join))
 def test_any_header_is_read_or_refused(header: str) -> None:
-    """With a ValueError and no other."""
+    """Any header is read, or refused with a ValueError for one of the two reasons."""
     try:
         values = parameters_of(header)
     except ValueError as error:
-        assert "no end" in str(error) or "not all there" in str(error)  # noqa: PT017 (either outcome is right)
+        assert "does not end" in str(error) or "is missing" in str(error)  # noqa: PT017 (both outcomes are valid)
     else:
         assert all(value.encode() is not None for each in values.values() for value in each)
 
@@ -118,8 +118,8 @@ def test_any_header_is_read_or_refused(header: str) -> None:
         ),
     ],
 )
-def test_the_time_grows_with_the_length(unit: str) -> None:
-    """Four times the length takes no more than about four times as long; the square would be sixteen times."""
+def test_the_time_grows_linearly(unit: str) -> None:
+    """A header of four times the length takes less than nine times as long; a square would be sixteen times."""
 
     def seconds(length: int) -> float:
         header = "form-data; " + unit * (length // len(unit))

@@ -1,4 +1,4 @@
-"""What OpenAPI says is true: what it allows is answered, what it does not is refused, answers are as it describes."""
+"""Tests of the OpenAPI document: valid requests succeed, invalid ones are refused, responses fit their schemas."""
 
 import contextlib
 import itertools
@@ -25,16 +25,16 @@ KEY = "a-key-of-the-tests-0123456789"
 KEY_HEADER = "Authorization"
 CREDENTIALS = {KEY_HEADER: f"Bearer {KEY}"}
 CLASSES = 10
+# A timeout in seconds that a request can exceed on a busy machine. Shorter ones are raised to it.
 SHORT = 10
-"""Seconds in which an image may not be classified, on a machine that does something else, too."""
 
+# Binary data for the schemas of the OpenAPI document.
 IMAGES = st.sampled_from(
     [
         encode(draw_picture(side, side), kind)
         for side, kind in itertools.product((1, 32, 300), ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"))
     ]
 )
-"""What OpenAPI calls binary data."""
 
 schemathesis.openapi.format("binary", IMAGES)
 for media_type in ("image/*", "application/octet-stream"):
@@ -43,7 +43,7 @@ for media_type in ("image/*", "application/octet-stream"):
 
 @pytest.fixture(scope="module")
 def locked() -> Iterator[Served]:
-    """The demonstration bundle, served to who has a key."""
+    """A service with the demo bundle that asks for an API key."""
     served = Served(SWIN_API_KEYS=KEY)
     try:
         yield served
@@ -52,10 +52,10 @@ def locked() -> Iterator[Served]:
 
 
 def described(examples: int) -> BaseSchema:
-    """What the service says of itself, to be held against so many requests of each kind; always the same ones.
+    """Return the OpenAPI document, for `examples` requests of each kind, which are the same in each run.
 
-    All of schemathesis' checks are on. No resource is made or deleted and no operation links to another, so those about
-    sequences of requests find nothing to do.
+    All checks of schemathesis are on. Those for sequences of requests have no effect, because no
+    operation creates, deletes or links a resource.
     """
     schema = schemathesis.openapi.from_dict(create_app(Settings.model_validate({"api_keys": KEY})).openapi())
     schema.config.request_timeout = START_SECONDS
@@ -66,26 +66,26 @@ def described(examples: int) -> BaseSchema:
     return schema
 
 
-def hold(case: schemathesis.Case[Any], served: Served) -> None:
-    """Send one request and look at its answer."""
+def check(case: schemathesis.Case[Any], served: Served) -> None:
+    """Send one request and check its response."""
     assert case.meta is not None
     if case.meta.generation.mode.is_positive:
-        settle(case)
-    with contextlib.suppress(KeyError, ValueError):  # there is no time, or it is the one thing that is wrong
+        make_consistent(case)
+    with contextlib.suppress(KeyError, ValueError):  # the header is absent, or is the tested fault
         if 0 < float(case.headers["X-Request-Timeout"]) < SHORT:
             case.headers["X-Request-Timeout"] = str(SHORT)
     key = case.headers.get(KEY_HEADER, "Bearer")
-    is_broken = not isinstance(key, str) or not key.startswith("Bearer")  # and may be the one thing that is wrong
-    # schemathesis judges the request with its own key. With the key of the tests, nothing may be wrong with it.
-    is_right = is_mended(case) or is_wrong_by_type_only(case) or is_right_as_text(case)
-    left_out: list[Any] = [positive_data_acceptance] if is_broken else [negative_data_rejection] if is_right else []
-    case.call_and_validate(base_url=served.url, headers={} if is_broken else CREDENTIALS, excluded_checks=left_out)
+    is_key_broken = not isinstance(key, str) or not key.startswith("Bearer")  # this can be the tested fault
+    # schemathesis judges the request with its own key. With the key of the tests, the request can be valid.
+    is_valid = is_key_the_only_fault(case) or is_wrong_by_type_only(case) or is_valid_as_text(case)
+    excluded: list[Any] = [positive_data_acceptance] if is_key_broken else [negative_data_rejection] if is_valid else []
+    case.call_and_validate(base_url=served.url, headers={} if is_key_broken else CREDENTIALS, excluded_checks=excluded)
 
 
-def is_mended(case: schemathesis.Case[Any]) -> bool:
-    """Return whether the key of the tests leaves nothing to refuse.
+def is_key_the_only_fault(case: schemathesis.Case[Any]) -> bool:
+    """Return whether the request is valid with the key of the tests.
 
-    The key was all that was wrong, or beside it at most unknown options were added: those are ignored.
+    Unknown fields of headers and forms can be added beside the key: the service ignores them.
     """
     assert case.meta is not None
     wrong = {each.keywords if each.parameter != KEY_HEADER else KEY_HEADER for each in case.meta.phase.data.mutations}
@@ -95,16 +95,17 @@ def is_mended(case: schemathesis.Case[Any]) -> bool:
 def is_wrong_by_type_only(case: schemathesis.Case[Any]) -> bool:
     """Return whether only types in a form are wrong.
 
-    A form has no types: a number in the image field arrives as a part with text, which is an image with an error of its
-    own in the answer to a batch. tests/http/test_forms.py says which forms are refused.
+    A form has no types. A number in the image field arrives as a part with text, which is an image
+    with an error of its own in the results of a batch. tests/http/test_forms.py tests which forms
+    are refused.
     """
     assert case.meta is not None
     keywords = {each.keywords for each in case.meta.phase.data.mutations}
     return case.meta.is_negative_at(ParameterLocation.BODY) and keywords <= {("type",)}
 
 
-def is_right_as_text(case: schemathesis.Case[Any]) -> bool:
-    """Return whether a form is right once its other fields are text, as `null` is when it is sent."""
+def is_valid_as_text(case: schemathesis.Case[Any]) -> bool:
+    """Return whether a form is valid with its other fields as text, such as `null`."""
     assert case.meta is not None
     if not case.meta.is_negative_at(ParameterLocation.BODY) or not isinstance(case.body, dict):
         return False
@@ -114,8 +115,8 @@ def is_right_as_text(case: schemathesis.Case[Any]) -> bool:
     return len(others) < len(case.body) and len(texts) <= MAX_TEXT_FIELDS and not has_zero
 
 
-def settle(case: schemathesis.Case[Any]) -> None:
-    """What OpenAPI has no words for: options that need each other, and how many classes there are."""
+def make_consistent(case: schemathesis.Case[Any]) -> None:
+    """Follow the rules that OpenAPI cannot express: dependent parameters and the number of classes."""
     if "class" in case.query:
         case.query |= {"class": int(case.query["class"]) % CLASSES, "format": "png"}
     if case.query.get("format") == "png":
@@ -125,13 +126,13 @@ def settle(case: schemathesis.Case[Any]) -> None:
 
 
 @described(50).parametrize()
-def test_the_service_is_as_it_says(case: schemathesis.Case[Any], locked: Served) -> None:
-    """Values at their bounds, on both sides of them, and at random; methods, headers and keys that are not there."""
-    hold(case, locked)
+def test_the_service_fits_its_openapi_document(case: schemathesis.Case[Any], locked: Served) -> None:
+    """Random values, values at their limits, and missing or unknown methods, headers and keys get valid responses."""
+    check(case, locked)
 
 
 @pytest.mark.slow
 @described(2000).parametrize()
-def test_the_service_is_as_it_says_for_long(case: schemathesis.Case[Any], locked: Served) -> None:
-    """The same, with many more of them."""
-    hold(case, locked)
+def test_the_service_fits_its_openapi_document_in_many_cases(case: schemathesis.Case[Any], locked: Served) -> None:
+    """2,000 requests of each kind get valid responses."""
+    check(case, locked)

@@ -1,4 +1,4 @@
-"""The service when queues are full, deadlines pass, callers leave and engines fail; over HTTP, in process."""
+"""Tests of the service under full queues, passed deadlines, disconnects and failing engines, in one process."""
 
 import asyncio
 import contextlib
@@ -38,14 +38,14 @@ def digit(demo: Bundle, name: str = "two") -> bytes:
 
 
 def hold_engine(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> Gate:
-    """A gate before every run of the application's engine."""
+    """Put a gate before each run of the application's engine."""
     (engine,), gate = app.state.service.backend.engines, Gate()
-    monkeypatch.setattr(engine, "_session", HeldSession(engine._session, gate))  # noqa: SLF001 (to hold it)
+    monkeypatch.setattr(engine, "_session", HeldSession(engine._session, gate))  # noqa: SLF001 (to hold each run)
     return gate
 
 
 def hold_decoding(monkeypatch: pytest.MonkeyPatch) -> Gate:
-    """A gate before every decoding."""
+    """Put a gate before each decoding."""
     gate = Gate()
 
     def held(image: Image.Image, **options: bool) -> Image.Image:
@@ -57,29 +57,32 @@ def hold_decoding(monkeypatch: pytest.MonkeyPatch) -> Gate:
 
 
 def count(app: FastAPI, name: str, **labels: str) -> float:
-    """One sample of the metrics."""
+    """Return one sample of the metrics, or 0."""
     return app.state.service.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let the event loop run until it is so."""
-    while not condition():  # noqa: ASYNC110 (what is asked for announces itself to nobody)
+    """Let the event loop run until the condition holds."""
+    while not condition():  # noqa: ASYNC110 (the condition has no event)
         await asyncio.sleep(0)
 
 
 @asynccontextmanager
 async def connected(app: FastAPI, state: State) -> AsyncIterator[socket.socket]:
-    """A caller's socket, with the application at its other end. What is sent at once is there to be read at once."""
+    """Yield a client's socket that is connected to the application.
+
+    The buffers are large, so that bytes which are sent at once can be read at once.
+    """
     config = uvicorn.Config(app, log_config=None)
-    with socket.socket() as listener, socket.socket() as caller:
+    with socket.socket() as listener, socket.socket() as client:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)
-        caller.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        caller.connect(listener.getsockname())
-        taken, _ = listener.accept()
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: Connection(config, state, {}), taken)
-        yield caller
+        client.connect(listener.getsockname())
+        accepted, _ = listener.accept()
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: Connection(config, state, {}), accepted)
+        yield client
 
 
 async def entered(gate: Gate) -> None:
@@ -87,12 +90,12 @@ async def entered(gate: Gate) -> None:
 
 
 async def test_a_full_queue_answers_429(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the engine busy and the queue full, the next caller is refused with Retry-After; the others are answered."""
+    """If the engine is busy and the queue full, the next request gets 429 with Retry-After; the others succeed."""
     gate = Gate()
     app = create_app(Settings(device="cpu", threads=1, max_batch=1, max_queue_size=2, max_client_batch_size=2))
     async with app.router.lifespan_context(app), caller_of(app) as caller:
         (engine,) = app.state.service.backend.engines
-        monkeypatch.setattr(engine, "_session", HeldSession(engine._session, gate))  # noqa: SLF001 (to hold it)
+        monkeypatch.setattr(engine, "_session", HeldSession(engine._session, gate))  # noqa: SLF001 (to hold each run)
         running = asyncio.create_task(caller.post("/classify", content=digit(demo, "two")))
         await asyncio.to_thread(gate.wait_until_entered)
         calls = [asyncio.create_task(caller.post("/classify", content=digit(demo, "two"))) for _ in range(3)]
@@ -106,7 +109,7 @@ async def test_a_full_queue_answers_429(demo: Bundle, monkeypatch: pytest.Monkey
 
 
 async def test_a_full_decode_queue_answers_429(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Images that wait for decoding are bounded as well."""
+    """If the decode queue is full, the next request gets 429; the others succeed."""
     gate = hold_decoding(monkeypatch)
     app = create_app(Settings(device="cpu", threads=1, decode_threads=1, max_decode_queue_size=2))
     async with app.router.lifespan_context(app), caller_of(app) as caller:
@@ -120,8 +123,8 @@ async def test_a_full_decode_queue_answers_429(monkeypatch: pytest.MonkeyPatch) 
     assert [call.result().json()["code"] for call in refused] == ["overloaded"]
 
 
-async def test_the_decode_queue_says_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retry-After is what decoding has taken lately, for all who wait."""
+async def test_the_decode_queue_sets_retry_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry-After is the recent time of decoding, multiplied by the images in the decode queue."""
     now = [0.0]
 
     def slow(image: Image.Image, **options: bool) -> Image.Image:
@@ -145,7 +148,7 @@ async def test_the_decode_queue_says_when_to_come_back(monkeypatch: pytest.Monke
 
 @pytest.mark.usefixtures("all_batches_pay")
 async def test_a_request_with_many_images_is_split(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches count images, not requests: five images and a largest batch of two are three runs."""
+    """A request with five images runs in three batches if a batch has at most two images."""
     app = create_app(Settings(device="cpu", threads=1, max_batch=2))
     async with app.router.lifespan_context(app), caller_of(app) as caller:
         gate = hold_engine(app, monkeypatch)
@@ -158,7 +161,7 @@ async def test_a_request_with_many_images_is_split(demo: Bundle, monkeypatch: py
 
 
 async def test_a_refusal_needs_no_body(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the queue full, the body of what is refused anyway is neither read nor decoded."""
+    """With a full queue, a request is refused before its body is read."""
     app = create_app(Settings(device="cpu", threads=1, max_batch=1, max_queue_size=1, max_client_batch_size=1))
     async with app.router.lifespan_context(app), caller_of(app) as caller:
         gate = hold_engine(app, monkeypatch)
@@ -173,11 +176,11 @@ async def test_a_refusal_needs_no_body(demo: Bundle, monkeypatch: pytest.MonkeyP
 
     assert visitor.sent[0]["status"] == 429
     assert b"retry-after" in dict(visitor.sent[0]["headers"])
-    assert visitor._pieces == [b"x"]  # noqa: SLF001 (what it still had to send)
+    assert visitor._pieces == [b"x"]  # noqa: SLF001 (the unread body)
 
 
-async def test_the_bodies_of_all_requests_together_are_bounded(demo: Bundle) -> None:
-    """Many callers with large bodies are refused rather than held; what they held is free again when they leave."""
+async def test_the_bodies_of_all_requests_are_limited_together(demo: Bundle) -> None:
+    """A body above `max_uploads_mib` is refused, until another client disconnects and frees its share."""
     app = create_app(Settings(device="cpu", threads=1, max_body_mib=2, max_uploads_mib=3))
     async with app.router.lifespan_context(app), caller_of(app) as caller:
         visitor = Visitor(app, bytes(2 * 2**20), is_whole=False)
@@ -196,8 +199,8 @@ async def test_the_bodies_of_all_requests_together_are_bounded(demo: Bundle) -> 
 
 
 @pytest.mark.parametrize("held", ["engine", "decoding"])
-async def test_nobody_is_answered_after_the_deadline(held: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """X-Request-Timeout shortens a request's own deadline: 504 when it is over, wherever the image is then."""
+async def test_a_request_fails_at_its_deadline(held: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the end of X-Request-Timeout, the response is 504, whether the image is decoded or computed then."""
     app = create_app(SETTINGS)
     async with app.router.lifespan_context(app), caller_of(app) as caller:
         gate = hold_engine(app, monkeypatch) if held == "engine" else hold_decoding(monkeypatch)
@@ -209,8 +212,8 @@ async def test_nobody_is_answered_after_the_deadline(held: str, monkeypatch: pyt
     assert abandoned == 0
 
 
-async def test_an_upload_that_eats_up_the_deadline_is_a_504() -> None:
-    """The deadline counts from the request's head: a caller who is slower than its own deadline is told so."""
+async def test_an_upload_after_the_deadline_is_a_504() -> None:
+    """The deadline counts from the header section, so an upload can exceed it."""
     app = create_app(Settings(device="cpu", threads=1, request_timeout=0.05))
     async with app.router.lifespan_context(app):
         visitor = Visitor(app, b"half", is_whole=False)
@@ -220,7 +223,7 @@ async def test_an_upload_that_eats_up_the_deadline_is_a_504() -> None:
 
 
 async def test_in_a_batch_each_image_has_its_deadline(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The images that made it have their results, the others the error."""
+    """In a batch, images that are classified in time have results, the others the error."""
     app = create_app(SETTINGS)
     async with app.router.lifespan_context(app), caller_of(app) as caller:
         gate = hold_decoding(monkeypatch)
@@ -228,7 +231,7 @@ async def test_in_a_batch_each_image_has_its_deadline(demo: Bundle, monkeypatch:
         began = time.perf_counter()
         for _ in range(2):
             await caller.post("/classify", content=digit(demo))
-        enough = max(0.8, 10 * (time.perf_counter() - began))  # for one digit, on a machine as busy as now
+        enough = max(0.8, 10 * (time.perf_counter() - began))  # enough for one digit on a machine as busy as now
         files = [("files", digit(demo)), ("files", PHOTO)]  # the digit is decoded in place
         answer = await caller.post("/classify/batch", files=files, headers={"X-Request-Timeout": f"{enough:.3f}"})
         gate.open()
@@ -239,8 +242,8 @@ async def test_in_a_batch_each_image_has_its_deadline(demo: Bundle, monkeypatch:
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "soon", ""])
-async def test_a_timeout_that_is_none_is_refused(value: str, demo: Bundle) -> None:
-    """X-Request-Timeout is a positive number of seconds."""
+async def test_an_invalid_timeout_is_refused(value: str, demo: Bundle) -> None:
+    """An X-Request-Timeout that is not a positive number is refused."""
     app = create_app(SETTINGS)
     async with app.router.lifespan_context(app), caller_of(app) as caller:
         answer = await caller.post("/classify", content=digit(demo), headers={"X-Request-Timeout": value})
@@ -248,8 +251,8 @@ async def test_a_timeout_that_is_none_is_refused(value: str, demo: Bundle) -> No
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_parameter")
 
 
-async def test_a_caller_who_leaves_while_uploading_is_let_go() -> None:
-    """What it sent is dropped, and it is counted as one who left in the stage `read`."""
+async def test_a_disconnect_during_the_upload_ends_the_request() -> None:
+    """After a disconnect during the upload, the body is dropped, and the stage `read` is counted."""
     app = create_app(SETTINGS)
     async with app.router.lifespan_context(app):
         visitor = Visitor(app, b"half", is_whole=False)
@@ -264,8 +267,8 @@ async def test_a_caller_who_leaves_while_uploading_is_let_go() -> None:
     assert count(app, "swin_requests_total", route="/classify", code="499") == 1
 
 
-async def test_a_caller_who_leaves_the_decode_queue_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An image that waits for a decode thread costs nothing more once its caller has left."""
+async def test_a_disconnect_in_the_decode_queue_saves_the_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image in the decode queue is not decoded after its client has disconnected."""
     app = create_app(Settings(device="cpu", threads=1, decode_threads=1))
     async with app.router.lifespan_context(app), caller_of(app) as caller:
         gate = hold_decoding(monkeypatch)
@@ -282,13 +285,13 @@ async def test_a_caller_who_leaves_the_decode_queue_is_not_decoded(monkeypatch: 
         depth = app.state.service.classifier.decoding
 
     assert (visitor.sent, depth, last.status_code) == ([], 0, 200)
-    assert len(gate.batches) == 2  # decodings: of the first, and of the last
+    assert len(gate.batches) == 2  # decodings: the first and the last image
     assert count(app, "swin_cancelled_total", stage="decode") == 1
 
 
 @pytest.mark.parametrize("stage", ["queue", "infer"])
-async def test_a_caller_that_hangs_up_is_let_go(stage: str, demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its row is abandoned as soon as the connection closes, is counted, and nothing is sent to nobody."""
+async def test_a_disconnect_cancels_the_image(stage: str, demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queued or running image is canceled at the disconnect and counted, and no response is sent."""
     app = create_app(SETTINGS)
     async with app.router.lifespan_context(app), caller_of(app) as caller:
         gate = hold_engine(app, monkeypatch)
@@ -309,8 +312,8 @@ async def test_a_caller_that_hangs_up_is_let_go(stage: str, demo: Bundle, monkey
     assert count(app, "swin_requests_total", route="/classify", code="499") == 1
 
 
-async def test_a_caller_that_leaves_twice_is_counted_once(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that is lost after a refusal says it again: nobody else, the service least of all, has ended it."""
+async def test_a_disconnect_that_is_reported_twice_counts_once(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is lost after a refusal reports the disconnect again, which has no effect."""
     app = create_app(SETTINGS)
     async with app.router.lifespan_context(app):
         gate = hold_engine(app, monkeypatch)
@@ -327,10 +330,8 @@ async def test_a_caller_that_leaves_twice_is_counted_once(demo: Bundle, monkeypa
     assert count(app, "swin_requests_total", route="/classify", code="499") == 1
 
 
-async def test_a_caller_that_leaves_during_the_drain_does_not_hold_it_up(
-    demo: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What waits in the queue is finished before the end, unless its caller has left: then it is not run."""
+async def test_a_disconnect_during_the_drain_cancels_the_image(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The drain runs all queued images, except those of disconnected clients."""
     app = create_app(SETTINGS.model_copy(update={"max_batch": 1}))
     async with app.router.lifespan_context(app), asyncio.timeout(HANG_SECONDS), caller_of(app) as caller:
         gate, batcher = hold_engine(app, monkeypatch), app.state.service.batcher
@@ -352,20 +353,20 @@ async def test_a_caller_that_leaves_during_the_drain_does_not_hold_it_up(
 
 
 @pytest.mark.parametrize("kib", [81, 317])
-async def test_a_caller_of_a_long_body_is_heard_when_it_leaves(
+async def test_a_disconnect_after_a_long_body_is_noticed(
     kib: int, demo: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reading pauses after 64 KiB at once, and goes on when all of the body is here: who then leaves is let go."""
+    """Reading pauses after 64 KiB and resumes after the body, so that a disconnect is noticed."""
     image, last = digit(demo).ljust(kib * 2**10, b"\0"), 81 * 2**10
     app = create_app(SETTINGS)
     async with app.router.lifespan_context(app), asyncio.timeout(HANG_SECONDS):
         gate, state = hold_engine(app, monkeypatch), State(SETTINGS, app.state.service)
-        async with connected(app, state) as caller:
-            caller.sendall(f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {len(image)}\r\n\r\n".encode())
-            await until(lambda: bool(state.tasks))  # the body is waited for
-            caller.sendall(image[:-last])
+        async with connected(app, state) as client:
+            client.sendall(f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {len(image)}\r\n\r\n".encode())
+            await until(lambda: bool(state.tasks))  # the application waits for the body
+            client.sendall(image[:-last])
             await until(lambda: state.service.uploaded == len(image) - last)
-            caller.sendall(image[-last:])
+            client.sendall(image[-last:])
             await entered(gate)
         await until(lambda: not state.tasks)
         gate.open()
@@ -376,11 +377,11 @@ async def test_a_caller_of_a_long_body_is_heard_when_it_leaves(
 
 @pytest.mark.parametrize("failure", ["exception", "shape", "nan"])
 async def test_a_failed_engine_is_replaced(failure: str, demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its batch is a 500; another engine is opened, proved and serves, and `GET /model` and metrics show that one."""
+    """The batch of a failed engine is a 500; then another engine is opened and serves, and the restart is counted."""
     app = create_app(SETTINGS)
     async with app.router.lifespan_context(app), caller_of(app) as caller:
         (old,) = app.state.service.backend.engines
-        monkeypatch.setattr(old, "_session", FailingSession(old._session, failure))  # noqa: SLF001 (to break it)
+        monkeypatch.setattr(old, "_session", FailingSession(old._session, failure))  # noqa: SLF001 (to let it fail)
         failed = await caller.post("/classify", content=digit(demo))
         not_ready = await caller.get("/health/ready")
         live = await caller.get("/health/live")
@@ -397,12 +398,12 @@ async def test_a_failed_engine_is_replaced(failure: str, demo: Bundle, monkeypat
 
 
 async def test_engines_that_shared_a_session_share_the_next(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two engines that lose their session are restarted with one between them, not with one each."""
-    app = create_app(SETTINGS.model_copy(update={"engines": 2}))
+    """Two engines that share a failed session are restarted with one new session."""
+    app = create_app(SETTINGS.model_copy(update={"instances_per_device": 2}))
     async with app.router.lifespan_context(app), caller_of(app) as caller:
         engines = app.state.service.backend.engines
         old = list(engines)
-        broken = FailingSession(old[0]._session, "exception")  # noqa: SLF001 (to break it)
+        broken = FailingSession(old[0]._session, "exception")  # noqa: SLF001 (to let it fail)
         for engine in old:
             monkeypatch.setattr(engine, "_session", broken)
         while len({*old, *engines}) < 4:
@@ -418,12 +419,12 @@ async def test_engines_that_shared_a_session_share_the_next(demo: Bundle, monkey
     assert count(app, "swin_engine_restarts_total") == 2
 
 
-async def test_a_service_without_engine_asks_to_be_restarted(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If no other engine can be proved, requests hear 503, and so does who asks whether the process lives."""
+async def test_a_service_without_an_engine_is_broken(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If no other engine can be verified, requests, liveness and readiness get 503."""
     app = create_app(SETTINGS)
     async with app.router.lifespan_context(app), caller_of(app) as caller:
         (engine,) = app.state.service.backend.engines
-        monkeypatch.setattr(engine, "_session", FailingSession(engine._session, "exception"))  # noqa: SLF001 (to break it)
+        monkeypatch.setattr(engine, "_session", FailingSession(engine._session, "exception"))  # noqa: SLF001 (to let it fail)
         monkeypatch.setattr("app.inference.pool.open_proved", None)
         failed = await caller.post("/classify", content=digit(demo))
         await until(lambda: not app.state.service.batcher.alive)
@@ -437,15 +438,15 @@ async def test_a_service_without_engine_asks_to_be_restarted(demo: Bundle, monke
     assert (ready.status_code, ready.json()["status"]) == (503, "broken")
 
 
-async def test_the_second_signal_waits_for_nobody(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever still waits for the engine then hears that the service shuts down, and the process can end."""
+async def test_the_second_signal_ends_the_drain(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the second signal, a waiting request gets 503 `draining`, and the process ends."""
     gate = Gate()
     app = create_app(SETTINGS)
     async with app.router.lifespan_context(app), caller_of(app) as caller:
         settings = Settings(device="cpu", drain_delay=3600)
         server = Server(uvicorn.Config(app), settings, app.state.service)
         (engine,) = app.state.service.backend.engines
-        monkeypatch.setattr(engine, "_session", HeldSession(engine._session, gate))  # noqa: SLF001 (to hold it)
+        monkeypatch.setattr(engine, "_session", HeldSession(engine._session, gate))  # noqa: SLF001 (to hold each run)
         call = asyncio.create_task(caller.post("/classify", content=digit(demo, "two")))
         await asyncio.to_thread(gate.wait_until_entered)
         server.handle_exit(signal.SIGTERM, None)
@@ -460,29 +461,29 @@ async def test_the_second_signal_waits_for_nobody(demo: Bundle, monkeypatch: pyt
     assert server.force_exit
 
 
-def test_who_has_left_is_not_told_again() -> None:
-    """A caller leaves once, however often its connection says so: one cancellation is one caller's."""
-    told = list[str]()
-    caller = ClientState()
-    caller.on_disconnect = lambda: told.append("gone")
+def test_on_disconnect_is_called_once() -> None:
+    """`ClientState.disconnect` calls `on_disconnect` the first time only."""
+    calls = list[str]()
+    client_state = ClientState()
+    client_state.on_disconnect = lambda: calls.append("disconnected")
 
-    caller.disconnect()
-    caller.disconnect()
+    client_state.disconnect()
+    client_state.disconnect()
 
-    assert told == ["gone"]
+    assert calls == ["disconnected"]
 
 
-async def test_nobody_connects_after_the_last_was_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long it takes from there to the end of the listener: the end would reset the connection."""
+async def test_no_connection_follows_the_last_accepted_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No client can connect between the last `accept` and the close of the listener, and then be reset."""
     late = list[str]()
 
-    def accepted_late(listener: socket.socket) -> list[socket.socket]:
-        connections = _accepted(listener)
+    def accept_and_connect(listener: socket.socket) -> list[socket.socket]:
+        connections = _accept_all(listener)
         with contextlib.suppress(TimeoutError), socket.create_connection(listener.getsockname(), timeout=0.2):
             late.append("connected")
         return connections
 
-    monkeypatch.setattr("app.server.server._accepted", accepted_late)
+    monkeypatch.setattr("app.server.server._accept_all", accept_and_connect)
     service = create_app(SETTINGS)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         async with service.router.lifespan_context(service):

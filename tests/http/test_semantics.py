@@ -1,4 +1,4 @@
-"""What HTTP clients expect of any server: HEAD, PUT, slashes at the end, encodings, prefixes; and a page for people."""
+"""Tests of general HTTP semantics: HEAD, PUT, slashes, encodings, prefixes, messages, and the page of `/docs`."""
 
 import gzip
 import json
@@ -25,29 +25,29 @@ READ = ["/health/live", "/health/ready", "/metrics", "/model", "/docs", "/openap
 
 
 def service(**settings: Any) -> TestClient:
-    """The demonstration bundle, served."""
+    """Return a client of a service with the demo bundle."""
     app = create_app(Settings.model_validate({"device": "cpu", "threads": 1, **settings}))
     return TestClient(app, follow_redirects=False)
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    """A service as it is by default."""
+    """A client of a service with default settings."""
     with service() as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def prefixed() -> Iterator[TestClient]:
-    """A service behind a proxy that has a prefix for it, and with keys."""
+    """A client of a service with an API key, behind a proxy with a prefix."""
     with service(root_path="/ai/digits", api_keys=KEY) as client:
         yield client
 
 
 @pytest.mark.parametrize("path", READ)
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_head_is_get_without_a_body(client: TestClient, path: str, slash: str) -> None:
-    """As `wget --spider` and uptime monitors ask: the same status and the same headers."""
+def test_head_is_get_without_content(client: TestClient, path: str, slash: str) -> None:
+    """HEAD, as sent by `wget --spider`, has the status and the headers of GET."""
     get, head = client.get(path + slash), client.head(path + slash)
 
     assert (head.status_code, head.content) == (200, b"")
@@ -56,7 +56,7 @@ def test_head_is_get_without_a_body(client: TestClient, path: str, slash: str) -
 
 
 def test_head_needs_a_key_where_get_does() -> None:
-    """And is open where that is."""
+    """HEAD and GET need a key for the same paths."""
     with service(api_keys=KEY) as client:
         statuses = [client.head(path).status_code for path in READ]
         assert statuses == [client.get(path).status_code for path in READ]
@@ -64,7 +64,7 @@ def test_head_needs_a_key_where_get_does() -> None:
 
 
 def test_head_is_counted_with_its_route(client: TestClient) -> None:
-    """Under the route's name, with a slash at its end or without."""
+    """Metrics count HEAD under the path of its route, without a slash at the end."""
     before = value(client, "swin_requests_total", route="/health/ready", code="200")
     client.head("/health/ready")
     client.head("/health/ready/")
@@ -77,7 +77,7 @@ def test_head_is_counted_with_its_route(client: TestClient) -> None:
 @pytest.mark.parametrize("path", ["/classify", "/classify/"])
 @pytest.mark.parametrize("method", ["POST", "PUT"])
 def test_put_is_post(client: TestClient, demo: Bundle, path: str, method: str) -> None:
-    """`curl -T photo.jpg`; and a slash at the end changes nothing."""
+    """PUT, as sent by `curl -T`, has the result of POST, with or without a slash at the end."""
     image = digit(demo, "seven")
     answer = client.request(method, path, content=image, headers=EVIL)
 
@@ -85,16 +85,16 @@ def test_put_is_post(client: TestClient, demo: Bundle, path: str, method: str) -
     assert "location" not in answer.headers
 
 
-def test_a_batch_takes_a_slash_too(client: TestClient, demo: Bundle) -> None:
-    """Forms go to both spellings."""
+def test_a_batch_allows_a_slash_at_the_end(client: TestClient, demo: Bundle) -> None:
+    """`/classify/batch/` is served as `/classify/batch`."""
     answer = client.post("/classify/batch/", files={"files": digit(demo, "two")})
 
     assert answer.json()["results"][0]["predictions"][0]["label"] == "two"
 
 
 @pytest.mark.parametrize("path", ["/classify//", "/health/", "/nowhere/", "/docs/oauth2-redirect", "/classify/x/", "/"])
-def test_no_path_is_answered_by_a_redirect(client: TestClient, path: str) -> None:
-    """Least of all to an address made of the caller's `Host`."""
+def test_no_path_redirects(client: TestClient, path: str) -> None:
+    """An unknown path gets 404, not a redirect that repeats the Host field."""
     answer = client.get(path, headers=EVIL)
 
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
@@ -102,8 +102,8 @@ def test_no_path_is_answered_by_a_redirect(client: TestClient, path: str) -> Non
     assert "/classify, /classify/batch" in answer.json()["detail"]
 
 
-def test_an_image_put_to_its_own_name_is_told_where_it_goes(client: TestClient, demo: Bundle) -> None:
-    """`curl -T photo.jpg http://host/classify/` adds the name of the file."""
+def test_put_to_the_name_of_a_file_gets_advice(client: TestClient, demo: Bundle) -> None:
+    """`curl -T photo.jpg http://host/classify/` adds the name of the file; the message explains that."""
     answer = client.put("/classify/photo.jpg", content=digit(demo, "two"))
 
     assert answer.status_code == 404
@@ -122,8 +122,8 @@ def test_an_image_put_to_its_own_name_is_told_where_it_goes(client: TestClient, 
         ("DELETE", "/docs", "GET, HEAD"),
     ],
 )
-def test_other_methods_are_told_which_there_are(client: TestClient, method: str, path: str, allowed: str) -> None:
-    """RFC 9110, 15.5.6: in `Allow`, all of the path's."""
+def test_a_wrong_method_gets_the_allowed_ones(client: TestClient, method: str, path: str, allowed: str) -> None:
+    """`Allow` and the message of a 405 list all methods of the path (RFC 9110, section 15.5.6)."""
     answer = client.request(method, path)
 
     assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
@@ -131,8 +131,8 @@ def test_other_methods_are_told_which_there_are(client: TestClient, method: str,
         assert (answer.json()["code"], allowed in answer.json()["detail"]) == ("method_not_allowed", True)
 
 
-def test_the_server_as_a_whole_is_asked_for_its_methods(client: TestClient) -> None:
-    """RFC 9110, 9.3.7: `OPTIONS *` is about no resource, so it is answered like a ping, with the methods there are."""
+def test_options_of_the_server_list_all_methods(client: TestClient) -> None:
+    """`OPTIONS *` gets 204 with all methods of the server (RFC 9110, section 9.3.7)."""
     messages = list[dict[str, Any]]()
     scope = {"type": "http", "method": "OPTIONS", "path": "*", "raw_path": b"*", "query_string": b"", "headers": []}
 
@@ -149,17 +149,17 @@ def test_the_server_as_a_whole_is_asked_for_its_methods(client: TestClient) -> N
 
 
 def test_put_is_refused_before_its_body_is_read(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Admission is asked for every method that brings an image."""
+    """PUT and POST ask for admission with the size of the body."""
     asked = list[int]()
-    monkeypatch.setattr(client.app.state.service.classifier, "admit", asked.append)  # type: ignore[attr-defined]  # (FastAPI's)
+    monkeypatch.setattr(client.app.state.service.classifier, "admit", asked.append)  # type: ignore[attr-defined]  # (a FastAPI)
     client.put("/classify", content=b"x" * 7)
     client.post("/classify", content=b"x" * 8)
 
     assert asked == [7, 8]
 
 
-def test_pages_may_put() -> None:
-    """A preflight for PUT is answered as one for POST."""
+def test_pages_can_send_put() -> None:
+    """A preflight request for PUT succeeds for an allowed origin."""
     asked = {"origin": "https://a.org", "access-control-request-method": "PUT"}
     with service(cors_origins="https://a.org") as client:
         answer = client.options("/classify", headers=asked)
@@ -171,7 +171,7 @@ def test_pages_may_put() -> None:
 @pytest.mark.parametrize("coding", ["gzip", "br", "zstd", "deflate", "GZIP", "gzip, br", "x-unknown", "aws-chunked"])
 @pytest.mark.parametrize("path", ["/classify", "/classify/batch"])
 def test_an_encoded_body_is_refused_by_name(client: TestClient, demo: Bundle, coding: str, path: str) -> None:
-    """RFC 9110, 15.5.16: with what would have been accepted."""
+    """A body with a content coding gets 415 with Accept-Encoding (RFC 9110, section 15.5.16)."""
     headers = {"content-encoding": coding, "content-type": "multipart/form-data; boundary=B"}
     answer = client.post(path, content=gzip.compress(digit(demo, "two")), headers=headers)
 
@@ -181,7 +181,7 @@ def test_an_encoded_body_is_refused_by_name(client: TestClient, demo: Bundle, co
 
 
 def test_one_of_several_encodings_is_enough(client: TestClient) -> None:
-    """Headers of one name are one list."""
+    """A coding in the second of two Content-Encoding fields is refused, too."""
     headers = [("content-encoding", "identity"), ("content-encoding", "gzip")]
 
     assert client.post("/classify", content=b"x", headers=headers).status_code == 415
@@ -189,7 +189,7 @@ def test_one_of_several_encodings_is_enough(client: TestClient) -> None:
 
 @pytest.mark.parametrize("coding", ["identity", "Identity", "", "identity, identity", "identity,"])
 def test_identity_is_no_encoding(client: TestClient, demo: Bundle, coding: str) -> None:
-    """It says that there is none."""
+    """A Content-Encoding of `identity` is accepted."""
     answer = client.post("/classify", content=digit(demo, "two"), headers={"content-encoding": coding})
 
     assert answer.status_code == 200
@@ -200,7 +200,7 @@ def test_identity_is_no_encoding(client: TestClient, demo: Bundle, coding: str) 
     ["application/json", "application/x-www-form-urlencoded", "text/plain; charset=utf-8", "multipart/related", "x"],
 )
 def test_the_content_decides_and_the_content_type_explains(client: TestClient, demo: Bundle, content_type: str) -> None:
-    """An image is one under any content type; of anything else it is said what came and what to send."""
+    """An image is accepted with any Content-Type; otherwise, the message names the Content-Type and the remedy."""
     headers = {"content-type": content_type}
     image = client.post("/classify", content=digit(demo, "two"), headers=headers)
     none = client.post("/classify", content=b'{"image": "iVBOR"}', headers=headers)
@@ -210,8 +210,8 @@ def test_the_content_decides_and_the_content_type_explains(client: TestClient, d
 
 
 @pytest.mark.parametrize("content_type", [None, "image/png", "application/octet-stream"])
-def test_a_content_type_of_images_explains_nothing(client: TestClient, content_type: str | None) -> None:
-    """What is wrong is the content."""
+def test_a_plausible_content_type_is_not_mentioned(client: TestClient, content_type: str | None) -> None:
+    """The message does not mention a Content-Type that an image can have."""
     headers = {} if content_type is None else {"content-type": content_type}
 
     assert "Content-Type" not in client.post("/classify", content=b"no image", headers=headers).json()["detail"]
@@ -230,21 +230,21 @@ def test_a_content_type_of_images_explains_nothing(client: TestClient, content_t
     ],
 )
 def test_each_problem_has_its_detail_as_error_too(client: TestClient, path: str, options: dict[str, Any]) -> None:
-    """Clients of other servers look there."""
+    """Each problem document repeats its detail as `error`, which clients of other servers read."""
     answer = client.post(path, **options).json()
 
     assert answer["error"] == answer["detail"] != ""
 
 
-def test_the_problems_of_a_batch_have_it_too(client: TestClient) -> None:
-    """Of each image."""
+def test_the_problems_of_a_batch_have_an_error_too(client: TestClient) -> None:
+    """The problem of each image in a batch repeats its detail as `error`."""
     (result,) = client.post("/classify/batch", files={"files": b"no image"}).json()["results"]
 
     assert result["error"]["error"] == result["error"]["detail"]
 
 
-def test_openapi_knows_it(client: TestClient) -> None:
-    """The member, PUT, and no HEAD beside each GET; each operation has a name of its own."""
+def test_the_openapi_document_is_complete(client: TestClient) -> None:
+    """OpenAPI has the member `error`, PUT but no HEAD, and a distinct name for each operation."""
     document = client.get("/openapi.json").json()
     operations = [operation for path in document["paths"].values() for operation in path.values()]
     methods = {path: set(operations) for path, operations in document["paths"].items()}
@@ -257,7 +257,7 @@ def test_openapi_knows_it(client: TestClient) -> None:
 
 
 class Links(HTMLParser):
-    """What a page loads."""
+    """The links of a page."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -265,29 +265,29 @@ class Links(HTMLParser):
         self.feed(page)
 
     def handle_starttag(self, _: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note what a tag refers to."""
         self.found += [value or "" for name, value in attrs if name in {"href", "src", "srcset", "action", "data"}]
 
 
 ANY_HOST = re.compile(r"""(?:https?:)?//[\w.-]+\.\w+""")
-DRAWINGS = "http://www.w3.org/"  # names of SVG, which is inline
+# The beginning of the name of SVG in inline drawings, which is not loaded.
+SVG_NAMESPACE = "http://www.w3.org/"
 
 
 def test_the_page_names_no_other_host(client: TestClient) -> None:
-    """It and its styles are of this service, and the browser is told to load nothing else."""
+    """The page and its styles load from this service only, and the policy forbids other hosts."""
     page = client.get("/docs")
     links = Links(page.text).found
 
     assert links == [f"/docs/{STYLE}", f"/docs/{ICON}", f"/docs/{SCRIPT}"]
     assert ANY_HOST.findall(page.text) == []
-    assert set(ANY_HOST.findall(client.get(links[0]).text)) <= {DRAWINGS[:-1]}
+    assert set(ANY_HOST.findall(client.get(links[0]).text)) <= {SVG_NAMESPACE[:-1]}
     assert '"validatorUrl": null' in page.text
     assert "http" not in page.headers["content-security-policy"]
     assert page.headers["content-security-policy"].startswith("default-src 'none'")
 
 
-def test_all_that_the_page_loads_is_there(client: TestClient) -> None:
-    """Swagger UI's files, as the package that brings them has them."""
+def test_the_files_of_the_page_are_served(client: TestClient) -> None:
+    """The service serves the files of Swagger UI unchanged."""
     kinds = {SCRIPT: "text/javascript", STYLE: "text/css", ICON: "image/png"}
     for name, kind in kinds.items():
         answer = client.get(f"/docs/{name}")
@@ -298,7 +298,7 @@ def test_all_that_the_page_loads_is_there(client: TestClient) -> None:
 @pytest.mark.parametrize("prefix", ["", "/ai/digits"], ids=["stripped", "kept"])
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_a_prefix_may_be_stripped_or_not(prefixed: TestClient, demo: Bundle, prefix: str, slash: str) -> None:
-    """Routes, open paths, and all that the page loads: links have the prefix, as browsers need it."""
+    """Routes and links of the page work, whether or not the proxy strips the prefix."""
     page = prefixed.get(f"{prefix}/docs{slash}", headers=CREDENTIALS).text
     document = prefixed.get(f"{prefix}/openapi.json{slash}", headers=CREDENTIALS).json()
     answer = prefixed.post(f"{prefix}/classify{slash}", content=digit(demo, "two"), headers=CREDENTIALS)
@@ -312,21 +312,21 @@ def test_a_prefix_may_be_stripped_or_not(prefixed: TestClient, demo: Bundle, pre
 
 
 @pytest.mark.parametrize("path", ["/ai/digits", "/ai/digitsdocs", "/ai/docs", "/ai/digits/ai/digits/docs"])
-def test_a_prefix_is_taken_off_once_and_whole(prefixed: TestClient, path: str) -> None:
-    """Nothing else is a path of the service."""
+def test_only_the_whole_prefix_is_removed(prefixed: TestClient, path: str) -> None:
+    """A path with a part of the prefix, or with the prefix twice, is unknown."""
     assert prefixed.get(path, headers=CREDENTIALS).status_code == 404
 
 
-def test_a_caller_cannot_say_the_prefix(client: TestClient) -> None:
-    """X-Forwarded-Prefix comes from anybody."""
+def test_a_client_cannot_set_the_prefix(client: TestClient) -> None:
+    """X-Forwarded-Prefix, which any client can send, has no effect."""
     headers = {"x-forwarded-prefix": "/evil", "x-forwarded-host": "evil.example", **EVIL}
 
     assert "evil" not in client.get("/docs", headers=headers).text
     assert "servers" not in client.get("/openapi.json", headers=headers).json()
 
 
-def test_the_prefix_of_the_server_counts(demo: Bundle) -> None:
-    """Who embeds the application may tell uvicorn instead."""
+def test_the_prefix_can_come_from_the_server(demo: Bundle) -> None:
+    """Without the setting, the root path of the ASGI server is the prefix."""
     app = create_app(Settings(device="cpu", threads=1))
     with TestClient(app, root_path="/mine") as client:
         page = client.get("/mine/docs").text
@@ -340,21 +340,21 @@ def test_the_prefix_of_the_server_counts(demo: Bundle) -> None:
     "prefix", ["digits", "/", "/digits/", "//x", "/a b", "/a'b", '/"', "/<x>", "/..", "/a/../b", "/ü"]
 )
 def test_a_prefix_is_a_path(prefix: str) -> None:
-    """It is written into a page; and with a slash at its end, no link would be right."""
+    """A prefix that is not a path, or ends in a slash, is refused."""
     with pytest.raises(ValidationError, match="a path begins with / and does not end with it"):
         Settings(root_path=prefix)
 
 
-def test_the_log_has_the_path_that_was_asked_for(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
-    """Also where another is served for it."""
+def test_the_log_has_the_path_of_the_request(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    """The log shows the path as sent, with its slash at the end."""
     with caplog.at_level("INFO", "swin.request"):
         client.get("/health/live/")
 
     assert [getattr(record, "path", None) for record in caplog.records] == ["/health/live/"]
 
 
-def test_a_problem_is_json_in_each_of_its_members(client: TestClient) -> None:
-    """A path from outside is repeated, but in a string, and not without end."""
+def test_a_problem_with_a_long_path_is_valid_json(client: TestClient) -> None:
+    """The message repeats a long path with quotation marks and line feeds, escaped and shortened."""
     answer = client.get(f"/{'x%22%0a' * 300}")
 
     assert json.loads(answer.content)["status"] == 404
@@ -362,9 +362,10 @@ def test_a_problem_is_json_in_each_of_its_members(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "said"),
+    ("query", "detail"),
     [
-        ("foo=1", "There is no option 'foo'; the options are top_k, evidence, format, class."),
+        ("foo=1", "There is no parameter 'foo'; the parameters are top_k, evidence, format, class."),
+        ("top_k=1&top_k=2", "The parameter 'top_k' is given more than once; give it once."),
         ("top_k=abc", "top_k 'abc' is not a whole number; give a whole number from 1."),
         ("top_k=0", "top_k '0' is too small; give a whole number from 1."),
         ("class=-1", "class '-1' is too small; give a whole number from 0."),
@@ -372,14 +373,14 @@ def test_a_problem_is_json_in_each_of_its_members(client: TestClient) -> None:
         ("format=gif", "format 'gif' is not one of the choices; give json or png."),
     ],
 )
-def test_a_wrong_option_is_told_in_words(client: TestClient, query: str, said: str) -> None:
-    """What it is, its value, what is wrong, and what there is."""
-    assert client.post(f"/classify?{query}", content=b"x").json()["detail"] == said
+def test_an_invalid_parameter_is_explained(client: TestClient, query: str, detail: str) -> None:
+    """The message has the name and the value of the parameter, the fault, and the valid values."""
+    assert client.post(f"/classify?{query}", content=b"x").json()["detail"] == detail
 
 
 @pytest.mark.parametrize("value", ["soon", "0", "inf", ""])
-def test_a_wrong_timeout_is_told_in_words(client: TestClient, value: str) -> None:
-    """Likewise."""
+def test_an_invalid_timeout_is_explained(client: TestClient, value: str) -> None:
+    """The message has the value of X-Request-Timeout, the fault, and the valid values."""
     detail = client.post("/classify", content=b"x", headers={"X-Request-Timeout": value}).json()["detail"]
 
     assert detail.startswith(f"X-Request-Timeout '{value}' is ")
@@ -387,8 +388,8 @@ def test_a_wrong_timeout_is_told_in_words(client: TestClient, value: str) -> Non
 
 
 @pytest.mark.parametrize("path", ["/docs", "/docs/swagger-ui.css"])
-def test_the_docs_are_framed_and_guessed_by_nobody(client: TestClient, path: str) -> None:
-    """Browsers take each file for what it is called."""
+def test_the_docs_have_security_headers(client: TestClient, path: str) -> None:
+    """The files of the page forbid the guessing of types, and the page forbids frames."""
     answer = client.get(path)
 
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -397,15 +398,15 @@ def test_the_docs_are_framed_and_guessed_by_nobody(client: TestClient, path: str
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "image/png", "application/x-www-form-urlencoded"])
-def test_a_batch_that_is_no_form_is_told_what_came(client: TestClient, content_type: str) -> None:
-    """And what to send."""
+def test_a_batch_that_is_not_a_form_is_explained(client: TestClient, content_type: str) -> None:
+    """The message has the Content-Type of the request and the remedy."""
     answer = client.post("/classify/batch", content=b"{}", headers={"content-type": content_type})
 
     assert f"The request has Content-Type: {content_type}. Send the images as" in answer.json()["detail"]
 
 
-def test_the_images_of_a_batch_are_not_called_its_body(client: TestClient) -> None:
-    """Empty ones, and those that are something else."""
+def test_messages_about_images_of_a_batch_do_not_mention_the_body(client: TestClient) -> None:
+    """Messages about empty images and other contents in a batch do not call them the body."""
     files = [("files", ("a", content)) for content in (b"", b"some text", b'{"a": 1}', b"\x1f\x8b\x08")]
     results = client.post("/classify/batch", files=files).json()["results"]
 

@@ -1,4 +1,4 @@
-"""The service over HTTP, in process: routes, errors, metrics."""
+"""Tests of the service over HTTP, in one process: routes, errors, metrics."""
 
 import asyncio
 import io
@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from app import errors
 from app.bundle.load import Bundle
 from app.errors import DeviceError
-from app.http import parameters as options
+from app.http import parameters
 from app.images.decode import Limits, open_image, to_rgb
 from app.inference.engine import Engine
 from app.inference.self_test import open_proved, open_unproved
@@ -33,7 +33,7 @@ SETTINGS = Settings(device="cpu", threads=1)
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    """The demonstration bundle, served."""
+    """A client of a service with the demo bundle."""
     with TestClient(create_app(SETTINGS)) as client:
         yield client
 
@@ -43,7 +43,7 @@ def digit(demo: Bundle, name: str) -> bytes:
 
 
 def value(client: TestClient, name: str, **labels: str) -> float:
-    """One sample of the metrics."""
+    """Return one sample of the metrics, or 0."""
     for family in text_string_to_metric_families(client.get("/metrics").text):
         for sample in family.samples:
             if sample.name == name and labels.items() <= sample.labels.items():
@@ -52,8 +52,8 @@ def value(client: TestClient, name: str, **labels: str) -> float:
 
 
 @pytest.mark.parametrize("name", ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
-def test_a_digit_is_named(client: TestClient, demo: Bundle, name: str) -> None:
-    """The body is the image; the answer begins with its class."""
+def test_a_digit_is_classified(client: TestClient, demo: Bundle, name: str) -> None:
+    """For an image as the body, the first of five predictions is its class."""
     answer = client.post("/classify", content=digit(demo, name)).json()["predictions"]
 
     assert name == answer[0]["label"]
@@ -61,7 +61,7 @@ def test_a_digit_is_named(client: TestClient, demo: Bundle, name: str) -> None:
 
 
 def test_a_form_is_the_same_request(client: TestClient, demo: Bundle) -> None:
-    """Raw body and multipart field `file` get the same answer."""
+    """An image as the body and in the field `file` of a form have the same result."""
     data = digit(demo, "seven")
 
     raw = client.post("/classify", content=data)
@@ -71,7 +71,7 @@ def test_a_form_is_the_same_request(client: TestClient, demo: Bundle) -> None:
 
 
 def test_a_form_needs_no_disk(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A photo of several megabytes in a form is held in memory: there may be no folder to write to."""
+    """A photo of several megabytes in a form is held in memory, because the disk can be read-only."""
     monkeypatch.setattr("tempfile.tempdir", "/nowhere")
     photo = encode(Image.effect_noise((2000, 1500), 90))
     assert len(photo) > 2**20
@@ -81,7 +81,7 @@ def test_a_form_needs_no_disk(client: TestClient, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(("query", "count"), [("", 5), ("?top_k=1", 1), ("?top_k=10", 10), ("?top_k=99", 10)])
 def test_top_k(client: TestClient, demo: Bundle, query: str, count: int) -> None:
-    """As many classes as asked for, best first; never more than there are."""
+    """The result has `top_k` classes, or all if the network has fewer, best first."""
     scores = [
         row["score"] for row in client.post(f"/classify{query}", content=digit(demo, "two")).json()["predictions"]
     ]
@@ -90,18 +90,18 @@ def test_top_k(client: TestClient, demo: Bundle, query: str, count: int) -> None
     assert sorted(scores, reverse=True) == scores
 
 
-@pytest.mark.parametrize(("filling", "kept"), [("", 1), ("&" * 1000, 0)], ids=["short", "long"])
-def test_no_long_query_is_kept(client: TestClient, demo: Bundle, filling: str, kept: int) -> None:
-    """What callers choose does not stay in memory, but the few short queries that come again and again do."""
-    options._read_once.cache_clear()  # noqa: SLF001 (nobody but a test asks what is kept)
+@pytest.mark.parametrize(("filling", "cached"), [("", 1), ("&" * 1000, 0)], ids=["short", "long"])
+def test_long_queries_are_not_cached(client: TestClient, demo: Bundle, filling: str, cached: int) -> None:
+    """The parameters of short queries are cached, those of long queries are not."""
+    parameters._read_cached.cache_clear()  # noqa: SLF001 (only this test reads the cache)
     answer = client.post(f"/classify?top_k=3{filling}", content=digit(demo, "two"))
 
     assert len(answer.json()["predictions"]) == 3
-    assert kept == options._read_once.cache_info().currsize  # noqa: SLF001 (likewise)
+    assert cached == parameters._read_cached.cache_info().currsize  # noqa: SLF001 (likewise)
 
 
-def test_stage_times_are_in_the_answer(client: TestClient, demo: Bundle) -> None:
-    """Server-Timing names every stage of the request."""
+def test_stage_times_are_in_the_response(client: TestClient, demo: Bundle) -> None:
+    """Server-Timing has the time of each stage of the request."""
     header = client.post("/classify", content=digit(demo, "two")).headers["server-timing"]
 
     stages = {part.split(";dur=")[0] for part in header.split(", ")}
@@ -109,7 +109,7 @@ def test_stage_times_are_in_the_answer(client: TestClient, demo: Bundle) -> None
 
 
 def test_evidence_sums_to_the_logit(client: TestClient, demo: Bundle) -> None:
-    """Each class has its map, and the maps add up to the logits that the scores are made of."""
+    """Each class has its map, and the sum of a map is the logit from which the score follows."""
     answer = client.post("/classify?evidence=true&top_k=10", content=digit(demo, "seven")).json()["predictions"]
 
     logits = np.array([row["logit"] for row in answer])
@@ -121,7 +121,7 @@ def test_evidence_sums_to_the_logit(client: TestClient, demo: Bundle) -> None:
 
 
 def test_evidence_is_an_addition(client: TestClient, demo: Bundle) -> None:
-    """Who does not ask gets the same classes and scores, and not a word on evidence; alone and in a batch."""
+    """Evidence adds fields to the predictions and changes no other field, alone and in a batch."""
     data = digit(demo, "seven")
     plain = client.post("/classify", content=data).json()["predictions"]
     asked = client.post("/classify?evidence=true", content=data).json()["predictions"]
@@ -135,7 +135,7 @@ def test_evidence_is_an_addition(client: TestClient, demo: Bundle) -> None:
 
 @pytest.mark.parametrize(("query", "index"), [("", 7), ("&class=3", 3)])
 def test_evidence_as_a_picture(client: TestClient, demo: Bundle, query: str, index: int) -> None:
-    """A PNG for the best class, or for the one that is named; which it is, is said beside it."""
+    """`format=png` returns a PNG for the best class, or for `class`, with the class in X-Class-Index."""
     answer = client.post(f"/classify?evidence=true&format=png{query}", content=digit(demo, "seven"))
 
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
@@ -143,8 +143,8 @@ def test_evidence_as_a_picture(client: TestClient, demo: Bundle, query: str, ind
     assert Image.open(io.BytesIO(answer.content)).size == (224, 224)
 
 
-def test_the_picture_of_a_class_is_its_own(client: TestClient, demo: Bundle) -> None:
-    """Evidence for another class is another picture, of the same image."""
+def test_each_class_has_its_picture(client: TestClient, demo: Bundle) -> None:
+    """The pictures of the evidence for ten classes are all different."""
     pictures = {
         client.post(f"/classify?evidence=true&format=png&class={index}", content=digit(demo, "seven")).content
         for index in range(10)
@@ -155,7 +155,7 @@ def test_the_picture_of_a_class_is_its_own(client: TestClient, demo: Bundle) -> 
 
 @pytest.mark.parametrize("query", ["", "&format=png"])
 def test_evidence_is_a_stage_of_its_own(client: TestClient, demo: Bundle, query: str) -> None:
-    """Who asks for evidence finds its time in Server-Timing, and the service counts it."""
+    """Server-Timing and metrics have the stage `evidence` if the request asks for evidence."""
     counted = value(client, "swin_stage_seconds_count", stage="evidence")
 
     header = client.post(f"/classify?evidence=true{query}", content=digit(demo, "two")).headers["server-timing"]
@@ -166,7 +166,7 @@ def test_evidence_is_a_stage_of_its_own(client: TestClient, demo: Bundle, query:
 
 
 def test_a_batch_has_a_result_or_an_error_per_image_in_order(client: TestClient, demo: Bundle) -> None:
-    """One bad image of a batch fails alone."""
+    """An invalid image in a batch has an error, and the others have results, in order."""
     files = [("files", digit(demo, "three")), ("files", b"no image"), ("files", digit(demo, "four"))]
 
     results = client.post("/classify/batch", files=files).json()["results"]
@@ -176,8 +176,8 @@ def test_a_batch_has_a_result_or_an_error_per_image_in_order(client: TestClient,
     assert results[2]["predictions"][0]["label"] == "four"
 
 
-def test_a_large_image_takes_the_pool(client: TestClient) -> None:
-    """An image above the in-place size is decoded and answered too."""
+def test_a_large_image_is_classified(client: TestClient) -> None:
+    """An image that is too large for decoding in the event loop is classified, too."""
     assert client.post("/classify", content=encode(draw_picture(900, 700), "JPEG")).status_code == 200
 
 
@@ -197,7 +197,7 @@ FORM = "multipart/form-data; boundary=x"
     ids=["truncated JPEG", "empty body", "text file", "header of a bomb", "20000×20000 PNG"],
 )
 def test_bad_images_get_their_problem_document(client: TestClient, data: bytes, status: int, code: str) -> None:
-    """What is wrong with an image is said in RFC 9457's form, with the status of its error."""
+    """An invalid image gets a problem document (RFC 9457) with the status of its error."""
     answer = client.post("/classify", content=data)
 
     assert (status, "application/problem+json") == (answer.status_code, answer.headers["content-type"])
@@ -241,14 +241,14 @@ def test_bad_images_get_their_problem_document(client: TestClient, data: bytes, 
 def test_bad_requests_get_a_problem_document(
     client: TestClient, path: str, options: dict[str, Any], status: int, code: str
 ) -> None:
-    """Wrong options, forms, routes and methods are told in the same form."""
+    """Invalid parameters, forms, paths and methods get a problem document, too."""
     answer = client.post(path, **options)
 
     assert (status, code) == (answer.status_code, answer.json()["code"])
 
 
 def test_a_body_over_the_limit_is_refused() -> None:
-    """By its announced length, before any of it is sent; and by what arrives when nothing is announced."""
+    """A body over the limit is refused by its Content-Length, or by its bytes without one."""
     with TestClient(create_app(Settings(device="cpu", threads=1, max_body_mib=1))) as client:
         announced = client.post("/classify", content=b"x", headers={"content-length": str(2**20 + 1)})
         streamed = client.post("/classify", content=iter([b"x" * 2**20, b"x"]))
@@ -257,7 +257,7 @@ def test_a_body_over_the_limit_is_refused() -> None:
 
 
 def test_text_fields_beside_the_file_are_ignored(client: TestClient, demo: Bundle) -> None:
-    """Clients send names and numbers along; they do no harm."""
+    """Text fields in a form beside the image have no effect."""
     answer = client.post(
         "/classify", files={"file": digit(demo, "two")}, data={"name": "x", "number": "1", "more": "y"}
     )
@@ -274,10 +274,10 @@ def test_text_fields_beside_the_file_are_ignored(client: TestClient, demo: Bundl
     ],
     ids=["small", "many pixels", "many bytes"],
 )
-def test_what_is_not_small_stays_off_the_event_loop(
+def test_only_small_images_are_decoded_in_the_event_loop(
     client: TestClient, monkeypatch: pytest.MonkeyPatch, data: bytes, thread: str
 ) -> None:
-    """Small images are decoded in place; many pixels, or a body that may hide a long header, go to the pool."""
+    """Images with many pixels, or with many bytes that can be a long header, are decoded in the thread pool."""
     threads = list[str]()
 
     def watched(image: Image.Image, **options: bool) -> Image.Image:
@@ -290,8 +290,8 @@ def test_what_is_not_small_stays_off_the_event_loop(
     assert threads == [thread]
 
 
-def test_a_long_header_is_not_even_read_on_the_event_loop(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow walks through a header in Python: of a large body, that takes seconds, during which nobody is answered."""
+def test_a_long_header_is_read_in_a_thread(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow reads headers in Python, which takes seconds for a large one and would block the event loop."""
     threads = list[str]()
 
     def watched(data: bytes, limits: Limits) -> Image.Image:
@@ -304,8 +304,8 @@ def test_a_long_header_is_not_even_read_on_the_event_loop(client: TestClient, mo
     assert threads == ["decode"]
 
 
-def test_the_request_id_is_kept_or_made(client: TestClient) -> None:
-    """A sane X-Request-ID comes back; one that could forge a log line is replaced."""
+def test_the_request_id_is_kept_or_replaced(client: TestClient) -> None:
+    """The response repeats a valid X-Request-ID; one that could forge a log line is replaced."""
     kept = client.get("/health/live", headers={"x-request-id": "abc-123"}).headers["x-request-id"]
     replaced = client.get("/health/live", headers={"x-request-id": "a b\tc"}).headers["x-request-id"]
 
@@ -314,7 +314,7 @@ def test_the_request_id_is_kept_or_made(client: TestClient) -> None:
 
 
 def test_health_and_model(client: TestClient, demo: Bundle) -> None:
-    """Liveness, readiness, and the truth about model and device."""
+    """Liveness and readiness succeed, and `/model` reports the manifest, the device and the batch sizes."""
     assert client.get("/health/live").json() == {"status": "alive"}
     assert client.get("/health/ready").json() == {"status": "ready"}
 
@@ -327,7 +327,7 @@ def test_health_and_model(client: TestClient, demo: Bundle) -> None:
 
 
 def test_metrics_count(client: TestClient, demo: Bundle) -> None:
-    """A request moves its counters: by route and code, by stage, by reason of refusal."""
+    """Metrics count requests by route and code, by stage, and by the reason of a refusal."""
     before = value(client, "swin_requests_total", route="/classify", code="200")
     refused = value(client, "swin_rejected_total", reason="unsupported_image")
     ranked = value(client, "swin_stage_seconds_count", stage="rank")
@@ -349,20 +349,20 @@ def test_metrics_count(client: TestClient, demo: Bundle) -> None:
     ],
     ids=["photo", "truncated photo", "small image"],
 )
-def test_decode_threads_are_busy_whatever_comes_of_it(
+def test_busy_time_of_decode_threads_counts_failures(
     client: TestClient, image: bytes, code: int, *, is_busy: bool
 ) -> None:
-    """A crowd of damaged photos shows as the work that it is; small images are decoded without those threads."""
+    """Photos count as busy time of the decode threads even if they are damaged; small images do not count."""
     before = value(client, "swin_decode_busy_seconds_total")
 
     assert client.post("/classify", content=image).status_code == code
     assert (value(client, "swin_decode_busy_seconds_total") > before) is is_busy
 
 
-def test_a_defect_is_answered_and_logged_once(
+def test_a_defect_is_a_500_and_logged_once(
     client: TestClient, demo: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What nobody thought of is a 500 without details for the caller, and one stack trace in the log."""
+    """A defect gets a 500 without details, and one stack trace in the log."""
     monkeypatch.setattr("app.classification.classifier.top_k", None)
     with caplog.at_level(logging.ERROR):
         answer = client.post("/classify", content=digit(demo, "two"))
@@ -375,8 +375,8 @@ def test_a_defect_is_answered_and_logged_once(
 
 @pytest.mark.anyio
 @pytest.mark.usefixtures("all_batches_pay")
-async def test_sixty_four_callers_get_their_own_answers() -> None:
-    """Sixty-four images at once: each gets what it gets alone, all are different, and batches of several form."""
+async def test_concurrent_requests_get_their_own_results() -> None:
+    """Each of 64 concurrent images has the result that it has alone, although batches form."""
     random = np.random.default_rng(0)
     images = [encode(Image.fromarray(random.integers(0, 256, (32, 32), np.uint8))) for _ in range(64)]
     app = create_app(SETTINGS)
@@ -393,10 +393,10 @@ async def test_sixty_four_callers_get_their_own_answers() -> None:
     assert 1 <= batches_together < 64
 
 
-def test_auto_serves_on_the_cpu_where_cuda_does_not_prove_itself(
+def test_auto_serves_on_the_cpu_if_cuda_fails(
     demo: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever proof fails on the GPU, golden samples included, `auto` goes to the CPU and says why."""
+    """If a check fails on the GPU, such as a golden sample, `auto` uses the CPU and logs the reason."""
 
     def proved(bundle: Bundle, device: Device, threads: int, buckets: Sequence[int], **options: bool) -> Engine:
         if device.kind == "cuda":
@@ -413,8 +413,8 @@ def test_auto_serves_on_the_cpu_where_cuda_does_not_prove_itself(
     assert "golden sample 0 differs by 3 on cuda" in [getattr(record, "why", None) for record in caplog.records]
 
 
+# Seconds for an image with all threads. One thread is tried for a small network only.
 SMALL, LARGE = 2**-8, 2**-6
-"""Seconds that an image takes with all threads: in a network that is tried with one, too, and in one that is not."""
 
 
 @pytest.mark.parametrize(
@@ -424,14 +424,14 @@ SMALL, LARGE = 2**-8, 2**-6
         ({}, {2: SMALL, 1: 1.5 * SMALL}, 2),
         ({}, {2: LARGE}, 2),
         ({"threads": 2}, {2: SMALL}, 2),
-        ({"engines": 2}, {1: SMALL}, 1),
+        ({"instances_per_device": 2}, {1: SMALL}, 1),
     ],
     ids=["no gain", "gain", "large", "asked for", "one each"],
 )
-def test_a_small_network_that_gains_nothing_by_threads_gets_one(
+def test_a_small_network_without_gain_by_threads_gets_one(
     given: dict[str, int], seconds: dict[int, float], serving: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All threads are tried, then one; who asked for a number of them, or has a large network, gets what it says."""
+    """Without the setting `threads`, a small network is measured with all threads and with one."""
     tried = list[int]()
 
     def measured(bundle: Bundle, device: Device, threads: int, buckets: Sequence[int], **_: bool) -> Engine:
@@ -450,7 +450,7 @@ def test_a_small_network_that_gains_nothing_by_threads_gets_one(
 
 @pytest.mark.anyio
 async def test_a_request_leaves_no_task_behind(demo: Bundle) -> None:
-    """What watches for the caller to hang up ends with the request."""
+    """After the responses, no task remains."""
     app = create_app(SETTINGS)
     async with app.router.lifespan_context(app), caller_of(app) as caller:
         before = len(asyncio.all_tasks())
@@ -462,13 +462,13 @@ async def test_a_request_leaves_no_task_behind(demo: Bundle) -> None:
 
 
 def scores(answer: httpx.Response) -> list[float]:
-    """Scores in the order of the classes."""
+    """Return the scores in the order of the classes."""
     rows = answer.json()["predictions"]
     return [row["score"] for row in sorted(rows, key=lambda row: row["index"])]
 
 
 def test_every_error_has_a_status_and_is_documented(client: TestClient) -> None:
-    """Each leaf of the tree has its own code, and appears in OpenAPI under its status."""
+    """Each error class without subclasses has its own code, and OpenAPI has it under its status."""
     responses = client.get("/openapi.json").json()["paths"]["/classify"]["post"]["responses"]
     leaves = [leaf for leaf in descendants(errors.ServiceError) if not leaf.__subclasses__()]
 
@@ -482,7 +482,7 @@ def descendants(kind: type[errors.ServiceError]) -> list[type[errors.ServiceErro
 
 
 def test_fast_decoding_changes_scores_a_little() -> None:
-    """With `decode=fast`, a large JPEG is not decoded in full: the scores differ, and by next to nothing."""
+    """With `decode=fast`, the scores of a large JPEG differ by less than 0.02."""
     photo = encode(draw_picture(1600, 1200), "JPEG")
     scores = list[dict[str, float]]()
     for decode in ("exact", "fast"):
@@ -495,16 +495,16 @@ def test_fast_decoding_changes_scores_a_little() -> None:
     assert pytest.approx(exact, abs=0.02) == fast
 
 
-def test_engines_side_by_side_answer_alike() -> None:
-    """With `engines=2` there are two, on the same session, and every image still has its own answer."""
+def test_two_engines_give_the_same_results() -> None:
+    """With two instances, both engines share a session, and each image has its own result."""
     images = [encode(draw_picture(32, 32, seed)) for seed in range(24)]
-    app = create_app(Settings.model_validate({"device": "cpu", "engines": 2, "max_batch": 2}))
+    app = create_app(Settings.model_validate({"device": "cpu", "instances_per_device": 2, "max_batch": 2}))
     with TestClient(app) as client:
         first, second = app.state.service.backend.engines
         alone = [client.post("/classify", content=image).json() for image in images]
         together = client.post("/classify/batch", files=[("files", image) for image in images]).json()["results"]
 
-    assert first._session is second._session  # noqa: SLF001 (weights are in memory once)
+    assert first._session is second._session  # noqa: SLF001 (both share the weights)
     for one, other in zip(alone, together, strict=True):
         scores = [{row["label"]: row["score"] for row in result["predictions"]} for result in (one, other)]
         assert pytest.approx(scores[0], abs=1e-5) == scores[1]

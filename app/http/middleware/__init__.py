@@ -1,1 +1,1 @@
-"""What each request passes before its endpoint. Knows no endpoint."""
+"""The layers that each request passes before its endpoint. Knows no endpoint."""

@@ -1,4 +1,4 @@
-"""Refusing, before its body is read, work that would be refused after it."""
+"""Admission of images before their bodies are read. Knows no queue: the classifier decides."""
 
 from app.errors import ServiceError
 from app.http.middleware.context import App, Receive, Scope, Send
@@ -8,24 +8,23 @@ from app.observability.metrics import Metrics
 
 
 class AdmissionMiddleware:
-    """Wraps an ASGI application in which every POST and PUT brings images."""
+    """ASGI middleware for an application in which every POST and PUT request carries images."""
 
     def __init__(self, app: App, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let one request pass, or refuse it."""
         if scope["type"] == "http" and scope["method"] in {"POST", "PUT"}:
             try:
-                scope["app"].state.service.classifier.admit(_size_of_image(scope))
+                scope["app"].state.service.classifier.admit(_image_size(scope))
             except ServiceError as error:
                 await refusal(error, self._metrics)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
 
-def _size_of_image(scope: Scope) -> int:
-    """Bytes of the body, as announced; 0 where that says little of an image's: of a form, which may hold many."""
+def _image_size(scope: Scope) -> int:
+    """Return the Content-Length in bytes, or 0 for a form, which can hold many images."""
     size = header_of(scope, b"content-length")
     is_form = header_of(scope, b"content-type").lower().startswith("multipart/")
     return int(size) if size.isdecimal() and not is_form else 0

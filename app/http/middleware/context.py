@@ -1,4 +1,7 @@
-"""Around every request: its id and trace, its time, a line in the log, a count, an answer come what may."""
+"""The outermost middleware: request ID and trace, log line, metrics, and a response to every defect.
+
+Knows no route.
+"""
 
 import asyncio
 import contextlib
@@ -26,42 +29,45 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 ID_HEADER = b"x-request-id"
-USABLE_ID = re.compile(r"[\w.:+/=@-]{1,128}", re.ASCII)
-"""An id from outside is repeated in the log and in the answer: nothing that could forge a line or a header."""
 
+# Request IDs of clients that the log and the response repeat. They cannot forge a log line or a
+# header field.
+USABLE_ID = re.compile(r"[\w.:+/=@-]{1,128}", re.ASCII)
+
+# The header field of W3C Trace Context, section 3.2. A value of version 00 has 55 characters, later
+# versions can add more after a dash. Version ff and IDs of zeros are not valid.
 TRACEPARENT = re.compile(
     rb"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})(?P<trace_id>[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
 )
-"""W3C Trace Context, 3.2: version 00 has 55 characters, later ones may go on after a dash, ff and zeros are invalid."""
 
-ABANDONED = 499
-"""Not sent to anybody: the code in log and metrics of a request whose caller left (nginx's convention)."""
+# The status in log and metrics after a disconnect of the client, as in nginx. It is not sent.
+CLIENT_CLOSED_REQUEST = 499
 
 
 class RequestContextMiddleware:
-    """Wraps an ASGI application.
+    """ASGI middleware that gives each request an ID, measures it, and answers defects.
 
     Args:
-        app: what is wrapped.
-        metrics: where requests are counted.
-        prefix: of all paths, where a proxy in front has one; if empty, what the server says of it holds.
-        paths: those that are served with a slash at their end, too. A redirect would need the address that the caller
-            used, which only the caller knows.
+        app: the next ASGI application.
+        metrics: the metrics that count requests.
+        prefix: the setting `root_path`, the prefix of a proxy. If it is empty, the value of the
+            server applies.
+        paths: paths that are also served with a slash at their end. A redirect would need the
+            public address, which swin-serve does not know.
     """
 
     def __init__(self, app: App, metrics: Metrics, prefix: str, paths: Collection[str]) -> None:
         self._app, self._metrics, self._prefix, self._paths = app, metrics, prefix, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        scope.setdefault("state", {})["started"] = started  # what deadlines are counted from
+        scope.setdefault("state", {})["started"] = started  # deadlines count from here
         code, path = None, scope["path"]
         if self._prefix or path[-1:] == "/":
-            self._settle(scope, path)
+            self._normalize_path(scope, path)
         identity = _identity(scope)
         token = of_request.set({"request_id": identity, **_trace(scope)})
 
@@ -75,27 +81,30 @@ class RequestContextMiddleware:
         try:
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
-            code = ABANDONED
+            code = CLIENT_CLOSED_REQUEST
         except asyncio.CancelledError:
-            if code is None:  # uvicorn's patience at a shutdown is over; passed on, it would be called our defect
+            # At the end of `drain_timeout`, uvicorn cancels the task. If the error were raised again,
+            # uvicorn would log it as a defect.
+            if code is None:
                 await problem_response(Draining())(scope, receive, send_with_id)
         except Exception:
             log.exception("unexpected error")
             if code is None:
                 await problem_response(InternalError())(scope, receive, send_with_id)
         finally:
-            self._note(scope, path, code or ABANDONED, time.perf_counter() - started)
+            self._record(scope, path, code or CLIENT_CLOSED_REQUEST, time.perf_counter() - started)
             of_request.reset(token)
 
-    def _settle(self, scope: Scope, path: str) -> None:
-        """Make the path what routes know, once for all that look at it."""
+    def _normalize_path(self, scope: Scope, path: str) -> None:
+        """Set the prefix, and remove the slash at the end of a known path."""
         if self._prefix:
             scope["root_path"] = self._prefix
         if path[-1:] == "/" and path_of(scope)[:-1] in self._paths:
             scope["path"] = path[:-1]
 
-    def _note(self, scope: Scope, path: str, code: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "unknown")  # the pattern: a path from outside would be a label each
+    def _record(self, scope: Scope, path: str, code: int, seconds: float) -> None:
+        # The label is the route's path: each path of a client would be another time series.
+        route = getattr(scope.get("route"), "path", "unknown")
         self._metrics.observe_request(route, code, seconds)
         if log.isEnabledFor(logging.INFO):
             client = (scope.get("client") or [None])[0]
@@ -110,11 +119,11 @@ def _identity(scope: Scope) -> str:
                 given: str = value.decode("ascii")
                 if USABLE_ID.fullmatch(given):
                     return given
-    return f"{random.getrandbits(128):032x}"  # not secret, and no system call
+    return f"{random.getrandbits(128):032x}"  # not secret, and needs no system call
 
 
 def _trace(scope: Scope) -> dict[str, str]:
-    """The trace that this request is a part of, if its caller says so and in one way."""
+    """Return the trace ID of the only `traceparent` field, if the field is valid."""
     given = [value for name, value in scope["headers"] if name == b"traceparent"]
     parent = TRACEPARENT.fullmatch(given[0]) if len(given) == 1 else None
     return {"trace_id": parent["trace_id"].decode()} if parent else {}

@@ -1,6 +1,7 @@
-"""The short way to an endpoint, past the framework's layers: on it, they would cost as much as a small image itself.
+"""A fast path to endpoints that skips the layers of FastAPI. Knows no endpoint.
 
-It is taken only where the framework would do nothing else: see `FastPathMiddleware`.
+For a small image, these layers take as much time as the classification. `FastPathMiddleware`
+describes which requests take the fast path.
 """
 
 import inspect
@@ -17,89 +18,92 @@ from starlette.routing import BaseRoute, Match, Mount, Route, WebSocketRoute
 from app.http.middleware.context import App, Receive, Scope, Send
 from app.http.request_head import path_of
 
-# Routes whose choice depends on nothing but method and path.
+# Types of routes that match by method and path only.
 ROUTES_BY_PATH = {APIRoute, Mount, Route, WebSocketRoute}
 
 
 class FastPathMiddleware:
-    """Wraps an ASGI application, as its innermost middleware.
+    """ASGI middleware, the innermost one, that calls endpoints directly.
 
-    A request takes the short way if the framework would choose this very route for it and then do nothing but call the
-    endpoint with the request. So not if a middleware was put between, another route comes first, or the route has a
-    dependency, be it of its own, of a router, or of the application. Errors go to the application's own handlers.
+    A request takes the fast path if FastAPI would choose the same route and then only call the
+    endpoint with the request. It does not if another middleware comes between, if another route
+    matches first, or if the route, a router or the application has a dependency. Errors go to the
+    error handlers of the application.
 
     Args:
-        app: what serves everything else.
-        routes: those whose endpoints need nothing but the request, and have no parameters in their paths.
+        app: the next ASGI application, which serves all other requests.
+        routes: routes for the fast path. Their endpoints take only the request, and their paths
+            have no parameters.
     """
 
     def __init__(self, app: App, routes: Iterable[BaseRoute]) -> None:
         self._app = app
-        self._routes = [route for route in routes if type(route) is APIRoute]  # a subclass may do more
+        self._routes = [route for route in routes if type(route) is APIRoute]  # a subclass can do more
         self._is_innermost = isinstance(app, ExceptionMiddleware)
-        self._ways = dict[tuple[str, str], tuple[BaseRoute, Dependant]]()  # by method and path
-        self._lists = list[tuple[list[BaseRoute], list[BaseRoute]]]()  # of routes, and what they were at the last look
+        self._endpoints = dict[tuple[str, str], tuple[BaseRoute, Dependant]]()  # by method and path
+        self._route_lists = list[tuple[list[BaseRoute], list[BaseRoute]]]()  # each list, and a copy from the last scan
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        way = self._way_of(scope) if self._is_innermost and scope["type"] == "http" else None
-        if way is None or way[1].dependencies:
+        endpoint = self._endpoint_of(scope) if self._is_innermost and scope["type"] == "http" else None
+        if endpoint is None or endpoint[1].dependencies:
             await self._app(scope, receive, send)
             return
-        scope["route"], dependant = way
+        scope["route"], dependant = endpoint
         try:
             response = await dependant.call(**{dependant.request_param_name: Request(scope, receive)})
-        except Exception as error:  # noqa: BLE001 (passed on)
-            await _handled(error, scope, receive, send)
+        except Exception as error:  # noqa: BLE001 (the handlers raise it again)
+            await _handle(error, scope, receive, send)
             return
         await response(scope, receive, send)
 
-    def _way_of(self, scope: Scope) -> tuple[BaseRoute, Any] | None:
-        """Return the route as it is included in the application, or None where the way is not known to be free."""
+    def _endpoint_of(self, scope: Scope) -> tuple[BaseRoute, Any] | None:
+        """Return the route of a request and its dependant, or None if FastAPI must serve the request."""
         app: FastAPI = scope["app"]
-        if not self._lists or self._lists[0][0] is not app.router.routes:
-            self._look(app)
-        for now, before in self._lists:
-            if now != before:
-                self._look(app)
+        if not self._route_lists or self._route_lists[0][0] is not app.router.routes:
+            self._scan_routes(app)
+        for routes, scanned in self._route_lists:
+            if routes != scanned:
+                self._scan_routes(app)
                 break
-        return self._ways.get((scope["method"], path_of(scope)))
+        return self._endpoints.get((scope["method"], path_of(scope)))
 
-    def _look(self, app: FastAPI) -> None:
-        self._lists = [(routes, list(routes)) for routes in _lists_of_routes(app.router.routes)]
+    def _scan_routes(self, app: FastAPI) -> None:
+        self._route_lists = [(routes, list(routes)) for routes in _route_lists_in(app.router.routes)]
         contexts = [*iter_route_contexts(app.router.routes)]
-        mine = [context for context in contexts if context.original_route in self._routes and _is_free(context)]
-        # Whatever wraps the router itself comes after everything that this class could look at.
-        is_open = app.router.middleware_stack == app.router.app
-        self._ways = {
+        candidates = [
+            context for context in contexts if context.original_route in self._routes and _takes_only_request(context)
+        ]
+        # A middleware of the router itself would run between this middleware and the endpoint.
+        has_plain_router = app.router.middleware_stack == app.router.app
+        self._endpoints = {
             (method, context.path or ""): (context.original_route, context.dependant)
-            for context in mine
+            for context in candidates
             for method in context.methods or ()
-            if is_open and _is_first(context, method, contexts)
+            if has_plain_router and _is_first_match(context, method, contexts)
         }
 
 
-def _lists_of_routes(routes: list[BaseRoute]) -> list[list[BaseRoute]]:
-    """Return this list and those of the routers that are included in it."""
+def _route_lists_in(routes: list[BaseRoute]) -> list[list[BaseRoute]]:
+    """Return this list and the lists of the routers that it includes."""
     included = [route.original_router.routes for route in routes if hasattr(route, "original_router")]
-    return [routes, *(each for inner in included for each in _lists_of_routes(inner))]
+    return [routes, *(each for inner in included for each in _route_lists_in(inner))]
 
 
-def _is_free(context: RouteContext) -> bool:
-    """Return whether the endpoint needs nothing but the request, and no body limit is put in front of it."""
+def _takes_only_request(context: RouteContext) -> bool:
+    """Return whether the endpoint takes only the request, and FastAPI checks no body limit before it."""
     dependant = context.dependant
-    needs = (dependant.path_params, dependant.query_params, dependant.header_params, dependant.cookie_params)
+    parameters = (dependant.path_params, dependant.query_params, dependant.header_params, dependant.cookie_params)
     return (
         inspect.iscoroutinefunction(dependant.call)
         and bool(dependant.request_param_name)
-        and not any(needs)
+        and not any(parameters)
         and context.body_field is None
         and context.max_body_size is None
     )
 
 
-def _is_first(context: RouteContext, method: str, contexts: Iterable[RouteContext]) -> bool:
-    """Return whether no other route is chosen for this method and the path of this route."""
+def _is_first_match(context: RouteContext, method: str, contexts: Iterable[RouteContext]) -> bool:
+    """Return whether this route is the first one that matches the method and its own path."""
     scope: dict[str, Any] = {"type": "http", "method": method, "path": context.path, "headers": []}
     for each in contexts:
         if type(each.original_route) not in ROUTES_BY_PATH:
@@ -109,8 +113,8 @@ def _is_first(context: RouteContext, method: str, contexts: Iterable[RouteContex
     return False
 
 
-async def _handled(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
-    """Let the application's own handlers answer; what they do not know is raised again."""
+async def _handle(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+    """Call the error handler of the application for this error. Raise the error again if it has none."""
 
     async def fail(*_: object) -> None:
         raise error

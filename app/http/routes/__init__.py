@@ -1,1 +1,1 @@
-"""The endpoints: a request in, a response out. They hold no logic of their own."""
+"""The endpoints: each turns a request into a response. Holds no logic of classification."""

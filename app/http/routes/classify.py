@@ -1,4 +1,4 @@
-"""`POST /classify` and `POST /classify/batch`."""
+"""`POST /classify` and `POST /classify/batch`. Knows no image format and no engine."""
 
 import asyncio
 from collections.abc import Mapping
@@ -26,9 +26,23 @@ from app.errors import (
 )
 from app.http import schemas
 from app.http.forms import MAX_TEXT_FIELDS
-from app.http.parameters import MAX_MAPS, Options, OptionsOfOne, declared, options_of
+from app.http.parameters import (
+    MAX_MAPS,
+    QueryParameters,
+    SingleImageParameters,
+    openapi_parameters,
+    query_parameters_of,
+)
 from app.http.problems import documented, problem
-from app.http.uploads import content_type_of, deadline_of, hint_for, is_form, received, service_of, while_caller_stays
+from app.http.uploads import (
+    cancel_on_disconnect,
+    content_type_of,
+    deadline_of,
+    hint_for,
+    is_form,
+    receive_upload,
+    service_of,
+)
 from app.models.model import Service
 
 router = APIRouter(tags=["classify"])
@@ -49,7 +63,7 @@ ERRORS = documented(
 )
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 
-# Of the text in other fields: a zero byte makes it a file.
+# The text of other fields in a form. A text with a zero byte counts as a file.
 NO_ZERO = r"^[^\x00]*$"
 
 
@@ -71,7 +85,7 @@ of_one = partial(
     response_model=schemas.Classification,
     responses=ERRORS | {200: {"content": {"image/png": BINARY}}},
     openapi_extra={
-        "parameters": declared(OptionsOfOne),
+        "parameters": openapi_parameters(SingleImageParameters),
         "requestBody": {
             "required": True,
             "content": {
@@ -84,23 +98,23 @@ of_one = partial(
 )
 
 
-@of_one(methods=["PUT"], description="The same as POST: `curl -T` sends files so.")
+@of_one(methods=["PUT"], description="The same as POST, for `curl -T FILE`.")
 @of_one(methods=["POST"])
 async def classify(request: Request) -> Response:
-    """The best classes of one image: the body itself, or the field `file` of a form."""
-    service, options = service_of(request), options_of(request, OptionsOfOne)
-    if options.index is not None and options.format != "png":
-        raise InvalidParameter("A class is named for its picture: class goes with evidence=true and format=png.")
-    if options.format == "png" and not options.evidence:
-        raise InvalidParameter("Only evidence is drawn: format=png goes with evidence=true.")
-    k = _count(service, options)
+    """Return the best classes of one image. The image is the body, or the field `file` of a form."""
+    service, parameters = service_of(request), query_parameters_of(request, SingleImageParameters)
+    if parameters.index is not None and parameters.format != "png":
+        raise InvalidParameter("The parameter class needs evidence=true and format=png, which draw its evidence.")
+    if parameters.format == "png" and not parameters.evidence:
+        raise InvalidParameter("The parameter format=png needs evidence=true, because only evidence can be drawn.")
+    k = _top_k(service, parameters)
     deadline = deadline_of(request)
-    with await received(request, "file", 1, deadline) as upload, while_caller_stays(request):
+    with await receive_upload(request, "file", 1, deadline) as upload, cancel_on_disconnect(request):
         (image,) = upload.images
         try:
-            if options.format == "png":
-                return await _picture(service, image, options.index, upload.seconds, deadline)
-            result = await _classify(service, image, k, upload.seconds, deadline, evidence=options.evidence)
+            if parameters.format == "png":
+                return await _picture(service, image, parameters.index, upload.seconds, deadline)
+            result = await _classify(service, image, k, upload.seconds, deadline, evidence=parameters.evidence)
         except (UnsupportedImage, UnreadableImage) as error:
             error.detail += hint_for(request)
             raise
@@ -112,7 +126,7 @@ async def classify(request: Request) -> Response:
     response_model=schemas.BatchClassification,
     responses=ERRORS,
     openapi_extra={
-        "parameters": declared(Options),
+        "parameters": openapi_parameters(QueryParameters),
         "requestBody": {
             "required": True,
             "content": {
@@ -122,33 +136,33 @@ async def classify(request: Request) -> Response:
     },
 )
 async def classify_batch(request: Request) -> Response:
-    """A result or an error for each image of the form's field `files`, in order."""
-    service, options = service_of(request), options_of(request, Options)
+    """Return a result or an error for each image in the field `files` of the form, in order."""
+    service, parameters = service_of(request), query_parameters_of(request, QueryParameters)
     if not is_form(request):
         raise InvalidParameter(
             f"The request has {content_type_of(request)}. Send the images as multipart/form-data, in a field named "
-            "'files'; one alone to /classify."
+            "'files', or a single image to /classify."
         )
-    k = _count(service, options)
+    k = _top_k(service, parameters)
     deadline = deadline_of(request)
     with (
-        await received(request, "files", service.settings.max_client_batch_size, deadline) as upload,
-        while_caller_stays(request),
+        await receive_upload(request, "files", service.settings.max_client_batch_size, deadline) as upload,
+        cancel_on_disconnect(request),
     ):
-        async with asyncio.TaskGroup() as group:  # if one image breaks, the others are not left to run for nobody
+        async with asyncio.TaskGroup() as group:  # a defect in one task cancels the others
             results = [
-                group.create_task(_result(service, image, k, upload.seconds, deadline, evidence=options.evidence))
+                group.create_task(_result(service, image, k, upload.seconds, deadline, evidence=parameters.evidence))
                 for image in upload.images
             ]
     return _json({"results": [result.result() for result in results]})
 
 
-def _count(service: Service, options: Options) -> int:
-    if options.top_k is None:
-        return min(service.settings.top_k, MAX_MAPS) if options.evidence else service.settings.top_k
-    if options.evidence and options.top_k > MAX_MAPS:
-        raise InvalidParameter(f"Evidence is given for at most {MAX_MAPS} classes; top_k is {options.top_k}.")
-    return options.top_k
+def _top_k(service: Service, parameters: QueryParameters) -> int:
+    if parameters.top_k is None:
+        return min(service.settings.top_k, MAX_MAPS) if parameters.evidence else service.settings.top_k
+    if parameters.evidence and parameters.top_k > MAX_MAPS:
+        raise InvalidParameter(f"top_k '{parameters.top_k}' is too large with evidence=true; give at most {MAX_MAPS}.")
+    return parameters.top_k
 
 
 async def _picture(service: Service, image: bytes, index: int | None, read: float, deadline: float) -> Response:

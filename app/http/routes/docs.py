@@ -1,4 +1,7 @@
-"""`GET /docs`: OpenAPI, to click through. All that the page loads comes from this service, so that it works offline."""
+"""`GET /docs`: the page of Swagger UI for the OpenAPI document. Knows nothing about classification.
+
+swin-serve serves all files of the page, so that the page works offline.
+"""
 
 from functools import partial
 from importlib.resources import files
@@ -12,7 +15,7 @@ from starlette.responses import FileResponse, Response
 ASSETS = Path(str(files("fastapi_offline"))) / "static"
 SCRIPT, STYLE, ICON = "swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"
 
-# A browser then refuses to load anything from another host, whatever Swagger UI may ask for.
+# With this policy, browsers load nothing from other hosts, even if Swagger UI refers to them.
 POLICY = (
     "default-src 'none'; connect-src 'self'; img-src 'self' blob: data:; "
     "script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
@@ -23,7 +26,7 @@ router = APIRouter()
 
 
 async def docs(request: Request) -> Response:
-    """Answer with the page."""
+    """Return the page."""
     prefix = quote(request.scope.get("root_path", ""), safe="/~:@+")
     page = get_swagger_ui_html(
         openapi_url=f"{prefix}{request.app.openapi_url}",
@@ -31,7 +34,7 @@ async def docs(request: Request) -> Response:
         swagger_js_url=f"{prefix}/docs/{SCRIPT}",
         swagger_css_url=f"{prefix}/docs/{STYLE}",
         swagger_favicon_url=f"{prefix}/docs/{ICON}",
-        swagger_ui_parameters={"validatorUrl": None},  # by default Swagger's own host is asked
+        swagger_ui_parameters={"validatorUrl": None},  # by default, the page calls a validator on another host
     )
     page.headers["Content-Security-Policy"] = POLICY
     page.headers["X-Content-Type-Options"] = "nosniff"
@@ -39,7 +42,7 @@ async def docs(request: Request) -> Response:
 
 
 async def asset(_: Request, name: str) -> Response:
-    """Answer with a file that the page loads."""
+    """Return a file that the page loads."""
     return FileResponse(ASSETS / name, headers={"X-Content-Type-Options": "nosniff"})
 
 

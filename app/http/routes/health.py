@@ -1,4 +1,4 @@
-"""Liveness, readiness and metrics."""
+"""Liveness, readiness and metrics. Knows no engine: the service holds the state."""
 
 from functools import partial
 
@@ -15,10 +15,10 @@ head = partial(router.head, include_in_schema=False)
 
 @head("/health/live")
 @router.get(
-    "/health/live", response_model=Health, responses={503: {"model": Health, "description": "Start another process."}}
+    "/health/live", response_model=Health, responses={503: {"model": Health, "description": "Restart the process."}}
 )
 async def live(request: Request) -> Response:
-    """The process lives. Restart it when this does not answer, or says that it is broken for good."""
+    """Return `alive`. If the status is `broken`, or no response comes, restart the process."""
     if service_of(request).is_broken:
         return JSONResponse({"status": "broken"}, 503)
     return JSONResponse({"status": "alive"})
@@ -29,7 +29,7 @@ async def live(request: Request) -> Response:
     "/health/ready", response_model=Health, responses={503: {"model": Health, "description": "Send no requests."}}
 )
 async def ready(request: Request) -> Response:
-    """The device is proved, the golden samples pass, and the service is not shutting down."""
+    """Return `ready` if an engine with a verified device works and the service is not shutting down."""
     service = service_of(request)
     if service.is_ready:
         return JSONResponse({"status": "ready"})
@@ -40,5 +40,5 @@ async def ready(request: Request) -> Response:
 @head("/metrics")
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(request: Request) -> Response:
-    """Metrics for Prometheus."""
+    """Return the metrics in the text format of Prometheus."""
     return Response(await service_of(request).backend.exposition(), media_type=CONTENT_TYPE_LATEST)

@@ -1,4 +1,4 @@
-"""`GET /model`: what is being served, and where it really runs."""
+"""`GET /model`: the model in service and the device of each engine."""
 
 from typing import Any
 
@@ -12,7 +12,10 @@ router = APIRouter(tags=["model"])
 @router.head("/model", include_in_schema=False)
 @router.get("/model")
 async def model(request: Request) -> dict[str, Any]:
-    """The manifest, and of each engine the device as its session reports it and the time of each batch size."""
+    """Return the manifest, the labels, and a report of each engine.
+
+    The report has the device, as the engine's session reports it, and the time of each batch size.
+    """
     service = service_of(request)
     return {
         "manifest": service.bundle.manifest.model_dump(mode="json"),
