@@ -3,7 +3,7 @@
 # Characters of a value that a message repeats.
 MAX_SHOWN = 100
 
-# What is wrong with a value, by pydantic's name for the error.
+# The reason why a value is not valid, by pydantic's name for the error.
 REASONS = {
     "int_parsing": "not a whole number",
     "int_from_float": "not a whole number",
