@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from app.http.parameters import OptionsOfOne
+from app.http.parameters import SingleImageParameters
 from app.settings import Settings
 from docs.generate import all_metrics
 
@@ -86,7 +86,7 @@ def test_names_of_accepted_decisions_exist() -> None:
     options |= {f"--{name.replace('_', '-')}" for name in Settings.model_fields}
     variables = {f"SWIN_{name.upper()}" for name in Settings.model_fields}
     metrics = {metric for metric, *_ in all_metrics()}
-    assignable = Settings.model_fields.keys() | OptionsOfOne.model_fields.keys()
+    assignable = Settings.model_fields.keys() | SingleImageParameters.model_fields.keys()
 
     for name, text in accepted_decisions().items():
         quoted = [each.replace("\n", " ") for each in QUOTED.findall(text)]
