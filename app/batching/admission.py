@@ -1,4 +1,7 @@
-"""Whether a row that came now would be taken: told from a few numbers, which may come from another process."""
+"""Admission: whether the batcher accepts one more image.
+
+Computes the answer from a few numbers, which may come from another process. Knows no queue.
+"""
 
 import math
 import time
@@ -6,38 +9,41 @@ from typing import NamedTuple
 
 from app.errors import DeadlineExceeded, Draining, NotReady, Overloaded
 
+# A deadline or a timeout that never comes.
 NEVER = math.inf
 
 
 class BatcherLoad(NamedTuple):
-    """How things stand with a batcher at the moment."""
+    """Snapshot of the load of a batcher. Every field is a number, so that shared memory can hold it."""
 
-    is_alive: float  # 0 or 1, as the next two
-    works: float  # an engine runs, or could run, batches now
+    is_alive: float  # 0 or 1, like the next two
+    works: float  # an engine can run a batch now, or runs one
     is_draining: float
-    waiting: float  # rows in the queue
+    waiting: float  # images in the queue
     engines: float
-    free_at: float  # when the first of them is expected to be free, as a time of `time.perf_counter`
+    free_at: float  # when the first engine is expected to become free, on the clock of `time.perf_counter`
 
 
 class BatcherLimits(NamedTuple):
-    """What a batcher was made for."""
+    """Fixed limits of a batcher, and its estimates of batch times."""
 
-    capacity: int  # rows that may wait
+    capacity: int  # images that may wait
     max_batch: int
-    seconds_of_one: float  # what a batch of one row takes
-    seconds_of_most: float  # and one of `max_batch`
+    single_batch_seconds: float  # time of a batch of one image
+    full_batch_seconds: float  # time of a batch of `max_batch` images
 
 
 def admit(load: BatcherLoad, limits: BatcherLimits, *, deadline: float = NEVER, coming: int = 0) -> None:
-    """Return if a row that came now would be taken.
+    """Return if a batcher with this load would accept one more image.
 
-    `coming` rows are on their way here. They count if others wait already: the engines are then what is slow.
+    `coming` images are still being decoded. They count only while the queue is not empty: then the
+    engines are the bottleneck.
 
     Raises:
-        Overloaded: the queue is full, or what is ahead takes longer than the deadline allows.
-        DeadlineExceeded: the deadline could not even be made by an idle engine.
-        Draining, NotReady: the batcher stops, or has died.
+        Overloaded: the queue is full, or the work ahead takes longer than the deadline allows.
+        DeadlineExceeded: even an idle engine would miss the deadline.
+        Draining: the batcher is shutting down.
+        NotReady: the batcher has failed.
     """
     if load.is_draining:
         raise Draining
@@ -47,7 +53,7 @@ def admit(load: BatcherLoad, limits: BatcherLimits, *, deadline: float = NEVER, 
     if ahead >= limits.capacity:
         raise Overloaded(seconds_until_run(load, limits, ahead))
     if deadline != NEVER:
-        left = deadline - time.perf_counter() - limits.seconds_of_one
+        left = deadline - time.perf_counter() - limits.single_batch_seconds
         if left < 0:
             raise DeadlineExceeded
         if (wait := seconds_until_run(load, limits, ahead)) > left:
@@ -55,6 +61,6 @@ def admit(load: BatcherLoad, limits: BatcherLimits, *, deadline: float = NEVER, 
 
 
 def seconds_until_run(load: BatcherLoad, limits: BatcherLimits, ahead: float) -> float:
-    """Until an engine begins with a row that has so many before it."""
+    """Estimate the seconds until an engine starts on an image that has `ahead` images before it."""
     full_batches = ahead // limits.max_batch / load.engines
-    return max(load.free_at - time.perf_counter(), 0.0) + full_batches * limits.seconds_of_most
+    return max(load.free_at - time.perf_counter(), 0.0) + full_batches * limits.full_batch_seconds

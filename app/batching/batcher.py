@@ -1,14 +1,17 @@
-"""The queue in front of the engines. Knows neither images nor ONNX: it is given callables that map a batch to a batch.
+"""The queue in front of the engines, with dynamic batching.
 
-A batch forms because an engine became free, not because a clock ran: whoever waits when an engine asks for work goes
-with it, so a lone request never waits and a busy service batches by itself.
+Is given callables that map a batch to a batch. Knows neither images nor ONNX Runtime.
 
-- The event loop owns the queue; nothing else touches it. No lock, no polling, no sleep.
-- A row that cannot make its deadline is refused when it comes, or failed instead of run.
-- A row whose caller left is skipped before the run, and again when the answers are handed out.
-- A row may ask for the return_tokens answer; what that is, and what it costs the batch, is the engine's own affair.
-- A failing or stuck engine reaches every row of its batch and nobody else. It is restarted, once until it answers again.
-- If the last engine is lost, or the loop itself dies, every waiter hears of it and `alive` turns false.
+A batch forms when an engine becomes free, not when a timer fires. The engine takes the images that wait
+at that moment. A lone image is run at once, and batches grow with the load.
+
+- The event loop owns the queue. There is no lock, no polling and no sleep.
+- An image that cannot meet its deadline is refused on arrival, or fails instead of being run.
+- If the client of an image disconnects, the image is skipped before the run, or its result is discarded.
+- An image may ask for tokens. What tokens are, and what they cost the batch, is up to the engine.
+- If an engine fails or times out, every image of its batch fails, and no other. The engine is restarted.
+  If its first batch after a restart fails too, the engine is lost.
+- If the last engine is lost, or the batcher itself fails, every queued image fails and `alive` is false.
 """
 
 import asyncio
@@ -23,7 +26,7 @@ from typing import Any, NamedTuple
 
 from app.batching import admission
 from app.batching.admission import NEVER, BatcherLimits, BatcherLoad
-from app.batching.engine_worker import Array, EngineLost, EngineWorker, Run, no_other
+from app.batching.engine_worker import Array, EngineLost, EngineWorker, Run, cannot_restart
 from app.batching.types import InferenceResult, ignore
 from app.errors import DeadlineExceeded, Draining, EngineFailed, NotReady, ServiceError
 
@@ -31,9 +34,9 @@ log = logging.getLogger("swin.batcher")
 
 
 class BatchReport(NamedTuple):
-    """One batch that was run."""
+    """Engine, size and time of one batch that was run."""
 
-    engine: int  # its place in the list the batcher was given
+    engine: int  # index in the list of engines that the batcher was given
     size: int
     seconds: float
     failed: bool
@@ -41,38 +44,38 @@ class BatchReport(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class QueueEntry:
-    """One image that waits for its answer."""
+    """One image in the queue or in a running batch."""
 
     pixels: Array
-    answer: asyncio.Future[InferenceResult]
+    result: asyncio.Future[InferenceResult]
     return_tokens: bool
-    submitted: float
+    submitted_at: float
     deadline: float
-    timer: asyncio.TimerHandle | None = None  # at the deadline
-    is_taken: bool = False  # by an engine
+    timer: asyncio.TimerHandle | None = None  # fires at the deadline
+    is_dequeued: bool = False  # an engine has taken it from the queue
 
-    def settle(self) -> None:
-        """Cancel the deadline timer. Call this when the answer has been used or dropped."""
+    def cancel_timer(self) -> None:
+        """Cancel the deadline timer. Call this when the result has been used or dropped."""
         if self.timer is not None:
             self.timer.cancel()
 
 
-def at_once(_: int) -> float:
-    """What a batch takes where nobody measured."""
+def zero_seconds(_: int) -> float:
+    """Return 0 s, the default estimate of a batch time where nothing has been measured."""
     return 0.0
 
 
 class Batcher:
-    """Rows wait in one queue; each engine takes up to `max_batch` of them whenever it is free.
+    """One queue of images. Each free engine takes up to `max_batch` of them.
 
     Args:
-        engines: each answers n rows with n outputs and blocks; it is called from a thread of its own.
-        capacity: rows that may wait; one more is refused at once.
-        max_queue_delay: seconds a free engine waits for a fuller batch. 0: it never does.
-        expected_seconds: what a batch of so many rows takes; deadlines and `Retry-After` are estimated from it.
+        engines: each maps n images to n outputs and blocks. It is called from its own thread.
+        capacity: images that may wait. One more is refused.
+        max_queue_delay: seconds for which a free engine waits for a fuller batch. 0: no wait.
+        expected_seconds: expected time of a batch by its size. Deadlines and `Retry-After` use it.
         batch_timeout, restart: see `EngineWorker`.
-        on_batch: told of every batch that was run.
-        on_cancel: called with `queue` or `infer` for every row whose caller left there.
+        on_batch: called with a report of every batch.
+        on_cancel: called with `queue` or `infer` for every image that is cancelled at that stage.
     """
 
     def __init__(
@@ -82,216 +85,217 @@ class Batcher:
         max_batch: int,
         capacity: int,
         max_queue_delay: float = 0.0,
-        expected_seconds: Callable[[int], float] = at_once,
+        expected_seconds: Callable[[int], float] = zero_seconds,
         batch_timeout: float = NEVER,
-        restart: Callable[[int], Run] = no_other,
+        restart: Callable[[int], Run] = cannot_restart,
         on_batch: Callable[[BatchReport], None] = ignore,
         on_cancel: Callable[[str], None] = ignore,
     ) -> None:
         self.alive = False
-        self._seats = [
+        self._engine_workers = [
             EngineWorker(index, run, batch_timeout=batch_timeout, restart=restart) for index, run in enumerate(engines)
         ]
         self.limits = BatcherLimits(capacity, max_batch, expected_seconds(1), expected_seconds(max_batch))
-        self._max_batch, self._linger = max_batch, max_queue_delay
+        self._max_batch, self._max_queue_delay = max_batch, max_queue_delay
         self._expected_seconds = expected_seconds
-        self._on_batch, self._on_leave = on_batch, on_cancel
+        self._on_batch, self._on_cancel = on_batch, on_cancel
         self._queue: deque[QueueEntry] = deque()
         self._arrived, self._full = asyncio.Event(), asyncio.Event()
         self._draining = False
-        self._workers: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begin to serve, on the running event loop."""
+        """Start one task per engine on the running event loop."""
         self.alive = True
-        self._workers = [asyncio.create_task(self._work(seat)) for seat in self._seats]
+        self._tasks = [asyncio.create_task(self._run_batches(worker)) for worker in self._engine_workers]
 
     @property
     def waiting(self) -> int:
-        """Rows in the queue."""
+        """Number of images in the queue."""
         return len(self._queue)
 
     @property
     def works(self) -> bool:
-        """Whether an engine runs, or could run, batches now: false while the only one is being restarted."""
-        return self.alive and any(seat.works for seat in self._seats)
+        """True if an engine can run a batch now or runs one. False during a restart of the only engine."""
+        return self.alive and any(worker.works for worker in self._engine_workers)
 
     @property
     def running_seconds(self) -> float:
-        """How long the batches that run now have been run, over all engines."""
+        """Seconds since the start of each running batch, summed over all engines."""
         now = time.perf_counter()
-        return sum(now - seat.began_at for seat in self._seats if seat.began_at)
+        return sum(now - worker.started_at for worker in self._engine_workers if worker.started_at)
 
     @property
     def load(self) -> BatcherLoad:
-        """How things stand."""
-        free_at = min((seat.free_at for seat in self._seats), default=NEVER)
-        return BatcherLoad(self.alive, self.works, self._draining, self.waiting, len(self._seats), free_at)
+        """Snapshot of the current load."""
+        free_at = min((worker.free_at for worker in self._engine_workers), default=NEVER)
+        return BatcherLoad(self.alive, self.works, self._draining, self.waiting, len(self._engine_workers), free_at)
 
-    async def drain(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 (a bound, after which we go on)
-        """Refuse what is new, finish what is queued, stop; after `timeout` seconds, stop without finishing."""
+    async def drain(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 (after it, `drain` aborts)
+        """Refuse new images, run the queued ones, then stop. Abort after `timeout` seconds."""
         self._draining = True
         self._arrived.set()
         self._full.set()
-        _, late = await asyncio.wait(self._workers, timeout=timeout) if self._workers else ((), ())
+        _, late = await asyncio.wait(self._tasks, timeout=timeout) if self._tasks else ((), ())
         if late:
             self.abort()
         self.alive = False
 
     def abort(self) -> None:
-        """Stop now: whoever waits, or is being run, hears that the service shuts down."""
+        """Stop now. Every queued or running image fails with `Draining`."""
         self._draining = True
-        for worker in self._workers:
-            worker.cancel()
+        for task in self._tasks:
+            task.cancel()
 
     def admit(self, *, deadline: float = NEVER, coming: int = 0) -> None:
-        """Return if a row that came now would be taken; raises as `admission.admit`."""
+        """Return if one more image would be accepted. Raises what `admission.admit` raises."""
         admission.admit(self.load, self.limits, deadline=deadline, coming=coming)
 
     async def submit(self, pixels: Array, *, return_tokens: bool = False, deadline: float = NEVER) -> InferenceResult:
-        """Wait for one row's answer, plain or return_tokens. Cancelling the caller takes the row out and disturbs nobody.
+        """Queue one image and return its result, with tokens if asked for.
 
-        `deadline` is a time of `time.perf_counter`.
+        `deadline` is a time on the clock of `time.perf_counter`. If the calling task is cancelled, the
+        image is cancelled too. The other images of its batch are not affected.
 
         Raises:
-            Overloaded, DeadlineExceeded, Draining, NotReady: as `admit`.
-            DeadlineExceeded: the deadline came first.
-            EngineFailed: the batch this row was in could not be run.
+            Overloaded, DeadlineExceeded, Draining, NotReady: the image is refused, as by `admit`.
+            DeadlineExceeded: the deadline has passed.
+            EngineFailed: the batch of this image failed.
         """
-        row = self.enqueue(pixels, return_tokens=return_tokens, deadline=deadline)
+        entry = self.enqueue(pixels, return_tokens=return_tokens, deadline=deadline)
         try:
-            return await row.answer
+            return await entry.result
         except asyncio.CancelledError:
-            self.cancel(row)
+            self.cancel(entry)
             raise
         finally:
-            row.settle()
+            entry.cancel_timer()
 
     def enqueue(self, pixels: Array, *, return_tokens: bool = False, deadline: float = NEVER) -> QueueEntry:
-        """Queue a row for who does not wait here: it looks at the row's `answer`, then lets it `settle`.
+        """Queue one image without waiting for its `result`. Call `cancel_timer` once the result is there.
 
         Raises:
-            Overloaded, DeadlineExceeded, Draining, NotReady: as `admit`.
+            Overloaded, DeadlineExceeded, Draining, NotReady: the image is refused, as by `admit`.
         """
         self.admit(deadline=deadline)
         loop = asyncio.get_running_loop()
-        row = QueueEntry(pixels, loop.create_future(), return_tokens, time.perf_counter(), deadline)
+        entry = QueueEntry(pixels, loop.create_future(), return_tokens, time.perf_counter(), deadline)
         if deadline != NEVER:
-            row.timer = loop.call_later(deadline - row.submitted, self._expire, row)
-        self._queue.append(row)
+            entry.timer = loop.call_later(deadline - entry.submitted_at, self._expire, entry)
+        self._queue.append(entry)
         self._arrived.set()
         if self.waiting >= self._max_batch:
             self._full.set()
-        return row
+        return entry
 
-    def cancel(self, row: QueueEntry) -> None:
-        """Its caller has left: it is not run any more, or not answered."""
-        self._remove(row)
-        row.answer.cancel()
-        if not row.answer.cancelled():
-            row.answer.exception()  # it had just been answered: an error that nobody fetched would be logged
-        self._on_leave("infer" if row.is_taken else "queue")
+    def cancel(self, entry: QueueEntry) -> None:
+        """Remove an image from the queue, or discard its result if it is running: its client disconnected."""
+        self._remove(entry)
+        entry.result.cancel()
+        if not entry.result.cancelled():
+            entry.result.exception()  # retrieve the exception, otherwise asyncio logs it
+        self._on_cancel("infer" if entry.is_dequeued else "queue")
 
-    def _remove(self, row: QueueEntry) -> None:
-        with contextlib.suppress(ValueError):  # no longer in the queue: it is being run, or everybody was told off
-            self._queue.remove(row)
+    def _remove(self, entry: QueueEntry) -> None:
+        with contextlib.suppress(ValueError):  # it is running, or it has failed with the whole queue
+            self._queue.remove(entry)
 
-    def _expire(self, row: QueueEntry) -> None:
-        self._remove(row)
-        _fail([row], DeadlineExceeded)
+    def _expire(self, entry: QueueEntry) -> None:
+        self._remove(entry)
+        _fail([entry], DeadlineExceeded)
 
-    async def _work(self, seat: EngineWorker) -> None:
-        rows: list[QueueEntry] = []
+    async def _run_batches(self, worker: EngineWorker) -> None:
+        batch: list[QueueEntry] = []
         try:
-            while rows := await self._next_rows():
-                if not await self._run(rows, seat):
-                    await seat.restart()
+            while batch := await self._next_batch():
+                if not await self._run(batch, worker):
+                    await worker.restart()
         except asyncio.CancelledError:
-            self._give_up(rows, Draining)
+            self._fail_all(batch, Draining)
             raise
         except EngineLost:
-            log.critical("engine %d is lost", seat.index)
-            self._seats.remove(seat)
-            if not self._seats:
-                self._give_up([], NotReady)
+            log.critical("engine lost", extra={"engine": worker.index})
+            self._engine_workers.remove(worker)
+            if not self._engine_workers:
+                self._fail_all([], NotReady)
         except BaseException:
-            log.exception("the batcher died")
-            self._give_up(rows, NotReady)
+            log.exception("batcher failed")
+            self._fail_all(batch, NotReady)
             raise
         finally:
-            seat.close()
+            worker.close()
 
-    async def _next_rows(self) -> list[QueueEntry]:
-        """The rows of the next batch, as soon as there is one; none once the batcher is drained."""
+    async def _next_batch(self) -> list[QueueEntry]:
+        """Wait for the next batch. Return an empty list once the batcher has drained."""
         while True:
-            if self._linger:
-                await self._wait_for_more()
-            rows = self._take()
-            if rows or self._draining:
-                return rows
-            self._arrived.clear()  # nothing was awaited since `_take` found the queue empty, so no arrival is lost
+            if self._max_queue_delay:
+                await self._wait_until_full()
+            batch = self._dequeue()
+            if batch or self._draining:
+                return batch
+            self._arrived.clear()  # loses no arrival: there is no `await` after `_dequeue` found the queue empty
             await self._arrived.wait()
 
-    async def _wait_for_more(self) -> None:
+    async def _wait_until_full(self) -> None:
         if 0 < self.waiting < self._max_batch and not self._draining:
             self._full.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._linger):
+                async with asyncio.timeout(self._max_queue_delay):
                     await self._full.wait()
 
-    def _take(self) -> list[QueueEntry]:
-        """Rows that can still make their deadline, up to `max_batch`; those before them that cannot are told so.
+    def _dequeue(self) -> list[QueueEntry]:
+        """Take up to `max_batch` images that can still meet their deadlines. Fail the others on the way.
 
-        With several engines free, each takes its share of what waits.
+        If several engines are free, each takes an equal share of the queue.
         """
         if not self._queue:
             return []
-        rows: list[QueueEntry] = []
-        free = sum(seat.is_free for seat in self._seats)  # the one that takes them, and perhaps others
-        most = min(-(-self.waiting // free), self._max_batch)
-        ends = time.perf_counter() + self._expected_seconds(most)
-        while self._queue and len(rows) < most:
-            row = self._queue.popleft()
-            row.is_taken = True
-            if row.deadline < ends:
-                _fail([row], DeadlineExceeded)
-            elif not row.answer.done():  # otherwise its caller has left in this very turn of the loop
-                rows.append(row)
-        return rows
+        batch: list[QueueEntry] = []
+        free = sum(worker.is_free for worker in self._engine_workers)  # at least 1: the worker of this task
+        max_size = min(-(-self.waiting // free), self._max_batch)
+        ends_at = time.perf_counter() + self._expected_seconds(max_size)
+        while self._queue and len(batch) < max_size:
+            entry = self._queue.popleft()
+            entry.is_dequeued = True
+            if entry.deadline < ends_at:
+                _fail([entry], DeadlineExceeded)
+            elif not entry.result.done():  # done: its client disconnected in this event-loop iteration
+                batch.append(entry)
+        return batch
 
-    async def _run(self, rows: list[QueueEntry], seat: EngineWorker) -> bool:
-        """Run a batch and answer its rows; whether the engine did its work."""
-        started = time.perf_counter()
-        outputs = await seat.attempt(partial(_run_batch, rows), self._expected_seconds(len(rows)))
-        seconds = time.perf_counter() - started
+    async def _run(self, batch: list[QueueEntry], worker: EngineWorker) -> bool:
+        """Run a batch and deliver its results. Return False if the engine failed."""
+        started_at = time.perf_counter()
+        outputs = await worker.attempt(partial(_call_engine, batch), self._expected_seconds(len(batch)))
+        seconds = time.perf_counter() - started_at
         if outputs is None:
-            _fail(rows, EngineFailed)
+            _fail(batch, EngineFailed)
         else:
-            _deliver(rows, outputs, started, seconds)
-        self._on_batch(BatchReport(seat.index, len(rows), seconds, failed=outputs is None))
+            _deliver(batch, outputs, started_at, seconds)
+        self._on_batch(BatchReport(worker.index, len(batch), seconds, failed=outputs is None))
         return outputs is not None
 
-    def _give_up(self, running: list[QueueEntry], error: Callable[[], ServiceError]) -> None:
+    def _fail_all(self, running: list[QueueEntry], error: Callable[[], ServiceError]) -> None:
         self.alive = False
         _fail([*running, *self._queue], error)
         self._queue.clear()
 
 
-def _run_batch(rows: Sequence[QueueEntry], run: Run) -> Collection[Any]:
-    """In the engine's own thread."""
-    outputs = run([row.pixels for row in rows], [row.return_tokens for row in rows])
-    if len(outputs) != len(rows):
-        raise ValueError(f"the engine gave {len(outputs)} answers for {len(rows)} rows")
+def _call_engine(batch: Sequence[QueueEntry], run: Run) -> Collection[Any]:
+    """Call the engine, in its own thread, and check the number of its outputs."""
+    outputs = run([entry.pixels for entry in batch], [entry.return_tokens for entry in batch])
+    if len(outputs) != len(batch):
+        raise ValueError(f"the engine returned {len(outputs)} outputs for {len(batch)} images")
     return outputs
 
 
-def _deliver(rows: Sequence[QueueEntry], outputs: Collection[Any], started: float, seconds: float) -> None:
-    for row, output in zip(rows, outputs, strict=True):
-        if not row.answer.done():
-            row.answer.set_result(InferenceResult(output, started - row.submitted, seconds))
+def _deliver(batch: Sequence[QueueEntry], outputs: Collection[Any], started_at: float, seconds: float) -> None:
+    for entry, output in zip(batch, outputs, strict=True):
+        if not entry.result.done():
+            entry.result.set_result(InferenceResult(output, started_at - entry.submitted_at, seconds))
 
 
-def _fail(rows: Sequence[QueueEntry], error: Callable[[], ServiceError]) -> None:
-    for row in rows:
-        if not row.answer.done():
-            row.answer.set_exception(error())  # one each: a shared exception would collect every caller's traceback
+def _fail(batch: Sequence[QueueEntry], error: Callable[[], ServiceError]) -> None:
+    for entry in batch:
+        if not entry.result.done():
+            entry.result.set_exception(error())  # one per image: a shared exception would collect every traceback

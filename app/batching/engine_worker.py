@@ -1,4 +1,7 @@
-"""An engine's place: the thread it is called from, the watch over its runs, and another engine after a failure."""
+"""One engine with its thread: timeouts of its batches, and a restart after a failure.
+
+Is given the engine as a callable. Knows no queue.
+"""
 
 import asyncio
 import logging
@@ -10,97 +13,104 @@ from typing import Any, TypeVar
 from numpy.typing import NDArray
 
 from app.batching.admission import NEVER
-from app.batching.thread_pool import Workers
+from app.batching.thread_pool import ThreadPool
 
 log = logging.getLogger("swin.batcher")
 
 T = TypeVar("T")
 
 Array = NDArray[Any]
+
+# An engine: maps images, and for each image whether it needs tokens, to one output per image. It
+# blocks, and it is never called twice at the same time.
 Run = Callable[[Sequence[Array], Sequence[bool]], Collection[Any]]
-"""Rows, and which of them ask for the return_tokens answer → as many answers. Blocks; has one caller at a time."""
 
-TIMES_EXPECTED = 10
-"""A run that takes so many times what it should is stuck; less may be others' use of the same machine."""
+# A batch times out only after this multiple of its expected time. A smaller multiple would also catch
+# batches that are slow because other programs use the same machine.
+TIMEOUT_FACTOR = 10
 
-RENEWAL_SECONDS = 600
-"""Opening and warming a network can take minutes; what takes longer will not come."""
+# Seconds to open and warm up a new engine, which can take minutes. After them, the restart has failed.
+RESTART_TIMEOUT_SECONDS = 600
 
 
 class EngineLost(Exception):
-    """An engine failed, and there is none to put in its place."""
+    """An engine failed, and no other engine can replace it."""
 
 
-def no_other(_: int) -> Run:
-    """For those who have no other engine."""
+def cannot_restart(_: int) -> Run:
+    """Raise `EngineLost`. The default where engines cannot be opened again."""
     raise EngineLost
 
 
 class EngineWorker:
-    """Holds one engine.
+    """An engine and the thread that calls it.
 
     Args:
-        index: its number among the seats.
+        index: its number among the engine workers.
         run: the engine.
-        batch_timeout: seconds after which a run is given up, if `TIMES_EXPECTED` times what is expected is not more.
-        restart: blocks, and returns a proved engine for the place of one that failed; raises if it cannot.
+        batch_timeout: seconds until a batch times out, or `TIMEOUT_FACTOR` times its expected time if
+            that is longer.
+        restart: blocks, and returns a verified engine that replaces the failed one. Raises if it cannot.
     """
 
     def __init__(
-        self, index: int, run: Run, *, batch_timeout: float = NEVER, restart: Callable[[int], Run] = no_other
+        self, index: int, run: Run, *, batch_timeout: float = NEVER, restart: Callable[[int], Run] = cannot_restart
     ) -> None:
         self.index = index
-        self.works = True  # false while the engine is being restarted
-        self.began_at = self.free_at = 0.0  # a run, and when it is expected to end, as times of `time.perf_counter`
-        self._run, self._stuck_after, self._new_engine = run, batch_timeout, restart
-        self._workers = self._new_workers()
-        self._just_renewed = False
+        self.works = True  # false during a restart
+        self.started_at = 0.0  # of the current batch, on the clock of `time.perf_counter`; 0: no batch is running
+        self.free_at = 0.0  # expected end of the current batch, likewise
+        self._engine, self._batch_timeout, self._open_engine = run, batch_timeout, restart
+        self._thread = self._new_thread()
+        self._just_restarted = False  # and no batch has succeeded since
 
     @property
     def is_free(self) -> bool:
-        """Whether a batch could begin now."""
+        """True if a batch could start now."""
         return self.works and not self.free_at
 
-    async def attempt(self, work: Callable[[Run], T], expected: float) -> T | None:
-        """Work with the engine, expected to take so many seconds. None if it failed, or is stuck."""
-        patience = max(self._stuck_after, TIMES_EXPECTED * expected)
-        self.began_at = time.perf_counter()
-        self.free_at = self.began_at + expected
+    async def attempt(self, call: Callable[[Run], T], expected_seconds: float) -> T | None:
+        """Call the engine in its thread. Return None if it fails or times out; the log has the cause."""
+        timeout = max(self._batch_timeout, TIMEOUT_FACTOR * expected_seconds)
+        self.started_at = time.perf_counter()
+        self.free_at = self.started_at + expected_seconds
         try:
-            async with asyncio.timeout(None if patience == NEVER else patience) as limit:
-                result = await self._workers.do(partial(work, self._run))
-        except Exception as error:
-            cause = f"no answer in {patience:g} s: it is stuck" if limit.expired() else "it failed"
-            log.error("engine %d: %s", self.index, cause, exc_info=None if limit.expired() else error)  # noqa: TRY400 (where we waited says nothing)
+            async with asyncio.timeout(None if timeout == NEVER else timeout) as limit:
+                result = await self._thread.run(partial(call, self._engine))
+        except Exception:
+            if limit.expired():  # without a stack trace: it would only show this line
+                log.error("engine timed out", extra={"engine": self.index, "seconds": timeout})  # noqa: TRY400
+            else:
+                log.exception("engine failed", extra={"engine": self.index})
             return None
         finally:
-            self.began_at = self.free_at = 0.0
-        self._just_renewed = False
+            self.started_at = self.free_at = 0.0
+        self._just_restarted = False
         return result
 
     async def restart(self) -> None:
-        """Another engine in the place of the one that failed, in a thread of its own: the old one may be stuck.
+        """Replace the failed engine by a new one in a new thread. The old thread may never return.
 
         Raises:
-            EngineLost: the one that failed had just been restarted, or there is none to be had.
+            EngineLost: the engine failed in its first batch after a restart, or no other engine can be opened.
         """
         self.works = False
         self.close()
-        if self._just_renewed:
+        if self._just_restarted:
             raise EngineLost
-        self._workers = self._new_workers()
+        self._thread = self._new_thread()
         try:
-            async with asyncio.timeout(RENEWAL_SECONDS):
-                self._run = await self._workers.do(partial(self._new_engine, self.index))
+            async with asyncio.timeout(RESTART_TIMEOUT_SECONDS):
+                self._engine = await self._thread.run(partial(self._open_engine, self.index))
         except Exception as error:
-            log.exception("engine %d cannot be restarted", self.index)
+            log.exception("engine restart failed", extra={"engine": self.index})
             raise EngineLost from error
-        log.warning("engine %d was restarted", self.index)
-        self.works = self._just_renewed = True
+        log.warning("engine restarted", extra={"engine": self.index})
+        self.works = self._just_restarted = True
 
     def close(self) -> None:
-        """Let the thread go. Waiting for a run that is stuck would hold the event loop."""
-        self._workers.close()
+        """Let the thread exit. Does not wait: a batch that never returns would block the event loop."""
+        self._thread.close()
 
-    def _new_workers(self) -> Workers:
-        return Workers(f"engine-{self.index}")
+    def _new_thread(self) -> ThreadPool:
+        return ThreadPool(f"engine-{self.index}")

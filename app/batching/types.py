@@ -1,4 +1,7 @@
-"""What is asked of a batcher, in this process or in another, and what it answers."""
+"""Interface and result of a batcher, for packages that submit images.
+
+The batcher may run in this process or in another one.
+"""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -8,38 +11,33 @@ from app.batching.admission import NEVER
 
 
 class InferenceResult(NamedTuple):
-    """What one row came to, and how long that took."""
+    """Output of the engine for one image, with its queue time and run time."""
 
-    output: Any  # the engine's, as it is
+    output: Any  # as the engine returned it
     queue_seconds: float
     run_seconds: float
 
 
 class Queue(Protocol):
-    """What others need of a batcher, here or in another process: see `Batcher`."""
+    """Interface of `Batcher` and `BatcherClient`. `Batcher` documents the methods."""
 
     @property
-    def alive(self) -> bool:
-        """Whether it can still answer."""
+    def alive(self) -> bool: ...
 
     @property
-    def works(self) -> bool:
-        """Whether it could run a batch now."""
+    def works(self) -> bool: ...
 
-    def admit(self, *, deadline: float = NEVER, coming: int = 0) -> None:
-        """Return if a row that came now would be taken."""
+    def admit(self, *, deadline: float = NEVER, coming: int = 0) -> None: ...
 
     async def submit(
         self, pixels: NDArray[Any], *, return_tokens: bool = False, deadline: float = NEVER
-    ) -> InferenceResult:
-        """Wait for one row's answer."""
+    ) -> InferenceResult: ...
 
-    async def drain(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 (a bound, after which we go on)
-        """Refuse what is new, finish what is queued."""
+    # `timeout` bounds the wait: after it, the batcher aborts instead of raising TimeoutError.
+    async def drain(self, timeout: float | None = None) -> None: ...  # noqa: ASYNC109
 
-    def abort(self) -> None:
-        """Stop now."""
+    def abort(self) -> None: ...
 
 
 def ignore(_: Any) -> None:
-    """The observer of those who do not observe."""
+    """Do nothing. The default for callbacks that report something."""

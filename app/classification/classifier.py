@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.batching.admission import NEVER
-from app.batching.thread_pool import Workers
+from app.batching.thread_pool import ThreadPool
 from app.batching.types import InferenceResult, Queue, ignore
 from app.bundle.load import Head
 from app.bundle.manifest import Activation, Label, LastMap, Preprocessing
@@ -96,7 +96,7 @@ class Classifier:
         self._labels, self._activation, self._limits = labels, activation, limits
         self._follow_profiles, self._shrinks = follow_profiles, shrinks
         self._head, self._map = head, last_map
-        self._pool = Workers("decode", decode_threads)
+        self._pool = ThreadPool("decode", decode_threads)
         self._decode_threads, self._decode_queue = decode_threads, max_decode_queue_size
         self._decode_seconds = 0.0  # of an image in the pool, lately
         self._on_leave, self._on_busy = on_cancel, on_busy
@@ -206,7 +206,7 @@ class Classifier:
         """In a thread of the decode pool, until the deadline. Work that nobody waits for any more is not begun."""
         try:
             async with asyncio.timeout(None if deadline == NEVER else deadline - time.perf_counter()):
-                return await self._pool.do(partial(self._timed, work))
+                return await self._pool.run(partial(self._timed, work))
         except TimeoutError:
             raise DeadlineExceeded from None
         except asyncio.CancelledError:

@@ -93,7 +93,7 @@ async def _supervise(settings: Settings, listeners: Sequence[socket.socket]) -> 
 
         def stop() -> None:
             if is_draining.is_set():
-                supervisor.tell_to_stop()
+                supervisor.request_shutdown()
                 return
             log.info("draining")
             is_draining.set()

@@ -1,1 +1,4 @@
-"""Several HTTP workers before one engine process: supervision, messages and shared memory. Knows no image."""
+"""HTTP workers in processes of their own in front of one engine process.
+
+Supervision, messages and shared memory. Knows no image formats.
+"""

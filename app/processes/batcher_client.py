@@ -1,4 +1,4 @@
-"""The batcher of another process, as an HTTP worker sees it: rows go there in slots, and answers come back in them."""
+"""HTTP-worker side of the batcher: pixels go to the engine process in shared slots, and outputs come back in them."""
 
 import asyncio
 import contextlib
@@ -14,115 +14,125 @@ from app.batching import admission
 from app.batching.admission import NEVER, BatcherLimits, BatcherLoad
 from app.batching.types import InferenceResult
 from app.errors import DeadlineExceeded, Draining, InternalError, NotReady, Overloaded, ServiceError
-from app.processes.channel import ANSWER_OF, DONE, FORGET, GONE, ROW, ROW_OF, SLOT, refusal
+from app.processes.messages import (
+    CANCEL_STRUCT,
+    CANCELLED,
+    DONE,
+    RESULT_STRUCT,
+    SUBMIT_STRUCT,
+    MessageType,
+    Send,
+    decode_error,
+)
 from app.processes.shared_memory import SharedLoad, TensorPool
 
-log = logging.getLogger("swin.workers")
+log = logging.getLogger("swin.processes")
 
-# The batcher answers at the deadline itself. A row that has no answer so many seconds later has been lost.
+# The batcher fails an image at its deadline. An image without a result this many seconds later is lost.
 GRACE_SECONDS = 2
 
 
-class Sent(NamedTuple):
-    """A row that is on its way."""
+class Submitted(NamedTuple):
+    """An image that has been sent to the engine process."""
 
-    answer: asyncio.Future[InferenceResult]
+    result: asyncio.Future[InferenceResult]
     return_tokens: bool
     at: float
 
 
 class BatcherClient:
-    """What a classifier needs of a batcher.
+    """The batcher of the engine process, with the interface that the classifier uses.
 
     Args:
-        slots: shared with the process of the engines.
-        board: where that process writes how things stand.
-        limits: of its batcher.
-        send: tells that process.
+        pool: memory that is shared with the engine process.
+        shared_load: where the engine process publishes the load of its batcher.
+        limits: those of its batcher.
+        send: sends a message to the engine process.
     """
 
-    def __init__(
-        self, slots: TensorPool, board: SharedLoad, limits: BatcherLimits, send: Callable[[int, bytes], None]
-    ) -> None:
-        self._slots, self._board, self._terms, self._send = slots, board, limits, send
-        self._free = list(range(len(slots.pixels)))
-        self._sent: dict[int, Sent] = {}  # by slot
+    def __init__(self, pool: TensorPool, shared_load: SharedLoad, limits: BatcherLimits, send: Send) -> None:
+        self._pool, self._shared_load, self._limits, self._send = pool, shared_load, limits, send
+        self._free_slots = list(range(len(pool.pixels)))
+        self._submitted: dict[int, Submitted] = {}  # by slot
         self._is_draining = False
         self._is_idle = asyncio.Event()
         self._is_idle.set()
 
     @property
     def load(self) -> BatcherLoad:
-        """How things stand there."""
-        return self._board.read()
+        """Last published load of the batcher."""
+        return self._shared_load.read()
 
     @property
     def alive(self) -> bool:
-        """Whether it can still answer."""
+        """True if the batcher can still return results."""
         return bool(self.load.is_alive)
 
     @property
     def works(self) -> bool:
-        """Whether it could run a batch now."""
+        """True if an engine can run a batch now or runs one."""
         return bool(self.load.works)
 
     def admit(self, *, deadline: float = NEVER, coming: int = 0) -> None:
-        """Return if a row that came now would be taken; raises as `admission.admit`."""
+        """Return if one more image would be accepted. Raises what `admission.admit` raises."""
         if self._is_draining:
             raise Draining
-        admission.admit(self.load, self._terms, deadline=deadline, coming=coming)
+        admission.admit(self.load, self._limits, deadline=deadline, coming=coming)
 
     async def submit(
         self, pixels: NDArray[np.uint8], *, return_tokens: bool = False, deadline: float = NEVER
     ) -> InferenceResult:
-        """As `Batcher.submit`. The time to the other process and back counts as waiting."""
+        """Queue one image and return its result, as `Batcher.submit` does.
+
+        The time to the engine process and back counts as queue time.
+        """
         self.admit(deadline=deadline)
-        if not self._free:
-            raise Overloaded(admission.seconds_until_run(self.load, self._terms, len(self._sent)))
-        slot = self._free[-1]  # the one that was used last: its memory is still near
-        self._slots.pixels[slot] = pixels
-        self._free.pop()  # from here on the slot comes back with its answer, and not before
+        if not self._free_slots:
+            raise Overloaded(admission.seconds_until_run(self.load, self._limits, len(self._submitted)))
+        slot = self._free_slots[-1]  # the slot that was used last: its memory is most likely in the CPU cache
+        self._pool.pixels[slot] = pixels
+        self._free_slots.pop()  # from here on, only the result frees the slot
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[InferenceResult] = loop.create_future()
-        self._sent[slot] = Sent(answer, return_tokens, time.perf_counter())
+        result: asyncio.Future[InferenceResult] = loop.create_future()
+        self._submitted[slot] = Submitted(result, return_tokens, time.perf_counter())
         self._is_idle.clear()
         timer: asyncio.TimerHandle | None = None
         if deadline != NEVER:
-            timer = loop.call_later(deadline - time.perf_counter() + GRACE_SECONDS, self._expire, slot, answer)
+            timer = loop.call_later(deadline - time.perf_counter() + GRACE_SECONDS, self._expire, slot, result)
         try:
-            self._hand_in(slot, return_tokens=return_tokens, deadline=deadline)
-            return await answer
+            self._send_submit(slot, return_tokens=return_tokens, deadline=deadline)
+            return await result
         except asyncio.CancelledError:
-            if self._holds(slot, answer):
-                self._send(FORGET, SLOT.pack(slot))
-            if not answer.cancelled():
-                answer.exception()  # it had just been answered: an error that nobody fetched would be logged
+            if self._owns_slot(slot, result):
+                self._send(MessageType.CANCEL, CANCEL_STRUCT.pack(slot))
+            if not result.cancelled():
+                result.exception()  # retrieve the exception, otherwise asyncio logs it
             raise
         finally:
             if timer is not None:
                 timer.cancel()
 
-    def take_answer(self, payload: bytes) -> None:
-        """A slot came back. It is free, whatever can be made of the answer in it."""
-        slot, outcome, seconds = ANSWER_OF.unpack(payload)
-        sent = self._sent.pop(slot)
+    def receive_result(self, payload: bytes) -> None:
+        """Handle RESULT: resolve the result of an image and free its slot, even if the output cannot be read."""
+        slot, outcome, seconds = RESULT_STRUCT.unpack(payload)
+        submitted = self._submitted.pop(slot)
         try:
-            if not sent.answer.done():
-                self._settle(slot, sent, outcome, seconds)
+            if not submitted.result.done():
+                self._resolve(slot, submitted, outcome, seconds)
         except Exception:
-            log.exception("answer not read", extra={"slot": slot})
-            sent.answer.set_exception(InternalError())
+            log.exception("result not read", extra={"slot": slot})
+            submitted.result.set_exception(InternalError())
         finally:
-            self._free.append(slot)
-            self._look_if_idle()
+            self._free_slots.append(slot)
+            self._update_idle()
 
-    def look(self) -> None:
-        """If nobody is there any more to answer, say so to whoever waits; their slots stay taken."""
+    def check_engine_process(self) -> None:
+        """Fail every submitted image if the batcher is no longer alive. Their slots stay in use."""
         if not self.alive:
-            self._give_up(NotReady)
+            self._fail_all(NotReady)
 
-    async def drain(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 (a bound, after which we go on)
-        """Refuse what is new, wait for what is on its way; after `timeout` seconds, no longer."""
+    async def drain(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 (after it, `drain` aborts)
+        """Refuse new images and wait for the submitted ones. Abort after `timeout` seconds."""
         self._is_draining = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
@@ -130,48 +140,50 @@ class BatcherClient:
         self.abort()
 
     def abort(self) -> None:
-        """Stop now: whoever waits hears that the service shuts down."""
+        """Stop now. Every submitted image fails with `Draining`."""
         self._is_draining = True
-        self._give_up(Draining)
+        self._fail_all(Draining)
         self._is_idle.set()
 
-    def _hand_in(self, slot: int, *, return_tokens: bool, deadline: float) -> None:
+    def _send_submit(self, slot: int, *, return_tokens: bool, deadline: float) -> None:
         try:
-            self._send(ROW, ROW_OF.pack(slot, return_tokens, deadline))
+            self._send(MessageType.SUBMIT, SUBMIT_STRUCT.pack(slot, return_tokens, deadline))
         except BaseException:
-            del self._sent[slot]
-            self._free.append(slot)
-            self._look_if_idle()
+            del self._submitted[slot]
+            self._free_slots.append(slot)
+            self._update_idle()
             raise
 
-    def _settle(self, slot: int, sent: Sent, outcome: int, seconds: float) -> None:
+    def _resolve(self, slot: int, submitted: Submitted, outcome: int, seconds: float) -> None:
         if outcome == DONE:
-            queued = time.perf_counter() - sent.at - seconds
-            sent.answer.set_result(
-                InferenceResult(self._slots.read(slot, return_tokens=sent.return_tokens), queued, seconds)
-            )
-        elif outcome == GONE:  # this HTTP worker forgot no such row, or its answer would be done
-            sent.answer.set_exception(InternalError())
+            queue_seconds = time.perf_counter() - submitted.at - seconds
+            output = self._pool.read(slot, return_tokens=submitted.return_tokens)
+            submitted.result.set_result(InferenceResult(output, queue_seconds, seconds))
+        elif outcome == CANCELLED:  # but not by this HTTP worker: then its result would be done already
+            submitted.result.set_exception(InternalError())
         else:
-            sent.answer.set_exception(refusal(outcome, seconds))
+            submitted.result.set_exception(decode_error(outcome, seconds))
 
-    def _expire(self, slot: int, answer: asyncio.Future[InferenceResult]) -> None:
-        """End the wait for an answer that is overdue. The slot stays taken: its pixels may still be read."""
-        if self._holds(slot, answer) and not answer.done():
-            log.error("row not answered", extra={"slot": slot})
-            answer.set_exception(DeadlineExceeded())
-            self._look_if_idle()
-            self._send(FORGET, SLOT.pack(slot))
+    def _expire(self, slot: int, result: asyncio.Future[InferenceResult]) -> None:
+        """Fail an image after its result is overdue. The slot stays in use: an engine may still read the pixels."""
+        if self._owns_slot(slot, result) and not result.done():
+            log.error("result overdue", extra={"slot": slot})
+            result.set_exception(DeadlineExceeded())
+            self._update_idle()
+            self._send(MessageType.CANCEL, CANCEL_STRUCT.pack(slot))
 
-    def _look_if_idle(self) -> None:
-        if all(sent.answer.done() for sent in self._sent.values()):  # mostly, the first one is not
+    def _update_idle(self) -> None:
+        if all(submitted.result.done() for submitted in self._submitted.values()):  # mostly stops at the first
             self._is_idle.set()
 
-    def _holds(self, slot: int, answer: asyncio.Future[InferenceResult]) -> bool:
-        """Whether the slot is still that answer's: before a task hears that it is cancelled, it can be another's."""
-        return slot in self._sent and self._sent[slot].answer is answer
+    def _owns_slot(self, slot: int, result: asyncio.Future[InferenceResult]) -> bool:
+        """True if the slot still belongs to this result.
 
-    def _give_up(self, error: Callable[[], ServiceError]) -> None:
-        for sent in self._sent.values():
-            if not sent.answer.done():
-                sent.answer.set_exception(error())
+        The slot can be freed and reused between `Task.cancel` and the `CancelledError` in the task.
+        """
+        return slot in self._submitted and self._submitted[slot].result is result
+
+    def _fail_all(self, error: Callable[[], ServiceError]) -> None:
+        for submitted in self._submitted.values():
+            if not submitted.result.done():
+                submitted.result.set_exception(error())

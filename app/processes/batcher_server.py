@@ -1,66 +1,74 @@
-"""Where the rows of one HTTP worker are handed in, in the process of the engines: from its slots to the batcher and back.
+"""Engine-process side of the batcher for one HTTP worker: from its slots to the queue and back.
 
-Every row that was handed in is answered exactly once; with the answer, its slot is free again.
+Sends exactly one result for every submitted image. After it, the HTTP worker may reuse the slot.
 """
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 
 from app.batching.batcher import Batcher, QueueEntry
 from app.batching.types import InferenceResult
-from app.processes.channel import ANSWER, ANSWER_OF, DONE, GONE, ROW_OF, SLOT, outcome_of
+from app.processes.messages import (
+    CANCEL_STRUCT,
+    CANCELLED,
+    DONE,
+    RESULT_STRUCT,
+    SUBMIT_STRUCT,
+    MessageType,
+    Send,
+    encode_error,
+)
 from app.processes.shared_memory import TensorPool
 
 
 class BatcherServer:
-    """Of one HTTP worker.
+    """Queue entries of one HTTP worker.
 
     Args:
-        batcher: where rows wait.
-        slots: that it shares with the HTTP worker.
-        send: tells the HTTP worker.
+        batcher: the queue that all HTTP workers share.
+        pool: memory that is shared with this HTTP worker.
+        send: sends a message to this HTTP worker.
     """
 
-    def __init__(self, batcher: Batcher, slots: TensorPool, send: Callable[[int, bytes], None]) -> None:
-        self._batcher, self._slots, self._send = batcher, slots, send
-        self._rows: dict[int, QueueEntry] = {}  # by slot
+    def __init__(self, batcher: Batcher, pool: TensorPool, send: Send) -> None:
+        self._batcher, self._pool, self._send = batcher, pool, send
+        self._entries: dict[int, QueueEntry] = {}  # by slot
 
-    def take(self, payload: bytes) -> None:
-        """A row was handed in."""
-        slot, return_tokens, deadline = ROW_OF.unpack(payload)
+    def submit(self, payload: bytes) -> None:
+        """Handle SUBMIT: queue the image in a slot."""
+        slot, return_tokens, deadline = SUBMIT_STRUCT.unpack(payload)
         try:
-            row = self._batcher.enqueue(self._slots.pixels[slot], return_tokens=return_tokens, deadline=deadline)
-        except Exception as error:  # noqa: BLE001 (whatever it is, the HTTP worker waits for an answer)
-            self._refuse(slot, error)
+            entry = self._batcher.enqueue(self._pool.pixels[slot], return_tokens=return_tokens, deadline=deadline)
+        except Exception as error:  # noqa: BLE001 (the HTTP worker waits for a result, whatever the error is)
+            self._send_error(slot, error)
             return
-        self._rows[slot] = row
-        row.answer.add_done_callback(partial(self._answer, slot))
+        self._entries[slot] = entry
+        entry.result.add_done_callback(partial(self._send_result, slot))
 
     def cancel(self, payload: bytes) -> None:
-        """The caller of a row has left; it may have been answered just before."""
-        (slot,) = SLOT.unpack(payload)
-        if slot in self._rows:
-            self._batcher.cancel(self._rows[slot])
+        """Handle CANCEL: the client of an image disconnected. Its result may already be on its way."""
+        (slot,) = CANCEL_STRUCT.unpack(payload)
+        if slot in self._entries:
+            self._batcher.cancel(self._entries[slot])
 
     def close(self) -> None:
-        """The HTTP worker is no more, nor are the callers of its rows."""
-        for row in self._rows.values():
-            self._batcher.cancel(row)
+        """Cancel every image: the HTTP worker has exited."""
+        for entry in self._entries.values():
+            self._batcher.cancel(entry)
 
-    def _answer(self, slot: int, answer: asyncio.Future[InferenceResult]) -> None:
-        self._rows.pop(slot).settle()
-        if answer.cancelled():
-            self._send(ANSWER, ANSWER_OF.pack(slot, GONE, 0.0))
+    def _send_result(self, slot: int, result: asyncio.Future[InferenceResult]) -> None:
+        self._entries.pop(slot).cancel_timer()
+        if result.cancelled():
+            self._send(MessageType.RESULT, RESULT_STRUCT.pack(slot, CANCELLED, 0.0))
             return
         try:
-            output, _, seconds = answer.result()
-            self._slots.write(slot, output)
-            message = ANSWER_OF.pack(slot, DONE, seconds)
-        except Exception as error:  # noqa: BLE001 (of the row, or of the memory that its output goes to)
-            self._refuse(slot, error)
+            output, _, seconds = result.result()
+            self._pool.write(slot, output)
+            message = RESULT_STRUCT.pack(slot, DONE, seconds)
+        except Exception as error:  # noqa: BLE001 (the image failed, or its output does not fit the slot)
+            self._send_error(slot, error)
         else:
-            self._send(ANSWER, message)
+            self._send(MessageType.RESULT, message)
 
-    def _refuse(self, slot: int, error: Exception) -> None:
-        self._send(ANSWER, ANSWER_OF.pack(slot, *outcome_of(error)))
+    def _send_error(self, slot: int, error: Exception) -> None:
+        self._send(MessageType.RESULT, RESULT_STRUCT.pack(slot, *encode_error(error)))

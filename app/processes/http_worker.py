@@ -1,7 +1,8 @@
-"""One HTTP worker: `python -m app.processes.http_worker`, which only `supervisor.py` starts.
+"""One HTTP worker: `python -m app.processes.http_worker`, which only the supervisor starts.
 
-Takes connections, reads, decodes and ranks as a service that is one process does; only the batcher is elsewhere. It
-leaves when it is told to, or when that process has gone. Loads neither ONNX Runtime nor the network.
+Accepts connections, reads, decodes and ranks like a service of one process. The batcher runs in the
+engine process. The worker exits on SHUTDOWN, or when the engine process exits. Loads neither ONNX
+Runtime nor the network.
 """
 
 import asyncio
@@ -27,154 +28,161 @@ from app.models.model import Service
 from app.observability import logging as logs
 from app.observability.metrics import Metrics
 from app.processes.batcher_client import BatcherClient
-from app.processes.channel import ANSWER, ASK, COUNT, COUNTS, HELLO, NUMBER, REPLY, REPLY_OF, STOP, Channel
+from app.processes.channel import Channel
+from app.processes.messages import REPLY_STRUCT, REQUEST_ID, MessageType
 from app.processes.shared_memory import SharedLoad, TensorLayout, TensorPool, read_shared
 from app.server.server import App, Server, uvicorn_config
 from app.settings import Settings
 from app.system import memory
 from app.system.process_exit import end, leave
 
-log = logging.getLogger("swin.start")
+log = logging.getLogger("swin.processes")
 
-COUNTS_SECONDS = 1
-"""Between two looks at the metrics that are sent without being asked for: what is lost with an HTTP worker that dies."""
+# Seconds between two METRICS messages. A worker that crashes loses at most the metrics of this time.
+METRICS_INTERVAL_SECONDS = 1
 
-ASK_SECONDS = 10
-"""How long what the process of the engines knows may take to come."""
+# Timeout of a QUERY to the engine process. After it, the client gets `NotReady`.
+QUERY_TIMEOUT_SECONDS = 10
 
-UNASKED = NUMBER.pack(0)
+# The request id of METRICS that were not asked for.
+UNREQUESTED = REQUEST_ID.pack(0)
 
 
 class InheritedFds(NamedTuple):
-    """File descriptors that an HTTP worker is born with."""
+    """File descriptors that an HTTP worker inherits from the engine process."""
 
     channel: int
     listener: int
-    board: int
-    slots: int
+    load: int
+    tensors: int
     config: int
 
 
 class WorkerConfig(NamedTuple):
-    """What an HTTP worker has to know, as the process of the engines knows it."""
+    """Everything else that an HTTP worker gets from the engine process at its start."""
 
     settings: Settings
     bundle: Contents
     limits: BatcherLimits
-    shapes: TensorLayout
+    layout: TensorLayout
     decode_threads: int
 
 
 class HttpWorker:
-    """The service of this process, and its line to the engines."""
+    """The service in this process, and its channel to the engine process."""
 
-    def __init__(self, ends: InheritedFds, config: WorkerConfig) -> None:
-        self._papers, self._ends = config, ends
+    def __init__(self, fds: InheritedFds, config: WorkerConfig) -> None:
+        self._config, self._fds = config, fds
         self.bundle = config.bundle
         self.batcher: BatcherClient
         self._metrics = Metrics()
-        self._asked: dict[int, asyncio.Future[Any]] = {}
-        self._numbers = itertools.count()
+        self._queries: dict[int, asyncio.Future[Any]] = {}  # without a reply so far, by request id
+        self._request_ids = itertools.count()
         self._channel: Channel
-        self._server: FrontendServer | None = None
-        self._is_told_to_stop = self._has_done = False
+        self._server: HttpWorkerServer | None = None
+        self._is_shutdown_requested = self._has_finished = False
 
     async def run(self) -> None:
-        """Until it is told to stop."""
-        settings = self._papers.settings
+        """Serve until SHUTDOWN."""
+        settings = self._config.settings
         app = application(settings, self._metrics, self._open)
         async with app.router.lifespan_context(app):
             memory.settle()
-            server = FrontendServer(app, settings, app.state.service, lambda: self._channel.send(HELLO))
+            server = HttpWorkerServer(app, settings, app.state.service, lambda: self._channel.send(MessageType.READY))
             self._server = server
-            if self._is_told_to_stop:
+            if self._is_shutdown_requested:
                 server.handle_exit(signal.SIGTERM, None)
-            counting = asyncio.create_task(self._count_on())
-            await server.serve(sockets=[socket.socket(fileno=self._ends.listener)])
-            counting.cancel()
-        self._has_done = True
-        self._count()
+            reporting = asyncio.create_task(self._send_metrics_regularly())
+            await server.serve(sockets=[socket.socket(fileno=self._fds.listener)])
+            reporting.cancel()
+        self._has_finished = True
+        self._send_metrics()
         self._channel.close()
 
     async def exposition(self) -> bytes:
-        """Of all processes, as the one of the engines adds them up."""
-        text: bytes = await self._ask("exposition")
+        """Return the metrics of all processes, which the engine process adds up."""
+        text: bytes = await self._query("exposition")
         return text
 
     async def report(self) -> dict[str, Any]:
-        """As that process has it."""
-        report: dict[str, Any] = await self._ask("report")
+        """Return the report of the engine process on its engines."""
+        report: dict[str, Any] = await self._query("report")
         return report
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[Service]:
-        settings, _, limits, shapes, threads = self._papers
+        settings, _, limits, layout, threads = self._config
         handlers = dict[int, Callable[[bytes], None]]()
-        self._channel = Channel(handlers, self._end)
-        slots, board = TensorPool(self._ends.slots, shapes), SharedLoad(self._ends.board)
-        self.batcher = BatcherClient(slots, board, limits, self._channel.send)
-        handlers |= {ANSWER: self.batcher.take_answer, COUNT: self._count, REPLY: self._take_reply, STOP: self._stop}
-        await self._channel.open(socket.socket(fileno=self._ends.channel))
+        self._channel = Channel(handlers, self._on_disconnect)
+        pool, shared_load = TensorPool(self._fds.tensors, layout), SharedLoad(self._fds.load)
+        self.batcher = BatcherClient(pool, shared_load, limits, self._channel.send)
+        handlers |= {
+            MessageType.RESULT: self.batcher.receive_result,
+            MessageType.GET_METRICS: self._send_metrics,
+            MessageType.REPLY: self._receive_reply,
+            MessageType.SHUTDOWN: self._shut_down,
+        }
+        await self._channel.open(socket.socket(fileno=self._fds.channel))
         async with running_service(settings, self, self._metrics, threads) as service:
             yield service
 
-    async def _ask(self, name: str) -> Any:
-        number = next(self._numbers)
-        self._asked[number] = asyncio.get_running_loop().create_future()
-        self._channel.send(ASK, NUMBER.pack(number) + name.encode())
+    async def _query(self, name: str) -> Any:
+        request_id = next(self._request_ids)
+        self._queries[request_id] = asyncio.get_running_loop().create_future()
+        self._channel.send(MessageType.QUERY, REQUEST_ID.pack(request_id) + name.encode())
         try:
-            async with asyncio.timeout(ASK_SECONDS):
-                return await self._asked[number]
+            async with asyncio.timeout(QUERY_TIMEOUT_SECONDS):
+                return await self._queries[request_id]
         except TimeoutError:
             raise NotReady from None
         finally:
-            del self._asked[number]
+            del self._queries[request_id]
 
-    def _take_reply(self, payload: bytes) -> None:
-        number, is_answered = REPLY_OF.unpack_from(payload)
-        reply = self._asked.get(number)
+    def _receive_reply(self, payload: bytes) -> None:
+        request_id, succeeded = REPLY_STRUCT.unpack_from(payload)
+        reply = self._queries.get(request_id)
         if reply is None or reply.done():
             return
-        if not is_answered:  # the cause is in the log of the process of the engines
+        if not succeeded:  # the engine process has logged the cause
             reply.set_exception(InternalError())
             return
         try:
-            reply.set_result(pickle.loads(payload[REPLY_OF.size :]))  # noqa: S301 (from the process that started this one)
+            reply.set_result(pickle.loads(payload[REPLY_STRUCT.size :]))  # noqa: S301 (from the engine process)
         except Exception:
             log.exception("reply not read")
             reply.set_exception(InternalError())
 
-    def _count(self, number: bytes = UNASKED) -> None:
+    def _send_metrics(self, request_id: bytes = UNREQUESTED) -> None:
         try:
             counts = pickle.dumps(self._metrics.counts())
         except Exception:
-            log.exception("metrics not counted")
-            counts = b""  # what was sent before stands; that this process lives is told all the same
-        self._channel.send(COUNTS, number + counts)
+            log.exception("metrics not collected")
+            counts = b""  # the message is also a heartbeat; the engine process keeps the metrics that it has
+        self._channel.send(MessageType.METRICS, request_id + counts)
 
-    def _stop(self, _: bytes) -> None:
+    def _shut_down(self, _: bytes) -> None:
         if self._server is None:
-            self._is_told_to_stop = True
+            self._is_shutdown_requested = True
         else:
             self._server.handle_exit(signal.SIGTERM, None)
 
-    def _end(self) -> None:
-        """The process of the engines has gone: nothing can be answered any more. Or this one goes."""
-        if not self._has_done:
-            log.critical("the process of the engines has gone")
-            leave(1)  # no answer can come any more, whatever runs here
+    def _on_disconnect(self) -> None:
+        """Exit at once if the engine process has exited. Do nothing if this worker has finished."""
+        if not self._has_finished:
+            log.critical("engine process has exited")
+            leave(1)  # without waiting for requests: none of them can get a result
 
-    async def _count_on(self) -> None:
+    async def _send_metrics_regularly(self) -> None:
         while True:
-            await asyncio.sleep(COUNTS_SECONDS)
-            self.batcher.look()
-            self._count()
+            await asyncio.sleep(METRICS_INTERVAL_SECONDS)
+            self.batcher.check_engine_process()
+            self._send_metrics()
 
 
-class FrontendServer(Server):
-    """Signals are for the process of the engines, which then tells its HTTP workers.
+class HttpWorkerServer(Server):
+    """The HTTP server of one worker. Ignores signals: the engine process handles them and sends SHUTDOWN.
 
-    `on_start` is called once connections are taken.
+    `on_start` is called once the server accepts connections.
     """
 
     def __init__(self, app: App, settings: Settings, service: Service, on_start: Callable[[], None]) -> None:
@@ -183,30 +191,29 @@ class FrontendServer(Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """None."""
         yield
 
-    def on_listening(self, listeners: Sequence[socket.socket]) -> None:  # noqa: ARG002 (that process says it for all)
-        """Say that there is one more."""
+    def on_listening(self, listeners: Sequence[socket.socket]) -> None:  # noqa: ARG002 (the engine process logs them)
         self._on_start()
 
 
-def _read(file: int) -> WorkerConfig:
-    config: WorkerConfig = read_shared(file)
-    os.close(file)
+def _read_config(fd: int) -> WorkerConfig:
+    config: WorkerConfig = read_shared(fd)
+    os.close(fd)
     return config
 
 
 def main() -> int:
-    """Serve until told to stop. Returns the exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # they reach every process of a terminal, or of a container
+    """Serve until SHUTDOWN and return the exit code."""
+    # A terminal and a container send these to every process, but only the engine process acts on them.
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    ends = InheritedFds(*map(int, sys.argv[1:]))
-    config = _read(ends.config)
+    fds = InheritedFds(*map(int, sys.argv[1:]))
+    config = _read_config(fds.config)
     logs.configure(config.settings.log_format, config.settings.log_level)
     memory.give_back()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(HttpWorker(ends, config).run())
+        runner.run(HttpWorker(fds, config).run())
     return end(0)
 
 

@@ -1,8 +1,8 @@
-"""Processes that speak HTTP before the one that has the engines; this is that one's side.
+"""Supervisor of the HTTP workers, in the engine process: starts, monitors, restarts and stops them.
 
-Each HTTP worker has a listening socket of its own on the one port, its own memory for rows, and a channel. One that dies
-takes the requests it was serving with it and nothing else: its rows are forgotten, its memory goes, and another takes
-its place on the same socket, where meanwhile callers wait.
+Each HTTP worker has a listening socket on the shared port, a tensor pool and a channel. If a worker
+crashes, only the requests that it was serving fail. Its images are cancelled and its memory is freed.
+A new worker takes over the same listening socket, where connections wait until then.
 """
 
 import asyncio
@@ -22,227 +22,242 @@ from app.models.model import Backend
 from app.observability.metrics import Counts, Metrics, exposition, merged, totals
 from app.observability.utilization import Parts, busy, together
 from app.processes.batcher_server import BatcherServer
-from app.processes.channel import ASK, FORGET, NUMBER, REPLY, REPLY_OF, ROW, STOP
 from app.processes.http_worker import InheritedFds, WorkerConfig
-from app.processes.shared_memory import SharedLoad, TensorPool, memory, shared, size_of
-from app.processes.worker_process import START_SECONDS, WorkerProcess
+from app.processes.messages import REPLY_STRUCT, REQUEST_ID, MessageType
+from app.processes.shared_memory import SharedLoad, TensorPool, create_memory, pool_size, write_shared
+from app.processes.worker_process import START_TIMEOUT_SECONDS, WorkerProcess
 
-log = logging.getLogger("swin.workers")
+log = logging.getLogger("swin.processes")
 
-MAX_FAILURES = 10
-"""Supervisor that end before they have begun, one after another; then the service ends, for others to see to it."""
+# If an HTTP worker exits this many times in a row before it is ready, the service stops.
+MAX_FAILED_STARTS = 10
 
-MUTE_SECONDS = 5
-"""An HTTP worker that has said nothing for so long is stuck, unless `batch_timeout` is more. It has to, every second."""
+# Seconds without a message until an HTTP worker times out, or `batch_timeout` if that is longer. A
+# worker sends its metrics every second.
+HEARTBEAT_TIMEOUT_SECONDS = 5
 
-PAUSE_SECONDS = 1
-"""Before the next try, where one ended before it had begun."""
+# Seconds before the next start of an HTTP worker that exited before it was ready.
+RESTART_DELAY_SECONDS = 1
 
-LAST_SECONDS = 5
-"""How long HTTP workers may take to leave, beyond what the settings allow."""
+# Seconds that HTTP workers get to exit, beyond `drain_delay` and `drain_timeout`.
+EXIT_GRACE_SECONDS = 5
 
-LOOK_SECONDS, LATE_SECONDS = 0.1, 1
-"""Between looks at how things stand when no row tells of it; a look so late tells of who looks, not of who is seen."""
+# Seconds between two checks of the HTTP workers.
+MONITOR_INTERVAL_SECONDS = 0.1
+
+# If a check is late by this many seconds, the engine process itself was paused, so no heartbeat has expired.
+MONITOR_LATE_SECONDS = 1
 
 
 class WorkerLost(Exception):
-    """One that cannot be brought back."""
+    """An HTTP worker exits before it is ready, however often it is restarted."""
 
 
 class Supervisor:
-    """As many as there are listeners.
+    """All HTTP workers of the service, one per listener.
 
     Args:
-        config: what each has to know.
-        listeners: bound to the same address, each for one HTTP worker.
-        batcher: where their rows go.
-        backend: what is known here beside.
-        metrics: of this process.
+        config: sent to each worker at its start.
+        listeners: bound to the same address, one per worker.
+        batcher: the queue that all workers share.
+        backend: replies to queries about the engines.
+        metrics: those of the engine process.
     """
 
     def __init__(
         self, config: WorkerConfig, listeners: Sequence[socket], batcher: Batcher, backend: Backend, metrics: Metrics
     ) -> None:
-        self._papers, self._listeners, self._batcher = config, listeners, batcher
+        self._config, self._listeners, self._batcher = config, listeners, batcher
         self._backend, self._metrics = backend, metrics
-        self._board_file = memory("swin-board", SharedLoad.SIZE)
-        self._board = SharedLoad(self._board_file)
-        self._papers_file = shared("swin-config", config)
-        self._lives: list[WorkerProcess] = []
-        self._tasks: list[asyncio.Task[None]] = []
-        self._gone: Counts = []  # what those have counted that are no more
-        self._replies: set[asyncio.Task[None]] = set()
-        self._is_stopping = self._is_posted = False
+        self._load_fd = create_memory("swin-load", SharedLoad.SIZE)
+        self._shared_load = SharedLoad(self._load_fd)
+        self._config_fd = write_shared("swin-config", config)
+        self._workers: list[WorkerProcess] = []
+        self._restart_tasks: list[asyncio.Task[None]] = []  # one per worker
+        self._monitor_task: asyncio.Task[None] | None = None
+        self._exited_counts: Counts = []  # metrics of workers that have exited
+        self._reply_tasks: set[asyncio.Task[None]] = set()
+        self._is_stopping = self._is_publish_scheduled = False
 
     @property
     def is_ready(self) -> bool:
-        """Whether requests are answered."""
+        """True if the service can classify images."""
         return self._batcher.works and not self._is_stopping
 
     async def start(self) -> None:
-        """Return when all of them take connections.
+        """Start all workers and return when all of them accept connections.
 
         Raises:
-            StartError: one of them does not.
+            StartError: a worker cannot be started, exits, or is not ready in time.
         """
-        self._post()
+        self._publish_load()
         try:
             for index in range(len(self._listeners)):
-                self._lives.append(await self._open(index))
+                self._workers.append(await self._start_worker(index))
         except OSError as error:
-            raise StartError(f"an HTTP worker cannot be started: {error.strerror}") from error
-        self._tasks = [asyncio.create_task(self._keep(life)) for life in self._lives]
-        self._tasks.append(asyncio.create_task(self._look_on()))
-        begun, late = await asyncio.wait([life.has_begun for life in self._lives], timeout=START_SECONDS)
-        if late or not all(each.result() for each in begun):
-            raise StartError("an HTTP worker did not begin")
+            raise StartError(f"cannot start an HTTP worker: {error.strerror}") from error
+        self._restart_tasks = [asyncio.create_task(self._restart_when_exited(worker)) for worker in self._workers]
+        self._monitor_task = asyncio.create_task(self._monitor())
+        ready, late = await asyncio.wait([worker.ready for worker in self._workers], timeout=START_TIMEOUT_SECONDS)
+        if late or not all(each.result() for each in ready):
+            raise StartError(f"an HTTP worker exited, or was not ready after {START_TIMEOUT_SECONDS} s; see the log")
 
     async def watch(self) -> None:
-        """Return never.
+        """Wait until the supervision fails. Never returns.
 
         Raises:
-            WorkerLost: one of them cannot be brought back.
-            Exception: whatever else those failed with that watch over them.
+            WorkerLost: a worker cannot be restarted.
+            Exception: the error that ended a task of the supervisor.
         """
-        ended, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        tasks = [*self._restart_tasks, *([self._monitor_task] if self._monitor_task else [])]
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in ended:
             task.result()
 
     async def stop(self) -> None:
-        """Let them finish what they serve, as the settings allow, and end."""
+        """Let the workers drain, as long as the settings allow, then kill those that still run.
+
+        Does nothing but close the listeners if `start` was not called.
+        """
         self._is_stopping = True
         for listener in self._listeners:
-            listener.close()  # ours; theirs are closed by them, when nobody waits any more
-        self.tell_to_stop()
-        settings = self._papers.settings
-        patience = settings.drain_delay + settings.drain_timeout + LAST_SECONDS
-        *keepers, looking = self._tasks or [asyncio.create_task(asyncio.sleep(0))]
-        for keeper, life in zip(keepers, self._lives, strict=False):
-            if life.has_ended:
-                keeper.cancel()  # it is about to start another
-        if keepers:
-            await asyncio.wait(keepers, timeout=patience)
-        for life in self._lives:
-            life.kill()
-        looking.cancel()
+            listener.close()  # only this process's copy; each worker closes its own when no connection waits any more
+        self.request_shutdown()
+        for task, worker in zip(self._restart_tasks, self._workers, strict=False):
+            if worker.has_exited:
+                task.cancel()  # it is about to start a new worker
+        if self._restart_tasks:
+            settings = self._config.settings
+            timeout = settings.drain_delay + settings.drain_timeout + EXIT_GRACE_SECONDS
+            await asyncio.wait(self._restart_tasks, timeout=timeout)
+        for worker in self._workers:
+            worker.kill()
+        if self._monitor_task is not None:
+            self._monitor_task.cancel()
 
-    def tell_to_stop(self) -> None:
-        """Finish and leave. Said again: leave now."""
-        for life in self._lives:
-            life.channel.send(STOP)
+    def request_shutdown(self) -> None:
+        """Send SHUTDOWN to all workers. After a second call they exit without draining."""
+        for worker in self._workers:
+            worker.channel.send(MessageType.SHUTDOWN)
 
     async def exposition(self) -> bytes:
-        """The metrics of all processes as if they were one."""
-        if self._lives:
-            await asyncio.wait([asyncio.create_task(life.count()) for life in self._lives])
-        return exposition(self._metrics.counts(), self._gone, *(life.counts for life in self._lives))
+        """Return the metrics of all processes, added up."""
+        if self._workers:
+            await asyncio.wait([asyncio.create_task(worker.refresh_metrics()) for worker in self._workers])
+        return exposition(*self._all_counts())
 
     def busy(self) -> Parts:
-        """Seconds that each part of the service has been busy."""
-        return together(*map(busy, (self._metrics.counts(), self._gone, *(life.counts for life in self._lives))))
+        """Return the seconds for which each component of the service has been busy."""
+        return together(*map(busy, self._all_counts()))
 
-    async def _open(self, index: int) -> WorkerProcess:
-        life = WorkerProcess(index)
-        shapes = self._papers.shapes
-        with contextlib.ExitStack() as theirs_to_close:
-            file = memory("swin-slots", size_of(shapes))
-            theirs_to_close.callback(os.close, file)
-            ours, theirs = socketpair()
-            theirs_to_close.enter_context(theirs)  # which ends the channel if nobody else has it
-            ends = InheritedFds(
-                theirs.fileno(), self._listeners[index].fileno(), self._board_file, file, self._papers_file
+    def _all_counts(self) -> list[Counts]:
+        return [self._metrics.counts(), self._exited_counts, *(worker.counts for worker in self._workers)]
+
+    async def _start_worker(self, index: int) -> WorkerProcess:
+        worker = WorkerProcess(index)
+        layout = self._config.layout
+        # The file descriptors of the new process are closed here once it has inherited them. The channel
+        # reports the exit of the worker only if no other process holds the worker's end.
+        with contextlib.ExitStack() as inherited:
+            pool_fd = create_memory("swin-slots", pool_size(layout))
+            inherited.callback(os.close, pool_fd)
+            own_end, worker_end = socketpair()
+            inherited.enter_context(worker_end)
+            fds = InheritedFds(
+                worker_end.fileno(), self._listeners[index].fileno(), self._load_fd, pool_fd, self._config_fd
             )
             server = BatcherServer(
-                self._batcher, TensorPool(file, shapes), lambda *message: self._answer(life, *message)
+                self._batcher, TensorPool(pool_fd, layout), lambda *message: self._send_result(worker, *message)
             )
-            handlers = {
-                ROW: self._and_post(server.take),
-                FORGET: server.cancel,
-                ASK: lambda asked: self._hear(life, asked),
+            handlers: dict[int, Callable[[bytes], None]] = {
+                MessageType.SUBMIT: self._then_publish_load(server.submit),
+                MessageType.CANCEL: server.cancel,
+                MessageType.QUERY: lambda payload: self._receive_query(worker, payload),
             }
-            await life.start(ends, ours, handlers, server)
-        return life
+            await worker.start(fds, own_end, handlers, server)
+        return worker
 
-    async def _keep(self, life: WorkerProcess) -> None:
-        """One after another, until they are told to stop, or do not even begin any more."""
-        failures = 0
+    async def _restart_when_exited(self, worker: WorkerProcess) -> None:
+        """Replace the worker whenever it exits, until the service stops or restarts keep failing."""
+        failed_starts = 0
         while True:
-            code = await life.end()
-            self._gone, life.counts = merged([self._gone, totals(life.counts)]), []
+            code = await worker.wait()
+            self._exited_counts, worker.counts = merged([self._exited_counts, totals(worker.counts)]), []
             if self._is_stopping:
                 return
-            log.error("an HTTP worker died", extra={"index": life.index, "code": code})
+            log.error("HTTP worker exited", extra={"index": worker.index, "code": code})
             self._metrics.http_worker_restarts.inc()
-            failures = 0 if life.has_begun.result() else failures + 1
-            if failures == MAX_FAILURES:
-                raise WorkerLost(f"HTTP worker {life.index} ends before it has begun, again and again")
-            if failures:
-                await asyncio.sleep(PAUSE_SECONDS)
-            life = self._lives[life.index] = await self._open_in_time(life.index)
+            failed_starts = 0 if worker.ready.result() else failed_starts + 1
+            if failed_starts == MAX_FAILED_STARTS:
+                raise WorkerLost(
+                    f"HTTP worker {worker.index} exited {failed_starts} times in a row before it was ready"
+                )
+            if failed_starts:
+                await asyncio.sleep(RESTART_DELAY_SECONDS)
+            worker = self._workers[worker.index] = await self._start_worker_with_retries(worker.index)
 
-    async def _open_in_time(self, index: int) -> WorkerProcess:
-        """When the machine has what it takes, some time."""
+    async def _start_worker_with_retries(self, index: int) -> WorkerProcess:
+        """Try until the system has enough memory, processes and file descriptors for a worker."""
         while True:
             try:
-                return await self._open(index)
+                return await self._start_worker(index)
             except OSError:
-                log.exception("an HTTP worker cannot be started")
-                await asyncio.sleep(PAUSE_SECONDS)
+                log.exception("HTTP worker not started", extra={"index": index})
+                await asyncio.sleep(RESTART_DELAY_SECONDS)
 
-    async def _look_on(self) -> None:
-        """Whether they live, and how things stand."""
-        looked_at = time.monotonic()
+    async def _monitor(self) -> None:
+        """Publish the load every 100 ms, and kill a worker when its heartbeat has expired."""
+        timeout = max(self._config.settings.batch_timeout, HEARTBEAT_TIMEOUT_SECONDS)
+        checked_at = time.monotonic()
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            self._post()
-            looked_at, before = time.monotonic(), looked_at
-            for life in self._lives:
-                if looked_at - before > LATE_SECONDS:  # they may have been stopped, too, as a container is: as a whole
-                    life.heard_at = max(life.heard_at, looked_at)
-                if time.monotonic() > life.heard_at + max(self._papers.settings.batch_timeout, MUTE_SECONDS):
-                    log.error("an HTTP worker is stuck", extra={"index": life.index})
-                    life.heard_at = math.inf
-                    life.kill()
+            await asyncio.sleep(MONITOR_INTERVAL_SECONDS)
+            self._publish_load()
+            checked_at, previous = time.monotonic(), checked_at
+            for worker in self._workers:
+                if checked_at - previous > MONITOR_LATE_SECONDS:  # a container may be paused with all its processes
+                    worker.last_heartbeat = max(worker.last_heartbeat, checked_at)
+                if time.monotonic() > worker.last_heartbeat + timeout:
+                    log.error("HTTP worker timed out", extra={"index": worker.index})
+                    worker.last_heartbeat = math.inf
+                    worker.kill()
 
-    def _and_post(self, handle: Callable[[bytes], None]) -> Callable[[bytes], None]:
-        def handle_and_post(payload: bytes) -> None:
+    def _then_publish_load(self, handle: Callable[[bytes], None]) -> Callable[[bytes], None]:
+        def handle_and_publish(payload: bytes) -> None:
             handle(payload)
-            self._post_soon()
+            self._publish_load_soon()
 
-        return handle_and_post
+        return handle_and_publish
 
-    def _answer(self, life: WorkerProcess, kind: int, payload: bytes) -> None:
-        life.channel.send(kind, payload)
-        self._post_soon()
+    def _send_result(self, worker: WorkerProcess, kind: MessageType, payload: bytes) -> None:
+        worker.channel.send(kind, payload)
+        self._publish_load_soon()
 
-    def _post_soon(self) -> None:
-        """After what else happens in this turn of the loop: the batcher's takes of rows, above all."""
-        if not self._is_posted:
-            self._is_posted = True
-            asyncio.get_running_loop().call_soon(self._post)
+    def _publish_load_soon(self) -> None:
+        """Publish the load once, at the end of this event-loop iteration, in which the batcher may take images."""
+        if not self._is_publish_scheduled:
+            self._is_publish_scheduled = True
+            asyncio.get_running_loop().call_soon(self._publish_load)
 
-    def _post(self) -> None:
-        self._is_posted = False
-        self._board.write(self._batcher.load)
+    def _publish_load(self) -> None:
+        self._is_publish_scheduled = False
+        self._shared_load.write(self._batcher.load)
 
-    def _hear(self, life: WorkerProcess, payload: bytes) -> None:
-        (number,) = NUMBER.unpack_from(payload)
-        questions: Mapping[bytes, Callable[[], Awaitable[Any]]] = {
+    def _receive_query(self, worker: WorkerProcess, payload: bytes) -> None:
+        (request_id,) = REQUEST_ID.unpack_from(payload)
+        queries: Mapping[bytes, Callable[[], Awaitable[Any]]] = {
             b"exposition": self.exposition,
             b"report": self._backend.report,
         }
-        self._reply_later(life, number, questions.get(payload[NUMBER.size :]))
+        task = asyncio.create_task(self._reply(worker, request_id, queries.get(payload[REQUEST_ID.size :])))
+        self._reply_tasks.add(task)  # asyncio keeps only weak references to tasks
+        task.add_done_callback(self._reply_tasks.discard)
 
-    def _reply_later(self, life: WorkerProcess, number: int, ask: Callable[[], Awaitable[Any]] | None) -> None:
-        async def reply() -> None:
-            is_answered, answer = False, b""
-            try:
-                answer = pickle.dumps(await ask()) if ask else b""
-                is_answered = ask is not None
-            except Exception:
-                log.exception("question not answered", extra={"index": life.index})
-            life.channel.send(REPLY, REPLY_OF.pack(number, is_answered) + answer)
-
-        task = asyncio.create_task(reply())
-        self._replies.add(task)  # the loop itself would let it go
-        task.add_done_callback(self._replies.discard)
+    async def _reply(self, worker: WorkerProcess, request_id: int, query: Callable[[], Awaitable[Any]] | None) -> None:
+        """Send the result of a query, or that it failed. `query` is None if its name is unknown."""
+        succeeded, result = False, b""
+        try:
+            result = pickle.dumps(await query()) if query else b""
+            succeeded = query is not None
+        except Exception:
+            log.exception("query failed", extra={"index": worker.index})
+        worker.channel.send(MessageType.REPLY, REPLY_STRUCT.pack(request_id, succeeded) + result)

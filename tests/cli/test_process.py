@@ -168,11 +168,11 @@ def test_a_bundle_rewritten_in_place_changes_no_answer(tmp_path: Path, demo: Bun
             os.truncate(path, 0)
         give("raise", order)
         httpx.post(f"{served.url}/classify/batch", files=[("files", image)] * 8, timeout=START_SECONDS)
-        served.wait_for("engine 0 was restarted")
+        served.wait_for("engine restarted")
         answers.append(ask())
-        for event in [event for event in served.starting if event["message"] == "http_worker"]:
+        for event in [event for event in served.starting if event["message"] == "HTTP worker started"]:
             os.kill(int(str(event["pid"])), signal.SIGKILL)
-            served.wait_for("http_worker")
+            served.wait_for("HTTP worker started")
             answers.append(ask())
     finally:
         served.stop()

@@ -1,4 +1,4 @@
-"""Several processes that speak HTTP before one that has the engines: the same service, one of which may die."""
+"""Tests of the service with HTTP workers in processes of their own, some of which crash, hang or do not start."""
 
 import asyncio
 import json
@@ -23,7 +23,8 @@ import app
 from app.bundle.load import Bundle
 from app.cli.run import default_http_workers
 from app.errors import StartError
-from app.main import _papers, open_backend, open_supervisor
+from app.main import open_backend, open_supervisor
+from app.processes.worker_config import worker_config
 from app.observability.metrics import Metrics
 from app.observability.utilization import Parts
 from app.processes.supervisor import WorkerLost
@@ -38,30 +39,30 @@ KILLS, KILLING_SECONDS = 20, 60
 
 @pytest.fixture
 def http_workers() -> str:
-    """Of every service here."""
+    """Return the number of HTTP workers of the `served` fixture."""
     return "2"
 
 
 def pids(served: Served) -> list[int]:
-    """Of its HTTP workers, by index, as they first were."""
-    lives = [event for event in served.starting if event["message"] == "http_worker"]
-    return [int(str(event["pid"])) for event in sorted(lives, key=lambda event: int(str(event["index"])))]
+    """Return the process ids of the first HTTP workers, by index."""
+    events = [event for event in served.starting if event["message"] == "HTTP worker started"]
+    return [int(str(event["pid"])) for event in sorted(events, key=lambda event: int(str(event["index"])))]
 
 
 def images(count: int) -> list[bytes]:
-    """Small ones, all different."""
+    """Return small images that are all different."""
     random = np.random.default_rng(0)
     return [encode(Image.fromarray(random.integers(0, 256, (32, 32), np.uint8))) for _ in range(count)]
 
 
 def sample(url: str, name: str) -> float:
-    """What the metrics say of this one, over all labels."""
+    """Return the value of a metric, summed over its labels."""
     lines = httpx.get(f"{url}/metrics").text.splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another process does in its own time, such as tell what it has counted."""
+    """Wait until a condition that depends on other processes is true."""
     deadline = time.monotonic() + START_SECONDS
     while not condition():
         assert time.monotonic() < deadline
@@ -69,7 +70,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def test_http_workers_answer_as_one_process_does(served: Served, demo: Bundle) -> None:
-    """Every golden sample gets the label, the score and the evidence that the network in this very process gets."""
+    """Every golden sample gets the same labels, scores and evidence as from a service of one process."""
     alone = Served()
     files = [path.read_bytes() for path in sorted((demo.folder / "golden").glob("*.png"))]
     options = "?top_k=10&evidence=true"
@@ -85,7 +86,7 @@ def test_http_workers_answer_as_one_process_does(served: Served, demo: Bundle) -
 
 
 def test_one_http_worker_is_a_process_of_its_own() -> None:
-    """So on two CPUs one reads, decodes and answers, and the other computes."""
+    """With `--http-workers 1`, HTTP and decoding run in another process than the engine."""
     served = Served("--http-workers", "1")
     try:
         code = httpx.get(f"{served.url}/health/ready").status_code
@@ -98,13 +99,13 @@ def test_one_http_worker_is_a_process_of_its_own() -> None:
 
 
 def test_metrics_are_of_all_processes(served: Served) -> None:
-    """Whichever HTTP worker is asked, all requests of all HTTP workers and the batches of the engines are counted."""
+    """`/metrics` counts the requests of all HTTP workers and the batches of the engines, whichever worker replies."""
     for image in images(12):  # each on a connection of its own
         assert httpx.post(f"{served.url}/classify", content=image).status_code == 200
 
     until(lambda: sample(served.url, "swin_stage_seconds_count") == 12 * 6)
-    told = {sample(served.url, "swin_stage_seconds_count") for _ in range(6)}
-    assert told == {12 * 6}
+    counts = {sample(served.url, "swin_stage_seconds_count") for _ in range(6)}
+    assert counts == {12 * 6}
     assert sample(served.url, "swin_batch_size_sum") == 12
     assert sample(served.url, "swin_ready") == 1
     model = httpx.get(f"{served.url}/model").json()
@@ -113,29 +114,26 @@ def test_metrics_are_of_all_processes(served: Served) -> None:
 
 
 def test_both_http_workers_get_connections(served: Served) -> None:
-    """The kernel spreads them: of 64 connections, each HTTP worker has some."""
-    with ThreadPoolExecutor(16) as callers:
-        list(callers.map(lambda image: httpx.post(f"{served.url}/classify", content=image), images(64)))
+    """The kernel spreads 64 connections over all HTTP workers."""
+    with ThreadPoolExecutor(16) as clients:
+        list(clients.map(lambda image: httpx.post(f"{served.url}/classify", content=image), images(64)))
     used = [cpu_ticks(pid) for pid in pids(served)]
-    with ThreadPoolExecutor(16) as callers:
-        list(callers.map(lambda image: httpx.post(f"{served.url}/classify", content=image), images(64)))
+    with ThreadPoolExecutor(16) as clients:
+        list(clients.map(lambda image: httpx.post(f"{served.url}/classify", content=image), images(64)))
 
     assert all(cpu_ticks(pid) > before for pid, before in zip(pids(served), used, strict=True))
 
 
 def cpu_ticks(pid: int) -> int:
-    """Of the process, user and system."""
+    """Return the user and system CPU time of a process in clock ticks."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
 
 
-def test_a_http_worker_that_dies_is_replaced_and_nothing_else_suffers(served: Served) -> None:
-    """Killed twenty times under load, or as often as a busy machine can start it again in a minute.
-
-    Its callers see that, the others are answered, nothing stays behind.
-    """
+def test_a_killed_http_worker_is_restarted_and_only_its_requests_fail(served: Served) -> None:
+    """If a worker is killed 20 times under load, or as often as 60 s allow, only its requests fail; nothing leaks."""
     ended, outcomes = threading.Event(), list[tuple[int, str]]()
-    doomed, spared = pids(served)
+    killed, other = pids(served)
     files = images(16)
 
     def call(number: int) -> None:
@@ -147,17 +145,17 @@ def test_a_http_worker_that_dies_is_replaced_and_nothing_else_suffers(served: Se
             except httpx.TransportError as error:
                 outcomes.append((number, type(error).__name__))
 
-    before, held = sample(served.url, "swin_batch_size_sum"), holds(served)
-    with ThreadPoolExecutor(8) as callers:
+    before, held = sample(served.url, "swin_batch_size_sum"), resources(served)
+    with ThreadPoolExecutor(8) as clients:
         for number in range(8):
-            callers.submit(call, number)
+            clients.submit(call, number)
         ends, kills = time.monotonic() + KILLING_SECONDS, 0
         try:
             while kills < 2 or (kills < KILLS and time.monotonic() < ends):
-                time.sleep(0.1)  # under load, whatever it is doing
-                os.kill(doomed, signal.SIGKILL)
-                served.wait_for("an HTTP worker died")
-                doomed = int(str(served.wait_for("http_worker")["pid"]))
+                time.sleep(0.1)  # so that the kill hits any stage of its requests
+                os.kill(killed, signal.SIGKILL)
+                served.wait_for("HTTP worker exited")
+                killed = int(str(served.wait_for("HTTP worker started")["pid"]))
                 kills += 1
         finally:
             ended.set()
@@ -165,39 +163,39 @@ def test_a_http_worker_that_dies_is_replaced_and_nothing_else_suffers(served: Se
     seen = {outcome for _, outcome in outcomes}
     assert "200" in seen
     assert seen <= {"200", "ReadError", "RemoteProtocolError", "ConnectError", "WriteError"}
-    assert Path(f"/proc/{spared}").exists()
+    assert Path(f"/proc/{other}").exists()
     assert sample(served.url, "swin_http_worker_restarts_total") == kills
-    until(lambda: sample(served.url, "swin_queue_depth") == 0)  # those who were killed had rows in it
+    until(lambda: sample(served.url, "swin_queue_depth") == 0)  # the killed workers had images in the queue
     assert sample(served.url, "swin_batch_size_sum") - before >= sum(outcome == "200" for _, outcome in outcomes)
     assert httpx.post(f"{served.url}/classify", content=files[0]).status_code == 200
-    until(lambda: holds(served) == held)
+    until(lambda: resources(served) == held)
 
 
-def holds(served: Served) -> tuple[int, int]:
-    """Files that the process of the engines has open, and memories of slots that it has mapped."""
+def resources(served: Served) -> tuple[int, int]:
+    """Return the number of open files and of mapped tensor pools of the engine process."""
     return served.usage().files, Path(f"/proc/{served.process.pid}/maps").read_text().count("swin-slots")
 
 
-def test_what_a_dead_http_worker_counted_stays_counted(served: Served) -> None:
-    """Counters do not fall: what it said last is kept."""
+def test_metrics_of_an_exited_http_worker_are_kept(served: Served) -> None:
+    """Counters do not decrease when HTTP workers exit: their last reported metrics are kept."""
     for image in images(12):
         httpx.post(f"{served.url}/classify", content=image)
     until(lambda: sample(served.url, "swin_stage_seconds_count") == 12 * 6)
     for pid in pids(served):
         os.kill(pid, signal.SIGKILL)
     for _ in pids(served):
-        served.wait_for("http_worker")
+        served.wait_for("HTTP worker started")
 
     assert sample(served.url, "swin_stage_seconds_count") == 12 * 6
 
 
-def test_a_http_worker_that_is_stuck_is_replaced() -> None:
-    """One that says nothing for some seconds is ended, and another takes its place and its connections."""
+def test_a_http_worker_that_times_out_is_restarted() -> None:
+    """A worker without a heartbeat is killed, and a new one serves the connections of its listener."""
     served = Served(*TWO, "--batch-timeout", "1")
     try:
         os.kill(pids(served)[0], signal.SIGSTOP)
-        served.wait_for("an HTTP worker is stuck")
-        served.wait_for("http_worker")
+        served.wait_for("HTTP worker timed out")
+        served.wait_for("HTTP worker started")
         codes = {httpx.post(f"{served.url}/classify", content=image).status_code for image in images(16)}
     finally:
         served.stop()
@@ -206,22 +204,22 @@ def test_a_http_worker_that_is_stuck_is_replaced() -> None:
 
 
 def test_http_workers_end_with_the_service(served: Served) -> None:
-    """After a SIGTERM to it alone, and before it ends itself, with 0."""
+    """After SIGTERM to the engine process alone, all workers exit before it does, and the exit code is 0."""
     served.process.terminate()
 
     assert served.process.wait(timeout=START_SECONDS) == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids(served))
 
 
-def test_http_workers_do_not_outlive_the_engines(served: Served) -> None:
-    """Where their process is killed, nothing can be answered: they leave the port to the next one."""
+def test_http_workers_do_not_outlive_the_engine_process(served: Served) -> None:
+    """If the engine process is killed, all workers exit, so that the port is free for the next service."""
     served.process.kill()
     served.process.wait()
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids(served)))
 
 
-def test_a_port_in_use_is_told_by_http_workers_too(served: Served) -> None:
-    """That several share a port is between the HTTP workers of one service."""
+def test_a_port_in_use_is_an_error_with_http_workers_too(served: Served) -> None:
+    """HTTP workers share a port only with the workers of the same service."""
     port = served.url.rsplit(":", 1)[1]
 
     for options in ((), TWO):
@@ -233,10 +231,10 @@ def test_a_port_in_use_is_told_by_http_workers_too(served: Served) -> None:
 
 @pytest.mark.parametrize("before", ["0", "2"])
 def test_the_next_service_gets_the_port_at_once(before: str) -> None:
-    """Though connections of the last one still end, which it closed itself."""
+    """A new service can bind the port while connections of the previous one are still in TIME_WAIT."""
     served = Served("--http-workers", before)
-    with httpx.Client() as caller:
-        assert caller.get(f"{served.url}/health/live").status_code == 200
+    with httpx.Client() as client:
+        assert client.get(f"{served.url}/health/live").status_code == 200
         served.process.terminate()
         served.process.wait(START_SECONDS)
     served.stop()
@@ -250,72 +248,72 @@ def test_the_next_service_gets_the_port_at_once(before: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_http_worker_that_does_not_come_back_ends_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its connections would wait for ever: who watches over the service has to see to it."""
+async def test_a_http_worker_that_cannot_be_restarted_ends_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If restarts keep failing, `watch` raises `WorkerLost`: connections to that worker would wait forever."""
     listener = socket.create_server(("127.0.0.1", 0))
     async with asyncio.timeout(START_SECONDS), open_supervisor(Settings(device="cpu"), [listener]) as opened:
         monkeypatch.setattr("sys.executable", "/bin/false")
-        monkeypatch.setattr("app.processes.supervisor.PAUSE_SECONDS", 0)
-        (life,) = opened._lives  # noqa: SLF001 (to kill it)
-        life.process.kill()
+        monkeypatch.setattr("app.processes.supervisor.RESTART_DELAY_SECONDS", 0)
+        (worker,) = opened._workers  # noqa: SLF001 (to kill it)
+        worker.process.kill()
 
-        with pytest.raises(WorkerLost, match="HTTP worker 0 ends before it has begun, again and again"):
+        with pytest.raises(WorkerLost, match="HTTP worker 0 exited 10 times in a row before it was ready"):
             await opened.watch()
 
 
 @pytest.mark.anyio
-async def test_a_http_worker_is_not_stuck_because_all_were_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look that comes late itself, as in a container that was paused, is held against nobody."""
-    monkeypatch.setattr("app.processes.supervisor.MUTE_SECONDS", 2)
+async def test_a_paused_service_times_out_no_http_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the engine process was paused too, as in a paused container, no heartbeat has expired."""
+    monkeypatch.setattr("app.processes.supervisor.HEARTBEAT_TIMEOUT_SECONDS", 2)
     listener = socket.create_server(("127.0.0.1", 0))
     settings = Settings(device="cpu", batch_timeout=1)
     async with asyncio.timeout(START_SECONDS), open_supervisor(settings, [listener]) as opened:
-        (life,) = opened._lives  # noqa: SLF001 (to look at)
-        os.kill(life.process.pid, signal.SIGSTOP)
-        time.sleep(3)  # noqa: ASYNC251 (the loop is what stands still)
-        os.kill(life.process.pid, signal.SIGCONT)
-        await asyncio.sleep(1.5)  # in which it is looked at, and heard
+        (worker,) = opened._workers  # noqa: SLF001 (to pause it)
+        os.kill(worker.process.pid, signal.SIGSTOP)
+        time.sleep(3)  # noqa: ASYNC251 (the event loop has to pause, too)
+        os.kill(worker.process.pid, signal.SIGCONT)
+        await asyncio.sleep(1.5)  # enough for a check and a heartbeat
 
-        assert not life.has_ended
+        assert not worker.has_exited
 
 
 @pytest.mark.anyio
-async def test_http_workers_that_cannot_begin_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The start fails with a sentence, and nobody goes on trying."""
+async def test_http_workers_that_cannot_start_fail_the_start_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a worker exits before it is ready, the start of the service fails without further tries."""
     monkeypatch.setattr("sys.executable", "/bin/false")
-    monkeypatch.setattr("app.processes.supervisor.PAUSE_SECONDS", 3600)  # before it would be tried again
+    monkeypatch.setattr("app.processes.supervisor.RESTART_DELAY_SECONDS", 3600)  # longer than the test
     settings, listener = Settings(device="cpu"), socket.create_server(("127.0.0.1", 0))
-    with pytest.raises(StartError, match="an HTTP worker did not begin"):
+    with pytest.raises(StartError, match="an HTTP worker exited, or was not ready after 60 s; see the log"):
         async with asyncio.timeout(START_SECONDS), open_supervisor(settings, [listener]):
             pass
 
 
-def test_http_workers_are_of_the_same_package(tmp_path: Path) -> None:
-    """Whatever else is called `app` in the folder where the service is started."""
+def test_http_workers_import_the_same_package(tmp_path: Path) -> None:
+    """HTTP workers do not import a module named `app` from the working directory."""
     (tmp_path / "app.py").write_text("raise SystemExit('not this one')")
     paths = os.pathsep.join([str(Path(app.__file__).parents[1]), *sys.path])
     command = [sys.executable, "-P", "-m", "app", "--device", "cpu", "--port", "0", *TWO]
-    with subprocess.Popen(  # noqa: S603 (our own interpreter)
+    with subprocess.Popen(  # noqa: S603 (this interpreter)
         command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths}, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr
-        said = next(line for line in process.stderr if "listening" in line or "died" in line)
+        line = next(line for line in process.stderr if "listening" in line or "exited" in line)
         process.terminate()
         process.stderr.read()
 
-    assert "listening" in said
+    assert "listening" in line
     assert process.returncode == 0
 
 
 @pytest.mark.parametrize(("cpus", "http_workers"), [(1, 0), (2, 0), (4, 0), (5, 2), (16, 8), (128, 32)])
-def test_http_workers_come_with_cpus(cpus: int, http_workers: int) -> None:
-    """Unless the setting says: one process on a small machine, else one for two CPUs."""
+def test_http_workers_follow_the_cpus(cpus: int, http_workers: int) -> None:
+    """By default, up to four CPUs get one process without HTTP workers, and more CPUs about half as many workers."""
     assert default_http_workers(cpus) == http_workers
 
 
 @pytest.mark.anyio
 async def test_limits_of_the_whole_service_are_shared_out() -> None:
-    """Three take what one process would; each can take the largest body, the images of one request, uneven dealing."""
+    """Each of three workers gets a share of the limits, but enough for a whole request and an uneven spread."""
     given = {"max_connections": 1000, "max_decode_queue_size": 30, "max_uploads_mib": 40, "max_body_mib": 32}
     settings = Settings.model_validate({"device": "cpu", "max_queue_size": 100, "max_batch": 8, **given})
     backend = open_backend(settings, Metrics("queue"), Parts())
@@ -324,13 +322,14 @@ async def test_limits_of_the_whole_service_are_shared_out() -> None:
 
     shares = config.settings
     assert (shares.max_connections, shares.max_decode_queue_size, shares.max_uploads_mib) == (389, 30, 32)
-    assert config.shapes.slots == 100 + 2 * backend.batcher.limits.max_batch
+    assert config.layout.slots == 100 + 2 * backend.batcher.limits.max_batch
 
 
-def test_a_service_with_http_workers_says_where_once(served: Served) -> None:
-    """One address, in one line, when all of them take connections."""
-    said = [event["message"] for event in served.starting]
+def test_a_service_with_http_workers_logs_its_address_once(served: Served) -> None:
+    """The event `listening` is logged once, after all workers are ready."""
+    messages = [event["message"] for event in served.starting]
+    started = [place for place, message in enumerate(messages) if message == "HTTP worker started"]
 
-    assert said.count("listening") == 1
-    assert said.index("listening") > max(place for place, message in enumerate(said) if message == "http_worker")
+    assert messages.count("listening") == 1
+    assert messages.index("listening") > max(started)
     assert json.loads(json.dumps(served.starting[-1]))["url"].startswith("http://127.0.0.1:")
