@@ -82,13 +82,13 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on. 0 selects a free port and logs it.")
     root_path: Prefix = Field(
         "",
-        description="Prefix of paths under which a proxy serves swin-serve, as `/digits`, whether or not the proxy strips "
-        "it. `/docs` and OpenAPI use it in links. X-Forwarded-Prefix is ignored.",
+        description="Prefix of paths under which a proxy serves swin-serve, as `/digits`, whether or not the proxy "
+        "strips it. `/docs` and OpenAPI use it in links. X-Forwarded-Prefix is ignored.",
     )
     api_keys: CommaSeparated[Key] = Field(
         (),
-        description="API keys, comma separated. Each request must carry one. If unset, any client that reaches the port "
-        "can send requests. Prefer the variable: other users of the machine can read a command line.",
+        description="API keys, comma separated. Each request must carry one. If unset, any client that reaches the "
+        "port can send requests. Prefer the variable: other users of the machine can read a command line.",
     )
     health_open: bool = Field(
         default=True,
@@ -99,8 +99,8 @@ class Settings(BaseSettings):
     )
     cors_origins: CommaSeparated[Origin] = Field(
         (),
-        description="Origins of pages that may send requests from a browser, as `https://example.org`, comma separated. "
-        "`*` allows all.",
+        description="Origins of pages that may send requests from a browser, as `https://example.org`, comma "
+        "separated. `*` allows all.",
     )
     trusted_proxies: CommaSeparated[IPvAnyNetwork] = Field(
         (),

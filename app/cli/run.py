@@ -15,7 +15,7 @@ from app.errors import StartError
 from app.main import create_app, open_supervisor
 from app.observability import logging as logs
 from app.processes import shared_memory
-from app.server.server import Server, uvicorn_config, url_of
+from app.server.server import Server, url_of, uvicorn_config
 from app.server.sockets import bound_socket, listen, shared_sockets
 from app.settings import Settings, unknown_variables
 from app.system import memory

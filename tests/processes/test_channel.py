@@ -4,7 +4,6 @@ import asyncio
 import random
 import socket
 import weakref
-from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -26,7 +25,7 @@ def test_messages_are_whole_however_they_arrive(max_bytes: int) -> None:
     sent = [(kind, bytes([size % 256]) * size) for kind, size in sizes]
     stream = b"".join(HEADER.pack(kind, len(payload)) + payload for kind, payload in sent)
     chance, received = random.Random(0), list[tuple[int, bytes]]()
-    handlers: dict[int, Callable[[bytes], None]] = {
+    handlers = {
         kind: partial(lambda kind, payload: received.append((kind, payload)), kind) for kind in (SUBMIT, RESULT)
     }
     channel, begin = Channel(handlers, lambda: None), 0

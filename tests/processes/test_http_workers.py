@@ -24,10 +24,10 @@ from app.bundle.load import Bundle
 from app.cli.run import default_http_workers
 from app.errors import StartError
 from app.main import open_backend, open_supervisor
-from app.processes.worker_config import worker_config
 from app.observability.metrics import Metrics
 from app.observability.utilization import Parts
 from app.processes.supervisor import WorkerLost
+from app.processes.worker_config import worker_config
 from app.settings import Settings
 from benchmarks.load.served import START_SECONDS
 from tests.support.images import encode
@@ -317,7 +317,9 @@ async def test_limits_of_the_whole_service_are_shared_out() -> None:
     given = {"max_connections": 1000, "max_decode_queue_size": 30, "max_uploads_mib": 40, "max_body_mib": 32}
     settings = Settings.model_validate({"device": "cpu", "max_queue_size": 100, "max_batch": 8, **given})
     backend = open_backend(settings, Metrics("queue"), Parts())
-    config = _papers(backend, 3, decode_threads=2)
+    config = worker_config(
+        settings, backend.bundle, backend.batcher.limits, len(backend.engines), http_workers=3, decode_threads=2
+    )
     await backend.batcher.drain()
 
     shares = config.settings

@@ -66,6 +66,7 @@ def test_two_processes_that_bound_one_port_cannot_both_listen() -> None:
 def test_a_bound_socket_accepts_no_connection() -> None:
     """Clients connect only after `listen`: the service is ready then."""
     with bound_socket(HOST, 0) as listener, socket.socket() as client:
-        assert client.connect_ex(listener.getsockname()[:2]) != 0
-        listen(listener, *listener.getsockname()[:2], 8)
-        assert client.connect_ex(listener.getsockname()[:2]) == 0
+        address = listener.getsockname()
+        assert client.connect_ex(address) != 0
+        listen(listener, *address, backlog=8)
+        assert client.connect_ex(address) == 0

@@ -54,7 +54,7 @@ class Recorded(Mapping[str, Any]):
 
     class_name = "object"  # of the class that the pickle names; set in subclasses
 
-    def __new__(cls, *_: Any, **__: Any) -> Self:  # noqa: D102 (of the language)
+    def __new__(cls, *_: Any, **__: Any) -> Self:
         made = super().__new__(cls)
         made._values = {}
         return made
