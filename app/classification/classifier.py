@@ -23,7 +23,7 @@ from app.classification.ranking import top_k
 from app.errors import DeadlineExceeded, InvalidParameter, Overloaded
 from app.images.decode import Limits, Picture, open_image, shrink, to_rgb
 from app.images.overlay import overlay
-from app.images.preprocess import least_size, preprocess
+from app.images.preprocess import min_decoded_size, preprocess
 
 T = TypeVar("T")
 
@@ -227,7 +227,7 @@ class Classifier:
     def _decode(self, image: Picture) -> Preprocessed:
         started = time.perf_counter()
         if self._shrinks:
-            shrink(image, least_size(image.size, self._preprocessing))
+            shrink(image, min_decoded_size(image.size, self._preprocessing))
         rgb = to_rgb(image, follow_profile=self._follow_profiles)
         decoded = time.perf_counter()
         pixels = preprocess(rgb, self._preprocessing)

@@ -1,1 +1,1 @@
-"""Bytes → pixels, and pixels → PNG. Knows no model, no queue and no HTTP."""
+"""Images: bytes to pixels, and pixels to PNG. Knows no model, no queue and no HTTP."""

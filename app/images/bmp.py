@@ -1,6 +1,7 @@
-"""BMP files that Pillow refuses or misreads: bit masks, and gray palettes of other depths. Decodes only when loaded.
+"""A reader for the BMP files that Pillow refuses or misreads. Knows nothing about limits.
 
-The headers are those of Microsoft's BITMAPINFOHEADER and its successors.
+Pillow refuses some bit masks, misreads gray palettes of some depths, and drops the alpha of 16
+bits. The headers are Microsoft's BITMAPINFOHEADER, its predecessor and its successors.
 """
 
 import struct
@@ -29,29 +30,30 @@ BYTE = 8
 PALETTE_DEPTHS = {1, 2, 4, BYTE}
 MASK_DEPTHS = {16, 32}
 
-# What 16 and 32 bits hold without masks: five bits each, and a byte each.
+# The masks of pixels of 16 and 32 bits in a file without masks: five bits for each color, and a
+# byte.
 DEFAULT_MASKS = {16: (0x7C00, 0x3E0, 0x1F, 0), 32: (0xFF0000, 0xFF00, 0xFF, 0)}
 
 
 class Header(NamedTuple):
-    """What is needed of a BMP's headers."""
+    """The fields of a BMP's headers that decoding needs."""
 
     size: int
     width: int
-    height: int  # negative: the first row is the upper one
+    height: int  # negative if the first row is the top row
     bits: int
     compression: int
     colors: int
     masks: tuple[int, int, int, int]  # red, green, blue, alpha
-    start: int  # of the pixels
-    palette: int  # where it begins
+    start: int  # offset of the pixels
+    palette: int  # offset of the palette
 
     @classmethod
     def of(cls, data: bytes) -> Self:
         """Parse the headers.
 
         Raises:
-            struct.error: the file ends before they do.
+            struct.error: the file ends inside the headers.
         """
         start, size = struct.unpack_from("<II", data, 10)
         if size == CORE:
@@ -68,7 +70,7 @@ class Header(NamedTuple):
 
 
 def refusal(data: bytes) -> UnsupportedImage | None:
-    """Return the error for a BMP of a kind that is not read, by its headers; none for one that is merely damaged."""
+    """Return the error for a BMP of a kind that is not read, or None if the headers are common."""
     try:
         header = Header.of(data)
     except struct.error:
@@ -89,7 +91,10 @@ def refusal(data: bytes) -> UnsupportedImage | None:
 
 
 def is_misread(image: Image.Image, data: bytes) -> bool:
-    """Whether Pillow takes the bits of an index for those of a gray level, or leaves out the alpha of 16 bits."""
+    """Return whether Pillow misreads the file.
+
+    Pillow takes the indices of some gray palettes for gray levels, and drops the alpha of 16 bits.
+    """
     header = Header.of(data)
     if header.compression in {RLE4, RLE8}:
         return False
@@ -98,7 +103,7 @@ def is_misread(image: Image.Image, data: bytes) -> bool:
 
 
 class PlainBmpFile(ImageFile.ImageFile):
-    """A BMP that is not compressed, of any depth, palette and masks."""
+    """An uncompressed BMP with a palette or with bit masks."""
 
     format = "BMP"
     format_description = "Windows bitmap"
@@ -116,11 +121,11 @@ class PlainBmpFile(ImageFile.ImageFile):
             raise SyntaxError(msg)
         self._size = header.width, abs(header.height)
         self._mode = "RGBA" if header.masks[3] and header.bits in MASK_DEPTHS else "RGB"
-        self.tile = [ImageFile._Tile("bmp_plain", (0, 0, *self._size), 0, (header,))]  # noqa: SLF001 (has no other name)
+        self.tile = [ImageFile._Tile("bmp_plain", (0, 0, *self._size), 0, (header,))]  # noqa: SLF001 (no public name)
 
 
 def _are_sound(header: Header) -> bool:
-    """Whether each mask is one run of bits, and no two share one."""
+    """Return whether each mask is one run of bits, and no two masks overlap."""
     if header.bits not in MASK_DEPTHS:
         return True
     masks = [mask for mask in header.masks if mask]
@@ -129,12 +134,11 @@ def _are_sound(header: Header) -> bool:
 
 
 class PlainBmpDecoder(ImageFile.PyDecoder):
-    """Rows of indices or of masked bits → RGB or RGBA."""
+    """The decoder of `PlainBmpFile`: rows of indices or masked bits to RGB or RGBA."""
 
     _pulls_fd = True
 
     def decode(self, _: object) -> tuple[int, int]:
-        """Decode all rows at once."""
         fd: IO[bytes] | None = self.fd
         assert fd is not None  # noqa: S101 (for the type checker)
         fd.seek(0)
@@ -145,7 +149,7 @@ class PlainBmpDecoder(ImageFile.PyDecoder):
 
 
 def _pixels(header: Header, data: bytes) -> NDArray[np.uint8]:
-    """(height, width, 3 or 4)."""
+    """Return the pixels, (height, width, 3), or (height, width, 4) with alpha."""
     height, stride = abs(header.height), (header.width * header.bits + 31) // 32 * 4
     if header.start + stride * height > len(data):
         raise UnreadableImage("The BMP data is truncated or corrupt.")
@@ -166,23 +170,23 @@ def _indices(rows: NDArray[np.uint8], header: Header) -> NDArray[np.uint8]:
 
 
 def _palette(header: Header, data: bytes) -> NDArray[np.uint8]:
-    """All indices have a color: those that the file gives none are black."""
+    """Return 256 colors, (256, 3). Indices that the file gives no color are black."""
     size = 3 if header.size == CORE else 4
-    most = min(header.colors or 2**header.bits, 2**header.bits, max(header.start - header.palette, 0) // size)
-    entries = np.frombuffer(data, np.uint8, most * size, header.palette).reshape(most, size)
+    count = min(header.colors or 2**header.bits, 2**header.bits, max(header.start - header.palette, 0) // size)
+    entries = np.frombuffer(data, np.uint8, count * size, header.palette).reshape(count, size)
     palette = np.zeros((256, 3), np.uint8)
-    palette[:most] = entries[:, 2::-1]
+    palette[:count] = entries[:, 2::-1]
     return palette
 
 
 def _levels(words: NDArray[np.unsignedinteger], mask: int) -> NDArray[np.uint8]:
-    """The bits of a mask, by its full range, as levels of 255."""
+    """Return the bits of a mask, scaled from the mask's range to 0 … 255."""
     if not mask:
         return np.zeros(words.shape, np.uint8)
     low = (mask & -mask).bit_length() - 1
     top = mask >> low
     values = (words >> np.asarray(low, words.dtype)) & np.asarray(top, words.dtype)
-    if top <= 0xFF:  # noqa: PLR2004 (levels of a byte)
+    if top <= 0xFF:  # noqa: PLR2004 (the values of a byte)
         table = np.arange(top + 1, dtype=np.uint32) * 255 // top
         levels: NDArray[np.uint8] = table.astype(np.uint8)[values]
         return levels
@@ -190,5 +194,5 @@ def _levels(words: NDArray[np.unsignedinteger], mask: int) -> NDArray[np.uint8]:
 
 
 def register() -> None:
-    """Make the decoder known to Pillow."""
+    """Register the decoder with Pillow."""
     Image.register_decoder("bmp_plain", PlainBmpDecoder)

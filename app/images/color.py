@@ -1,6 +1,7 @@
-"""ICC profiles: the colors of a file → sRGB, which is what networks are shown. Knows nothing of files or limits.
+"""ICC profiles: the colors of an image to sRGB. Knows nothing about file formats or limits.
 
-A caller chooses the profile, so it is bounded in size, believed only if it fits the picture, and otherwise ignored.
+The client chooses the profile. So its size is bounded, and a profile that does not fit the image is
+ignored.
 """
 
 import io
@@ -8,20 +9,25 @@ from functools import lru_cache
 
 from PIL import Image, ImageCms
 
+# Bytes of a profile. The profiles of printers, which are the largest, have half as many.
 MAX_BYTES = 2 * 2**20
-"""Of a profile. Those of printers have half of it."""
 
-MAX_KEPT = 16
-"""Transforms that are kept. A camera's profile is the same in all its pictures, and building one takes milliseconds."""
+# Transforms in the cache. A camera writes the same profile into each of its images, and building a
+# transform takes milliseconds.
+MAX_CACHED = 16
 
-INVISIBLE = 2
-"""Levels of 255 by which a profile may change a color and still be called sRGB: its versions differ by as much."""
+# Levels of 255 by which a profile may change a color and still count as sRGB. The versions of sRGB
+# differ by as much.
+MAX_SRGB_DIFFERENCE = 2
 
 SRGB = ImageCms.createProfile("sRGB")
 
 
 def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """RGB, gray or CMYK → RGB. As it is, if the profile is sRGB's, damaged, too large, or made for another mode."""
+    """Convert an RGB, gray or CMYK image to RGB in sRGB.
+
+    Return the image as it is if the profile is sRGB, damaged, too large, or for another mode.
+    """
     transform = _transform(profile, image.mode) if len(profile) <= MAX_BYTES else None
     if transform is None:
         return image
@@ -30,7 +36,7 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     return converted
 
 
-@lru_cache(MAX_KEPT)
+@lru_cache(MAX_CACHED)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     try:
         transform = ImageCms.ImageCmsTransform(
@@ -40,16 +46,17 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
             "RGB",
             ImageCms.Intent.RELATIVE_COLORIMETRIC,
         )
-        return None if mode == "RGB" and _changes_nothing(transform) else transform
-    except Exception:  # noqa: BLE001 (a profile is advice: however it is damaged, it is then not followed)
+        return None if mode == "RGB" and _is_identity(transform) else transform
+    except Exception:  # noqa: BLE001 (a profile that cannot be read is ignored)
         return None
 
 
-def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
-    """On a grid of all colors."""
+def _is_identity(transform: ImageCms.ImageCmsTransform) -> bool:
+    """Return whether the transform leaves a grid of 216 colors unchanged, but for rounding."""
     steps = range(0, 256, 51)
     colors = bytes(level for red in steps for green in steps for blue in steps for level in (red, green, blue))
     grid = Image.frombytes("RGB", (len(colors) // 3, 1), colors)
     return all(
-        abs(after - before) <= INVISIBLE for after, before in zip(transform.apply(grid).tobytes(), colors, strict=True)
+        abs(after - before) <= MAX_SRGB_DIFFERENCE
+        for after, before in zip(transform.apply(grid).tobytes(), colors, strict=True)
     )

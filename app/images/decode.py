@@ -1,11 +1,12 @@
-"""Bytes → RGB image, within limits. Knows nothing of networks, queues or HTTP.
+"""The decoder: image bytes to RGB, within limits. Knows nothing about networks, queues or HTTP.
 
-Everything that can be refused without decoding is refused in `open_image`: a header promises what the pixels will cost,
-and a decompression bomb is told from its first few bytes.
+`open_image` refuses whatever can be refused without decoding. The header declares how many pixels
+there are, so a decompression bomb is recognized from its first bytes.
 """
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import warnings
 from dataclasses import dataclass
@@ -30,8 +31,10 @@ from PIL import (
 from app.errors import ImageTooLarge, ServiceError, UnreadableImage, UnsupportedImage
 from app.images import bmp, jpeg, png, sniff, tiff
 from app.images.color import to_srgb
-from app.images.limits import File, check_pieces, check_scans
+from app.images.limits import BoundedFile, check_pieces, check_scans
 
+# The supported formats and the plugin that reads each. Importing them here keeps Pillow from
+# importing all of its plugins at the first image.
 PLUGINS = {
     "jpeg": JpegImagePlugin,
     "png": PngImagePlugin,
@@ -41,24 +44,30 @@ PLUGINS = {
     "tiff": TiffImagePlugin,
     "avif": AvifImagePlugin,
 }
-"""Formats that are read, and what reads them. Imported here, or Pillow would import all it has at the first image."""
 
+# The formats that this build of Pillow reads.
 FORMATS = tuple(name for name in PLUGINS if name != "avif" or features.check("avif"))
-"""Those that this build of Pillow reads."""
 
+# The name of a decoded image in modules that do not import Pillow.
 Picture = Image.Image
-"""What an image is called by modules that do not know Pillow."""
 
-LONGEST_SIDE = 65_535
-"""JPEG's own limit. Resampling takes memory in proportion to a side: a line of millions of pixels, gigabytes."""
+# Above this number of pixels Pillow warns of a decompression bomb, and above twice the number it
+# raises. No limit may be higher.
+MAX_PIXELS = 89_478_485
 
+# JPEG's own limit on a side. Resampling takes memory in proportion to a side: gigabytes for
+# millions of pixels.
+MAX_SIDE = 65_535
+
+# The planes of a TIFF, each of which holds every pixel. A file whose strips cover more has
+# overlapping strips.
 MAX_PLANES = 6
-"""Of a TIFF: each has all the pixels. What covers more of them has strips that lie on others."""
 
-STRAIGHT = {"La": "LA", "RGBa": "RGBA"}
-"""Modes whose colors are multiplied by their alpha, as some TIFFs have them, and those that they become."""
+# Modes whose colors are multiplied by their alpha, which some TIFFs have, and the modes without it.
+STRAIGHT_ALPHA = {"La": "LA", "RGBa": "RGBA"}
 
 EXIF_ORIENTATION = 0x0112
+# The transposition that undoes each EXIF orientation.
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -68,73 +77,98 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What undoes each EXIF orientation."""
 
-# What a getexif() of Pillow follows beside EXIF. Other readers do not: the same file would be shown differently.
+# Pillow's getexif() also reads the orientation from these. Other decoders do not, and would show
+# the file differently.
 NOT_EXIF = ("XML:com.adobe.xmp", "xmp", "Raw profile type exif")
 
-# Gray levels of a PNG with fewer than 8 bits: what a level is multiplied with.
+# Factors from the gray levels of a PNG with fewer than 8 bits to levels of 8 bits.
 PNG_STEPS = {"L;2": 85, "L;4": 17}
 
-# Rows that are hashed at once: a copy of them is made.
-ROWS_AT_ONCE = 64
+# Rows that are hashed at a time. Each time makes a copy of them.
+ROWS_PER_HASH = 64
 
-# What takes the place of missing data: were any of it used, the decodings would differ.
+# Bytes that are put in the place of missing data. If a decoder used any of them, the results would
+# differ.
 FILLINGS = (b"\xaa" * 64, b"\x35\xc6\x1b" * 64, b"")
 
-# Pillow would do it at the first image.
-Image.preinit()
-bmp.register()
+# Bytes of the texts in a PNG, unpacked. Pillow unpacks them while it reads the header, which
+# happens on the event loop for small files, and its own limit is 64 MiB.
+MAX_PNG_TEXT = 4 * 2**20
 
-# Uncompressed TIFFs, too, are decoded by libtiff, as other programs do: Pillow's own way takes planes of 16 bits for
-# planes of 8.
-TiffImagePlugin.READ_LIBTIFF = True
-
-# Kinds of gray that Pillow could read and does not list: `_to_8_bits` knows their white.
-for order in (TiffImagePlugin.II, TiffImagePlugin.MM):
-    for photometric in (tiff.WHITE_IS_ZERO, tiff.BLACK_IS_ZERO):
-        TiffImagePlugin.OPEN_INFO.setdefault((order, photometric, (1,), 1, (12,), ()), ("I;16", "I;12"))
-TiffImagePlugin.OPEN_INFO.setdefault((TiffImagePlugin.MM, 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
-
-# What Pillow has to say of damaged metadata would be in the log, and each text in memory for ever: callers choose them.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-
-LIBRARIES = ctypes.CDLL(_imaging.__file__)
-
-# libtiff would write what is wrong with a file to standard error, between the lines of the log.
-with contextlib.suppress(AttributeError):  # a Pillow without it
-    LIBRARIES.TIFFSetErrorHandler(None)
-
-# Texts in a PNG are unpacked while its header is read, on the event loop for small files: 64 MiB by default.
-PngImagePlugin.MAX_TEXT_MEMORY = 4 * 2**20
-
-# Images are decoded side by side already; more threads for one would be taken from the others.
-AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-
-MAX_PIXELS = 89_478_485
-"""Above this Pillow warns of a decompression bomb, and at twice as many it refuses: no limit may be higher."""
-
-
-# What is not damage: ours, not the caller's, or said already.
+# Errors that do not mean damage: memory ran out, or the reason for the refusal is known already.
 PASSED_ON = (MemoryError, ServiceError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+# The part of a canvas that the first frame draws on, and the color of the rest.
+Background = tuple[tuple[int, int, int, int], tuple[int, ...]]
+
+# An image with its pixels, its transparent color, and the background if the image does not fill its
+# canvas.
+Loaded = tuple[Image.Image, int | tuple[int, int, int] | None, Background | None]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an image may cost. `pixels` is width × height."""
+    """The limits on one image. `pixels` is width × height."""
 
-    pixels: int
+    pixels: int = MAX_PIXELS
     formats: tuple[str, ...] = FORMATS
 
 
-def open_image(data: bytes, limits: Limits) -> Image.Image:
-    """Read the header only; the pixels are decoded by `to_rgb`.
+@functools.cache
+def configure_pillow() -> None:
+    """Set up Pillow and its libraries for untrusted images, once per process.
+
+    `open_image` calls this. Call it when a process starts, so that the first image does not have to
+    wait for it.
+    """
+    Image.preinit()
+    bmp.register()
+    # Pillow's own reader of uncompressed TIFFs takes planes of 16 bits for planes of 8 bits.
+    # libtiff reads them right.
+    TiffImagePlugin.READ_LIBTIFF = True
+    # Kinds of gray that Pillow decodes but does not list. `_to_8_bits` knows which level is white.
+    for order in (TiffImagePlugin.II, TiffImagePlugin.MM):
+        for photometric in (tiff.WHITE_IS_ZERO, tiff.BLACK_IS_ZERO):
+            TiffImagePlugin.OPEN_INFO.setdefault((order, photometric, (1,), 1, (12,), ()), ("I;16", "I;12"))
+    TiffImagePlugin.OPEN_INFO.setdefault((TiffImagePlugin.MM, 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
+    # Pillow warns of damaged metadata. Python keeps the text of each warning, and clients choose
+    # the texts, so memory would grow without bound.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    # libtiff writes errors of a file to standard error, between the lines of the log.
+    with contextlib.suppress(AttributeError):  # this build of Pillow has no libtiff
+        _libraries().TIFFSetErrorHandler(None)
+    PngImagePlugin.MAX_TEXT_MEMORY = MAX_PNG_TEXT
+    # Images are decoded in parallel already. More threads for one image would slow down the others.
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
+
+@functools.cache
+def _libraries() -> ctypes.CDLL:
+    """Return the C libraries in Pillow's extension module."""
+    return ctypes.CDLL(_imaging.__file__)
+
+
+def decode_image(data: bytes, limits: Limits | None = None) -> Image.Image:
+    """Return the RGB image in `data`: `open_image`, then `to_rgb`.
 
     Raises:
-        UnsupportedImage: no allowed format starts with these bytes, or its samples are of a kind that is not read.
-        UnreadableImage: the header is damaged.
-        ImageTooLarge: the header promises more pixels than the limit, or more work for them than they are worth.
+        UnsupportedImage, UnreadableImage, ImageTooLarge: see `open_image` and `to_rgb`.
     """
+    return to_rgb(open_image(data, limits or Limits()))
+
+
+def open_image(data: bytes, limits: Limits) -> Image.Image:
+    """Open an image by its header. `to_rgb` decodes the pixels.
+
+    Raises:
+        UnsupportedImage: the bytes start like no allowed format, or the samples are of a kind that
+        is not read.
+        UnreadableImage: the header is damaged.
+        ImageTooLarge: the header declares more pixels than the limit, or too much work for each of
+        them.
+    """
+    configure_pillow()
     if not data:
         raise UnreadableImage("The image is empty.")
     is_tiff = data[:2] in {b"II", b"MM"} and "tiff" in limits.formats and sniff.format_of(data) == "tiff"
@@ -148,7 +182,7 @@ def open_image(data: bytes, limits: Limits) -> Image.Image:
     except PASSED_ON as error:
         raise _passed_on(error, limits) from None
     except Exception as error:  # a damaged header makes decoders raise anything
-        image = _opened_otherwise(data, limits, error)
+        image = _opened_despite(error, data, limits)
         if image is not None:
             return image
         raise _refusal(data, limits) from error
@@ -163,51 +197,58 @@ def _passed_on(error: Exception, limits: Limits) -> Exception:
 def _check_kind_of_tiff(data: bytes) -> None:
     tiff.check_kind(data)
     kind = tiff.kind_of(data)
-    with contextlib.suppress(AttributeError):  # a Pillow whose libtiff cannot be asked
-        if not LIBRARIES.TIFFIsCODECConfigured(kind.compression):
+    with contextlib.suppress(AttributeError):  # this build of Pillow has no libtiff
+        if not _libraries().TIFFIsCODECConfigured(kind.compression):
             raise tiff.refusal(kind)
 
 
 def _opened(data: bytes, limits: Limits) -> Image.Image:
-    file = File(data)
+    file = BoundedFile(data)
     image: Image.Image = Image.open(file, formats=limits.formats)
     if isinstance(image, BmpImagePlugin.BmpImageFile) and bmp.is_misread(image, data):
-        file = File(data)
-        image = bmp.PlainBmpFile(file)
+        return _opened_plain_bmp(data, limits)
     _check(image, data, limits)
-    file.go_on()
+    file.begin_pixels()
     return image
 
 
-def _opened_otherwise(data: bytes, limits: Limits, error: Exception) -> Image.Image | None:
-    """Open what Pillow refuses though its pixels are there: a PNG with damage beside them, a BMP with other masks."""
+def _opened_plain_bmp(data: bytes, limits: Limits) -> Image.Image:
+    file = BoundedFile(data)
+    image = bmp.PlainBmpFile(file)
+    _check(image, data, limits)
+    file.begin_pixels()
+    return image
+
+
+def _opened_despite(error: Exception, data: bytes, limits: Limits) -> Image.Image | None:
+    """Open a file that Pillow refuses although its pixels are sound, or return None.
+
+    Such files are a PNG with damage in other chunks, and a BMP with masks that Pillow does not
+    know.
+    """
     try:
-        if data.startswith(png.SIGNATURE) and "png" in limits.formats and not _is_bound(error):
-            mended = png.without_damage(data)
-            return None if mended is None else _opened(mended, limits)
+        if data.startswith(png.SIGNATURE) and "png" in limits.formats and not _is_text_limit(error):
+            repaired = png.without_damage(data)
+            return None if repaired is None else _opened(repaired, limits)
         if data.startswith(b"BM") and "bmp" in limits.formats:
-            file = File(data)
-            image = bmp.PlainBmpFile(file)
-            _check(image, data, limits)
-            file.go_on()
-            return image
+            return _opened_plain_bmp(data, limits)
     except PASSED_ON as passed_on:
         raise _passed_on(passed_on, limits) from None
-    except Exception:  # noqa: BLE001 (it is damaged in other places, too, and refused for what Pillow found)
+    except Exception:  # noqa: BLE001 (there is more damage; the refusal names what Pillow found first)
         return None
     return None
 
 
-def _is_bound(error: Exception) -> bool:
-    """Whether Pillow refused because of a bound of its own on what is unpacked."""
+def _is_text_limit(error: Exception) -> bool:
+    """Return whether Pillow refused a PNG because of its limits on unpacked text."""
     return "MAX_TEXT" in str(error)
 
 
 def _refusal(data: bytes, limits: Limits) -> ServiceError:
-    """The error for bytes that are not opened: by their kind if that is not read, or else damaged."""
+    """Return the error for bytes that cannot be opened: an unsupported kind, or damage."""
     name = sniff.format_of(data)
     if name not in limits.formats:
-        return UnsupportedImage(sniff.sentence(data, limits.formats))
+        return UnsupportedImage(sniff.explain(data, limits.formats))
     if name == "jpeg" and (kind := jpeg.kind_not_read(data)):
         return UnsupportedImage(f"A JPEG {kind} is not read; save it as an ordinary JPEG or a PNG.")
     if name == "tiff" and not (kind_of_tiff := tiff.kind_of(data)).is_common:
@@ -217,16 +258,19 @@ def _refusal(data: bytes, limits: Limits) -> ServiceError:
 
 
 def shrink(image: Image.Image, size: tuple[int, int]) -> None:
-    """Have a JPEG decoded at a half, a quarter or an eighth of its sides, if no less than `size` is left of it.
+    """Set a JPEG to be decoded at 1/2, 1/4 or 1/8 of its sides, but no smaller than `size`.
 
-    (width, height). Other formats have no such short cut.
+    `size` is (width, height). Images of other formats stay as they are.
     """
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         image.draft(None, size)
 
 
 def to_rgb(image: Image.Image, *, follow_profile: bool = True) -> Image.Image:
-    """Decode: first frame, upright by its EXIF orientation, sRGB by its profile, alpha over white, 8 bits, RGB.
+    """Decode the first frame of an opened image to RGB with 8 bits.
+
+    The result is upright by its EXIF orientation, in sRGB by its profile, and over white where the
+    image is transparent. `image` comes from `open_image`.
 
     Raises:
         UnreadableImage: the data is truncated or corrupt.
@@ -239,23 +283,16 @@ def to_rgb(image: Image.Image, *, follow_profile: bool = True) -> Image.Image:
             image.info["transparency"] = transparent
         rgb = _flatten(_upright(image), follow_profile=follow_profile)
         return rgb if background is None else _on_canvas(rgb, background)
-    except (MemoryError, ServiceError):  # ours, not the caller's, or said already
+    except (MemoryError, ServiceError):
         raise
     except Exception as error:  # corrupt data makes decoders raise anything, SyntaxError and struct.error included
         raise UnreadableImage(f"The {image.format or 'image'} data is truncated or corrupt.") from error
 
 
-Background = tuple[tuple[int, int, int, int], tuple[int, ...]]
-"""The part of a canvas that is drawn on, and the color of the rest."""
-
-Loaded = tuple[Image.Image, int | tuple[int, int, int] | None, Background | None]
-"""An image with its pixels, the color that is transparent, and what lies behind it if it does not fill its canvas."""
-
-
 def _loaded(image: Image.Image) -> Loaded:
-    """Decode the pixels; of a PNG or JPEG, also if nothing but what they do not need is damaged or missing."""
+    """Decode the pixels, despite damage to parts of a PNG or JPEG that the pixels do not need."""
     file = getattr(image, "fp", None)
-    data = file.getvalue() if isinstance(file, File) else b""
+    data = file.getvalue() if isinstance(file, BoundedFile) else b""
     tile = image.tile if isinstance(image, ImageFile.ImageFile) else []
     try:
         loaded = _load(image)
@@ -264,34 +301,34 @@ def _loaded(image: Image.Image) -> Loaded:
     except Exception as error:
         if isinstance(image, JpegImagePlugin.JpegImageFile):
             return _load_without_end(image, data, error, tile)
-        mended = png.without_damage(data) if isinstance(image, PngImagePlugin.PngImageFile) else None
-        if mended is None or _is_bound(error):
+        repaired = png.without_damage(data) if isinstance(image, PngImagePlugin.PngImageFile) else None
+        if repaired is None or _is_text_limit(error):
             raise
-        again = Image.open(file_of_pixels(mended), formats=("png",))
+        again = Image.open(_file_at_pixels(repaired), formats=("png",))
         if again.size != image.size:
             raise
-        loaded, data = _load(again), mended
+        loaded, data = _load(again), repaired
     if data.endswith(b"\0") and isinstance(image, JpegImagePlugin.JpegImageFile) and not jpeg.has_end(data):
-        missing = UnreadableImage("The JPEG data is truncated: zeros stand in its place.")
+        missing = UnreadableImage("The JPEG data is truncated: it ends with zeros in the place of pixels.")
         return _load_without_end(image, data, missing, tile)
     if isinstance(image, PngImagePlugin.PngImageFile) and png.has_damaged_pixels(data):
         raise UnreadableImage("The PNG data is corrupt: a checksum of its pixels is wrong.")
     return loaded
 
 
-def file_of_pixels(data: bytes) -> File:
-    """A file whose header has been checked before."""
-    file = File(data)
-    file.go_on()
+def _file_at_pixels(data: bytes) -> BoundedFile:
+    """Return a file whose header has been checked already."""
+    file = BoundedFile(data)
+    file.begin_pixels()
     return file
 
 
 def _load(image: Image.Image) -> Loaded:
     transparent, background = _transparent_level(image), _background(image)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        _mend_palette(image)
+        _widen_palette(image)
     if isinstance(image, GifImagePlugin.GifImageFile) and image.mode == "L":
-        image.palette = None  # Pillow leaves that of the canvas on a frame that has grays of its own
+        image.palette = None  # Pillow leaves the palette of the canvas on a frame with its own gray levels
     image.load()
     return image, transparent, background
 
@@ -299,19 +336,19 @@ def _load(image: Image.Image) -> Loaded:
 def _load_without_end(
     image: JpegImagePlugin.JpegImageFile, data: bytes, error: Exception, tile: list[ImageFile._Tile]
 ) -> Loaded:
-    """Decode a JPEG that lacks its end, if it lacks nothing else.
+    """Decode a JPEG that lacks its end, if no pixels are missing. Otherwise raise `error`.
 
-    libjpeg goes on with whatever stands where data is missing. So several fillings are decoded: they only give the same
-    pixels if no bit of them is used.
+    libjpeg decodes any bytes in the place of missing data. So the image is decoded once for each of
+    `FILLINGS`: the pixels are equal only if libjpeg needs none of those bytes.
     """
     if kind := jpeg.kind_not_read(data):
         raise UnsupportedImage(f"A JPEG {kind} is not read; save it as an ordinary JPEG or a PNG.") from error
     for whole in jpeg.without_end(data):
         digests = set[bytes]()
         for filling in FILLINGS:
-            again = Image.open(file_of_pixels(whole + filling + jpeg.END), formats=("jpeg",))
-            # As `shrink` has left it.
-            again.decoderconfig, again._size, again.tile = image.decoderconfig, image.size, tile  # noqa: SLF001 (draft() would round otherwise)
+            again = Image.open(_file_at_pixels(whole + filling + jpeg.END), formats=("jpeg",))
+            # Keep the size that `shrink` has set.
+            again.decoderconfig, again._size, again.tile = image.decoderconfig, image.size, tile  # noqa: SLF001 (draft() would round differently)
             again.load()
             digests.add(_digest(again))
         if len(digests) == 1:
@@ -321,22 +358,22 @@ def _load_without_end(
 
 def _digest(image: Image.Image) -> bytes:
     digest = hashlib.blake2b()
-    for top in range(0, image.height, ROWS_AT_ONCE):
-        digest.update(image.crop((0, top, image.width, min(top + ROWS_AT_ONCE, image.height))).tobytes())
+    for top in range(0, image.height, ROWS_PER_HASH):
+        digest.update(image.crop((0, top, image.width, min(top + ROWS_PER_HASH, image.height))).tobytes())
     return digest.digest()
 
 
 def _background(image: Image.Image) -> Background | None:
-    """What a GIF shows where its first frame does not draw, if that is not transparent: its background color."""
+    """Return the background of a GIF whose first frame is opaque and does not fill its canvas."""
     if not isinstance(image, GifImagePlugin.GifImageFile) or not image.tile:
         return None
     box = image.tile[0].extents
     if box is None or box == (0, 0, *image.size) or "transparency" in image.info:
         return None
     index = image.info.get("background")
-    if index is None:  # the file has no palette for the canvas
+    if index is None:  # the canvas has no palette
         return box, (0, 0, 0)
-    if image.global_palette is None:  # of grays
+    if image.global_palette is None:  # the palette holds gray levels in order
         return box, (index, index, index)
     return box, tuple(bytes(image.global_palette.palette[3 * index : 3 * index + 3]).ljust(3, b"\0"))
 
@@ -348,10 +385,13 @@ def _on_canvas(rgb: Image.Image, background: Background) -> Image.Image:
     return canvas
 
 
-def _mend_palette(image: TiffImagePlugin.TiffImageFile) -> None:
-    """Some old writers have colors of 8 bits where the format wants 16. libtiff's rule: no value is above 255."""
+def _widen_palette(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Read a palette as 8-bit colors if all its values are below 256, as libtiff does.
+
+    TIFF 6.0 wants 16 bits, but some old writers store 8.
+    """
     colors = image.tag_v2.get(TiffImagePlugin.COLORMAP, ())
-    if image.mode in {"P", "PA"} and max(colors, default=0) < 256:  # noqa: PLR2004 (what a byte can be)
+    if image.mode in {"P", "PA"} and max(colors, default=0) < 256:  # noqa: PLR2004 (the values of a byte)
         image.palette = ImagePalette.raw("RGB;L", bytes(colors))
 
 
@@ -361,11 +401,11 @@ def _check(image: Image.Image, data: bytes, limits: Limits) -> None:
         raise UnreadableImage("The image has no pixels.")
     if pixels > limits.pixels:
         raise ImageTooLarge(f"The image has {image.width} × {image.height} pixels; {limits.pixels} are allowed.")
-    if max(image.size) > LONGEST_SIDE:
-        raise ImageTooLarge(f"A side of the image has {max(image.size)} pixels; {LONGEST_SIDE} are allowed.")
+    if max(image.size) > MAX_SIDE:
+        raise ImageTooLarge(f"A side of the image has {max(image.size)} pixels; {MAX_SIDE} are allowed.")
     if image.mode in {"I", "F"}:
         raise UnsupportedImage(
-            f"The samples of the {image.format} are floats or wide integers, of which none is agreed to be white; "
+            f"The samples of the {image.format} are floats or wide integers, and no level of them is defined as white; "
             "save it with 8 or 16 bits."
         )
     if isinstance(image, JpegImagePlugin.JpegImageFile):
@@ -375,14 +415,18 @@ def _check(image: Image.Image, data: bytes, limits: Limits) -> None:
 
 
 def _check_tiles(image: TiffImagePlugin.TiffImageFile, limits: Limits) -> None:
-    """Tiles are decoded whole, however little of them is in the image; strips as often as they are named."""
+    """Refuse a TIFF whose pieces cost more than its pixels.
+
+    A tile is decoded whole, even if only a corner of it is inside the image. A strip is decoded
+    each time it is listed.
+    """
     width, height = (image.tag_v2.get(tag) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
     if isinstance(width, int) and isinstance(height, int) and width * height > limits.pixels:
         raise ImageTooLarge(f"A tile of the image has {width} × {height} pixels; {limits.pixels} are allowed.")
     strips, rows = image.tag_v2.get(TiffImagePlugin.STRIPOFFSETS, ()), image.tag_v2.get(TiffImagePlugin.ROWSPERSTRIP)
     rows = rows if isinstance(rows, int) and 0 < rows < image.height else image.height
     if len(strips) > MAX_PLANES * -(-image.height // rows):
-        raise UnreadableImage("The strips of the TIFF lie on each other.")
+        raise UnreadableImage("The strips of the TIFF overlap.")
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -390,14 +434,17 @@ def _upright(image: Image.Image) -> Image.Image:
         image.info.pop(name, None)
     try:
         orientation = image.getexif().get(EXIF_ORIENTATION)
-    except Exception:  # noqa: BLE001 (EXIF is advice: however it is damaged, it is then not followed)
+    except Exception:  # noqa: BLE001 (EXIF that cannot be read is ignored)
         return image
-    turn = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
+    transpose = UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if transpose is None else image.transpose(transpose)
 
 
 def _transparent_level(image: Image.Image) -> int | tuple[int, int, int] | None:
-    """The color that a PNG declares transparent in other bits than Pillow keeps of each pixel, in those."""
+    """Return the transparent color of a PNG, where Pillow keeps other bits than the file has.
+
+    The color is in the bits that Pillow keeps.
+    """
     level = image.info.get("transparency")
     if image.mode == "I;16":
         return level
@@ -411,9 +458,9 @@ def _transparent_level(image: Image.Image) -> int | tuple[int, int, int] | None:
 
 
 def _to_8_bits(image: Image.Image, transparent: int | tuple[int, int, int] | None) -> Image.Image:
-    """16-bit gray by its full range; Pillow's own conversion clips at 255 and makes the picture white.
+    """Scale 16-bit gray to 8 bits. Pillow's own conversion clips at 255 and makes the image white.
 
-    A TIFF can have 12 bits, and its zero can be white: of both, Pillow knows nothing in this mode.
+    A TIFF can have 12 bits, and zero can be white. Pillow ignores both in this mode.
     """
     tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     white = 4095 if tags.get(TiffImagePlugin.BITSPERSAMPLE) == (12,) else 65535
@@ -443,9 +490,9 @@ def _flatten(image: Image.Image, *, follow_profile: bool) -> Image.Image:
 
 
 def _split(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Colors of 8 bits in a mode that profiles are made for (RGB, L, CMYK), and how opaque pixels are if not fully."""
-    if image.mode in STRAIGHT:
-        image = image.convert(STRAIGHT[image.mode])
+    """Return the colors in a mode that has profiles (RGB, L or CMYK), and the alpha if any."""
+    if image.mode in STRAIGHT_ALPHA:
+        image = image.convert(STRAIGHT_ALPHA[image.mode])
     if image.mode == "LA":
         return image.getchannel("L"), image.getchannel("A")
     if image.has_transparency_data:

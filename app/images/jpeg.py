@@ -1,6 +1,6 @@
-"""Segments of a JPEG: the kinds that are not read, and files that lack only their end. Knows bytes only.
+"""Segments of a JPEG: kinds that are not read, and files without their end. Knows bytes only.
 
-Markers and segments are those of ITU-T T.81 (1992).
+Markers, segments and the numbers of sections are those of ITU-T T.81 (1992).
 """
 
 import re
@@ -11,7 +11,8 @@ from typing import NamedTuple
 START = b"\xff\xd8"
 END = b"\xff\xd9"
 
-# A marker with a length behind it, or the end. Restarts (D0 to D7) and TEM (01) have none (B.1.1.3).
+# A marker that is followed by a length, or the end. Restarts (D0 to D7) and TEM (01) have no length
+# (B.1.1.3).
 MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
 RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 SCAN, END_CODE, RESTART_INTERVAL, TABLES, ARITHMETIC_TABLES, EXTENSION = 0xDA, 0xD9, 0xDD, 0xC4, 0xCC, 0xC8
@@ -23,7 +24,7 @@ READ_COMPONENTS = {1, 3, 4}
 BITS = 8
 COEFFICIENTS = 64
 
-# Segments of one file that are looked at.
+# The segments that are read of one file.
 MAX_SEGMENTS = 20_000
 
 FRAME_KINDS: Mapping[int, str] = {
@@ -41,7 +42,7 @@ FRAME_KINDS: Mapping[int, str] = {
 
 
 class Segment(NamedTuple):
-    """A marker, its content, and where the content ends."""
+    """A marker, its content, and the offset at which the content ends."""
 
     code: int
     content: bytes
@@ -49,7 +50,7 @@ class Segment(NamedTuple):
 
 
 class Component(NamedTuple):
-    """A component of the frame, and how it is sampled."""
+    """The sampling factors of a component."""
 
     across: int
     down: int
@@ -79,7 +80,7 @@ class Frame(NamedTuple):
 
 
 def segments(data: bytes) -> Iterator[Segment]:
-    """Yield the segments up to the end of the (first) image, scans without their compressed data."""
+    """Yield the segments up to the end of the (first) image, scans without compressed data."""
     place = len(START)
     while marker := MARKER.search(data, place):
         code = marker[1][0]
@@ -92,7 +93,7 @@ def segments(data: bytes) -> Iterator[Segment]:
 
 
 def kind_not_read(data: bytes) -> str:
-    """Return the kind of a JPEG that is not read, in words; an empty text for any other."""
+    """Return the kind of a JPEG that is not read, in words, or an empty text for any other JPEG."""
     try:
         frame = next((Frame.of(segment) for segment in segments(data) if segment.code in FRAMES), None)
     except struct.error:
@@ -107,18 +108,19 @@ def _kind_not_read(frame: Frame) -> str:
         return f"with {frame.bits} bits per sample"
     if len(frame.components) not in READ_COMPONENTS:
         return f"with {len(frame.components)} components"
-    return "" if frame.height else "whose height stands behind its pixels (DNL)"
+    return "" if frame.height else "whose height follows its pixels (DNL)"
 
 
 def has_end(data: bytes) -> bool:
-    """Return whether the end of the (first) image is there. A thumbnail inside has an end of its own."""
+    """Return whether the (first) image has its own end marker, not that of a thumbnail."""
     return any(segment.code == END_CODE for segment in segments(data))
 
 
 def without_end(data: bytes) -> list[bytes]:
-    """Return what the file can be without its end and what was put in its place, likeliest first.
+    """Return the file without the bytes that replace its missing end, in each possible reading.
 
-    Empty if the end is there, or if a scan or a restart interval is missing.
+    The likeliest reading comes first. The list is empty if the end is there, or if a scan or a
+    restart interval is missing.
     """
     bare = data.rstrip(b"\0\xff")
     if not _has_all_scans(bare):
@@ -130,7 +132,7 @@ def without_end(data: bytes) -> list[bytes]:
 
 def _has_all_scans(data: bytes) -> bool:
     frame, interval = None, 0
-    left: dict[int, dict[int, int]] = {}  # by component and coefficient: bits that no scan has brought yet
+    left: dict[int, dict[int, int]] = {}  # by component and coefficient: the bits that no scan has held yet
     try:
         for number, segment in enumerate(segments(data)):
             if segment.code == END_CODE or segment.end > len(data) or number > MAX_SEGMENTS:
@@ -150,7 +152,7 @@ def _has_all_scans(data: bytes) -> bool:
 
 
 def _scanned(scan: Segment, left: dict[int, dict[int, int]], *, is_progressive: bool) -> list[int]:
-    """Strike off what this scan brings, and return its components (B.2.3)."""
+    """Subtract the bits in this scan from `left`, and return the components of the scan (B.2.3)."""
     count = scan.content[0]
     names = [scan.content[1 + 2 * number] for number in range(count)]
     first, last, bits = scan.content[1 + 2 * count : 4 + 2 * count]
@@ -163,17 +165,16 @@ def _scanned(scan: Segment, left: dict[int, dict[int, int]], *, is_progressive: 
 
 
 def _restarts(data: bytes, start: int) -> int:
-    """How many restarts the compressed data has that begins here."""
+    """Count the restart markers in the compressed data that begins at `start`."""
     end = MARKER.search(data, start)
     return len(RESTART.findall(data, start, end.start() if end else len(data)))
 
 
 def _units(frame: Frame, scanned: list[int]) -> int:
-    """How many minimum coded units a scan of these components has (A.2)."""
-    most_across = max(component.across for component in frame.components.values())
-    most_down = max(component.down for component in frame.components.values())
-    across, down = 8 * most_across, 8 * most_down
-    if len(scanned) == 1:  # then a unit is one block of this component
+    """Return the number of minimum coded units in a scan of these components (A.2)."""
+    across = 8 * max(component.across for component in frame.components.values())
+    down = 8 * max(component.down for component in frame.components.values())
+    if len(scanned) == 1:  # a unit is one block of the component
         component = frame.components[scanned[0]]
         across, down = across // component.across, down // component.down
     return -(-frame.width // across) * -(-frame.height // down)

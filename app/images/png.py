@@ -1,6 +1,6 @@
-"""Chunks of a PNG: which are damaged, and the file without those that the pixels do not need. Knows bytes only.
+"""Chunks of a PNG: damage, and removal of the chunks that pixels do not need. Knows bytes only.
 
-Names and sizes are those of the PNG specification, third edition (W3C, 2025).
+Names, sizes and sections are those of the PNG specification, third edition (W3C, 2025).
 """
 
 import itertools
@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-# Chunks of one file that are looked at. A PNG of 32 MiB in the usual chunks of 8 KiB has 4,096.
+# The chunks that are read of one file. A PNG of 32 MiB in the usual chunks of 8 KiB has 4,096.
 MAX_CHUNKS = 20_000
 
-# Bytes of an ICC profile, unpacked. Pillow has the same bound for any chunk.
+# Bytes of a decompressed ICC profile. Pillow has the same limit for any chunk.
 MAX_PROFILE = 2**20
 
 # The bit of the first letter of a chunk's name that is set if a decoder may ignore the chunk (5.4).
@@ -22,21 +22,22 @@ ANCILLARY = 0x20
 
 END = struct.pack(">I4sI", 0, b"IEND", zlib.crc32(b"IEND"))
 
-# The fewest bytes of tRNS by color type: a gray level, and a color. A palette can have any number of them.
+# The minimum length of tRNS, in bytes, by color type: a gray level, or a color. For a palette, any
+# length is valid.
 MIN_TRANSPARENCY = {0: 2, 2: 6}
 
 
 class Chunk(NamedTuple):
-    """One chunk, and whether its checksum is right; none if the file ends before it."""
+    """One chunk."""
 
     name: bytes
     content: bytes
     whole: bytes
-    is_sound: bool | None
+    is_sound: bool | None  # whether the checksum is right; None if the file ends before the checksum
 
 
 def chunks(data: bytes) -> Iterator[Chunk]:
-    """Yield the chunks up to IEND, or as far as the file has any."""
+    """Yield the chunks up to IEND, or up to the last chunk of the file."""
     place = len(SIGNATURE)
     while place + 8 <= len(data):
         length, name = struct.unpack_from(">I4s", data, place)
@@ -53,22 +54,22 @@ def chunks(data: bytes) -> Iterator[Chunk]:
 
 
 def has_damaged_pixels(data: bytes) -> bool:
-    """Return whether the checksum of a chunk of pixels is wrong. Pillow does not look."""
+    """Return whether the checksum of a chunk of pixels is wrong. Pillow does not check it."""
     return any(chunk.name == b"IDAT" and chunk.is_sound is False for chunk in chunks(data))
 
 
 def without_damage(data: bytes) -> bytes | None:
-    """Return the file with only those ancillary chunks that change its pixels and are sound.
+    """Return the file without the ancillary chunks that are damaged or do not affect its pixels.
 
-    None if nothing would be gone, or if there are more than `MAX_CHUNKS`.
+    Return None if there is nothing to remove, or if there are more than `MAX_CHUNKS` chunks.
     """
     found = list(itertools.islice(chunks(data), MAX_CHUNKS + 1))
     if not found or len(found) > MAX_CHUNKS or found[0].name != b"IHDR":
         return None
     color_type = found[0].content[9:10]
     kept = [chunk for chunk in found if chunk.name != b"IEND" and _is_kept(chunk, color_type)]
-    mended = SIGNATURE + b"".join(chunk.whole for chunk in kept) + END
-    return None if mended == data else mended
+    repaired = SIGNATURE + b"".join(chunk.whole for chunk in kept) + END
+    return None if repaired == data else repaired
 
 
 def _is_kept(chunk: Chunk, color_type: bytes) -> bool:
@@ -85,9 +86,9 @@ def _is_profile(content: bytes) -> bool:
     name, zero, rest = content.partition(b"\0")
     if not (name and zero and rest[:1] == b"\0"):
         return False
-    unpacking = zlib.decompressobj()
+    decompressor = zlib.decompressobj()
     try:
-        unpacking.decompress(rest[1:], MAX_PROFILE)
+        decompressor.decompress(rest[1:], MAX_PROFILE)
     except zlib.error:
         return False
-    return unpacking.eof
+    return decompressor.eof

@@ -1,8 +1,13 @@
-"""RGB image → pixels, exactly as the checkpoint was trained. Normalization is not here: it is in the network's weights.
+"""Preprocessing: an RGB image to pixels, as in training. Knows nothing about the network.
 
-Pillow's antialiased resampling is the reference; it computes in integers, so the same image gives the same pixels on
-every machine. Only what the crop keeps is resized: the crop is mapped back onto the image through the *rounded* full
-size, which samples at the very positions a full resize would. So a panorama is never made into a wide one first.
+The result is not normalized: the network's first layer does that.
+
+The reference is Pillow's antialiased resampling. Pillow computes in integers, so an image gives the
+same pixels on every machine.
+
+Only the part that the crop keeps is resized. The crop is mapped back onto the image through the
+*rounded* full size, so the samples are at the same positions as in a full resize. A panorama never
+becomes a huge intermediate image.
 """
 
 import math
@@ -13,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.bundle.manifest import CenterCrop, Cover, Pad, Preprocessing, ShorterSide, Squash
+from app.images.decode import Limits, decode_image
 
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -27,19 +33,20 @@ RESAMPLING = {
 class Span(NamedTuple):
     """One axis of the result, in positions of the resized image."""
 
-    full: int  # what the whole image is resized to
-    start: int  # first position kept; negative where the result begins with filling
-    size: int  # positions of the result
+    full: int  # length of the whole image after the resize
+    start: int  # first kept position; negative if the result begins with padding
+    size: int  # length of the result
 
     @property
     def kept(self) -> tuple[int, int]:
-        """First position of the resized image that is in the result, and the one after the last."""
+        """The kept range of the resized image: its first position, and the one after the last."""
         return max(self.start, 0), min(self.start + self.size, self.full)
 
     def nearest(self, length: int) -> NDArray[np.intp]:
-        """The position of the image, of this length, that each kept position of the result shows.
+        """Return the nearest position in an image of this length for each kept position.
 
-        Added up step by step, as Pillow does: a product would fall on the other side of a pixel's edge here and there.
+        Add the steps one after the other, as Pillow does. A product would round to another pixel in
+        some places.
         """
         first, last = self.kept
         steps = np.full(last, length / self.full)
@@ -47,8 +54,17 @@ class Span(NamedTuple):
         return np.cumsum(steps)[first:].astype(np.intp)
 
 
+def decode_pixels(data: bytes, recipe: Preprocessing, limits: Limits | None = None) -> NDArray[np.uint8]:
+    """Return the network's input for an encoded image: `decode_image`, then `preprocess`.
+
+    Raises:
+        UnsupportedImage, UnreadableImage, ImageTooLarge: see `decode_image`.
+    """
+    return preprocess(decode_image(data, limits), recipe)
+
+
 def preprocess(image: Image.Image, recipe: Preprocessing) -> NDArray[np.uint8]:
-    """RGB image → pixels (height, width, 3) of the network's input size."""
+    """Return the pixels of an RGB image, `(height, width, 3)`, in the network's input size."""
     across, down = _spans(image.size, recipe)
     if recipe.interpolation == "nearest":
         kept = Image.fromarray(np.asarray(image)[down.nearest(image.height)][:, across.nearest(image.width)])
@@ -58,7 +74,7 @@ def preprocess(image: Image.Image, recipe: Preprocessing) -> NDArray[np.uint8]:
 
 
 def preprocess_in_steps(image: Image.Image, recipe: Preprocessing) -> NDArray[np.uint8]:
-    """The same, as training code writes it: resize the whole image, then crop. What `preprocess` is compared with."""
+    """Resize the whole image, then crop, as training code does: the reference for `preprocess`."""
     across, down = _spans(image.size, recipe)
     (left, right), (top, bottom) = across.kept, down.kept
     whole = image.resize((across.full, down.full), RESAMPLING[recipe.interpolation])
@@ -66,7 +82,10 @@ def preprocess_in_steps(image: Image.Image, recipe: Preprocessing) -> NDArray[np
 
 
 def _resampled(image: Image.Image, across: Span, down: Span, resampling: Image.Resampling) -> Image.Image:
-    """The kept part of the resized image, resampled axis after axis in the order in which the whole would be."""
+    """Return the kept part of the resized image.
+
+    The axes are resampled in the order that Pillow takes for the whole image.
+    """
     (left, right), (top, bottom) = across.kept, down.kept
     x, y = image.width / across.full, image.height / down.full
     size, box = (right - left, bottom - top), (left * x, top * y, right * x, bottom * y)
@@ -85,22 +104,27 @@ def _resampled(image: Image.Image, across: Span, down: Span, resampling: Image.R
 
 
 def _rows_first(size: tuple[int, int], wanted: tuple[int, int]) -> bool:
-    """Whether Pillow, from 13 on, resamples down before it resamples across. Between the two it rounds to bytes.
+    """Return whether Pillow (13 and later) resamples the columns of pixels before the rows.
 
-    It compares the sizes of image and result, whatever the box: of a tall image it would do a part in another order.
+    The order matters, because Pillow rounds to bytes in between. Pillow decides by the sizes of
+    image and result, whatever the box is. So it would resample a part of a tall image in another
+    order than the whole.
     """
     columns, rows = size[0] - wanted[0], size[1] - wanted[1]
     return rows > 0 and rows > 2 * columns
 
 
 def _within(length: int, start: float, end: float, scale: float) -> tuple[int, int]:
-    """The positions that a resampled span reads: no filter reaches further than 3 positions of the coarser side."""
+    """Return the range of positions that a resampled span reads.
+
+    No filter reaches further than 3 positions of the coarser side.
+    """
     reach = 3 * max(scale, 1) + 1
     return max(math.floor(start - reach), 0), min(math.ceil(end + reach), length)
 
 
 def _filled(kept: Image.Image, across: Span, down: Span, recipe: Preprocessing) -> Image.Image:
-    """With the color of the padding around it, if it does not fill the result."""
+    """Add the padding around the kept part, if it does not fill the result."""
     size = across.size, down.size
     if kept.size == size or not isinstance(recipe.resize, Pad):
         return kept
@@ -109,21 +133,24 @@ def _filled(kept: Image.Image, across: Span, down: Span, recipe: Preprocessing) 
     return canvas
 
 
-def least_size(size: tuple[int, int], recipe: Preprocessing) -> tuple[int, int]:
-    """(width, height) below which an image of this size would be enlarged, also if it has still to be turned."""
+def min_decoded_size(size: tuple[int, int], recipe: Preprocessing) -> tuple[int, int]:
+    """Return the smallest (width, height) to decode an image at, without enlarging it later.
+
+    The result also holds if EXIF turns the image after decoding.
+    """
     (width, height), (turned_height, turned_width) = (_resized(each, recipe.resize) for each in (size, size[::-1]))
     return max(width, turned_width), max(height, turned_height)
 
 
 def _spans(size: tuple[int, int], recipe: Preprocessing) -> tuple[Span, Span]:
-    """Across and down."""
+    """Return the spans of the two axes, across and down."""
     full = _resized(size, recipe.resize)
     across, down = (Span(*span) for span in zip(full, *_cropped(full, recipe), strict=True))
     return across, down
 
 
 def _resized(size: tuple[int, int], resize: Squash | ShorterSide | Cover | Pad) -> tuple[int, int]:
-    """Pillow's order: (width, height) → (width, height)."""
+    """Return the (width, height) of the whole image after the resize, from its (width, height)."""
     width, height = size
     match resize:
         case Squash():
@@ -141,7 +168,7 @@ def _resized(size: tuple[int, int], resize: Squash | ShorterSide | Cover | Pad) 
 
 
 def _cropped(full: tuple[int, int], recipe: Preprocessing) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(left, top) and (width, height) of the result on the resized image."""
+    """Return (left, top) and (width, height) of the result on the resized image."""
     match recipe.resize, recipe.crop:
         case Pad() as pad, None:
             crop = CenterCrop(height=pad.height, width=pad.width, rounding="half_even")
@@ -155,6 +182,6 @@ def _cropped(full: tuple[int, int], recipe: Preprocessing) -> tuple[tuple[int, i
 
 
 def _half(margin: int, crop: CenterCrop) -> int:
-    if margin < 0:  # to be filled: the larger half is on the far side
+    if margin < 0:  # padding: the larger half is on the right or at the bottom
         return -(-margin // 2)
     return margin // 2 if crop.rounding == "down" else round(margin / 2)

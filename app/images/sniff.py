@@ -1,14 +1,15 @@
-"""What a body is that is no image of the service's formats, and what to send instead. Looks at its first bytes only."""
+"""File formats by their first bytes, and advice on what to send instead. Decodes no image."""
 
 import base64
 import binascii
 import re
 from collections.abc import Callable, Sequence
 
-# Bytes that are looked at.
-MAX_LOOKED_AT = 4096
+# The first bytes of a body that are examined.
+MAX_EXAMINED = 4096
 
-# Signatures: what stands at which place.
+# Signatures of formats: offset, bytes and name. The names of formats that swin-serve may read are
+# in lower case.
 SIGNATURES = (
     (0, b"\xff\xd8\xff", "jpeg"),
     (0, b"\x89PNG\r\n\x1a\n", "png"),
@@ -82,7 +83,7 @@ SIGNATURES = (
     (0, b"\x7fELF", "a program"),
 )
 
-# Archives and compressed bodies, by their signature.
+# Signatures of archives and compressed bodies.
 PACKED = (
     (0, b"\x1f\x8b", "gzip"),
     (0, b"\x28\xb5\x2f\xfd", "zstd"),
@@ -96,10 +97,10 @@ PACKED = (
     (0, b"\x1f\x9d", "compress (.Z)"),
     (257, b"ustar", "tar"),
 )
-# A zlib stream has no signature: deflate with a window of 32 KiB, and a checksum of two bytes.
+# The possible headers of a zlib stream with a window of 32 KiB (RFC 1950). zlib has no signature.
 ZLIB = {b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda"}
 
-# Files of boxes (ISO/IEC 14496-12): what their brands are.
+# The formats of files of boxes (ISO/IEC 14496-12), by brand.
 BRANDS = {
     b"avif": "avif",
     b"avis": "avif",
@@ -116,9 +117,16 @@ BRANDS = {
     b"jxl ": "JPEG XL",
 }
 
-# A binary file of which every byte above 127 was replaced or encoded as if the file were text.
-MADE_TEXT = (b"\xef\xbf\xbdPNG", b"\xc2\x89PNG", b"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd", b"\xc3\xbf\xc3\x98\xc3\xbf")
-# A PNG begins with both kinds of line ends, so that a transfer which changes them is noticed.
+# The beginnings of images in which every byte above 127 was replaced or encoded as if the file were
+# text.
+TEXT_MANGLED = (
+    b"\xef\xbf\xbdPNG",
+    b"\xc2\x89PNG",
+    b"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd",
+    b"\xc3\xbf\xc3\x98\xc3\xbf",
+)
+# The signature of a PNG contains both kinds of line ends, so that a transfer that changes them is
+# detected.
 LINE_ENDS_CHANGED = re.compile(rb"\x89PNG(?!\r\n\x1a\n)[\r\n\x1a]")
 
 BASE64 = re.compile(rb"[A-Za-z0-9+/_\-\s]{24,}=*\s*\Z")
@@ -141,11 +149,15 @@ GIT_LFS = re.compile(rb"version https://git-lfs")
 XML = re.compile(rb"<\?xml\b|<[A-Za-z!][^<]{0,200}>")
 FORM = re.compile(rb"[\w.\[\]\-]{1,64}=[^\s]{16,}\Z")
 
-HOW = "send the image's own bytes, as the body of a request or as a file of a form (multipart/form-data)"
+ADVICE = "send the image's own bytes, as the body of a request or as a file of a form (multipart/form-data)"
 
 
 def format_of(data: bytes) -> str:
-    """Return what the signature says: a format of the service in lower case, another in its own words, or nothing."""
+    """Return the format by its signature, or an empty text.
+
+    The name is in lower case for a format that swin-serve may read, and a display name for any
+    other format.
+    """
     if data[4:8] == b"ftyp":
         return _of_boxes(data[: min(max(int.from_bytes(data[:4]), 16), 256)])
     if data[8:12] == b"WEBP" and data[:4] != b"RIFF":
@@ -153,20 +165,20 @@ def format_of(data: bytes) -> str:
     return next((name for place, mark, name in SIGNATURES if data.startswith(mark, place)), "")
 
 
-def sentence(data: bytes, formats: Sequence[str]) -> str:
-    """Return what the body is, if it is no image that can be read, and what to send."""
-    data = data[:MAX_LOOKED_AT]
+def explain(data: bytes, formats: Sequence[str]) -> str:
+    """Return a sentence on what a body without a readable image is, and what to send instead."""
+    data = data[:MAX_EXAMINED]
     wanted = _listed([name.upper() for name in formats])
     if not any(data):
         return f"The bytes are all zero; send {wanted}."
     if text := _of_text(data.removeprefix(b"\xef\xbb\xbf").lstrip()):
         return text
     if packed := _packing_of(data):
-        return f"The content is packed with {packed}; unpack it and {HOW}."
+        return f"The content is packed with {packed}; unpack it and {ADVICE}."
     if name := format_of(data) or ("Netpbm (PBM, PGM, PPM)" if NETPBM.match(data) else ""):
         return f"The bytes are {name.upper() if name.islower() else name}, which is not read; send {wanted}."
     if _is_text(data):
-        return f"The content is text, not an image; {HOW}."
+        return f"The content is text, not an image; {ADVICE}."
     return f"The bytes are none of {', '.join(formats).upper()}."
 
 
@@ -179,14 +191,17 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _of_boxes(head: bytes) -> str:
-    """By the major brand, then by the compatible ones: HEIF is a family to which HEIC and AVIF belong."""
+    """Return the format by the major brand, then by the compatible brands.
+
+    HEIF counts only if nothing else is found: HEIC and AVIF belong to its family.
+    """
     brands = [head[8:12], *(head[place : place + 4] for place in range(16, len(head) - 3, 4))]
     found = [BRANDS[brand] for brand in brands if brand in BRANDS]
     return next((name for name in found if name != "HEIF"), next(iter(found), "a video (MP4 or QuickTime)"))
 
 
 def _of_text(data: bytes) -> str:
-    return next((words.format(HOW) for is_this, words in WRAPPINGS if is_this(data)), "")
+    return next((words.format(ADVICE) for matches, words in WRAPPINGS if matches(data)), "")
 
 
 def _is_json(data: bytes) -> bool:
@@ -197,23 +212,23 @@ def _is_json_of_base64(data: bytes) -> bool:
     return _is_json(data) and (b"base64" in data or BASE64_OF_IMAGE.search(data) is not None)
 
 
-def _is_made_text(data: bytes) -> bool:
-    return data.startswith(MADE_TEXT) or LINE_ENDS_CHANGED.match(data) is not None
+def _is_mangled_as_text(data: bytes) -> bool:
+    return data.startswith(TEXT_MANGLED) or LINE_ENDS_CHANGED.match(data) is not None
 
 
 def _is_text(data: bytes) -> bool:
-    """Whether the beginning is printable UTF-8."""
+    """Return whether the data is printable UTF-8. The last character may be cut off."""
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        if error.start < len(data) - 3:  # a character that is cut off is none that is wrong
+        if error.start < len(data) - 3:  # not a character that is cut off at the end
             return False
         text = data[: error.start].decode()
     return all(letter.isprintable() or letter in "\r\n\t\f" for letter in text)
 
 
 def _is_base64(data: bytes) -> bool:
-    """Whether this is base64 of something that has a signature."""
+    """Return whether the data is base64 of a known format or an archive."""
     head = re.sub(rb"\s", b"", data.strip(b"\"'"))[:64]
     head = head[: len(head) // 4 * 4]
     if not head or not BASE64.match(head):
@@ -225,27 +240,30 @@ def _is_base64(data: bytes) -> bool:
     return bool(format_of(decoded)) or any(decoded.startswith(mark, place) for place, mark, _ in PACKED)
 
 
-# What a body begins with, and what its sender is told. The first that fits counts.
+# Tests for the beginning of a body, each with the sentence for the client. The first match counts.
 WRAPPINGS: tuple[tuple[Callable[[bytes], object], str], ...] = (
-    (_is_made_text, "The bytes of the image were changed as if they were text; {}, unchanged (curl: --data-binary)."),
+    (
+        _is_mangled_as_text,
+        "The bytes of the image were changed as if they were text; {}, unchanged (curl: --data-binary).",
+    ),
     (
         MULTIPART.match,
         (
-            "The content is a form, but the header Content-Type does not say so; "
-            "send Content-Type: multipart/form-data with its boundary, as clients do by themselves."
+            "The content is a form, but the Content-Type header field is not that of a form; "
+            "send Content-Type: multipart/form-data with its boundary, as HTTP clients do by default."
         ),
     ),
     (DATA_URL.match, "The content is a data URL; decode what follows its comma and {}."),
-    (SVG.match, "The bytes are SVG, which is not read; draw it as PNG and send that."),
-    (HTML.match, "The content is an HTML page, as a login or an error shows it, not an image; {}."),
+    (SVG.match, "The bytes are SVG, which is not read; convert it to PNG and send the PNG."),
+    (HTML.match, "The content is an HTML page (often a login or an error page), not an image; {}."),
     (_is_json_of_base64, "The content is JSON; decode its base64 and {}."),
     (_is_json, "The content is JSON, which is not read; {}."),
-    (URL.match, "The content is a URL, and nothing is downloaded from there; download the image and {}."),
+    (URL.match, "The content is a URL, and swin-serve does not download images; download the image and {}."),
     (_is_base64, "The content is base64; decode it and {}."),
     (HEX_OF_IMAGE.match, "The content is an image in hexadecimal digits; decode it and {}."),
     (PYTHON_BYTES.match, "The content is the text of a Python bytes object; {}."),
-    (GIT_LFS.match, "The content is a pointer of Git LFS, not the file; run git lfs pull and {}."),
+    (GIT_LFS.match, "The content is a Git LFS pointer, not the file; run git lfs pull and {}."),
     (FILE_NAME.match, "The content is the name of a file, not its content; {} (curl: --data-binary @FILE)."),
-    (FORM.match, "The content is a form of text (application/x-www-form-urlencoded); {}."),
+    (FORM.match, "The content is a form without a file (application/x-www-form-urlencoded); {}."),
     (XML.match, "The content is XML, not an image; {}."),
 )

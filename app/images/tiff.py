@@ -1,4 +1,4 @@
-"""Kinds of TIFF: which are decoded rightly, and the words for those that are refused. Knows tags, no pixels.
+"""Kinds of TIFF: those that are read, and the refusals of the others. Knows tags, but no pixels.
 
 The numbers are those of TIFF 6.0 (Adobe, 1992), its supplements, and libtiff.
 """
@@ -14,17 +14,19 @@ Values = tuple[int, ...]
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, STRIPS, SAMPLES = 256, 257, 258, 259, 262, 273, 277
 ROWS_PER_STRIP, PLANES, COLOR_MAP, TILES, EXTRA_SAMPLES, SAMPLE_FORMAT = 278, 284, 320, 324, 338, 339
 
-# Tags that say of which kind the samples are.
+# The tags that define the kind of the samples.
 TAGS_OF_KIND = {BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANES, EXTRA_SAMPLES, SAMPLE_FORMAT}
 TAGS_NEEDED = {WIDTH: "ImageWidth", HEIGHT: "ImageLength"}
 
-# Values of a tag that are looked at. Samples have one each, and no kind that is read has more than six of them.
+# The values that are read of a tag. Each sample has one, and no kind that is read has more than six
+# samples.
 MAX_VALUES = 8
 
-# Types whose values are unsigned integers: their codes for `struct`.
+# The `struct` codes of the types of unsigned integers.
 INTEGERS = {1: "B", 3: "H", 4: "L", 16: "Q"}
 
-# The layouts of a classic TIFF and of a BigTIFF: offset of the directory, number of its entries, and an entry.
+# The layouts of a classic TIFF and of a BigTIFF: offset of the directory, number of its entries,
+# and an entry.
 CLASSIC, BIG = ("4xL", "H", "HHL4x"), ("8xQ", "Q", "HHQ8x")
 
 # The version of a BigTIFF; that of a classic TIFF is 42.
@@ -83,24 +85,22 @@ COMPRESSIONS = {
     52546: "JPEG XL",
 }
 
-# Compressions that only bilevel images have. Fax machines call white zero, and some files do not say so.
+# Compressions of bilevel images. White is zero in a fax, and some files lack the tag for that.
 FAX = {2, 3, 4}
 
+# The kinds that every reader of TIFF reads.
 COMMON_PHOTOMETRICS = {WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE}
 COMMON_COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946}
 
 SIGNED = 2
 SAMPLE_FORMATS = {1: "", SIGNED: "signed ", 3: "floating-point ", 4: "", 5: "complex ", 6: "complex "}
 
-# Values of ExtraSamples. Samples that are no alpha have the first, and are ignored.
-UNSPECIFIED = 0
-
 SEPARATE = 2
 BYTE = 8
 
 
 class Kind(NamedTuple):
-    """What the first directory of a TIFF says of its samples."""
+    """The kind of the samples, from the first directory of a TIFF."""
 
     bits: Values
     compression: int
@@ -108,11 +108,11 @@ class Kind(NamedTuple):
     planes: int
     extra: Values
     sample_format: Values
-    missing: Values  # of the tags that every image has
+    missing: Values  # required tags that the directory lacks
 
     @property
     def is_common(self) -> bool:
-        """Whether every reader of TIFF reads this kind: what then cannot be opened is damaged."""
+        """Whether every reader of TIFF reads this kind, so that a file that fails is damaged."""
         return (
             not self.missing
             and not self.extra
@@ -128,7 +128,7 @@ class Kind(NamedTuple):
         if self.missing:
             return f"without the tag {TAGS_NEEDED[self.missing[0]]}"
         if self.photometric is None:
-            return "without the tag PhotometricInterpretation, which says what zero means,"
+            return "without the tag PhotometricInterpretation, which defines black and white,"
         bits = "/".join(dict.fromkeys(str(bits) for bits in self.bits))
         form = SAMPLE_FORMATS.get(max(self.sample_format), "unknown ")
         color = PHOTOMETRICS.get(self.photometric, f"unknown color (photometric {self.photometric})")
@@ -147,7 +147,7 @@ def refusal(kind: Kind) -> UnsupportedImage:
 
 
 def check_palette(data: bytes) -> None:
-    """Refuse a palette of more than 256 colors, which has more values than any tag may have.
+    """Refuse a palette of more than 256 colors, before it exceeds the limit on values of a tag.
 
     Raises:
         UnsupportedImage: the samples are indices of more than 8 bits.
@@ -158,18 +158,19 @@ def check_palette(data: bytes) -> None:
 
 
 def check_kind(data: bytes) -> None:
-    """Refuse what Pillow opens but decodes to other pixels than the file has.
+    """Refuse the kinds that Pillow opens but decodes to wrong pixels.
 
     Raises:
-        UnsupportedImage: the byte order, the samples or their planes are of a kind that is not read, or the file
-            does not tell black from white.
+        UnsupportedImage: the byte order, the samples or their planes are of a kind that is not
+            read, or the tag that defines black and white is missing.
     """
     if data.startswith(b"MM\0+"):
         raise UnsupportedImage("A BigTIFF in big-endian byte order is not read; save it in little-endian order.")
     kind = kind_of(data)
     if kind.photometric is None and kind.compression not in FAX:
         raise refusal(kind)
-    # Pillow takes signed bytes for unsigned ones. Wider signed samples are refused with the floats.
+    # Pillow takes signed bytes for unsigned bytes. Wider signed samples are refused later, with the
+    # floats.
     if SIGNED in kind.sample_format and max(kind.bits) <= BYTE:
         raise refusal(kind)
     if kind.planes == SEPARATE and not _are_planes_read(kind):
@@ -177,10 +178,10 @@ def check_kind(data: bytes) -> None:
 
 
 def _are_planes_read(kind: Kind) -> bool:
-    """Whether libtiff and Pillow put these planes together."""
+    """Return whether libtiff and Pillow combine these planes correctly."""
     if len(kind.bits) > 1 and not set(kind.bits) <= {BYTE, 2 * BYTE}:
         return False
-    if any(kind.extra):  # one of them is alpha
+    if any(kind.extra):  # one of the extra samples is alpha; 0 means that a sample is of no specified kind
         return kind.photometric in {RGB, CMYK}
     return kind.photometric != LAB and not (kind.photometric == YCBCR and kind.extra)
 
@@ -205,7 +206,7 @@ def kind_of(data: bytes) -> Kind:
 
 
 def _tags(data: bytes) -> Iterator[tuple[int, Values]]:
-    """The unsigned values of the tags of the first directory that tell its kind, as far as the file has them."""
+    """Yield the tags of the first directory that define its kind, each with its first values."""
     order = "<" if data[:2] == b"II" else ">"
     big = BIG_VERSION in data[2:4]
     head, number, entry = (order + part for part in (BIG if big else CLASSIC))

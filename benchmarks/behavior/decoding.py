@@ -20,7 +20,7 @@ from PIL import Image
 
 from app.bundle.load import Bundle, load_bundle
 from app.images.decode import MAX_PIXELS, Limits, open_image, shrink, to_rgb
-from app.images.preprocess import least_size, preprocess
+from app.images.preprocess import min_decoded_size, preprocess
 from app.inference.self_test import open_unproved
 from app.settings import DEMO_BUNDLE
 from app.system.device import CPU
@@ -99,7 +99,7 @@ def _enlarged(image: Image.Image, side: int) -> bytes:
 def _pixels(data: bytes, bundle: Bundle, *, is_fast: bool) -> NDArray[Any]:
     image, recipe = open_image(data, LIMITS), bundle.manifest.preprocessing
     if is_fast:
-        shrink(image, least_size(image.size, recipe))
+        shrink(image, min_decoded_size(image.size, recipe))
     return preprocess(to_rgb(image), recipe)
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from app.images.preprocess import _spans, least_size, preprocess
+from app.images.preprocess import _spans, min_decoded_size, preprocess
 from model_export.checkpoints.preprocessing import from_huggingface
 from tests.references.draw import draw_picture
 
@@ -52,9 +52,9 @@ def test_resizing_only_what_the_crop_keeps_is_the_source_s_own(size: tuple[int, 
 def test_an_image_of_the_least_size_is_not_enlarged(settings: dict[str, Any], size: tuple[int, int]) -> None:
     """Neither as it lies nor turned by its EXIF orientation: what is resized to is the least size, or within it."""
     recipe, _ = from_huggingface(settings, (64, 64))
-    least = least_size(size, recipe)
+    least = min_decoded_size(size, recipe)
 
-    assert least == least_size(size[::-1], recipe)[::-1]
+    assert least == min_decoded_size(size[::-1], recipe)[::-1]
     for width, height in (least, least[::-1]):
         across, down = _spans((width, height), recipe)
         assert across.full <= width

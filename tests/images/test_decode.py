@@ -331,7 +331,7 @@ def test_damage_is_not_told_on_standard_error() -> None:
 def test_the_first_image_imports_nothing() -> None:
     """Whatever it is: Pillow would otherwise import all its plugins then, while others wait."""
     code = (
-        "import sys; from app.images.decode import *; before = set(sys.modules)\n"
+        "import sys; from app.images.decode import *; configure_pillow(); before = set(sys.modules)\n"
         "for data in (b'no image at all', b'GIF89a'):\n"
         "    try: open_image(data, Limits(1))\n"
         "    except Exception: pass\n"
@@ -340,6 +340,26 @@ def test_the_first_image_imports_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 (our own)
 
     assert done.stdout.strip() == "[]"
+
+
+def test_importing_the_decoder_changes_nothing_global() -> None:
+    """Pillow and the warning filters are set up by `configure_pillow`, not when the module is imported."""
+    code = (
+        "import warnings, numpy, pydantic\n"
+        "from PIL import AvifImagePlugin, Image, PngImagePlugin, TiffImagePlugin\n"
+        "def state():\n"
+        "    return (list(warnings.filters), TiffImagePlugin.READ_LIBTIFF, dict(TiffImagePlugin.OPEN_INFO),\n"
+        "        PngImagePlugin.MAX_TEXT_MEMORY, AvifImagePlugin.DEFAULT_MAX_THREADS,\n"
+        "        'bmp_plain' in Image.DECODERS, Image._initialized)\n"
+        "before = state()\n"
+        "from app.images.decode import configure_pillow\n"
+        "print(state() == before)\n"
+        "configure_pillow()\n"
+        "print([one == other for one, other in zip(state(), before)])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 (our own)
+
+    assert done.stdout.splitlines() == ["True", str([False] * 7)]
 
 
 def test_a_jpeg_is_shrunk_no_further_than_asked() -> None:

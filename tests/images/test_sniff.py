@@ -13,7 +13,7 @@ from PIL import Image
 
 from app.errors import UnreadableImage, UnsupportedImage
 from app.images.decode import Limits, open_image
-from app.images.sniff import format_of, sentence
+from app.images.sniff import explain, format_of
 from tests.references.draw import draw_picture
 from tests.support.images import encode
 
@@ -125,10 +125,10 @@ def test_what_begins_as_an_image_is_damaged_and_not_unknown(kind: str) -> None:
 
 def test_nothing_known_is_called_so() -> None:
     """Bytes without any sign are none of the formats, in a sentence that lists them."""
-    assert sentence(b"\x07\x03\x9f" * 30, FORMATS) == "The bytes are none of JPEG, PNG, AVIF."
+    assert explain(b"\x07\x03\x9f" * 30, FORMATS) == "The bytes are none of JPEG, PNG, AVIF."
 
 
 def test_long_bodies_are_not_read_to_their_end() -> None:
     """Of a body of 64 MiB, only the beginning is looked at: patterns take time in proportion to it."""
-    assert "base64" in sentence(base64.b64encode(JPEG)[:400] + b"A" * 2**26, FORMATS)
-    assert "text, not an image" in sentence(b"<!--" * 2**24, FORMATS)
+    assert "base64" in explain(base64.b64encode(JPEG)[:400] + b"A" * 2**26, FORMATS)
+    assert "text, not an image" in explain(b"<!--" * 2**24, FORMATS)
