@@ -1,1 +1,1 @@
-"""The bundle: the folder that the export writes and the service reads. Knows neither images nor ONNX Runtime."""
+"""The bundle: the folder that the export writes and the service reads. Knows no image and no engine."""

@@ -1,15 +1,15 @@
-"""The bundle: the folder the export writes and the service reads, and the only contract between the two.
+"""The schema of the bundle, which is the only contract between export and service. Reads no files.
 
-    bundle/
-      model.onnx      input  `pixels`  uint8    (batch, height, width, 3), RGB
-                      output `logits`  float32  (batch, classes)
-                      output `tokens`  float32  (batch, positions, channels), in raster order: see `LastMap`
-      labels.json     [{"name": …, "wnid": …}, …] in the order of the classes
-      manifest.json   everything else: see `Manifest`
-      golden/         images, and the logits the network must give for them
-      head/           weight.npy (classes, channels), bias.npy (classes): logits = weight · mean token + bias
+The export writes this folder and the service reads it:
 
-An unknown key is an error, and so is a missing one: there are no defaults on the reading side.
+    bundle/ model.onnx      input  `pixels`  uint8    (batch, height, width, 3), RGB output `logits`
+        float32  (batch, classes) output `tokens`  float32  (batch, positions, channels), in raster
+        order: see `LastMap` labels.json     [{"name": …, "wnid": …}, …] in the order of the classes
+        manifest.json   everything else: see `Manifest` golden/         images, and the logits that
+        the network must return for them head/           weight.npy (classes, channels), bias.npy
+        (classes): logits = weight · mean token + bias
+
+An unknown key is an error, and so is a missing key: the reader has no defaults.
 """
 
 from typing import Annotated, Literal, Self
@@ -20,8 +20,9 @@ SCHEMA_VERSION: Literal[1] = 1
 MODEL, LABELS, MANIFEST, GOLDEN_LOGITS = "model.onnx", "labels.json", "manifest.json", "golden/logits.npy"
 HEAD_WEIGHT, HEAD_BIAS = "head/weight.npy", "head/bias.npy"
 
+# The largest tolerance of golden samples, as a share of the logit range. A larger one would let
+# wrong logits pass.
 MAX_TOLERANCE = 0.05
-"""Of the logit range: a golden sample that may be further off proves nothing."""
 
 Size = Annotated[int, Field(gt=0)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -36,13 +37,13 @@ Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lan
 
 
 class Contract(BaseModel):
-    """A part of the manifest: strictly typed, complete, and fixed once read."""
+    """A part of the manifest: strictly typed, complete and immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Source(Contract):
-    """Where the weights came from."""
+    """The origin of the weights, the preprocessing and the labels."""
 
     kind: SourceKind
     id: str
@@ -53,9 +54,10 @@ class Source(Contract):
 
 
 class Architecture(Contract):
-    """The network, in the words of the paper; by stage where there are several values, windows as (height, width).
+    """The network, in the words of the paper (Liu et al. 2021). Tuples have one value per stage.
 
-    `dialect`: whose treatment of maps that the windows do not divide.
+    Windows are (height, width). `dialect` is the implementation that defines how maps are treated
+    whose sides are no multiple of the window.
     """
 
     family: Literal["swin", "swin_v2"]
@@ -82,14 +84,14 @@ class Squash(Contract):
 
 
 class ShorterSide(Contract):
-    """Resize so that the shorter side has this length; the longer one is rounded down, as the sources do."""
+    """Resize the shorter side to this length. The longer side is rounded down, as in the sources."""
 
     mode: Literal["shorter_side"]
     size: Size
 
 
 class Cover(Contract):
-    """Resize so that the image just covers this size, keeping its shape; the other side is rounded half to even."""
+    """Resize to just cover this size, in the shape of the image. Sides are rounded half to even."""
 
     mode: Literal["cover"]
     height: Size
@@ -97,7 +99,7 @@ class Cover(Contract):
 
 
 class Pad(Contract):
-    """Resize so that the image just fits into this size, keeping its shape, and fill what is left with one color."""
+    """Resize to just fit into this size, in the shape of the image. Fill the rest with one color."""
 
     mode: Literal["pad"]
     height: Size
@@ -106,7 +108,10 @@ class Pad(Contract):
 
 
 class CenterCrop(Contract):
-    """Cut the middle out. Half of an odd margin is rounded: down by Hugging Face, half to even by torchvision."""
+    """Crop to the center.
+
+    Half of an odd margin is rounded down by Hugging Face, and half to even by torchvision.
+    """
 
     height: Size
     width: Size
@@ -114,7 +119,10 @@ class CenterCrop(Contract):
 
 
 class Preprocessing(Contract):
-    """RGB image → pixels as the checkpoint was trained; then (scale · byte - mean) / std, inside the network."""
+    """The way from an RGB image to pixels, as in training.
+
+    The network itself normalizes the pixels: (scale · byte - mean) / std.
+    """
 
     resize: Annotated[Squash | ShorterSide | Cover | Pad, Field(discriminator="mode")]
     crop: CenterCrop | None
@@ -125,7 +133,8 @@ class Preprocessing(Contract):
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Self:
-        """The sources would pad with black here; nobody trains so, and it is more likely a mistake."""
+        # The sources would pad with black. Networks are not trained so, so this is more likely a
+        # mistake.
         if self.crop is None or isinstance(self.resize, Pad):
             return self
         resize = self.resize
@@ -136,14 +145,14 @@ class Preprocessing(Contract):
 
     @property
     def output_size(self) -> tuple[int, int] | None:
-        """(height, width) every image comes out with; None where that depends on the image."""
+        """The (height, width) of every preprocessed image; None if the size depends on the image."""
         if self.crop is not None:
             return self.crop.height, self.crop.width
         return (self.resize.height, self.resize.width) if isinstance(self.resize, Squash | Pad) else None
 
 
 class Stage(Contract):
-    """One stage of the proof: what was compared with what, and the largest difference seen."""
+    """One stage of the proof: the two sides that were compared, and the largest difference."""
 
     name: str
     against: str
@@ -153,7 +162,7 @@ class Stage(Contract):
 
 
 class Verified(Contract):
-    """The proof the export passed before it wrote the bundle."""
+    """The proof that the export passed before it wrote the bundle."""
 
     stages: tuple[Stage, ...]
     images: Size
@@ -165,7 +174,7 @@ class Verified(Contract):
 
 
 class BucketTime(Contract):
-    """How long a batch took on the machine that exported, and how long in float32 beside it."""
+    """The time of a batch on the machine of the export, in this precision and in float32."""
 
     batch: Size
     milliseconds: float
@@ -173,10 +182,10 @@ class BucketTime(Contract):
 
 
 class Ledger(Contract):
-    """What the precision gains and costs, beside the float32 graph that was proved.
+    """The gain and cost of the precision, compared with the float32 graph that passed the proof.
 
-    `max_batch_difference` is how far a logit moves when its image is run together with others: with int8 dynamic,
-    activations are scaled by all that a batch holds.
+    `max_batch_difference` is the largest change of a logit when its image is run together with
+    others. With dynamic int8, the images of a batch share the scale of the activations.
     """
 
     method: Method
@@ -192,21 +201,24 @@ class Ledger(Contract):
 
 
 class GoldenSample(Contract):
-    """An image and the digest of the pixels it must become. Row i of the golden logits belongs to sample i."""
+    """An image, and the digest of its pixels after preprocessing.
+
+    Row i of the golden logits belongs to sample i.
+    """
 
     file: str
     pixels_sha256: Sha256
 
 
 class Golden(Contract):
-    """What the service must reproduce on its own device before it is ready. The tolerance is in logits."""
+    """The samples that the service must reproduce on its device, to a tolerance in logits."""
 
     samples: Annotated[tuple[GoldenSample, ...], Field(min_length=1)]
     tolerance: float
 
 
 class Evaluation(Contract):
-    """Accuracy measured on images the network has not seen."""
+    """The accuracy on images that the network was not trained on."""
 
     dataset: str
     images: Size
@@ -214,9 +226,10 @@ class Evaluation(Contract):
 
 
 class LastMap(Contract):
-    """The map of tokens that evidence is laid out on.
+    """The map of tokens on which evidence is laid out.
 
-    A position stands for `stride`² pixels; the last row and column may reach over the image's edge.
+    A position stands for `stride`² pixels. The last row and column may extend over the edge of the
+    image.
     """
 
     height: Size
@@ -226,12 +239,12 @@ class LastMap(Contract):
 
     @property
     def positions(self) -> int:
-        """Tokens of an image."""
+        """The number of tokens of an image."""
         return self.height * self.width
 
 
 class Manifest(Contract):
-    """`manifest.json`."""
+    """The content of `manifest.json`."""
 
     schema_version: Literal[1]
     name: str
@@ -264,7 +277,7 @@ class Manifest(Contract):
 
 
 class Label(Contract):
-    """The name of a class, and its WordNet id where one is known."""
+    """The name of a class, and its WordNet id if one is known."""
 
     name: str
     wnid: str | None

@@ -4,17 +4,17 @@ They catch what nothing else does: another Pillow that resamples differently, a 
 provider that lost an operator.
 """
 
-import hashlib
 import logging
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.bundle.digests import pixels_digest
 from app.bundle.load import Bundle
 from app.bundle.manifest import GoldenSample
 from app.errors import BundleError, ServiceError
-from app.images.decode import MAX_PIXELS, Limits, Picture, open_image, to_rgb
+from app.images.decode import Picture, decode_image
 from app.images.preprocess import preprocess
 from app.inference.engine import Engine, open_engine
 from app.inference.session import Network
@@ -96,11 +96,6 @@ def golden_pixels(bundle: Bundle) -> NDArray[np.uint8]:
     return np.stack([_pixels(bundle, sample) for sample in bundle.manifest.golden.samples])
 
 
-def pixels_digest(pixels: NDArray[np.uint8]) -> str:
-    """SHA-256 of pixels in raster order, in hexadecimal."""
-    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
-
-
 def golden_pictures(bundle: Bundle) -> dict[str, Picture]:
     """Return the golden samples' images, RGB, by file name.
 
@@ -112,7 +107,7 @@ def golden_pictures(bundle: Bundle) -> dict[str, Picture]:
 
 def _picture(name: str, content: bytes) -> Picture:
     try:
-        return to_rgb(open_image(content, Limits(MAX_PIXELS)))
+        return decode_image(content)
     except ServiceError as error:
         raise BundleError(f"golden sample {name}: {error.detail}") from error
 

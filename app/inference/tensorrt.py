@@ -4,12 +4,13 @@ Options are ONNX Runtime's for its provider, as documented for it.
 """
 
 import ctypes
-import hashlib
 import importlib.util
 import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+
+from app.bundle.digests import file_digest
 
 LIBRARIES = ("libnvinfer.so.10", "libnvonnxparser.so.10")
 PACKAGE = "tensorrt_libs"  # what of NVIDIA's wheels has them, where no loader looks
@@ -53,7 +54,5 @@ def cache_folder(model: Path, gpu: str, runtime: str, buckets: Sequence[int]) ->
     In `$XDG_CACHE_HOME`, else `~/.cache` (XDG Base Directory Specification). Not made here.
     """
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    with model.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     largest = f"batches-of-{max(buckets)}"
-    return Path(home) / "swin-serve" / "tensorrt" / "-".join([*gpu.split(), runtime, largest, digest[:16]])
+    return Path(home) / "swin-serve" / "tensorrt" / "-".join([*gpu.split(), runtime, largest, file_digest(model)[:16]])

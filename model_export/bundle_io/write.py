@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from app.bundle.load import Head, digest, load_bundle
+from app.bundle.digests import file_digest, pixels_digest
+from app.bundle.load import Head, load_bundle
 from app.bundle.manifest import GOLDEN_LOGITS, HEAD_BIAS, HEAD_WEIGHT, LABELS, MANIFEST, GoldenSample, Label, Manifest
-from app.inference.self_test import pixels_digest
 from model_export.errors import RequestError
 from model_export.verification.images import Images
 from model_export.verification.parity import png
@@ -115,6 +115,8 @@ def write_head(folder: Path, head: Head) -> None:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest with the digest of every other file."""
-    files = {path.relative_to(folder).as_posix(): digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {
+        path.relative_to(folder).as_posix(): file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()
+    }
     manifest = manifest.model_copy(update={"files": files})
     (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")

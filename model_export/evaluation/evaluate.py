@@ -23,8 +23,7 @@ from app.bundle.load import Bundle, load_bundle
 from app.bundle.manifest import Preprocessing
 from app.classification.ranking import top_k
 from app.errors import ServiceError
-from app.images.decode import MAX_PIXELS, Limits, open_image, to_rgb
-from app.images.preprocess import preprocess
+from app.images.preprocess import decode_pixels
 from app.inference.engine import Engine
 from app.inference.self_test import open_proved
 from app.system.cpus import available_cpus
@@ -199,7 +198,7 @@ def _decoded(
 
 def _pixels(path: Path, recipe: Preprocessing) -> Pixels | str:
     try:
-        return preprocess(to_rgb(open_image(path.read_bytes(), Limits(MAX_PIXELS))), recipe)
+        return decode_pixels(path.read_bytes(), recipe)
     except ServiceError as error:
         return error.detail
     except OSError as error:

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from app.bundle.manifest import Preprocessing
 from app.errors import ServiceError, UnsupportedImage
-from app.images.decode import MAX_PIXELS, Limits, open_image, to_rgb
+from app.images.decode import decode_image
 from app.images.preprocess import preprocess
 from model_export.errors import RequestError
 
@@ -35,7 +35,7 @@ def from_folder(folder: Path, most: int = MAX_IMAGES) -> Images:
     images: dict[str, Image.Image] = {}
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         try:
-            image = to_rgb(open_image(path.read_bytes(), Limits(MAX_PIXELS)))
+            image = decode_image(path.read_bytes())
         except UnsupportedImage:
             continue  # a README, a .DS_Store
         except ServiceError as error:

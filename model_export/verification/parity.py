@@ -25,8 +25,7 @@ from torch import Tensor
 from app.bundle.load import Head
 from app.bundle.manifest import Preprocessing, Stage, Verified
 from app.classification.evidence import contributions
-from app.images.decode import MAX_PIXELS, Limits, open_image, to_rgb
-from app.images.preprocess import preprocess
+from app.images.preprocess import decode_pixels
 from app.inference.engine import Engine, Logits
 from model_export.checkpoints.checkpoint import Checkpoint
 from model_export.errors import ProofFailed
@@ -115,8 +114,8 @@ class Proof:
     def logits(self) -> NDArray[np.float32]:
         """What the engine makes of the images, from their bytes on: (images, classes)."""
         recipe = self._checkpoint.preprocessing
-        decoded = (to_rgb(open_image(png(image), Limits(MAX_PIXELS))) for image in self.images.values())
-        return np.concatenate([self.engine.run(preprocess(image, recipe)[None]) for image in decoded])
+        decoded = (decode_pixels(png(image), recipe) for image in self.images.values())
+        return np.concatenate([self.engine.run(pixels[None]) for pixels in decoded])
 
 
 def passed(stage: Stage) -> Stage:

@@ -15,7 +15,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from starlette.testclient import TestClient
 from transformers import pipeline
@@ -23,8 +22,7 @@ from transformers import pipeline
 from app.bundle.load import load_bundle
 from app.classification.evidence import contributions
 from app.errors import BundleError
-from app.images.decode import to_rgb
-from app.images.preprocess import preprocess
+from app.images.preprocess import decode_pixels, preprocess
 from app.inference.engine import open_engine
 from app.inference.self_test import check_golden
 from app.main import create_app
@@ -178,8 +176,8 @@ DEFECTS: dict[str, tuple[str, Any]] = {
         lambda tokens, head: contributions(tokens, head) * 1.01,
     ),
     "end to end": (
-        "model_export.verification.parity.to_rgb",
-        lambda image: to_rgb(image).transpose(Image.Transpose.ROTATE_180),
+        "model_export.verification.parity.decode_pixels",
+        lambda data, recipe: decode_pixels(data, recipe)[::-1, ::-1].copy(),
     ),
 }
 

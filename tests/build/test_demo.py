@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from app.bundle.load import Bundle, load_bundle
-from app.images.decode import Limits, open_image, to_rgb
-from app.images.preprocess import preprocess
+from app.images.decode import Limits, decode_image
+from app.images.preprocess import decode_pixels
 from model_export import demo as recipe
 from tests.support.engines import engine_of
 from tests.support.images import encode
@@ -16,8 +16,8 @@ from tests.support.images import encode
 def predictions(bundle: Bundle, data: recipe.Digits) -> np.ndarray:
     """Classes of encoded images, by the code that serves."""
     engine = engine_of(bundle, buckets=[1, 8])
-    decoded = [to_rgb(open_image(encode(image), Limits(10_000))) for image in data.images]
-    pixels = np.stack([preprocess(image, bundle.manifest.preprocessing) for image in decoded])
+    recipe = bundle.manifest.preprocessing
+    pixels = np.stack([decode_pixels(encode(image), recipe, Limits(10_000)) for image in data.images])
     return np.concatenate([engine.run(batch).argmax(axis=1) for batch in np.array_split(pixels, len(pixels) // 8 + 1)])
 
 
@@ -62,7 +62,7 @@ def test_the_golden_digits_are_held_out_ones(demo: Bundle) -> None:
     kept = {image.tobytes() for image in held_out.images}
 
     for sample, logits in zip(demo.manifest.golden.samples, demo.golden_logits, strict=True):
-        image = to_rgb(open_image((demo.folder / sample.file).read_bytes(), Limits(10_000)))
+        image = decode_image((demo.folder / sample.file).read_bytes(), Limits(10_000))
         assert image.tobytes() in kept
         assert Path(sample.file).stem == demo.labels[int(logits.argmax())].name
 

@@ -12,7 +12,8 @@ import onnx
 import pytest
 
 from app.bundle import load
-from app.bundle.load import Bundle, contents, digest, load_bundle
+from app.bundle.digests import file_digest
+from app.bundle.load import Bundle, contents, load_bundle
 from app.errors import BundleError
 from app.inference.self_test import check_golden, golden_pixels, open_unproved
 from app.settings import DEMO_BUNDLE
@@ -108,7 +109,7 @@ def test_no_bundle(tmp_path: Path) -> None:
 def test_golden_logits_of_another_shape_are_refused(folder: Path) -> None:
     """There is a row of logits for each golden sample."""
     np.save(folder / "golden/logits.npy", np.zeros((1, 10), np.float32))
-    found = digest(folder / "golden/logits.npy")
+    found = file_digest(folder / "golden/logits.npy")
     edit(folder, lambda manifest: manifest["files"].update({"golden/logits.npy": found}))
 
     with pytest.raises(BundleError, match="expected"):
@@ -195,7 +196,7 @@ def test_a_link_moved_inside_the_bundle_is_told(folder: Path, monkeypatch: pytes
 
     assert load_bundle(folder).manifest.name == "digits"
     monkeypatch.setattr(load, "_read_manifest", read)
-    with pytest.raises(BundleError, match=r"labels.json is not the file the manifest describes.*start again"):
+    with pytest.raises(BundleError, match=r"labels.json is not the file that the manifest describes.*start again"):
         load_bundle(folder)
 
 
@@ -218,7 +219,7 @@ def with_weights_beside(folder: Path, *, is_listed: bool) -> Path:
     model = onnx.load(folder / "model.onnx")
     onnx.save_model(model, folder / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=99)
     names = ["model.onnx", *(["weights.bin"] if is_listed else [])]
-    digests = {name: digest(folder / name) for name in names}
+    digests = {name: file_digest(folder / name) for name in names}
     edit(folder, lambda manifest: manifest["files"].update(digests))
     return folder
 

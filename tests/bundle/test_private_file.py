@@ -12,11 +12,11 @@ from typing import Any, NoReturn
 import pytest
 
 from app.bundle.load import load_bundle
-from app.bundle.private_file import PIECE, PrivateFile
+from app.bundle.private_file import CHUNK_BYTES, PrivateFile
 from app.errors import BundleError
 from app.settings import DEMO_BUNDLE
 
-CONTENT = bytes(range(256)) * (PIECE // 256) + b"and a last, shorter piece"
+CONTENT = bytes(range(256)) * (CHUNK_BYTES // 256) + b"and a last, shorter piece"
 
 
 def no_room(*_: Any, **__: Any) -> NoReturn:
@@ -64,5 +64,5 @@ def test_no_room_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "TemporaryFile", no_room)
     monkeypatch.setattr(os, "memfd_create", no_room)
 
-    with pytest.raises(BundleError, match=r"keep a private copy of it \(No space left on device\); TMPDIR names"):
+    with pytest.raises(BundleError, match=r"keep a private copy of it \(No space left on device\); set TMPDIR"):
         load_bundle(DEMO_BUNDLE)

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.bundle.load import Bundle, digest
+from app.bundle.digests import file_digest
+from app.bundle.load import Bundle
 from app.settings import DEMO_BUNDLE
 from benchmarks.load.served import START_SECONDS
 from tests.chaos.broken_engine import VARIABLE, give
@@ -139,7 +140,7 @@ def test_a_bundle_that_computes_otherwise_here_is_not_served(tmp_path: Path) -> 
     folder = shutil.copytree(DEMO_BUNDLE, tmp_path / "bundle")
     np.save(folder / "golden/logits.npy", np.load(folder / "golden/logits.npy") + 0.01)
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"]["golden/logits.npy"] = digest(folder / "golden/logits.npy")
+    manifest["files"]["golden/logits.npy"] = file_digest(folder / "golden/logits.npy")
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
     ended = run("--bundle", str(folder), "--device", "cpu", "--port", "0")

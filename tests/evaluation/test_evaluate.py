@@ -14,7 +14,7 @@ from rich.console import Console
 
 from app.bundle.load import Bundle
 from app.bundle.manifest import MANIFEST
-from app.images.decode import to_rgb
+from app.images.preprocess import decode_pixels
 from app.settings import DEMO_BUNDLE
 from model_export import demo as recipe
 from model_export.cli.main import main
@@ -175,11 +175,11 @@ def test_few_images_are_in_memory_at_a_time(held_out: Path, monkeypatch: pytest.
     decoded: list[int] = []
     enough, most = threading.Event(), 3 * 4 + 2
 
-    def decode(image: Any) -> Any:
+    def decode(*arguments: Any) -> Any:
         decoded.append(1)
         if len(decoded) == most:
             enough.set()
-        return to_rgb(image)
+        return decode_pixels(*arguments)
 
     def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         assert enough.wait(timeout=HANG_SECONDS), "too little was decoded ahead of the engine"
@@ -189,7 +189,7 @@ def test_few_images_are_in_memory_at_a_time(held_out: Path, monkeypatch: pytest.
     at_each_run: list[int] = []
     engine = SimpleNamespace(run=run, device_report=SimpleNamespace(device="cpu"))
     monkeypatch.setattr("model_export.evaluation.evaluate.available_cpus", lambda: 2)
-    monkeypatch.setattr("model_export.evaluation.evaluate.to_rgb", decode)
+    monkeypatch.setattr("model_export.evaluation.evaluate.decode_pixels", decode)
     monkeypatch.setattr("model_export.evaluation.evaluate.open_proved", lambda *_: engine)
 
     evaluate(DEMO_BUNDLE, held_out, batch=4, limit=60, quiet=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.bundle.load import digest
+from app.bundle.digests import file_digest
 from app.bundle.manifest import GOLDEN_LOGITS, HEAD_WEIGHT, MANIFEST
 from app.images.preprocess import preprocess
 from app.inference.engine import Engine
@@ -57,7 +57,7 @@ def falsify_head(bundle: Path) -> None:
     """As if evidence came from another head than the graph has."""
     np.save(bundle / HEAD_WEIGHT, np.load(bundle / HEAD_WEIGHT) * 2)
     manifest = json.loads((bundle / MANIFEST).read_text())
-    manifest["files"][HEAD_WEIGHT] = digest(bundle / HEAD_WEIGHT)
+    manifest["files"][HEAD_WEIGHT] = file_digest(bundle / HEAD_WEIGHT)
     (bundle / MANIFEST).write_text(json.dumps(manifest))
 
 
@@ -65,7 +65,7 @@ def falsify_logits(bundle: Path) -> None:
     logits = np.load(bundle / GOLDEN_LOGITS)
     np.save(bundle / GOLDEN_LOGITS, logits + np.float32(0.01))
     manifest = json.loads((bundle / MANIFEST).read_text())
-    manifest["files"][GOLDEN_LOGITS] = digest(bundle / GOLDEN_LOGITS)
+    manifest["files"][GOLDEN_LOGITS] = file_digest(bundle / GOLDEN_LOGITS)
     (bundle / MANIFEST).write_text(json.dumps(manifest))
 
 

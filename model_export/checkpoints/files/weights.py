@@ -4,7 +4,6 @@ What a training run wraps around the weights ({"model": …, "optimizer": …}) 
 all names share ("module.", "_orig_mod.").
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from app.bundle.load import digest
+from app.bundle.digests import bytes_digest, file_digest
 from model_export.checkpoints import parts
 from model_export.checkpoints.files import foreign, pickles
 from model_export.checkpoints.files.pickles import CUT_OFF, WAY_OUT, Recorded
@@ -47,8 +46,8 @@ def read_files(files: Sequence[Path]) -> dict[str, Any]:
 
 def digest_of(files: Sequence[Path]) -> str:
     """SHA-256 of the weights: of the file, or of the shards' digests."""
-    digests = [digest(file) for file in files]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    digests = [file_digest(file) for file in files]
+    return digests[0] if len(digests) == 1 else bytes_digest("".join(digests).encode())
 
 
 def unwrap(content: Mapping[str, Any], key: str | None = None) -> StateDict:
