@@ -1,1 +1,1 @@
-"""One image → its best classes, and evidence. Knows no HTTP and no processes."""
+"""Classification: one image to its best classes. Knows no HTTP and no processes."""

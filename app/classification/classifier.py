@@ -1,6 +1,7 @@
-"""The story of one request: decode → preprocess → submit → rank, and evidence if asked for. Knows nothing of HTTP.
+"""Classification of one image: decode, preprocess, submit, rank. Knows nothing about HTTP.
 
-Everything that can be wrong with one image is settled before `submit`: a bad row in a batch would fail its neighbors.
+All checks of an image come before `submit`, because an invalid image in a batch would fail the
+whole batch.
 """
 
 import asyncio
@@ -27,14 +28,16 @@ from app.images.preprocess import min_decoded_size, preprocess
 
 T = TypeVar("T")
 
+# The pixels, and the seconds that each stage took.
 Preprocessed = tuple[NDArray[np.uint8], dict[str, float]]
-"""Pixels, and the seconds each stage took."""
 
+# Up to both sizes, an image is decoded on the event loop. The hop to the decode pool would cost
+# more than the work.
 SMALL_PIXELS, SMALL_BYTES = 128 * 128, 64 * 1024
-"""Up to both, an image is decoded in place: there the hop to the pool costs more than the work."""
 
+# Decimals of the numbers in a map. The sum of a hundred of them is off by at most 5e-5, and logits
+# are around ten.
 DECIMALS = 6
-"""Of the numbers of a map: a hundred of them together are off by 5e-5 at most, where logits are of the order of ten."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +51,16 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Explained(Prediction):
-    """One of the best classes, and what its logit is made of."""
+    """One of the best classes, with the parts of its logit."""
 
     logit: float
-    bias: float  # part of the logit that no position has a say in: it is spread evenly over the map
-    evidence: list[list[float]]  # height × width; sums to the logit
+    bias: float  # the part of the logit that belongs to no position; it is spread evenly over the map
+    evidence: list[list[float]]  # height × width; the sum is the logit
 
 
 @dataclass(frozen=True)
 class Classification:
-    """The best classes, best first, and the seconds each stage took."""
+    """The best classes, best first, and the seconds that each stage took."""
 
     predictions: Sequence[Prediction]
     seconds: dict[str, float]
@@ -65,87 +68,99 @@ class Classification:
 
 @dataclass(frozen=True)
 class Overlay:
-    """A picture (PNG) of the evidence for a class, and the seconds each stage took."""
+    """A PNG with the evidence for a class, and the seconds that each stage took."""
 
     index: int
     png: bytes
     seconds: dict[str, float]
 
 
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """The parts of a bundle that a classifier needs, and its limits."""
+
+    labels: Sequence[Label]
+    activation: Activation
+    preprocessing: Preprocessing
+    head: Head
+    last_map: LastMap
+    limits: Limits
+    follow_profiles: bool  # whether ICC profiles are converted to sRGB
+    fast_decode: bool  # whether large JPEGs are decoded at a fraction of their size
+    decode_threads: int
+    max_decode_queue_size: int  # images in the decode pool, running and waiting
+
+
 class Classifier:
-    """One network behind its batcher, with the preprocessing and the labels that belong to it."""
+    """One network behind its batcher, with its preprocessing and its labels.
+
+    Args:
+        batcher: runs the network.
+        config: the network's parts and limits.
+        on_cancel: called with the stage in which a request was cancelled.
+        on_busy: called with the seconds for which a decode thread was busy.
+    """
 
     def __init__(
         self,
         batcher: Queue,
+        config: ClassifierConfig,
         *,
-        preprocessing: Preprocessing,
-        labels: Sequence[Label],
-        activation: Activation,
-        head: Head,
-        last_map: LastMap,
-        limits: Limits,
-        follow_profiles: bool,
-        shrinks: bool,
-        decode_threads: int,
-        max_decode_queue_size: int,
         on_cancel: Callable[[str], None] = ignore,
         on_busy: Callable[[float], None] = ignore,
     ) -> None:
-        self._batcher, self._preprocessing = batcher, preprocessing
-        self._labels, self._activation, self._limits = labels, activation, limits
-        self._follow_profiles, self._shrinks = follow_profiles, shrinks
-        self._head, self._map = head, last_map
-        self._pool = ThreadPool("decode", decode_threads)
-        self._decode_threads, self._decode_queue = decode_threads, max_decode_queue_size
-        self._decode_seconds = 0.0  # of an image in the pool, lately
-        self._on_leave, self._on_busy = on_cancel, on_busy
-        self.decoding = 0  # images in the pool or waiting for it
+        self._batcher, self._config = batcher, config
+        self._pool = ThreadPool("decode", config.decode_threads)
+        self._decode_seconds = 0.0  # moving average for an image in the pool
+        self._on_cancel, self._on_busy = on_cancel, on_busy
+        self.decoding = 0  # images in the pool, running and waiting
 
     def admit(self, size: int = 0, deadline: float = NEVER) -> None:
-        """Return if an image of so many bytes that came now would be taken, as far as can be told without it.
+        """Return if an image of `size` bytes would be accepted now, before its content is known.
 
         Raises:
-            Overloaded, DeadlineExceeded, Draining, NotReady: what `classify` would raise sooner or later.
+            Overloaded, DeadlineExceeded, Draining, NotReady: the errors that `classify` would raise
+            later.
         """
         self._batcher.admit(deadline=deadline, coming=self.decoding)
         if size > SMALL_BYTES:
             self._admit_to_pool()
 
     async def classify(self, data: bytes, k: int, *, evidence: bool = False, deadline: float = NEVER) -> Classification:
-        """Encoded image → its k best classes; with evidence, each of them `Explained`.
+        """Return the k best classes of an image. With evidence, each of them is `Explained`.
 
         `deadline` is a time of `time.perf_counter`.
 
         Raises:
-            ServiceError: any of the leaves drawn in `errors.py`.
+            ServiceError: any of the errors in `app/errors.py`.
         """
         pixels, seconds = await self._pixels(data, deadline)
-        answer = await self._submit(pixels, seconds, deadline, return_tokens=evidence)
+        result = await self._submit(pixels, seconds, deadline, return_tokens=evidence)
         started = time.perf_counter()
-        ranked = top_k(answer.output.logits, k, self._activation)
-        predictions = [Prediction(index, self._labels[index].name, score) for index, score in ranked]
+        ranked = top_k(result.output.logits, k, self._config.activation)
+        predictions = [Prediction(index, self._config.labels[index].name, score) for index, score in ranked]
         seconds["rank"] = time.perf_counter() - started
         if evidence:
             started = time.perf_counter()
-            predictions = self._explained(predictions, answer)
+            predictions = self._explained(predictions, result)
             seconds["evidence"] = time.perf_counter() - started
         return Classification(predictions, seconds)
 
     async def draw_evidence(self, data: bytes, index: int | None, *, deadline: float = NEVER) -> Overlay:
-        """Encoded image → a picture of the evidence for a class, the best one if none is named.
+        """Return a PNG of the evidence for a class, or for the best class if `index` is None.
 
         Raises:
-            ServiceError: any of the leaves drawn in `errors.py`.
+            ServiceError: any of the errors in `app/errors.py`.
         """
-        if index is not None and index >= len(self._labels):
-            raise InvalidParameter(f"There is no class {index}: they are counted from 0 to {len(self._labels) - 1}.")
+        classes, stride = len(self._config.labels), self._config.last_map.stride
+        if index is not None and index >= classes:
+            raise InvalidParameter(f"There is no class {index}: classes are numbered from 0 to {classes - 1}.")
         pixels, seconds = await self._pixels(data, deadline)
-        answer = await self._submit(pixels, seconds, deadline, return_tokens=True)
+        result = await self._submit(pixels, seconds, deadline, return_tokens=True)
         started = time.perf_counter()
-        index = int(answer.output.logits.argmax()) if index is None else index
-        (evidence,) = self._maps(answer, [index])
-        png = await self._off_the_loop(lambda: overlay(pixels, evidence, self._map.stride), "evidence", deadline)
+        index = int(result.output.logits.argmax()) if index is None else index
+        (evidence,) = self._maps(result, [index])
+        png = await self._off_the_loop(lambda: overlay(pixels, evidence, stride), "evidence", deadline)
         seconds["evidence"] = time.perf_counter() - started
         return Overlay(index, png, seconds)
 
@@ -156,32 +171,32 @@ class Classifier:
     async def _submit(
         self, pixels: NDArray[np.uint8], seconds: dict[str, float], deadline: float, *, return_tokens: bool
     ) -> InferenceResult:
-        answer = await self._batcher.submit(pixels, return_tokens=return_tokens, deadline=deadline)
-        seconds |= {"queue": answer.queue_seconds, "infer": answer.run_seconds}
-        return answer
+        result = await self._batcher.submit(pixels, return_tokens=return_tokens, deadline=deadline)
+        seconds |= {"queue": result.queue_seconds, "infer": result.run_seconds}
+        return result
 
-    def _explained(self, predictions: Sequence[Prediction], answer: InferenceResult) -> list[Prediction]:
-        maps = self._maps(answer, [prediction.index for prediction in predictions])
+    def _explained(self, predictions: Sequence[Prediction], result: InferenceResult) -> list[Prediction]:
+        maps = self._maps(result, [prediction.index for prediction in predictions])
         return [
             Explained(
                 **vars(prediction),
-                logit=float(answer.output.logits[prediction.index]),
-                bias=float(self._head.bias[prediction.index]),
+                logit=float(result.output.logits[prediction.index]),
+                bias=float(self._config.head.bias[prediction.index]),
                 evidence=evidence.astype(float).round(DECIMALS).tolist(),
             )
             for prediction, evidence in zip(predictions, maps, strict=True)
         ]
 
-    def _maps(self, answer: InferenceResult, classes: Sequence[int]) -> NDArray[np.float32]:
-        """(classes, height, width)."""
-        shares = contributions(answer.output.tokens, self._head, classes)  # classes, positions
-        return shares.reshape(-1, self._map.height, self._map.width)
+    def _maps(self, result: InferenceResult, classes: Sequence[int]) -> NDArray[np.float32]:
+        """Return the map of each class: (classes, height, width)."""
+        shares = contributions(result.output.tokens, self._config.head, classes)  # (classes, positions)
+        return shares.reshape(-1, self._config.last_map.height, self._config.last_map.width)
 
     async def _pixels(self, data: bytes, deadline: float) -> Preprocessed:
-        self.admit(deadline=deadline)  # before the work, which would be for nothing
-        if len(data) > SMALL_BYTES:  # not even opened here: a header can hold megabytes to walk through
+        self.admit(deadline=deadline)  # refuse before the work is done
+        if len(data) > SMALL_BYTES:  # not opened on the event loop: reading a header of megabytes takes seconds
             return await self._in_pool(self._open_and_decode, data, deadline)
-        image = open_image(data, self._limits)
+        image = open_image(data, self._config.limits)
         if image.width * image.height > SMALL_PIXELS:
             return await self._in_pool(self._decode, image, deadline)
         return self._decode(image)
@@ -189,7 +204,7 @@ class Classifier:
     async def _in_pool(self, work: Callable[[T], Preprocessed], item: T, deadline: float) -> Preprocessed:
         self._admit_to_pool()
         self.decoding += 1
-        held = [item]  # emptied for a caller that left: what waits in the pool cannot be taken out of it
+        held = [item]  # emptied on cancellation, which frees the memory; the pool's queue keeps the job itself
         try:
             pixels, seconds = await self._off_the_loop(lambda: work(held[0]), "decode", deadline)
         finally:
@@ -199,22 +214,22 @@ class Classifier:
         return pixels, seconds
 
     def _admit_to_pool(self) -> None:
-        if self.decoding >= self._decode_queue:
-            raise Overloaded(self.decoding * self._decode_seconds / self._decode_threads)
+        if self.decoding >= self._config.max_decode_queue_size:
+            raise Overloaded(self.decoding * self._decode_seconds / self._config.decode_threads)
 
     async def _off_the_loop(self, work: Callable[[], T], stage: str, deadline: float) -> T:
-        """In a thread of the decode pool, until the deadline. Work that nobody waits for any more is not begun."""
+        """Run the work in the decode pool, until the deadline. Cancelled work does not start."""
         try:
             async with asyncio.timeout(None if deadline == NEVER else deadline - time.perf_counter()):
                 return await self._pool.run(partial(self._timed, work))
         except TimeoutError:
             raise DeadlineExceeded from None
         except asyncio.CancelledError:
-            self._on_leave(stage)
+            self._on_cancel(stage)
             raise
 
     def _timed(self, work: Callable[[], T]) -> T:
-        """In a thread of the pool, which is busy for as long, whatever comes of it and whoever still waits for it."""
+        """Run the work, and report how long the thread was busy, also after a failure."""
         started = time.perf_counter()
         try:
             return work()
@@ -222,13 +237,13 @@ class Classifier:
             self._on_busy(time.perf_counter() - started)
 
     def _open_and_decode(self, data: bytes) -> Preprocessed:
-        return self._decode(open_image(data, self._limits))
+        return self._decode(open_image(data, self._config.limits))
 
     def _decode(self, image: Picture) -> Preprocessed:
         started = time.perf_counter()
-        if self._shrinks:
-            shrink(image, min_decoded_size(image.size, self._preprocessing))
-        rgb = to_rgb(image, follow_profile=self._follow_profiles)
+        if self._config.fast_decode:
+            shrink(image, min_decoded_size(image.size, self._config.preprocessing))
+        rgb = to_rgb(image, follow_profile=self._config.follow_profiles)
         decoded = time.perf_counter()
-        pixels = preprocess(rgb, self._preprocessing)
+        pixels = preprocess(rgb, self._config.preprocessing)
         return pixels, {"decode": decoded - started, "preprocess": time.perf_counter() - decoded}

@@ -1,11 +1,12 @@
-"""Evidence: where on the image each part of a logit comes from, as numbers that add up.
+"""Evidence: the contribution of each position of the image to a logit. Knows numbers only.
 
-The network puts the mean of its last map's tokens through one linear layer, so a logit *is* a mean over positions:
+Evidence is a class activation map (Zhou et al. 2016), and it is exact. The network applies one
+linear layer to the mean of the tokens of its last map, so a logit *is* a mean over positions:
 
     logit = weight · mean(tokens) + bias = Σ (weight · token + bias) / positions
 
-Nothing is estimated: each term of the sum is what that position contributes, and the limits sum to the logit. What they
-do not say: through attention, a token has seen more of the image than the pixels it stands on.
+Nothing is estimated: each term is the contribution of one position, and the terms sum to the logit.
+But through attention, a token also depends on pixels outside its own position.
 """
 
 from collections.abc import Sequence
@@ -15,15 +16,14 @@ from numpy.typing import NDArray
 
 from app.bundle.load import Head
 
-Map = NDArray[np.float32]  # height, width
-
 
 def contributions(
     tokens: NDArray[np.float32], head: Head, classes: Sequence[int] | slice = slice(None)
 ) -> NDArray[np.float32]:
-    """Tokens (positions, channels) → (classes, positions), whose sums over the positions are the classes' logits.
+    """Return the contributions of tokens, (positions, channels), to logits: (classes, positions).
 
-    The bias belongs to no position: each gets an equal share of it.
+    The sum over the positions is the logit. The bias belongs to no position, so each position gets
+    an equal share.
     """
     shares: NDArray[np.float32] = (head.weight[classes] @ tokens.T + head.bias[classes, None]) / np.float32(len(tokens))
     return shares

@@ -1,45 +1,46 @@
-"""Logits → the top-k classes with their scores."""
+"""Ranking: logits to the top-k classes with their scores. Knows numbers only."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.bundle.manifest import Activation
 
-FEW = 50
-"""Classes that are sorted without NumPy, which would let go of the interpreter, and then have to wait for it."""
+# Up to this number of classes, Python sorts. NumPy would release the GIL, and then have to wait for
+# it.
+MAX_SORTED_IN_PYTHON = 50
 
 
 def top_k(logits: NDArray[np.float32], k: int, activation: Activation) -> list[tuple[int, float]]:
-    """The k best classes of one row of logits with their scores in 0 … 1, best first; all of them if there are fewer.
+    """Return the k best classes of one row of logits and their scores in 0 … 1, best first.
 
-    Ties keep the order of the classes.
-
-    Softmax where the classes exclude each other, sigmoid where each is a question of its own (multi-label).
+    Return all classes if there are fewer than k. Ties keep the order of the classes. The activation
+    is softmax for classes that exclude each other, and sigmoid for independent classes
+    (multi-label).
     """
     scores = softmax(logits) if activation == "softmax" else sigmoid(logits)
     return [(index, float(scores[index])) for index in _best(logits, k)]
 
 
 def _best(logits: NDArray[np.float32], k: int) -> list[int]:
-    """By logit: scores that saturate would tie."""
+    """Return the indices of the k largest logits. Scores would not do: saturated scores tie."""
     classes = len(logits)
-    if classes <= FEW:
-        return sorted(range(classes), key=logits.tolist().__getitem__, reverse=True)[:k]  # stable, reversed or not
+    if classes <= MAX_SORTED_IN_PYTHON:
+        return sorted(range(classes), key=logits.tolist().__getitem__, reverse=True)[:k]  # stable, also if reversed
     first = max(classes - k, 0)
-    candidates = np.flatnonzero(logits >= np.partition(logits, first)[first])  # the k best, and ties of the last
+    candidates = np.flatnonzero(logits >= np.partition(logits, first)[first])  # the k best, and ties with the last
     best: list[int] = candidates[np.argsort(-logits[candidates], kind="stable")][:k].tolist()
     return best
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """exp(x) / Σ exp(x) over one row, shifted by the maximum so that no logit overflows."""
+    """Return exp(x) / Σ exp(x) over one row, shifted by the maximum so that no logit overflows."""
     shifted = np.exp(logits - logits.max())
     scores: NDArray[np.float32] = shifted / shifted.sum()
     return scores
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """1 / (1 + exp(-x)), from the side on which exp stays small."""
+    """Return 1 / (1 + exp(-x)), computed with the exp that is at most 1."""
     small = np.exp(-np.abs(logits))
     scores: NDArray[np.float32] = np.where(logits >= 0, 1 / (1 + small), small / (1 + small))
     return scores

@@ -12,14 +12,14 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import iter_route_contexts
 
-from app.classification.classifier import Classifier
+from app.classification.classifier import Classifier, ClassifierConfig
 from app.http.middleware.admission import AdmissionMiddleware
 from app.http.middleware.authentication import HEALTH, METRICS, ApiKeyMiddleware, declare
 from app.http.middleware.context import RequestContextMiddleware
 from app.http.middleware.fast_path import FastPathMiddleware
 from app.http.problems import ANYWHERE, add_problem_handlers
 from app.http.routes import classify, docs, health, model
-from app.images.decode import FORMATS, Limits
+from app.images.decode import FORMATS, Limits, configure_pillow
 from app.models.model import Backend, Service
 from app.observability.metrics import Metrics
 from app.settings import Settings
@@ -82,6 +82,7 @@ async def running_service(
     settings: Settings, backend: Backend, metrics: Metrics, decode_threads: int
 ) -> AsyncIterator[Service]:
     """Open the service in front of a running batcher. Drain the batcher at the end."""
+    configure_pillow()
     classifier = _open_classifier(settings, backend, decode_threads, metrics)
     service = Service(settings, backend, classifier, metrics)
     metrics.decode_in_progress.set_function(lambda: classifier.decoding)
@@ -96,11 +97,10 @@ async def running_service(
 
 def _open_classifier(settings: Settings, backend: Backend, decode_threads: int, metrics: Metrics) -> Classifier:
     bundle = backend.bundle
-    return Classifier(
-        backend.batcher,
-        preprocessing=bundle.manifest.preprocessing,
+    config = ClassifierConfig(
         labels=bundle.labels,
         activation=bundle.manifest.activation,
+        preprocessing=bundle.manifest.preprocessing,
         head=bundle.head,
         last_map=bundle.manifest.evidence,
         limits=Limits(
@@ -108,9 +108,13 @@ def _open_classifier(settings: Settings, backend: Backend, decode_threads: int, 
             formats=tuple(name for name in settings.formats if name in FORMATS),
         ),
         follow_profiles=settings.color_profiles == "convert",
-        shrinks=settings.decode == "fast",
+        fast_decode=settings.decode == "fast",
         decode_threads=decode_threads,
         max_decode_queue_size=settings.max_decode_queue_size,
+    )
+    return Classifier(
+        backend.batcher,
+        config,
         on_cancel=lambda stage: metrics.cancelled.labels(stage).inc(),
         on_busy=metrics.decode_busy_seconds.inc,
     )

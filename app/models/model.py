@@ -1,4 +1,4 @@
-"""What one running service consists of, as the routes see it."""
+"""The state of a running service, for the routes. Knows no HTTP."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,47 +11,47 @@ from app.settings import Settings
 
 
 class Backend(Protocol):
-    """Everything behind HTTP and images, in this process or in another."""
+    """The engines and their batcher, in this process or in the engine process."""
 
     @property
     def bundle(self) -> Contents:
-        """The network's, with its preprocessing and its labels."""
+        """The manifest, the labels and the last layer of the network."""
 
     @property
     def batcher(self) -> Queue:
-        """Where rows wait for an engine."""
+        """The queue of images in front of the engines."""
 
     async def exposition(self) -> bytes:
-        """The metrics of the whole service, as Prometheus reads them."""
+        """Return the metrics of the whole service in the text format of Prometheus."""
 
     async def report(self) -> dict[str, Any]:
-        """Of each engine what its session reports and the time of each batch size; how busy everything is."""
+        """Return each engine's session and seconds of each batch size, and the utilization."""
 
 
 @dataclass
 class Service:
-    """Hung on the application for the routes; opened by `main.open_service`, or by an HTTP worker for itself."""
+    """The objects that the routes need, in `app.state.service` of each process that serves HTTP."""
 
     settings: Settings
     backend: Backend
     classifier: Classifier
     metrics: Metrics
     is_draining: bool = False
-    uploaded: int = 0  # bytes of request bodies held at the moment
+    uploaded: int = 0  # bytes of request bodies in memory
 
     @property
     def bundle(self) -> Contents:
-        """What is served."""
+        """The bundle that is served."""
         return self.backend.bundle
 
     @property
     def batcher(self) -> Queue:
-        """Where rows wait for an engine."""
+        """The queue of images in front of the engines."""
         return self.backend.batcher
 
     @property
     def is_broken(self) -> bool:
-        """Whether nothing but another process can classify: no engine is left, or the batcher has died."""
+        """Whether only a restart can help: no engine is left, or the batcher has failed."""
         return not self.batcher.alive and not self.is_draining
 
     @property

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from app.classification.ranking import FEW, sigmoid, softmax, top_k
+from app.classification.ranking import MAX_SORTED_IN_PYTHON, sigmoid, softmax, top_k
 
 
 def test_best_first() -> None:
@@ -19,7 +19,7 @@ def test_ties_keep_the_order_of_the_classes() -> None:
     assert [index for index, _ in top_k(np.array([5, 1, 5], np.float32), 3, "softmax")] == [0, 2, 1]
 
 
-MANY = 2 * FEW
+MANY = 2 * MAX_SORTED_IN_PYTHON
 """Classes, so that NumPy sorts them."""
 
 
