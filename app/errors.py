@@ -1,33 +1,33 @@
-"""Everything that can go wrong, drawn once.
+"""The exception tree: errors of a request, and reasons not to start. Knows no HTTP library.
 
 Exception
-├── ServiceError               one request failed; becomes an RFC 9457 problem document
-│   ├── BadRequest
-│   │   ├── MalformedRequest   400
-│   │   ├── Unauthorized       401
-│   │   ├── RequestTimeout         408
-│   │   ├── ImageTooLarge      413
-│   │   ├── UnsupportedImage   415
-│   │   ├── UnsupportedEncoding 415
-│   │   ├── UnreadableImage    422
-│   │   ├── InvalidParameter          422
-│   │   ├── HeadersTooLarge       431
-│   │   ├── NotSupported       501
-│   │   └── WrongVersion       505
-│   ├── RetryableError                   nothing is wrong with the request; try again, Retry-After says when
-│   │   ├── Overloaded         429
-│   │   ├── NotReady           503
-│   │   ├── Draining           503
-│   │   ├── TooManyConnections 503
-│   │   └── DeadlineExceeded   504
-│   └── ServerError                 the fault is ours; details go to the log only
-│       ├── EngineFailed       500
-│       └── InternalError      500
-└── StartError                 the process says what is wrong in one line and exits with 2
-    ├── BundleError            the bundle is missing, damaged, or not what this version reads
-    └── DeviceError            the device asked for cannot be proved to be there
+├── ServiceError                 one request failed; becomes an RFC 9457 problem document
+│   ├── BadRequest               the client has to change the request
+│   │   ├── MalformedRequest     400
+│   │   ├── Unauthorized         401
+│   │   ├── RequestTimeout       408
+│   │   ├── ImageTooLarge        413
+│   │   ├── UnsupportedImage     415
+│   │   ├── UnsupportedEncoding  415
+│   │   ├── UnreadableImage      422
+│   │   ├── InvalidParameter     422
+│   │   ├── HeadersTooLarge      431
+│   │   ├── NotSupported         501
+│   │   └── WrongVersion         505
+│   ├── RetryableError           the request is fine; Retry-After says when to send it again
+│   │   ├── Overloaded           429
+│   │   ├── NotReady             503
+│   │   ├── Draining             503
+│   │   ├── TooManyConnections   503
+│   │   └── DeadlineExceeded     504
+│   └── ServerError              the service failed; details go to the log only
+│       ├── EngineFailed         500
+│       └── InternalError        500
+└── StartError                   the process prints one line and exits with 2
+    ├── BundleError              the bundle is missing, damaged, or of another schema version
+    └── DeviceError              the device cannot be verified
 
-`detail` is for the caller: it holds no path, version or stack trace.
+`detail` is for the client: it contains no path, version or stack trace.
 """
 
 import math
@@ -38,7 +38,7 @@ from pydantic import ValidationError
 
 
 class ServiceError(Exception):
-    """One request failed. Subclasses say with which HTTP status, and under which stable `code`."""
+    """One request failed. Each subclass has an HTTP status and a stable `code`."""
 
     status: ClassVar[int]
     code: ClassVar[str]
@@ -50,38 +50,38 @@ class ServiceError(Exception):
 
 
 class BadRequest(ServiceError):
-    """The request cannot be answered as it is."""
+    """The client has to change the request."""
 
 
 class MalformedRequest(BadRequest):
-    """What was sent is not valid HTTP."""
+    """The request is not valid HTTP."""
 
     status, code, title = 400, "malformed_request", "The request is not valid HTTP"
 
 
 class Unauthorized(BadRequest):
-    """The request brings no key, or none that is known."""
+    """The request has no API key, or an unknown one."""
 
-    status, code, title = 401, "unauthorized", "The request needs a key"
+    status, code, title = 401, "unauthorized", "The request needs an API key"
 
     def __init__(self) -> None:
-        super().__init__("Send one of the service's keys in one header: Authorization: Bearer KEY.")
+        super().__init__("Send one API key of the service in one header field: Authorization: Bearer KEY.")
 
 
 class RequestTimeout(BadRequest):
-    """The request did not arrive in the time a setting allows."""
+    """The request did not arrive within the time of a setting."""
 
     status, code, title = 408, "request_timeout", "The request took too long to arrive"
 
 
 class ImageTooLarge(BadRequest):
-    """The body has more bytes, or the image more pixels, than a setting allows."""
+    """The body has more bytes, or the image has more pixels, than a setting allows."""
 
     status, code, title = 413, "image_too_large", "The image is too large"
 
 
 class UnsupportedImage(BadRequest):
-    """The bytes are not an image in a format the service reads."""
+    """The bytes are no image in a supported format."""
 
     status, code, title = 415, "unsupported_image", "The bytes are not an image in a supported format"
 
@@ -93,96 +93,99 @@ class UnsupportedEncoding(BadRequest):
 
 
 class UnreadableImage(BadRequest):
-    """The bytes begin like an image but cannot be decoded."""
+    """The bytes start like an image but cannot be decoded."""
 
     status, code, title = 422, "unreadable_image", "The image cannot be decoded"
 
 
 class InvalidParameter(BadRequest):
-    """A query parameter, a header or the shape of the form is wrong."""
+    """A query parameter, a header field or the form is not valid."""
 
-    status, code, title = 422, "invalid_parameter", "An option of the request is not valid"
+    status, code, title = 422, "invalid_parameter", "A parameter of the request is not valid"
 
 
 class HeadersTooLarge(BadRequest):
-    """The request's line and headers have more bytes than anybody needs."""
+    """The request line and the header section exceed the limit."""
 
-    status, code, title = 431, "headers_too_large", "The head of the request is too large"
+    status, code, title = 431, "headers_too_large", "The header section of the request is too large"
 
     def __init__(self) -> None:
-        super().__init__("The request's line and headers are too long.")
+        super().__init__("The request line and the header section are too long together.")
 
 
 class NotSupported(BadRequest):
-    """The request is valid HTTP, but needs a part of it that the service does not have."""
+    """The request is valid, but uses a part of HTTP that swin-serve does not implement."""
 
-    status, code, title = 501, "not_supported", "The request needs a part of HTTP that the service does not have"
+    status, code, title = 501, "not_supported", "The request uses a part of HTTP that is not implemented"
 
 
 class WrongVersion(BadRequest):
-    """The request is of another version of HTTP than 1.0 and 1.1."""
+    """The version of HTTP is neither 1.0 nor 1.1."""
 
     status, code, title = 505, "wrong_version", "The version of HTTP is not supported"
 
 
 class RetryableError(ServiceError):
-    """Nothing is wrong with the request: the same one may succeed in `retry_after` seconds."""
+    """The request is fine, and may succeed in `retry_after` seconds."""
 
     retry_after = 1
 
 
 class Overloaded(RetryableError):
-    """There is more work ahead than may wait, or than the request's deadline allows; `seconds` of it, as expected."""
+    """The queue is full, or too long for the deadline of the request.
+
+    `seconds` is the expected duration of the queued work.
+    """
 
     status, code, title = 429, "overloaded", "The service has more work than it can queue"
 
     def __init__(self, seconds: float) -> None:
         self.retry_after = max(math.ceil(seconds), 1)
-        super().__init__(f"There is too much work ahead. Try again in {self.retry_after} s.")
+        super().__init__(f"Too much work is queued. Try again in {self.retry_after} s.")
 
 
 class NotReady(RetryableError):
-    """The service runs but cannot classify."""
+    """The service runs but cannot classify now."""
 
     status, code, title = 503, "not_ready", "The service is not ready"
 
     def __init__(self) -> None:
-        super().__init__("The service cannot classify at the moment.")
+        super().__init__("The service cannot classify at the moment. Try again.")
 
 
 class Draining(RetryableError):
-    """The service is shutting down: it finishes what it accepted and takes nothing new."""
+    """The service is shutting down: it finishes accepted requests and refuses new ones."""
 
     status, code, title = 503, "draining", "The service is shutting down"
 
     def __init__(self) -> None:
-        super().__init__("The service is shutting down. Another instance will answer.")
+        super().__init__("The service is shutting down. Send the request to another instance.")
 
 
 class TooManyConnections(RetryableError):
-    """As many callers are connected as may be."""
+    """The limit on connections is reached."""
 
-    status, code, title = 503, "too_many_connections", "The service has too many callers"
+    status, code, title = 503, "too_many_connections", "The service has too many connections"
 
     def __init__(self) -> None:
-        super().__init__("Too many connections are open.")
+        super().__init__("Too many connections are open. Try again.")
 
 
 class DeadlineExceeded(RetryableError):
-    """The answer would have come too late, or it did."""
+    """The deadline of the request has passed, or cannot be met."""
 
-    status, code, title = 504, "deadline_exceeded", "The answer did not come in time"
+    status, code, title = 504, "deadline_exceeded", "The deadline of the request has passed"
 
     def __init__(self) -> None:
-        super().__init__("The image could not be classified in the time that the request had.")
+        super().__init__("The image could not be classified within the time limit of the request.")
 
 
 class ServerError(ServiceError):
-    """The fault is ours. What it was goes to the log, not to the caller."""
+    """The service failed. The cause is in the log, not in the response."""
 
 
 class EngineFailed(ServerError):
-    """The model could not be run on this batch."""
+    """The network failed on this batch."""
 
     status, code, title = 500, "engine_failed", "The image could not be classified"
 
@@ -191,7 +194,7 @@ class EngineFailed(ServerError):
 
 
 class InternalError(ServerError):
-    """Something happened that no other error describes: a defect."""
+    """A defect: an error that no other class describes."""
 
     status, code, title = 500, "internal_error", "The service failed"
 
@@ -204,30 +207,31 @@ class StartError(Exception):
 
 
 class BundleError(StartError):
-    """The bundle is missing, damaged, or not what this version reads."""
+    """The bundle is missing, damaged, or of another schema version."""
 
 
 class DeviceError(StartError):
-    """The device asked for cannot be proved to be there."""
+    """The device cannot be verified."""
 
 
-PLAIN = {"extra_forbidden": "it is not known here", "missing": "it is missing"}
-"""By pydantic's kind of error, what is said in place of its words."""
-KINDS = {"int", "float", "str", "bool", "dict", "list", "tuple"}
-"""Names of types, which pydantic puts among those of fields."""
+# Replacements for pydantic's messages, by its type of error.
+MESSAGES = {"extra_forbidden": "unknown key", "missing": "missing key"}
+
+# Names of types, which pydantic puts into the path of a field.
+TYPE_NAMES = {"int", "float", "str", "bool", "dict", "list", "tuple"}
 
 
 def sentence(error: Exception) -> str:
-    """The first line of what another library has to say: of pydantic, the first field and what is wrong with it."""
+    """Return the first line of a library's error, or the first field of a validation error."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False)[0]
-        said = PLAIN.get(first["type"], first["msg"].removeprefix("Value error, "))
-        return f"{_field(first['loc']) or 'document'}: {said}"
+        message = MESSAGES.get(first["type"], first["msg"].removeprefix("Value error, "))
+        return f"{_field(first['loc']) or 'document'}: {message}"
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def _field(places: tuple[int | str, ...]) -> str:
-    """The way to a field, without the kinds that its value may have (`tuple[int, ...]`)."""
+    """Return the path of a field, without the types of a union (`tuple[int, ...]`)."""
     names = [str(place) for place in places if isinstance(place, int) or re.fullmatch(r"\w+", place)]
-    return ".".join(name for position, name in enumerate(names) if position == 0 or name not in KINDS)
+    return ".".join(name for position, name in enumerate(names) if position == 0 or name not in TYPE_NAMES)

@@ -1,4 +1,4 @@
-"""What a network gives for one image: engines return it, and shared memory carries it to another process."""
+"""The output of a network for one image. Knows no engine and no queue."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 class ModelOutput(NamedTuple):
-    """What an engine gives for one image."""
+    """The output of an engine for one image."""
 
-    logits: NDArray[np.float32]  # classes
-    tokens: NDArray[np.float32] | None  # positions, channels, in raster order; only where they were asked for
+    logits: NDArray[np.float32]  # (classes,)
+    tokens: NDArray[np.float32] | None  # (positions, channels), in raster order; None unless requested

@@ -19,7 +19,7 @@ REASONS = {
     "string_too_short": "empty",
     "too_short": "empty",
     "missing": "missing",
-    "extra_forbidden": "no option that exists",
+    "extra_forbidden": "not a known option",
     "ip_any_network": "not an IP address or network",
 }
 

@@ -346,7 +346,7 @@ FOLDERS: dict[str, tuple[dict[str, Any], str]] = {
         "made for 64×64 pixels, its images have 32×32",
     ),
     "pooling": ({"global_pool": "max"}, "global_pool: Input should be 'avg'"),
-    "argument": ({"model_args": {"spatial_gating": True}}, "model_args.spatial_gating: it is not known here"),
+    "argument": ({"model_args": {"spatial_gating": True}}, "model_args.spatial_gating: unknown key"),
     "crop mode": ({"pretrained_cfg": cases.TIMM_RECIPE | {"crop_mode": "random"}}, "crop_mode 'random'"),
     "interpolation": ({"pretrained_cfg": cases.TIMM_RECIPE | {"interpolation": "random"}}, "interpolation 'random'"),
     "fraction": ({"pretrained_cfg": cases.TIMM_RECIPE | {"crop_pct": -1}}, "crop_pct is -1, not a share of the image"),
