@@ -50,7 +50,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class Bundle(Contents):
-    """A bundle whose files have been read and match the manifest.
+    """A bundle that has been read, with files that match the manifest.
 
     `folder` is the place from which the bundle was read. It may hold another bundle by now.
     """

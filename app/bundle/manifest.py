@@ -56,8 +56,8 @@ class Source(Contract):
 class Architecture(Contract):
     """The network, in the words of the paper (Liu et al. 2021). Tuples have one value per stage.
 
-    Windows are (height, width). `dialect` is the implementation that defines how maps are treated
-    whose sides are no multiple of the window.
+    Windows are (height, width). `dialect` names the implementation that defines the treatment of
+    maps with sides that are no multiple of the window.
     """
 
     family: Literal["swin", "swin_v2"]

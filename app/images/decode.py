@@ -59,11 +59,10 @@ MAX_PIXELS = 89_478_485
 # millions of pixels.
 MAX_SIDE = 65_535
 
-# The planes of a TIFF, each of which holds every pixel. A file whose strips cover more has
-# overlapping strips.
+# The largest number of planes in a TIFF. If strips cover more than that, they overlap.
 MAX_PLANES = 6
 
-# Modes whose colors are multiplied by their alpha, which some TIFFs have, and the modes without it.
+# Modes of some TIFFs with colors multiplied by alpha, and the modes with unmultiplied colors.
 STRAIGHT_ALPHA = {"La": "LA", "RGBa": "RGBA"}
 
 EXIF_ORIENTATION = 0x0112
@@ -317,7 +316,7 @@ def _loaded(image: Image.Image) -> Loaded:
 
 
 def _file_at_pixels(data: bytes) -> BoundedFile:
-    """Return a file whose header has been checked already."""
+    """Return a file with a header that has been checked already."""
     file = BoundedFile(data)
     file.begin_pixels()
     return file
@@ -364,7 +363,7 @@ def _digest(image: Image.Image) -> bytes:
 
 
 def _background(image: Image.Image) -> Background | None:
-    """Return the background of a GIF whose first frame is opaque and does not fill its canvas."""
+    """Return the background of a GIF if its first frame is opaque and does not fill the canvas."""
     if not isinstance(image, GifImagePlugin.GifImageFile) or not image.tile:
         return None
     box = image.tile[0].extents
@@ -415,7 +414,7 @@ def _check(image: Image.Image, data: bytes, limits: Limits) -> None:
 
 
 def _check_tiles(image: TiffImagePlugin.TiffImageFile, limits: Limits) -> None:
-    """Refuse a TIFF whose pieces cost more than its pixels.
+    """Refuse a TIFF with pieces that cost more than its pixels.
 
     A tile is decoded whole, even if only a corner of it is inside the image. A strip is decoded
     each time it is listed.

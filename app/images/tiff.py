@@ -112,7 +112,7 @@ class Kind(NamedTuple):
 
     @property
     def is_common(self) -> bool:
-        """Whether every reader of TIFF reads this kind, so that a file that fails is damaged."""
+        """True if every reader of TIFF reads this kind, so that a file that fails is damaged."""
         return (
             not self.missing
             and not self.extra

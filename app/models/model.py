@@ -51,10 +51,10 @@ class Service:
 
     @property
     def is_broken(self) -> bool:
-        """Whether only a restart can help: no engine is left, or the batcher has failed."""
+        """True if only a restart can help: no engine is left, or the batcher has failed."""
         return not self.batcher.alive and not self.is_draining
 
     @property
     def is_ready(self) -> bool:
-        """Whether a load balancer should send requests here."""
+        """True if a load balancer should send requests here."""
         return self.batcher.works and not self.is_draining
