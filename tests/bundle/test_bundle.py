@@ -1,4 +1,4 @@
-"""`app/bundle.py`: a bundle is what its manifest says, or the service does not start."""
+"""`app/bundle/load.py`: a bundle that contradicts its manifest is refused."""
 
 import json
 import pickle
@@ -22,7 +22,7 @@ from app.system.device import CPU
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A copy of the demonstration bundle, to be damaged."""
+    """Return a copy of the demo bundle for a test to damage."""
     return shutil.copytree(DEMO_BUNDLE, tmp_path / "bundle")
 
 
@@ -33,7 +33,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def test_loads(folder: Path) -> None:
-    """A bundle as it was written is read."""
+    """An intact bundle is read."""
     bundle = load_bundle(folder)
 
     assert len(bundle.labels) == bundle.manifest.classes == bundle.golden_logits.shape[1]
@@ -41,7 +41,7 @@ def test_loads(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(json.loads((DEMO_BUNDLE / "manifest.json").read_text())["files"]))
 def test_every_file_is_hashed(folder: Path, name: str) -> None:
-    """One flipped bit in any file is noticed."""
+    """One flipped bit in any file is detected."""
     data = bytearray((folder / name).read_bytes())
     data[len(data) // 2] ^= 1
     (folder / name).write_bytes(data)
@@ -74,7 +74,7 @@ def test_every_file_is_hashed(folder: Path, name: str) -> None:
     ],
 )
 def test_the_manifest_is_strict(folder: Path, change: Callable[[dict[str, Any]], object], sentence: str) -> None:
-    """Unknown keys, missing keys, wrong types and contradictions are each told in one sentence."""
+    """The error for an unknown key, a missing key, a wrong type or a contradiction is one sentence."""
     edit(folder, change)
 
     with pytest.raises(BundleError, match=sentence) as error:
@@ -84,7 +84,7 @@ def test_the_manifest_is_strict(folder: Path, change: Callable[[dict[str, Any]],
 
 
 def test_a_crop_larger_than_the_image_is_refused(folder: Path) -> None:
-    """A recipe that would cut outside the resized image is a contradiction."""
+    """A crop outside of the resized image is a contradiction."""
     crop = {"height": 40, "width": 40, "rounding": "down"}
     edit(folder, lambda manifest: manifest["preprocessing"].update(crop=crop))
 
@@ -93,21 +93,21 @@ def test_a_crop_larger_than_the_image_is_refused(folder: Path) -> None:
 
 
 def test_a_missing_file_is_named(folder: Path) -> None:
-    """A file that is gone is called by its name."""
+    """The error for a missing file names the file."""
     (folder / "labels.json").unlink()
 
     with pytest.raises(BundleError, match=r"labels.json is missing"):
         load_bundle(folder)
 
 
-def test_no_bundle(tmp_path: Path) -> None:
-    """A folder without a manifest is no bundle."""
+def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
+    """The error for a folder without a manifest says that there is no bundle."""
     with pytest.raises(BundleError, match="no bundle at"):
         load_bundle(tmp_path)
 
 
 def test_golden_logits_of_another_shape_are_refused(folder: Path) -> None:
-    """There is a row of logits for each golden sample."""
+    """Golden logits need one row for each golden sample."""
     np.save(folder / "golden/logits.npy", np.zeros((1, 10), np.float32))
     found = file_digest(folder / "golden/logits.npy")
     edit(folder, lambda manifest: manifest["files"].update({"golden/logits.npy": found}))
@@ -117,7 +117,7 @@ def test_golden_logits_of_another_shape_are_refused(folder: Path) -> None:
 
 
 def overwrite(folder: Path) -> None:
-    """Put zeros in the place of every file's bytes, then cut the file off, on the same inode."""
+    """Overwrite every file with zeros and truncate it, on the same inode."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             with path.open("r+b") as file:
@@ -126,7 +126,7 @@ def overwrite(folder: Path) -> None:
 
 
 def test_what_was_read_is_what_is_used(folder: Path, demo: Bundle) -> None:
-    """A bundle that is rewritten and truncated in place after it was read is the bundle that was read."""
+    """Files that are overwritten after loading do not change the loaded bundle."""
     bundle = load_bundle(folder)
     overwrite(folder)
 
@@ -136,7 +136,7 @@ def test_what_was_read_is_what_is_used(folder: Path, demo: Bundle) -> None:
 
 
 def test_an_engine_opened_later_has_the_network_that_was_read(folder: Path) -> None:
-    """An engine opened again after a failure proves itself although the bundle is gone."""
+    """An engine passes its self-test although the bundle's folder is gone."""
     bundle = load_bundle(folder)
     shutil.rmtree(folder)
 
@@ -144,11 +144,11 @@ def test_an_engine_opened_later_has_the_network_that_was_read(folder: Path) -> N
 
 
 def test_a_file_changed_after_it_was_read_changes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bytes that are used are those that were hashed: the file is not opened a second time."""
-    honest = load._read  # noqa: SLF001 (the only place where files are opened)
+    """The bytes that are used are the bytes that were hashed: no file is opened twice."""
+    original = load._read  # noqa: SLF001 (the only place where files are opened)
 
     def read(path: Path, *others: Any, **more: Any) -> str:
-        digest = honest(path, *others, **more)
+        digest = original(path, *others, **more)
         path.write_bytes(b"")
         return digest
 
@@ -161,12 +161,12 @@ def test_a_file_changed_after_it_was_read_changes_nothing(folder: Path, monkeypa
 def test_a_link_moved_while_the_bundle_is_read_mixes_nothing(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All files come from the folder that the link named at first."""
-    link, honest = tmp_path / "current", load._read_manifest  # noqa: SLF001 (the first file of all)
+    """All files come from the folder to which the link pointed first."""
+    link, original = tmp_path / "current", load._read_manifest  # noqa: SLF001 (the first file of all)
     link.symlink_to(folder)
 
     def read(*arguments: Any) -> Any:
-        manifest = honest(*arguments)
+        manifest = original(*arguments)
         link.unlink()
         link.symlink_to(tmp_path)
         return manifest
@@ -176,8 +176,8 @@ def test_a_link_moved_while_the_bundle_is_read_mixes_nothing(
     assert load_bundle(link).manifest.name == "digits"
 
 
-def test_a_link_moved_inside_the_bundle_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kubernetes swaps the link `..data` of a mounted volume: files of two bundles are refused by name."""
+def test_a_link_moved_inside_the_bundle_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mix of two bundles is refused by name. Kubernetes swaps the link `..data` of a volume."""
     old, new = folder / "..old", folder / "..new"
     for place in (old, new):
         shutil.copytree(DEMO_BUNDLE, place)
@@ -186,10 +186,10 @@ def test_a_link_moved_inside_the_bundle_is_told(folder: Path, monkeypatch: pytes
     for name in ("labels.json", "manifest.json"):
         (folder / name).unlink()
         (folder / name).symlink_to(f"..data/{name}")
-    honest = load._read_manifest  # noqa: SLF001 (the first file of all)
+    original = load._read_manifest  # noqa: SLF001 (the first file of all)
 
     def read(*arguments: Any) -> Any:
-        manifest = honest(*arguments)
+        manifest = original(*arguments)
         (folder / "..data").unlink()
         (folder / "..data").symlink_to(new.name)
         return manifest
@@ -201,21 +201,21 @@ def test_a_link_moved_inside_the_bundle_is_told(folder: Path, monkeypatch: pytes
 
 
 def test_the_size_of_each_file_is_known(folder: Path) -> None:
-    """As it was read."""
+    """`sizes` has the size of each file of the manifest."""
     sizes = {name: (folder / name).stat().st_size for name in load_bundle(folder).manifest.files}
 
     assert load_bundle(folder).sizes == sizes
 
 
 def test_other_processes_get_no_private_copy(demo: Bundle) -> None:
-    """A descriptor has no meaning there: what HTTP needs is shared, the whole bundle is not."""
+    """`contents` can be pickled for other processes, and the whole bundle cannot."""
     assert pickle.loads(pickle.dumps(contents(demo))).labels == demo.labels  # noqa: S301 (made here)
     with pytest.raises(TypeError, match="stays in the process that made it"):
         pickle.dumps(demo)
 
 
 def with_weights_beside(folder: Path, *, is_listed: bool) -> Path:
-    """Move the weights out of the model into a file of their own, as ONNX's external data."""
+    """Move the weights of the model into a file of their own, as ONNX external data."""
     model = onnx.load(folder / "model.onnx")
     onnx.save_model(model, folder / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=99)
     names = ["model.onnx", *(["weights.bin"] if is_listed else [])]
@@ -225,15 +225,15 @@ def with_weights_beside(folder: Path, *, is_listed: bool) -> Path:
 
 
 def test_weights_beside_the_model_are_hashed_and_kept(folder: Path) -> None:
-    """A file that the manifest lists and the model refers to is used as it was read, too."""
+    """External weights that the manifest lists are used as they were read."""
     bundle = load_bundle(with_weights_beside(folder, is_listed=True))
     overwrite(folder)
 
     check_golden(bundle, open_unproved(bundle, CPU, 1, [1]))
 
 
-def test_weights_that_nobody_hashed_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither beside the model nor in the working directory is a file read that the manifest does not list."""
+def test_weights_without_a_digest_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """External weights that the manifest does not list are not read, wherever the file is."""
     bundle = load_bundle(with_weights_beside(folder, is_listed=False))
     monkeypatch.chdir(folder)
 

@@ -1,4 +1,4 @@
-"""`app/bundle/private_file.py`: what was copied stays as it was, wherever there is room for it."""
+"""`app/bundle/private_file.py`: a copy stays as it is, on disk or in memory."""
 
 import errno
 import gc
@@ -25,23 +25,23 @@ def no_room(*_: Any, **__: Any) -> NoReturn:
 
 @pytest.fixture(params=["on disk", "in memory", "in memory, after the disk was full"])
 def copy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> PrivateFile:
-    """A copy of `CONTENT`."""
+    """Return a copy of `CONTENT`."""
     if request.param == "in memory":
         monkeypatch.setattr(tempfile, "TemporaryFile", no_room)
     if request.param.endswith("full"):
-        honest, failures = os.write, iter([True])
-        monkeypatch.setattr(os, "write", lambda *to: no_room() if next(failures, False) else honest(*to))
+        write, failures = os.write, iter([True])
+        monkeypatch.setattr(os, "write", lambda *to: no_room() if next(failures, False) else write(*to))
     return PrivateFile(io.BytesIO(CONTENT))
 
 
 def test_a_copy_is_the_content_and_its_digest(copy: PrivateFile) -> None:
-    """However often it is read."""
+    """A copy has the content and its digest, each time that it is read."""
     assert (copy.sha256, copy.size) == (hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
     assert copy.path.read_bytes() == copy.path.read_bytes() == CONTENT
 
 
 def test_a_copy_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder for temporary files holds nothing that another process could open."""
+    """The folder for temporary files has no name that another process could open."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     copy = PrivateFile(io.BytesIO(CONTENT))
 
@@ -49,8 +49,8 @@ def test_a_copy_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert copy.path.resolve().parent == tmp_path
 
 
-def test_a_copy_is_given_up_with_its_object() -> None:
-    """Descriptor and space."""
+def test_a_copy_is_freed_with_its_object() -> None:
+    """The descriptor and the space of a copy are freed together with its object."""
     copy = PrivateFile(io.BytesIO(CONTENT))
     path = copy.path
     del copy
@@ -60,7 +60,7 @@ def test_a_copy_is_given_up_with_its_object() -> None:
 
 
 def test_no_room_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It names the file, the reason and the variable that helps."""
+    """The error names the file, the reason and the variable to set."""
     monkeypatch.setattr(tempfile, "TemporaryFile", no_room)
     monkeypatch.setattr(os, "memfd_create", no_room)
 

@@ -1,4 +1,4 @@
-"""`app/classification/evidence.py`: what each position contributes to a logit."""
+"""`app/classification/evidence.py`: contributions of positions to a logit."""
 
 import numpy as np
 
@@ -6,8 +6,8 @@ from app.bundle.load import Head
 from app.classification.evidence import contributions
 
 
-def test_a_position_contributes_what_its_token_says() -> None:
-    """Two positions, two classes, by hand; the bias is shared evenly."""
+def test_contributions_are_those_of_the_tokens() -> None:
+    """Contributions of two positions to two classes are as computed by hand, each with half of the bias."""
     tokens = np.array([[1, 0], [0, 2]], np.float32)
     head = Head(np.array([[4, 6], [-2, 1]], np.float32), np.array([1, 0], np.float32))
 

@@ -19,13 +19,13 @@ def test_ties_keep_the_order_of_the_classes() -> None:
     assert [index for index, _ in top_k(np.array([5, 1, 5], np.float32), 3, "softmax")] == [0, 2, 1]
 
 
+# Classes, enough for NumPy to sort them.
 MANY = 2 * MAX_SORTED_IN_PYTHON
-"""Classes, so that NumPy sorts them."""
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4, 7, MANY - 1, MANY])
 def test_many_classes_are_ranked_as_few_are(k: int) -> None:
-    """Where the k-th of many ties with others, the lower class numbers are taken, and they come in their order."""
+    """If the k-th of many classes ties with others, the lower class numbers come first."""
     logits = np.zeros(MANY, np.float32)
     logits[[90, 10, 40]], logits[[70, 20, 30, 60]] = 3, 1
 
@@ -37,7 +37,7 @@ def test_many_classes_are_ranked_as_few_are(k: int) -> None:
 
 @pytest.mark.parametrize("k", [MANY + 1, 10 * MANY])
 def test_more_than_many_gives_all(k: int) -> None:
-    """A k above the number of classes is no error there, either."""
+    """A k above the number of many classes is no error."""
     assert list(range(MANY))[::-1] == [index for index, _ in top_k(np.arange(MANY, dtype=np.float32), k, "sigmoid")]
 
 
@@ -60,5 +60,5 @@ def test_sigmoid_does_not_overflow() -> None:
 
 
 def test_multi_label_scores_are_independent() -> None:
-    """With sigmoid, two sure classes are both sure."""
+    """With sigmoid, two classes can both have a high score."""
     assert all(score > 0.99 for _, score in top_k(np.array([9, 9], np.float32), 2, "sigmoid"))

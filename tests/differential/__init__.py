@@ -1,1 +1,1 @@
-"""Generated images of every kind, decoded by the service, libvips and OpenCV."""
+"""Comparison of decoders (swin-serve, libvips, OpenCV) on generated images of every kind."""

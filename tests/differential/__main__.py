@@ -1,4 +1,4 @@
-"""`python -m tests.differential`: compare decoders on generated images."""
+"""`python -m tests.differential`: compare the decoders on generated images."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""BMP files of every depth, header and mask, each with the pixels that it shows."""
+"""BMP files of every depth, header and mask, each with its expected pixels. Knows no decoder."""
 
 import itertools
 import struct
@@ -35,7 +35,7 @@ MASKS: dict[int, tuple[tuple[int, int, int, int], ...]] = {
 
 
 class Kind(NamedTuple):
-    """One cell of the matrix."""
+    """One combination of the matrix."""
 
     depth: int
     header: int = INFO
@@ -47,13 +47,13 @@ class Kind(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The kind in words."""
+        """The kind in one line."""
         masks = " ".join(f"{mask:x}" for mask in self.masks)
         return "bmp " + " ".join(f"{field}={value}" for field, value in (self._asdict() | {"masks": masks}).items())
 
 
 def kinds() -> Iterator[Kind]:
-    """Every cell."""
+    """Yield every combination."""
     for header, depth, gray in itertools.product((CORE, INFO, 64, 108, 124), (1, 4, 8), (False, True)):
         for colors, top_down in itertools.product((0, 2, 11), (False, True)):
             if colors <= 2**depth and not (header == CORE and (colors or top_down)):
@@ -70,7 +70,7 @@ def kinds() -> Iterator[Kind]:
 
 
 def make(kind: Kind) -> Case:
-    """The file, and the RGB pixels that it shows, alpha over white."""
+    """Return the file and its expected RGB pixels, alpha over white."""
     if kind.depth <= 8:
         palette, rows, shown = _indexed(kind)
     else:
@@ -133,7 +133,7 @@ def _masked(kind: Kind) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def _rle(kind: Kind, row: NDArray[Any]) -> bytes:
-    """Runs, and between them a stretch of pixels as they are."""
+    """Encode a row as one uncompressed stretch, and runs of one pixel."""
     if kind.depth == 8:
         plain = row[:6].tobytes()
         runs = b"".join(bytes([1, index]) for index in row[6:].tolist())

@@ -1,6 +1,7 @@
-"""Decodes generated images of every kind with the service, libvips and OpenCV, and reports where they differ.
+"""Comparison of swin-serve, libvips and OpenCV on generated images of every kind.
 
-`python -m tests.differential` compares all of the matrix, which takes minutes; `--count` compares some of each format.
+`python -m tests.differential` compares the whole matrix, which takes minutes. `--count` compares
+some of each format.
 """
 
 import argparse
@@ -30,12 +31,13 @@ MATRICES: Mapping[str, Any] = {
 }
 LIMITS = Limits(pixels=1_000_000)
 
-FARTHEST = 3
-"""Levels of 255 by which two decoders may differ in the mean: rounding, and how they enlarge the chroma of a JPEG."""
+# The largest mean difference of two decoders, in levels of 255. They round and enlarge the chroma
+# of a JPEG differently.
+MAX_DIFFERENCE = 3
 
 
 class Rule(NamedTuple):
-    """Kinds of which both references show other pixels than the service, and why the service is right."""
+    """Kinds that both references decode to other pixels, and the reason why swin-serve is right."""
 
     reason: str
     covers: Callable[[str, Mapping[str, Any]], bool]
@@ -51,14 +53,14 @@ EXCEPTIONS: Mapping[str, Rule] = {
 
 
 class Finding(NamedTuple):
-    """A case that is not as it must be."""
+    """A case with a wrong result."""
 
     case: Case
     what: str
 
 
 def served(data: bytes) -> Pixels | ServiceError:
-    """What the service decodes, or its refusal."""
+    """Return the pixels that swin-serve decodes, or its refusal."""
     try:
         return np.asarray(to_rgb(open_image(data, LIMITS))).astype(int)
     except ServiceError as error:
@@ -66,10 +68,10 @@ def served(data: bytes) -> Pixels | ServiceError:
 
 
 def by_libvips(data: bytes) -> Pixels | None:
-    """What libvips decodes, upright and over white; nothing if it does not read the file."""
+    """Return the pixels that libvips decodes, upright and over white, or None if it cannot read the file."""
     try:
         image = pyvips.Image.new_from_buffer(data, "").autorot()
-        image = image.colorspace("srgb") if image.interpretation != "multiband" else image
+        image = image.colourspace("srgb") if image.interpretation != "multiband" else image
         image = image.flatten(background=255) if image.hasalpha() else image
         image = image.bandjoin([image, image]) if image.bands == 1 else image
         pixels: Pixels = image.cast("uchar").numpy()[..., :3].astype(int)
@@ -79,7 +81,10 @@ def by_libvips(data: bytes) -> Pixels | None:
 
 
 def by_opencv(data: bytes) -> Pixels | None:
-    """What OpenCV decodes, over white; nothing if it does not read the file, or takes alpha for a second gray."""
+    """Return the pixels that OpenCV decodes, over white.
+
+    Return None if it cannot read the file, or takes alpha for a second gray.
+    """
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
@@ -95,29 +100,29 @@ def by_opencv(data: bytes) -> Pixels | None:
 
 
 def are_alike(left: Pixels, right: Pixels) -> bool:
-    """Whether two pictures have one size, and differ by no more than `FARTHEST` in the mean."""
-    return left.shape == right.shape and float(np.abs(left.astype(float) - right).mean()) <= FARTHEST
+    """Return whether two images have the same size and a mean difference of at most `MAX_DIFFERENCE`."""
+    return left.shape == right.shape and float(np.abs(left.astype(float) - right).mean()) <= MAX_DIFFERENCE
 
 
 def examined(name: str, case: Case) -> tuple[str, Finding | None]:
-    """Return what the case came to (`agreed`, `alone`, `refused`, an exception), and the finding if it is one."""
-    ours = served(case.data)
-    if isinstance(ours, ServiceError):
-        is_named = isinstance(ours, UnsupportedImage) and name.upper() in ours.detail
-        return "refused", None if is_named else Finding(case, f"{ours.code}: {ours.detail}")
-    if not are_alike(ours, case.shown):
+    """Return the result (`agreed`, `alone`, `refused`, `wrong` or an exception), and the finding if any."""
+    decoded = served(case.data)
+    if isinstance(decoded, ServiceError):
+        is_named = isinstance(decoded, UnsupportedImage) and name.upper() in decoded.detail
+        return "refused", None if is_named else Finding(case, f"{decoded.code}: {decoded.detail}")
+    if not are_alike(decoded, case.shown):
         return "wrong", Finding(case, "other pixels than were encoded")
     vips, opencv = by_libvips(case.data), by_opencv(case.data)
     if vips is None or opencv is None or not are_alike(vips, opencv):
-        return "alone", None  # there is nothing that both agree on
-    if are_alike(ours, vips):
+        return "alone", None  # the references disagree
+    if are_alike(decoded, vips):
         return "agreed", None
     rule = next((title for title, rule in EXCEPTIONS.items() if rule.covers(name, case.kind)), "")
     return rule or "wrong", None if rule else Finding(case, "other pixels than libvips and OpenCV agree on")
 
 
 def cases(name: str, count: int | None = None, seed: int = 0) -> Iterator[Case]:
-    """The cases of a format: all, or so many of them that the seed draws."""
+    """Return all cases of a format, or a random sample of `count` cases."""
     matrix = MATRICES[name]
     kinds = list(matrix.kinds())
     if count is not None and count < len(kinds):
@@ -126,16 +131,16 @@ def cases(name: str, count: int | None = None, seed: int = 0) -> Iterator[Case]:
 
 
 def run(name: str, count: int | None = None, seed: int = 0) -> tuple[Counter[str], list[Finding]]:
-    """What the cases of a format came to, and the findings."""
+    """Return the counts of results for a format, and the findings."""
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     results = [examined(name, case) for case in cases(name, count, seed)]
     return Counter(result for result, _ in results), [finding for _, finding in results if finding]
 
 
 def main() -> int:
-    """Exit code 1 if there is a finding or an exception that covers nothing."""
+    """Return 1 if there is a finding or an exception without a case, else 0."""
     parser = argparse.ArgumentParser(prog="python -m tests.differential", description=__doc__)
-    parser.add_argument("--count", type=int, help="so many kinds of each format; without it, all")
+    parser.add_argument("--count", type=int, help="number of kinds to compare of each format (default: all)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     every, is_wrong = Counter[str](), False

@@ -1,4 +1,4 @@
-"""GIF files: first frames smaller than the canvas, transparent, interlaced, with palettes of their own."""
+"""GIF files with all kinds of first frames, each with its expected pixels. Knows no decoder."""
 
 import itertools
 import struct
@@ -14,7 +14,7 @@ BOXES = ((0, 0, WIDTH, HEIGHT), (7, 5, 20, 16), (0, 0, 12, HEIGHT), (WIDTH - 9, 
 
 
 class Kind(NamedTuple):
-    """One cell of the matrix; the box is left, top, width and height."""
+    """One combination of the matrix. The box is left, top, width and height."""
 
     box: tuple[int, int, int, int]
     transparent: bool = False
@@ -27,19 +27,19 @@ class Kind(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The kind in words."""
+        """The kind in one line."""
         return "gif " + " ".join(f"{field}={value}" for field, value in self._asdict().items())
 
 
 def kinds() -> Iterator[Kind]:
-    """Every cell."""
+    """Yield every combination."""
     flags = (False, True)
     for values in itertools.product(BOXES, flags, flags, flags, flags, (1, 2), (0, 3), (1, 4, 8)):
         yield Kind(*values)
 
 
 def make(kind: Kind) -> Case:
-    """The file, and the pixels of its first frame over white."""
+    """Return the file and the expected pixels of its first frame over white."""
     left, top, width, height = kind.box
     entries = 2**kind.bits
     indices = (np.indices((height, width)).sum(0) % entries).astype(np.uint8)
@@ -70,13 +70,13 @@ def _interlaced(rows: NDArray[Any]) -> NDArray[Any]:
 
 
 def _compressed(indices: NDArray[Any], bits: int) -> bytes:
-    """Codes of one length: the table is cleared before they would grow."""
-    least = max(bits, 2)
-    clear, width, values = 2**least, least + 1, indices.ravel().tolist()
-    codes, room = [], 2**least - 2
+    """Encode with codes of one length: the table is cleared before the codes would grow."""
+    min_bits = max(bits, 2)
+    clear, width, values = 2**min_bits, min_bits + 1, indices.ravel().tolist()
+    codes, room = [], 2**min_bits - 2
     for start in range(0, len(values), room):
         codes += [clear, *values[start : start + room]]
     stream = (np.array([*codes, clear + 1])[:, None] >> np.arange(width)) & 1
     data = np.packbits(stream.astype(np.uint8).ravel(), bitorder="little").tobytes()
     blocks = [data[start : start + 255] for start in range(0, len(data), 255)]
-    return bytes([least]) + b"".join(bytes([len(block)]) + block for block in blocks) + b"\0"
+    return bytes([min_bits]) + b"".join(bytes([len(block)]) + block for block in blocks) + b"\0"

@@ -1,4 +1,4 @@
-"""JPEG files of every color space and mode of coding that Pillow writes, each with the pixels that it shows."""
+"""JPEG files of every color space and coding that Pillow writes, each with its expected pixels."""
 
 import io
 import itertools
@@ -12,7 +12,7 @@ from tests.differential.matrix import MATRIX_RGB, Case
 
 
 class Kind(NamedTuple):
-    """One cell of the matrix."""
+    """One combination of the matrix."""
 
     space: str
     sampling: int = 0
@@ -21,12 +21,12 @@ class Kind(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The kind in words."""
+        """The kind in one line."""
         return "jpeg " + " ".join(f"{field}={value}" for field, value in self._asdict().items())
 
 
 def kinds() -> Iterator[Kind]:
-    """Every cell."""
+    """Yield every combination."""
     for space, sampling, progressive, restarts in itertools.product(
         ("gray", "YCbCr", "RGB", "CMYK", "YCCK"), (0, 1, 2), (False, True), (False, True)
     ):
@@ -35,7 +35,7 @@ def kinds() -> Iterator[Kind]:
 
 
 def make(kind: Kind) -> Case:
-    """The file, and the RGB pixels that it shows."""
+    """Return the file and its expected RGB pixels."""
     image = Image.fromarray(MATRIX_RGB)
     shown = MATRIX_RGB
     options: dict[str, Any] = {"quality": 97, "progressive": kind.progressive}
@@ -52,7 +52,7 @@ def make(kind: Kind) -> Case:
     file = io.BytesIO()
     image.save(file, "JPEG", **options)
     data = bytearray(file.getvalue())
-    if kind.space == "YCCK":  # the inks as they are, called luma and chroma: what they show follows from that
+    if kind.space == "YCCK":  # the bytes of the inks stay, but count as luma and chroma
         data[data.index(b"Adobe") + 11] = 2
         inks = np.asarray(image).astype(float)
         luma, blue, red = 255 - inks[..., 0], 255 - inks[..., 1] - 128, 255 - inks[..., 2] - 128

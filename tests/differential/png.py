@@ -1,4 +1,4 @@
-"""PNG files of every color type, depth, transparency and interlacing, each with the pixels that it shows."""
+"""PNG files of every color type, depth and transparency, each with its expected pixels."""
 
 import itertools
 import struct
@@ -13,12 +13,12 @@ from tests.differential.matrix import HEIGHT, MATRIX_RGB, WIDTH, Case, over_whit
 
 GRAY, COLOR, PALETTE, GRAY_ALPHA, COLOR_ALPHA = 0, 2, 3, 4, 6
 DEPTHS = {GRAY: (1, 2, 4, 8, 16), COLOR: (8, 16), PALETTE: (1, 2, 4, 8), GRAY_ALPHA: (8, 16), COLOR_ALPHA: (8, 16)}
+# The passes of Adam7: first column, first row, step to the right and step down.
 PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-"""Of Adam7: first column, first row, steps to the right and down."""
 
 
 class Kind(NamedTuple):
-    """One cell of the matrix."""
+    """One combination of the matrix."""
 
     color_type: int
     depth: int
@@ -28,12 +28,12 @@ class Kind(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The kind in words."""
+        """The kind in one line."""
         return "png " + " ".join(f"{field}={value}" for field, value in self._asdict().items())
 
 
 def kinds() -> Iterator[Kind]:
-    """Every cell."""
+    """Yield every combination."""
     for color_type, depths in DEPTHS.items():
         for depth, transparent, interlaced, row_filter in itertools.product(depths, (0, 1), (0, 1), range(3)):
             if not (transparent and color_type in {GRAY_ALPHA, COLOR_ALPHA}):
@@ -41,13 +41,13 @@ def kinds() -> Iterator[Kind]:
 
 
 def chunk(name: bytes, content: bytes, checksum: int | None = None) -> bytes:
-    """A chunk, with the right checksum or another one."""
+    """Return a chunk, with the right checksum unless another one is given."""
     right = zlib.crc32(name + content)
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", right if checksum is None else checksum)
 
 
 def make(kind: Kind) -> Case:
-    """The file, and the RGB pixels that it shows, alpha over white."""
+    """Return the file and its expected RGB pixels, alpha over white."""
     samples, shown, chunks = _samples(kind)
     header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, kind.depth, kind.color_type, 0, 0, kind.interlaced)
     parts = [samples[row::down, column::right] for column, row, right, down in PASSES] if kind.interlaced else [samples]

@@ -1,4 +1,7 @@
-"""TIFF files of every kind, each with the pixels that it shows. Writes them itself: Pillow writes only a few kinds."""
+"""TIFF files of every kind, each with its expected pixels.
+
+This module encodes the files itself, because Pillow writes only a few kinds.
+"""
 
 import io
 import itertools
@@ -40,7 +43,7 @@ LAYOUTS = ("strips", "one strip", "tiles")
 
 
 class Kind(NamedTuple):
-    """One cell of the matrix."""
+    """One combination of the matrix."""
 
     photometric: str = "rgb"
     depth: int = 8
@@ -59,19 +62,19 @@ class Kind(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The values that differ from those of the plainest file."""
+        """The values that differ from the defaults, in one line."""
         plain = Kind()
         parts = [f"{field}={value}" for field, value in self._asdict().items() if value != getattr(plain, field)]
         return " ".join(["tiff", self.photometric, str(self.depth), *parts])
 
 
 def kinds() -> Iterator[Kind]:
-    """Every cell that a writer could fill."""
+    """Yield every combination that a writer could produce."""
     return itertools.chain(_by_samples(), _by_container(), _by_format(), _by_codec())
 
 
 def _by_samples() -> Iterator[Kind]:
-    """Color, depth, alpha and planes, each with the compressions that keep bytes as they are."""
+    """Yield combinations of color, depth, alpha and planes with each lossless compression of bytes."""
     for photometric, depth, alpha, separate in itertools.product(PHOTOMETRICS, DEPTHS, ALPHAS, (False, True)):
         is_possible = depth in {8, 16} or (photometric not in {"ycbcr", "lab"} and (depth >= 8 or not alpha))
         has_planes = photometric not in {"gray", "white-is-zero", "palette"} or alpha
@@ -85,7 +88,7 @@ def _by_samples() -> Iterator[Kind]:
 
 
 def _by_container() -> Iterator[Kind]:
-    """Byte order, 64-bit offsets, orientation and order of bits."""
+    """Yield combinations of byte order, 64-bit offsets, orientation and bit order."""
     for photometric, order, layout, big in itertools.product(PHOTOMETRICS, "<>", LAYOUTS, (False, True)):
         depths = (8, 16) if photometric in {"ycbcr", "lab"} else (1, 8, 16)
         for depth, compression in itertools.product(depths, ("none", "deflate")):
@@ -95,7 +98,7 @@ def _by_container() -> Iterator[Kind]:
 
 
 def _by_format() -> Iterator[Kind]:
-    """Floats, signed samples, and color maps of 8 bits."""
+    """Yield floats, signed samples, and color maps of 8 bits."""
     for depth, sample_format, predictor in ((16, 3, 1), (32, 3, 1), (64, 3, 1), (32, 3, 3), (8, 2, 1), (16, 2, 1)):
         for photometric, separate, order in itertools.product(("gray", "rgb"), (False, True), "<>"):
             plain = Kind(photometric, depth, sample_format, separate=separate, order=order, predictor=predictor)
@@ -105,7 +108,7 @@ def _by_format() -> Iterator[Kind]:
 
 
 def _by_codec() -> Iterator[Kind]:
-    """Compressions that know images: CCITT, JPEG and WebP."""
+    """Yield the compressions for images: CCITT, JPEG and WebP."""
     for compression, photometric, order, fill_order in itertools.product(
         ("ccitt-rle", "group3", "group4"), ("gray", "white-is-zero"), "<>", (1, 2)
     ):
@@ -122,7 +125,7 @@ def _by_codec() -> Iterator[Kind]:
 
 
 def make(kind: Kind) -> Case:
-    """The file, and the RGB pixels that it shows, alpha over white."""
+    """Return the file and its expected RGB pixels, alpha over white."""
     samples, extra, shown = _samples(kind)
     if kind.alpha:
         samples = np.concatenate([samples, extra], axis=-1)
@@ -131,7 +134,7 @@ def make(kind: Kind) -> Case:
 
 
 def _samples(kind: Kind) -> tuple[Samples, Samples, Samples]:
-    """The samples as stored, those of alpha, and what they show."""
+    """Return the stored samples, the samples of alpha, and the expected pixels."""
     top = 2**kind.depth - 1 if kind.sample_format == 1 else 1
     picture = _photometric(kind, MATRIX_RGB.astype(float) / 255)
     alpha = np.linspace(0, 1, WIDTH)[None, :, None].repeat(HEIGHT, axis=0)
@@ -173,7 +176,7 @@ def _photometric(kind: Kind, rgb: Samples) -> Samples:
             return 1 - _gray(rgb)[..., None]
         case "cmyk":
             black = 1 - rgb.max(-1, keepdims=True)
-            return np.concatenate([(1 - rgb) - black, black], -1)  # then the rest of the ink, for one definition
+            return np.concatenate([(1 - rgb) - black, black], -1)  # the other inks without the black
         case "ycbcr":
             luma = _gray(rgb)
             return np.stack(
@@ -204,7 +207,7 @@ def _palette(entries: int) -> NDArray[np.uint8]:
 
 
 def _lab(kind: Kind) -> tuple[Samples, Samples]:
-    """A gray ramp and a few colors: L from left to right, a and b in bands."""
+    """Return a gray ramp in a few colors: L from left to right, a and b in bands."""
     top = 2**kind.depth - 1
     light = np.linspace(0, 1, WIDTH)[None, :].repeat(HEIGHT, 0)
     unit = 2 ** (kind.depth - 8)
@@ -226,6 +229,7 @@ def _lab_shown() -> Samples:
     return levels
 
 
+# The transformation of the pixels that a viewer applies for each orientation.
 TURNS: Mapping[int, Callable[[Samples], Samples]] = {
     1: lambda shown: shown,
     2: lambda shown: shown[:, ::-1],
@@ -236,7 +240,6 @@ TURNS: Mapping[int, Callable[[Samples], Samples]] = {
     7: lambda shown: np.rot90(shown, 2).swapaxes(0, 1),
     8: np.rot90,
 }
-"""What each orientation asks of a viewer."""
 
 
 def _turned(shown: Samples, orientation: int) -> Samples:
@@ -282,7 +285,7 @@ def _rows(kind: Kind) -> int:
 
 
 def _pieces(kind: Kind, samples: Samples) -> list[bytes]:
-    """Strips or tiles, plane after plane if planes are apart."""
+    """Return the encoded strips or tiles, plane after plane if the planes are separate."""
     planes = [samples[..., [band]] for band in range(samples.shape[-1])] if kind.separate else [samples]
     pieces = []
     for plane in planes:
@@ -319,7 +322,7 @@ def _encoded(kind: Kind, part: Samples) -> bytes:
 
 
 def _packed(kind: Kind, part: Samples) -> bytes:
-    """Rows of samples, each row filled up to whole bytes."""
+    """Return the rows of samples, each padded to whole bytes."""
     rows, columns, count = part.shape
     if kind.sample_format == 3:
         floats = part.astype(f"{kind.order}f{kind.depth // 8}")
@@ -334,7 +337,7 @@ def _packed(kind: Kind, part: Samples) -> bytes:
 
 
 def _float_predicted(part: Samples) -> bytes:
-    """Adobe's technical note 3: the bytes of a row by their significance, then their differences."""
+    """Sort the bytes of a row by significance, and take their differences (Adobe's technical note 3)."""
     rows, _, count = part.shape
     size = part.dtype.itemsize
     columns = part.astype(part.dtype.newbyteorder(">")).reshape(rows, -1).view(np.uint8).reshape(rows, -1, size)
@@ -344,7 +347,7 @@ def _float_predicted(part: Samples) -> bytes:
 
 
 def _subsampled(part: Samples) -> bytes:
-    """Blocks of four lumas and the two chromas that they share (TIFF 6.0, section 21)."""
+    """Return blocks of four lumas and their two common chromas (TIFF 6.0, section 21)."""
     part = np.pad(part, ((0, part.shape[0] % 2), (0, part.shape[1] % 2), (0, 0)), mode="edge")
     blocks = part.reshape(part.shape[0] // 2, 2, part.shape[1] // 2, 2, 3).swapaxes(1, 2)
     luma = blocks[..., 0].reshape(*blocks.shape[:2], 4)
@@ -357,7 +360,7 @@ def _mirrored(data: bytes) -> bytes:
 
 
 def _lzw(data: bytes) -> bytes:
-    """Codes of nine bits only: the table is cleared before it needs more."""
+    """Encode with codes of nine bits only: the table is cleared before it needs more."""
     codes = []
     for start in range(0, len(data), 250):
         codes += [256, *data[start : start + 250]]
@@ -371,7 +374,7 @@ def _packbits(data: bytes) -> bytes:
 
 
 def _zstd(data: bytes) -> bytes:
-    """One frame of blocks that are stored (RFC 8878, 3.1.1)."""
+    """Encode as one frame of raw blocks (RFC 8878, 3.1.1)."""
     parts = [data[start : start + 2**16] for start in range(0, len(data), 2**16)] or [b""]
     blocks = [
         (len(part) << 3 | (number == len(parts) - 1)).to_bytes(3, "little") + part for number, part in enumerate(parts)
@@ -397,7 +400,7 @@ def _webp(_: Kind, part: Samples) -> bytes:
 
 
 def _fax(kind: Kind, part: Samples) -> bytes:
-    """As Pillow has libtiff write it."""
+    """Encode with libtiff, through Pillow."""
     white = 0 if kind.photometric == "white-is-zero" else 1
     image = Image.fromarray((part[..., 0] == 1) if white else (part[..., 0] == 0))
     name = {"ccitt-rle": "tiff_ccitt"}.get(kind.compression, kind.compression)

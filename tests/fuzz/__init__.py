@@ -1,1 +1,1 @@
-"""Damaged images, decoded by the service."""
+"""Fuzzing of image decoding with damaged images."""

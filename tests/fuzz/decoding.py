@@ -1,8 +1,8 @@
-"""Damages images in every way that comes to mind, and holds decoding to its word.
+"""A fuzzer of image decoding: damages images and checks the results.
 
-`python -m tests.fuzz 200000` takes a few minutes on two cores. Whatever the bytes, `open_image`, `to_rgb` and
-`preprocess` give pixels or one error of ours, in time and within memory; nothing else. Each input follows from the seed
-and its number alone, so that a finding can be had again: `python -m tests.fuzz --only NUMBER`.
+For any bytes, `decode_image` and `preprocess` must give pixels or a `ServiceError`, in bounded time
+and memory. `python -m tests.fuzz 200000` takes a few minutes on two cores. Each input depends only
+on the seed and its number, so a finding can be reproduced: `python -m tests.fuzz --only NUMBER`.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from PIL import Image, ImageCms
 from app.bundle.load import load_bundle
 from app.bundle.manifest import Preprocessing
 from app.errors import ServiceError
-from app.images.decode import FORMATS, Limits, open_image, to_rgb
+from app.images.decode import FORMATS, Limits, configure_pillow, decode_image
 from app.images.preprocess import preprocess
 from app.settings import DEMO_BUNDLE
 from app.system.cpus import available_cpus
@@ -34,11 +34,12 @@ from tests.references.draw import draw_picture
 from tests.support.images import png_chunk
 
 LIMITS = Limits(pixels=2_000_000)
-SLOWEST = 5.0
-"""Seconds of CPU that one input may take; the slowest seen takes a tenth."""
 
+# CPU seconds that one input may take. The slowest input so far took a tenth.
+MAX_SECONDS = 5.0
+
+# Peak resident bytes of a process. Python, Pillow and NumPy take 90 MB of them.
 MAX_MEMORY = 500 * 2**20
-"""Bytes that a process may have had resident; 90 MB are Python, Pillow and NumPy."""
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -47,23 +48,23 @@ LENGTHS = (0, 1, 7, 0xFF, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFF
 
 
 class Outcome(NamedTuple):
-    """What one input came to."""
+    """The outcome of one input."""
 
     number: int
-    kind: str  # the format it was made from
-    result: str  # `pixels`, the code of an error of ours, or what went wrong
+    kind: str  # the format of the original
+    result: str  # `pixels`, the code of a `ServiceError`, or a finding in words
     is_finding: bool = False
 
 
 def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
-    """The image as a file."""
+    """Return the image as a file."""
     file = io.BytesIO()
-    image.copy().save(file, kind, **options)  # Pillow leaves the options of one format with the image for the next
+    image.copy().save(file, kind, **options)  # a copy, because Pillow keeps the options in the image
     return file.getvalue()
 
 
 def originals() -> dict[str, list[bytes]]:
-    """By format, sound images of every kind that Pillow can write."""
+    """Return intact images of every kind that Pillow can write, by format."""
     picture, tiny = draw_picture(60, 44), draw_picture(7, 5)
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a description"
@@ -72,7 +73,7 @@ def originals() -> dict[str, list[bytes]]:
     clear.putalpha(picture.convert("L"))
     gray16 = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
 
-    def film() -> dict[str, Any]:
+    def animation() -> dict[str, Any]:
         return {"save_all": True, "append_images": [picture.rotate(turn) for turn in (90, 180)]}
 
     extras = {"exif": exif, "icc_profile": profile}
@@ -83,7 +84,7 @@ def originals() -> dict[str, list[bytes]]:
             *(encode(picture, "JPEG", subsampling=sampling) for sampling in (0, 1, 2)),
             *(encode(picture.convert(mode), "JPEG") for mode in ("L", "CMYK", "YCbCr")),
             encode(picture, "JPEG", restart_marker_rows=1),
-            encode(picture, "MPO", **film()),
+            encode(picture, "MPO", **animation()),
         ],
         "png": [
             *(encode(image, "PNG", **options) for image in (picture, tiny) for options in ({}, extras)),
@@ -92,17 +93,17 @@ def originals() -> dict[str, list[bytes]]:
             encode(picture.convert("P"), "PNG", transparency=3, bits=4),
             encode(picture, "PNG", transparency=(0, 0, 0)),
             encode(gray16, "PNG", transparency=257),
-            encode(clear, "PNG", **film()),
+            encode(clear, "PNG", **animation()),
         ],
         "webp": [
             *(encode(image, "WEBP", lossless=lossless) for image in (picture, clear) for lossless in (True, False)),
             encode(picture, "WEBP", **extras),
-            encode(clear, "WEBP", **film()),
+            encode(clear, "WEBP", **animation()),
         ],
         "gif": [
             *(encode(image, "GIF") for image in (picture, tiny, clear, picture.convert("L"))),
             encode(picture, "GIF", interlace=1, comment=b"a comment"),
-            encode(clear, "GIF", disposal=2, **film()),
+            encode(clear, "GIF", disposal=2, **animation()),
         ],
         "bmp": [encode(picture.convert(mode), "BMP") for mode in ("1", "L", "P", "RGB", "RGBA")],
         "tiff": [
@@ -119,26 +120,26 @@ def originals() -> dict[str, list[bytes]]:
             encode(picture, "TIFF", **extras),
             encode(picture, "TIFF", big_tiff=True),
             encode(picture, "TIFF", tiffinfo={322: 16, 323: 16}),
-            encode(picture, "TIFF", **film()),
+            encode(picture, "TIFF", **animation()),
         ],
         "avif": [
             encode(picture, "AVIF"),
             encode(clear, "AVIF", quality=30),
             encode(picture, "AVIF", **extras),
-            encode(picture, "AVIF", **film()),
+            encode(picture, "AVIF", **animation()),
         ],
     }
     return {kind: images for kind, images in made.items() if kind in FORMATS}
 
 
 class Damage:
-    """One way after another to damage an image, all drawn from one random source."""
+    """Random damage to images."""
 
     def __init__(self, random: Random, others: Sequence[bytes]) -> None:
         self._random, self._others = random, others
 
     def __call__(self, data: bytes) -> bytes:
-        """The image after one to four kinds of damage."""
+        """Return the image after one to four kinds of damage."""
         general = [
             self._bits,
             self._values,
@@ -153,12 +154,12 @@ class Damage:
         for _ in range(self._random.randint(1, 4)):
             if not data:
                 break
-            ways = [*general, *([special] * len(general) if special else [])]
-            data = self._random.choice(ways)(data)
+            mutations = [*general, *([special] * len(general) if special else [])]
+            data = self._random.choice(mutations)(data)
         return data
 
     def _place(self, data: bytes) -> int:
-        """Headers are where most goes wrong, and are short."""
+        """Return a random offset, more often in the header, where damage has more effects."""
         return self._random.randrange(min(len(data), 600) if self._random.random() < 0.6 else len(data))
 
     def _bits(self, data: bytes) -> bytes:
@@ -198,7 +199,7 @@ class Damage:
         return data[: self._place(data)] + other[self._place(other) :]
 
     def _chunk(self, data: bytes) -> bytes:
-        """Of a PNG, with the right checksum: without it, no decoder looks any further."""
+        """Damage a chunk of a PNG and correct its checksum, so that decoders read on."""
         chunks = list(_png_chunks(data))
         if not chunks:
             return data
@@ -218,7 +219,7 @@ class Damage:
         return data[:8] + b"".join(png_chunk(*chunk) for chunk in chunks)
 
     def _segment(self, data: bytes) -> bytes:
-        """Of a JPEG: a byte of a marker's content, or the marker itself."""
+        """Damage a marker of a JPEG, or a byte of its content."""
         markers = [place for place in range(len(data) - 4) if data[place] == 0xFF and 0xC0 <= data[place + 1] <= 0xFE]
         if not markers:
             return data
@@ -230,7 +231,7 @@ class Damage:
         )
 
     def _tag(self, data: bytes) -> bytes:
-        """Of a TIFF: a field of an entry of its first directory."""
+        """Damage a field of an entry in the first directory of a TIFF."""
         order = "<" if data[:2] == b"II" else ">"
         if len(data) < 8:
             return data
@@ -259,7 +260,7 @@ def _originals() -> list[tuple[str, bytes]]:
 
 
 def make(seed: int, number: int) -> tuple[str, bytes]:
-    """The input of this number, and the format it was made from: each format has its turn."""
+    """Return the format and the bytes of an input. The formats take turns."""
     random = Random(f"{seed} {number}")
     kind = FORMATS[number % len(FORMATS)]
     data = random.choice([data for of, data in _originals() if of == kind])
@@ -267,22 +268,24 @@ def make(seed: int, number: int) -> tuple[str, bytes]:
 
 
 def attempt(seed: int, number: int) -> Outcome:
-    """Decode one input, and see that it comes to one of the two things that it may."""
+    """Decode one input and check the result."""
     kind, data = make(seed, number)
     started = time.process_time()
     try:
-        image = to_rgb(open_image(data, LIMITS))
+        image = decode_image(data, LIMITS)
         pixels = preprocess(image, _recipe())
     except ServiceError as error:
         result = error.code
-    except BaseException as error:  # noqa: BLE001 (anything else is what we are looking for)
+    except BaseException as error:  # noqa: BLE001 (any other error is a finding)
         return Outcome(number, kind, f"{type(error).__name__}: {error}", is_finding=True)
     else:
         result = "pixels"
         if image.mode != "RGB" or image.width * image.height > LIMITS.pixels or pixels.shape != (32, 32, 3):
             return Outcome(number, kind, f"{image.mode} {image.size} → {pixels.shape}", is_finding=True)
     seconds = time.process_time() - started
-    return Outcome(number, kind, f"{seconds:.1f} s" if seconds > SLOWEST else result, is_finding=seconds > SLOWEST)
+    return Outcome(
+        number, kind, f"{seconds:.1f} s" if seconds > MAX_SECONDS else result, is_finding=seconds > MAX_SECONDS
+    )
 
 
 @cache
@@ -291,18 +294,21 @@ def _recipe() -> Preprocessing:
 
 
 class Worker:
-    """A process that takes every `step`-th input from a number on. A decoder that ends it is a finding, too."""
+    """A process that decodes a range of inputs. A decoder that crashes it is a finding."""
 
     def __init__(self, seed: int, numbers: range) -> None:
         self._numbers = numbers
         self._current = SPAWN.Value("q", numbers.start)
-        self.results, theirs = SPAWN.Pipe(duplex=False)
-        self._process = SPAWN.Process(target=_work, args=(seed, numbers, self._current, theirs), daemon=True)
+        self.results, sender = SPAWN.Pipe(duplex=False)
+        self._process = SPAWN.Process(target=_work, args=(seed, numbers, self._current, sender), daemon=True)
         self._process.start()
-        theirs.close()
+        sender.close()
 
-    def died_of(self) -> tuple[Outcome, range]:
-        """Once `results` has ended too early: the input it had in hands, and those that are left."""
+    def crash(self) -> tuple[Outcome, range]:
+        """Return the finding for the current input, and the remaining inputs.
+
+        Call this when `results` has ended too early.
+        """
         self._process.join()
         number = self._current.value
         result = f"the process ended with {self._process.exitcode}"
@@ -312,22 +318,23 @@ class Worker:
 
 
 def _work(seed: int, numbers: range, current: Any, results: Connection) -> None:
-    warnings.simplefilter("error", append=True)  # one that the service does not ignore would be in its log
+    configure_pillow()
+    warnings.simplefilter("error", append=True)  # the service would log a warning that it does not ignore
     for number in numbers:
         current.value = number
         results.send(attempt(seed, number))
-    results.send(_most_memory())
+    results.send(_peak_memory())
 
 
-def _most_memory() -> int:
-    """Bytes that this process has had resident at most; what `getrusage` says begins with its parent."""
+def _peak_memory() -> int:
+    """Return the peak resident bytes of this process. `getrusage` would include those of its parent."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 def run(seed: int, count: int, processes: int) -> tuple[list[Outcome], int]:
-    """Outcomes of so many inputs, and the most memory that a process had; shows how far it is."""
-    _originals()  # if they cannot be made, here is where to know
+    """Decode `count` inputs, show the progress, and return the outcomes and the peak memory."""
+    _originals()  # fails here, not in the workers
     outcomes, memory = list[Outcome](), 0
     workers = [Worker(seed, range(first, count, processes)) for first in range(processes)]
     by_results = {worker.results: worker for worker in workers}
@@ -337,7 +344,7 @@ def run(seed: int, count: int, processes: int) -> tuple[list[Outcome], int]:
             try:
                 received = results.recv()
             except EOFError:
-                outcome, left = by_results.pop(results).died_of()
+                outcome, left = by_results.pop(results).crash()
                 outcomes.append(outcome)
                 if left:
                     worker = Worker(seed, left)
@@ -354,12 +361,12 @@ def run(seed: int, count: int, processes: int) -> tuple[list[Outcome], int]:
 
 
 def main() -> int:
-    """Exit code 1 if there is a finding; its input is then in a file."""
+    """Write the input of each finding to a file. Return 1 if there is a finding, else 0."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("count", type=int, nargs="?", default=200_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=available_cpus())
-    parser.add_argument("--only", type=int, metavar="NUMBER", help="attempt this input only, here")
+    parser.add_argument("--only", type=int, metavar="NUMBER", help="decode only this input, in this process")
     options = parser.parse_args()
     if options.only is not None:
         print(attempt(options.seed, options.only))

@@ -1,4 +1,4 @@
-"""Decoding holds its word whatever the bytes are; `make fuzz` tries many more of them."""
+"""Decoding of damaged images ends in pixels or an error. `make fuzz` tries many more images."""
 
 from collections import Counter
 
@@ -7,18 +7,18 @@ import pytest
 from app.images.decode import FORMATS
 from tests.fuzz import decoding
 
-# Half a minute on two slow cores.
+# Inputs, which take half a minute on two slow cores.
 COUNT = 40_000
 
 
 @pytest.fixture(scope="module")
 def attempts() -> tuple[list[decoding.Outcome], int]:
-    """Outcomes, and the memory they took."""
+    """Return the outcomes, and the peak memory of a process in bytes."""
     return decoding.run(seed=1, count=COUNT, processes=2)
 
 
-def test_damaged_images_come_to_pixels_or_to_an_error_of_ours(attempts: tuple[list[decoding.Outcome], int]) -> None:
-    """Nothing else leaves decoding, none takes seconds, no decoder ends the process, and memory stays bounded."""
+def test_damaged_images_give_pixels_or_a_service_error(attempts: tuple[list[decoding.Outcome], int]) -> None:
+    """Damaged images give pixels or a `ServiceError`, without a crash, in bounded time and memory."""
     outcomes, memory = attempts
 
     assert [outcome for outcome in outcomes if outcome.is_finding] == []
@@ -27,8 +27,8 @@ def test_damaged_images_come_to_pixels_or_to_an_error_of_ours(attempts: tuple[li
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_the_damage_is_neither_none_nor_total(kind: str, attempts: tuple[list[decoding.Outcome], int]) -> None:
-    """Of each format some inputs still decode and some are refused in different ways: all of the code is reached."""
+def test_some_damaged_images_decode_and_some_do_not(kind: str, attempts: tuple[list[decoding.Outcome], int]) -> None:
+    """Some inputs of each format still decode, and some are refused with different errors."""
     results = Counter(outcome.result for outcome in attempts[0] if outcome.kind == kind)
 
     assert results["pixels"] > 50
@@ -36,11 +36,11 @@ def test_the_damage_is_neither_none_nor_total(kind: str, attempts: tuple[list[de
     assert results.total() - results["pixels"] > 50
 
 
-def test_a_dead_process_is_a_finding_and_its_work_is_taken_over() -> None:
-    """What a decoder crashed on is known by its number."""
+def test_a_dead_process_is_a_finding_and_its_work_goes_on() -> None:
+    """A crash is a finding with the number of its input, and the inputs after it are left."""
     worker = decoding.Worker(0, range(3, 9, 2))
-    worker._process.kill()  # noqa: SLF001 (as a decoder would)
-    outcome, left = worker.died_of()
+    worker._process.kill()  # noqa: SLF001 (stands for a crash of a decoder)
+    outcome, left = worker.crash()
 
     assert (outcome.is_finding, "ended with -9" in outcome.result) == (True, True)
     assert list(left) == list(range(outcome.number + 2, 9, 2))

@@ -1,4 +1,4 @@
-"""`app/images/color.py`: what profiles do to colors, and what is done to profiles."""
+"""`app/images/color.py`: conversion of colors by ICC profile."""
 
 import io
 
@@ -12,8 +12,8 @@ from tests.references.draw import draw_picture
 from tests.support.images import encode
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+# sRGB with red and green exchanged.
 SWAPPED = SRGB.replace(b"rXYZ", b"????").replace(b"gXYZ", b"rXYZ").replace(b"????", b"gXYZ")
-"""sRGB, but that its red is green, and its green red."""
 
 
 def decode(data: bytes, *, follow_profile: bool = True) -> np.ndarray:
@@ -22,14 +22,14 @@ def decode(data: bytes, *, follow_profile: bool = True) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_colors_become_srgb(kind: str) -> None:
-    """In every format that has profiles: what this file calls red is green."""
+    """A profile is followed in every format that has profiles: red in this file is green in sRGB."""
     red, green, blue = decode(encode(Image.new("RGB", (16, 16), "red"), kind, icc_profile=SWAPPED))[8, 8].tolist()
 
     assert (red < 15, green > 240, blue < 15) == (True, True, True)
 
 
 def test_the_reference_is_the_library_s_own_conversion() -> None:
-    """Relative colorimetric, on the whole image."""
+    """The conversion is relative colorimetric, as of Pillow's `profileToProfile` on the whole image."""
     picture = draw_picture(60, 40)
     profile = ImageCms.ImageCmsProfile(io.BytesIO(SWAPPED))
     intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
@@ -39,7 +39,7 @@ def test_the_reference_is_the_library_s_own_conversion() -> None:
 
 
 def test_alpha_and_palettes_keep_their_shape() -> None:
-    """Only colors have a profile: transparency is as it was, and a palette is looked up first."""
+    """A profile applies to colors only: alpha stays as it is, and a palette is looked up first."""
     half = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
     half.putpixel((1, 0), (255, 0, 0, 0))
 
@@ -55,14 +55,14 @@ def test_alpha_and_palettes_keep_their_shape() -> None:
     ids=["sRGB", "garbage", "truncated", "for gray", "too large"],
 )
 def test_a_profile_that_says_nothing_changes_nothing(profile: bytes) -> None:
-    """The one that everybody has, and those that cannot be followed."""
+    """The common sRGB profile, and a profile that cannot be used, leave the colors as they are."""
     picture = draw_picture(60, 40)
 
     assert np.array_equal(np.asarray(picture), decode(encode(picture, "TIFF", icc_profile=profile)))
 
 
 def test_profiles_can_be_ignored() -> None:
-    """As most training code does."""
+    """Without `follow_profile`, the colors stay as they are, as in most training code."""
     picture = draw_picture(60, 40)
 
     assert np.array_equal(np.asarray(picture), decode(encode(picture, icc_profile=SWAPPED), follow_profile=False))

@@ -1,4 +1,4 @@
-"""Images that lack something, or have something damaged, which their pixels do not need."""
+"""Images with missing or damaged parts that their pixels do not need."""
 
 import io
 import struct
@@ -40,7 +40,7 @@ ANCILLARY += [b"eXIf", b"tRNS", b"acTL", b"fcTL", b"sPLT", b"cICP", b"prIv"]
 @pytest.mark.parametrize("checksum", [None, 1], ids=["right checksum", "wrong checksum"])
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_a_damaged_ancillary_chunk_is_left_out(name: bytes, content: bytes, checksum: int | None, place: str) -> None:
-    """A PNG shows its pixels whatever stands in chunks that a decoder may ignore, before the pixels or behind them."""
+    """Any content of an ancillary chunk, before or after the pixels, leaves the pixels of a PNG as they are."""
     damaged = chunk(name, content, checksum)
 
     decoded = decode(png(damaged) if place == "before" else png(after=[damaged]))
@@ -50,13 +50,13 @@ def test_a_damaged_ancillary_chunk_is_left_out(name: bytes, content: bytes, chec
 
 @pytest.mark.parametrize("end", [b"", chunk(b"IEND", b"", 1), chunk(b"IEND", b"")[:6]], ids=["none", "wrong", "half"])
 def test_a_png_without_its_end_is_read(end: bytes) -> None:
-    """IEND has no content: missing, cut off or with a wrong checksum, it takes no pixel away."""
+    """IEND has no content, so a PNG is read if IEND is missing, cut off or has a wrong checksum."""
     assert np.array_equal(np.asarray(decode(png(end=end))), np.asarray(PICTURE))
 
 
 @pytest.mark.parametrize("name", [b"IHDR", b"PLTE", b"IDAT"], ids=bytes.decode)
 def test_a_wrong_checksum_of_a_critical_chunk_is_refused(name: bytes) -> None:
-    """The pixels depend on these chunks, so nothing is known of them if the checksum is wrong."""
+    """The pixels depend on these chunks, so a wrong checksum is an error."""
     data = bytearray(encode(PICTURE.convert("P")))
     length = struct.unpack_from(">I", data, data.index(name) - 4)[0]
     data[data.index(name) + 4 + length] ^= 1
@@ -66,7 +66,7 @@ def test_a_wrong_checksum_of_a_critical_chunk_is_refused(name: bytes) -> None:
 
 
 def test_a_flipped_bit_of_pixels_is_refused() -> None:
-    """Also where nothing is compressed, so that the stream is a stream as before."""
+    """A flipped bit is found by its checksum even in stored data, which zlib reads without an error."""
     packing = zlib.compressobj(0)
     stored = bytearray(packing.compress(bytes(48 * 193)) + packing.flush())
     right = zlib.crc32(b"IDAT" + stored)
@@ -78,7 +78,7 @@ def test_a_flipped_bit_of_pixels_is_refused() -> None:
 
 
 def test_transparency_outlives_damage_beside_it() -> None:
-    """What is left out is only what is damaged: a sound tRNS still counts."""
+    """Only damaged chunks are left out: a sound tRNS beside one still counts."""
     red, green, blue = np.asarray(PICTURE)[0, 0].tolist()
     transparent = chunk(b"tRNS", struct.pack(">3H", red, green, blue))
 
@@ -86,7 +86,7 @@ def test_transparency_outlives_damage_beside_it() -> None:
 
 
 def test_a_bomb_behind_damage_is_still_one() -> None:
-    """The size counts again when the file is opened without what is damaged."""
+    """The size is checked again when the file is opened without its damaged chunks."""
     header = struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 8, 2, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"cHRM", b"") + chunk(b"IDAT", ROWS)
 
@@ -107,7 +107,7 @@ CODINGS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("end", [b"", b"\xff", b"\0" * 64, b"\xff\0", b"\0" * 100_000], ids=len)
 def test_a_jpeg_that_lacks_only_its_end_is_read(options: dict[str, Any], mode: str, end: bytes) -> None:
-    """The pixels are those of the whole file, whatever zeros stand in the place of the end marker."""
+    """The pixels are those of the whole file, with any number of zeros in the place of the end."""
     whole = encode(draw_picture(70, 50).convert(mode), "JPEG", **options)
 
     assert np.array_equal(np.asarray(decode(whole)), np.asarray(decode(whole[:-2] + end)))
@@ -116,7 +116,7 @@ def test_a_jpeg_that_lacks_only_its_end_is_read(options: dict[str, Any], mode: s
 @pytest.mark.parametrize("options", CODINGS, ids=str)
 @pytest.mark.parametrize("zeros", [0, 500, 5_000])
 def test_a_jpeg_that_lacks_more_is_refused(options: dict[str, Any], zeros: int) -> None:
-    """A few bytes of pixels or half of them, with zeros in their place or nothing: no guess is made of them."""
+    """If pixels are missing, with or without zeros in their place, they are not guessed."""
     whole = encode(draw_picture(70, 50), "JPEG", **options)
     shown = np.asarray(decode(whole))
     for missing in (6, 12, 25, 60, 150, len(whole) // 2):
@@ -128,7 +128,7 @@ def test_a_jpeg_that_lacks_more_is_refused(options: dict[str, Any], zeros: int) 
 
 
 def test_a_progressive_jpeg_without_its_last_scan_is_refused() -> None:
-    """The scans before it make a picture, but not the one that was encoded."""
+    """The other scans give an image, but not the one that was encoded, so it is an error."""
     whole = encode(draw_picture(70, 50), "JPEG", progressive=True)
 
     with pytest.raises(UnreadableImage):
@@ -136,7 +136,7 @@ def test_a_progressive_jpeg_without_its_last_scan_is_refused() -> None:
 
 
 def test_a_jpeg_without_its_end_is_shrunk_like_others() -> None:
-    """The short cut to a half of the sides is taken here, too."""
+    """A JPEG without its end can be decoded at half of its sides, too."""
     whole = encode(draw_picture(401, 301), "JPEG")
     images = [open_image(data, LIMITS) for data in (whole, whole[:-2])]
     for image in images:
@@ -149,7 +149,7 @@ def test_a_jpeg_without_its_end_is_shrunk_like_others() -> None:
 
 
 def with_frame(change: Callable[[bytearray, int], None]) -> bytes:
-    """A JPEG whose frame header is changed."""
+    """Return a JPEG with a changed frame header."""
     data = bytearray(encode(draw_picture(16, 16), "JPEG"))
     change(data, data.index(b"\xff\xc0"))
     return bytes(data)
@@ -176,13 +176,13 @@ def two_components(data: bytearray, place: int) -> None:
     ],
 )
 def test_kinds_of_jpeg_are_named(data: bytes, words: str) -> None:
-    """A JPEG of a kind that is not read is called a JPEG, and by its kind."""
+    """The refusal of a JPEG of a kind that is not read names JPEG and the kind."""
     with pytest.raises(UnsupportedImage, match=f"A JPEG .*{words}"):
         decode(data)
 
 
 def test_a_jpeg_of_other_depth_is_named_behind_a_thumbnail() -> None:
-    """A segment of metadata can hold a whole JPEG, whose frame is none of this one."""
+    """The frame of a thumbnail inside the metadata does not count as the frame of the image."""
     thumbnail = io.BytesIO()
     draw_picture(16, 16).save(thumbnail, "JPEG")
     data = bytearray(encode(draw_picture(40, 30), "JPEG", exif=b"Exif\0\0" + thumbnail.getvalue()))

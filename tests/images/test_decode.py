@@ -1,4 +1,4 @@
-"""`app/images/decode.py`: bytes become an RGB image, or one clear error."""
+"""`app/images/decode.py`: bytes become an RGB image or one error."""
 
 import io
 import struct
@@ -32,7 +32,7 @@ def test_every_allowed_format_is_read(kind: str) -> None:
 
 
 def test_lossless_formats_keep_every_pixel() -> None:
-    """PNG bytes decode to the very pixels that were encoded."""
+    """A PNG decodes to exactly the pixels that were encoded."""
     original = draw_picture(40, 30)
 
     assert np.array_equal(np.asarray(original), np.asarray(decode(encode(original))))
@@ -40,27 +40,27 @@ def test_lossless_formats_keep_every_pixel() -> None:
 
 @pytest.mark.parametrize("kind", ["PPM", "ICO", "TGA"])
 def test_other_formats_are_refused(kind: str) -> None:
-    """Pillow reads more than the service does; what is not allowed is unsupported, not tried."""
+    """A format that Pillow reads but swin-serve does not is unsupported."""
     with pytest.raises(UnsupportedImage):
         decode(encode(draw_picture(40, 30), kind))
 
 
 @pytest.mark.parametrize("data", [b"hello, I am a text file\n" * 9, b"\x00", b"<svg xmlns='...'/>", b"%PDF-1.7"])
 def test_other_bytes_are_refused(data: bytes) -> None:
-    """What is no image is unsupported."""
+    """Bytes that are no image are unsupported."""
     with pytest.raises(UnsupportedImage):
         decode(data)
 
 
 def test_an_empty_body_is_refused() -> None:
-    """No bytes at all are told from bytes that are no image."""
+    """The error for an empty body says that it is empty."""
     with pytest.raises(UnreadableImage, match="empty"):
         decode(b"")
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_truncated_images_are_refused(kind: str) -> None:
-    """Half a file is an error in every format, not half a picture."""
+    """Half a file is an error in every format, not half an image."""
     whole = encode(draw_picture(200, 150), kind)
 
     with pytest.raises((UnreadableImage, UnsupportedImage)):
@@ -68,28 +68,28 @@ def test_truncated_images_are_refused(kind: str) -> None:
 
 
 def test_too_many_pixels_are_refused_by_the_header() -> None:
-    """A header that promises 1001 × 1000 pixels is enough: the pixels are never looked at."""
+    """A header that declares 1001 × 1000 pixels is refused before the pixels are decoded."""
     with pytest.raises(ImageTooLarge, match="1001 × 1000"):
         open_image(header_of_png(1001, 1000), LIMITS)
 
 
 @pytest.mark.parametrize("side", [10_000, 20_000, 2**31 - 1])
 def test_decompression_bombs_are_refused(side: int) -> None:
-    """Sizes at which Pillow itself warns or gives up are the same error."""
+    """Sizes at which Pillow itself warns or raises give the same error."""
     with pytest.raises(ImageTooLarge):
         open_image(header_of_png(side, side), LIMITS)
 
 
 @pytest.mark.parametrize("side", [(60_000_000, 1), (1, 70_000)])
 def test_a_side_without_end_is_refused(side: tuple[int, int]) -> None:
-    """Few pixels in a line of millions: resampling it would take gigabytes."""
+    """A long line of pixels is refused: resampling it would take gigabytes."""
     with pytest.raises(ImageTooLarge):
         open_image(header_of_png(*side), Limits(MAX_PIXELS))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(orientation: int) -> None:
-    """A photo taken in any of the eight orientations is turned upright, as Pillow itself would."""
+    """A photo in any of the eight orientations is turned upright, as Pillow does."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(draw_picture(40, 30), exif=exif)
@@ -100,7 +100,7 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
 
 
 def test_texts_of_a_header_are_bounded() -> None:
-    """A few kilobytes of compressed text in a PNG cannot be unpacked to dozens of megabytes."""
+    """A few kilobytes of compressed text in a PNG are not unpacked to dozens of megabytes."""
     texts = PngImagePlugin.PngInfo()
     for number in range(12):
         texts.add_text(f"text {number}", "x" * 1_000_000, zip=True)
@@ -111,9 +111,9 @@ def test_texts_of_a_header_are_bounded() -> None:
         decode(data)
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")  # Pillow's word for what this test is about
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")  # Pillow's warning of damaged EXIF
 def test_damaged_exif_is_ignored() -> None:
-    """EXIF is advice: a picture whose EXIF cannot be read is read without."""
+    """An image with EXIF that cannot be read is decoded without the EXIF."""
     image = decode(encode(draw_picture(40, 30), "JPEG", exif=b"Exif\x00\x00MM\x00*garbage"))
 
     assert image.size == (40, 30)
@@ -121,7 +121,7 @@ def test_damaged_exif_is_ignored() -> None:
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_alpha_is_laid_over_white(mode: str) -> None:
-    """What is transparent is white, half-transparent ink is half as dark."""
+    """Transparent pixels are white, and half-transparent black is gray."""
     image = Image.new("RGBA", (3, 1))
     image.putdata([(0, 0, 0, 0), (0, 0, 0, 127), (0, 0, 0, 255)])
 
@@ -130,7 +130,7 @@ def test_alpha_is_laid_over_white(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["P", "L", "RGB"])
 def test_a_transparent_color_is_white(mode: str) -> None:
-    """PNG can declare one color transparent in modes that have no alpha channel."""
+    """The transparent color of a PNG without an alpha channel becomes white."""
     image = Image.new("RGB", (2, 1), "black")
     image.putpixel((1, 0), (255, 0, 0))
     image = image.convert(mode)
@@ -162,7 +162,7 @@ def test_other_modes_become_rgb(mode: str) -> None:
 
 
 def png(*, depth: int, color: int, rows: list[bytes], transparent: bytes) -> bytes:
-    """A PNG of the kinds that Pillow does not write: 16 bits, with a transparent color."""
+    """Return a PNG that Pillow cannot write: 16 bits with a transparent color."""
     size = struct.pack(">II", len(rows[0]) // (depth // 8 * (3 if color == 2 else 1)), len(rows))
     header = png_chunk(b"IHDR", size + bytes([depth, color, 0, 0, 0]))
     data = png_chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
@@ -170,14 +170,14 @@ def png(*, depth: int, color: int, rows: list[bytes], transparent: bytes) -> byt
 
 
 def test_a_transparent_level_of_16_bits_is_white() -> None:
-    """Of gray, the very level; its neighbor, which has the same upper bits, is not."""
+    """The transparent level of gray is white, but not the next level with the same upper bits."""
     data = png(depth=16, color=0, rows=[struct.pack(">3H", 1000, 1001, 65535)], transparent=struct.pack(">H", 1000))
 
     assert np.asarray(decode(data))[0, :, 0].tolist() == [255, 3, 255]
 
 
 def test_a_transparent_color_of_16_bits_is_white() -> None:
-    """Of colors, as far as the bits tell that are kept."""
+    """The transparent color is white, compared by the bits that Pillow keeps."""
     black, red = struct.pack(">3H", 0, 0, 0), struct.pack(">3H", 65535, 0, 0)
     data = png(depth=16, color=2, rows=[black + red], transparent=red)
 
@@ -186,7 +186,7 @@ def test_a_transparent_color_of_16_bits_is_white() -> None:
 
 @pytest.mark.parametrize("bits", [2, 12])
 def test_other_depths_of_jpeg_are_refused_by_their_name(bits: int) -> None:
-    """Medical images have 12 bits: that is another matter than bytes that are no image."""
+    """The refusal of a JPEG of another depth, as in medicine, names its bits."""
     data = bytearray(encode(draw_picture(40, 30), "JPEG"))
     frame = data.index(b"\xff\xc0")
     data[frame + 4] = bits
@@ -197,7 +197,7 @@ def test_other_depths_of_jpeg_are_refused_by_their_name(bits: int) -> None:
 
 @pytest.mark.parametrize("transform", [0, 2], ids=["CMYK", "YCCK"])
 def test_inks_are_read_as_adobe_writes_them(transform: int) -> None:
-    """Inverted, and for YCCK with the inks in luma and chroma (Adobe's technical note 5116)."""
+    """CMYK is read inverted, and YCCK as luma and chroma of the inks (Adobe's technical note 5116)."""
     inks = (40, 120, 140, 30)
     data = bytearray(encode(Image.new("CMYK", (16, 16), inks), "JPEG", quality=100, subsampling=0))
     data[data.index(b"Adobe") + 11] = transform
@@ -213,7 +213,7 @@ def test_inks_are_read_as_adobe_writes_them(transform: int) -> None:
 
 @pytest.mark.parametrize("options", [{"progressive": True}, {"subsampling": 0}, {"optimize": True}], ids=str)
 def test_jpegs_of_all_kinds_are_read(options: dict[str, Any]) -> None:
-    """Progressive or not, with whatever sampling, the picture is the picture."""
+    """A JPEG of any coding and sampling decodes to its image."""
     picture = draw_picture(200, 150)
 
     decoded = decode(encode(picture, "JPEG", quality=95, **options))
@@ -223,7 +223,7 @@ def test_jpegs_of_all_kinds_are_read(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF", "AVIF", "MPO"])
 def test_of_several_pictures_the_first_counts(kind: str) -> None:
-    """Animations, pages of a TIFF, and the second picture that phones put beside a photo."""
+    """Only the first image counts of an animation, of a TIFF with pages, and of a photo with a second image."""
     frames = [Image.new("RGB", (32, 32), color) for color in ("red", "blue")]
     file = io.BytesIO()
     frames[0].save(file, kind, save_all=True, append_images=frames[1:])
@@ -234,7 +234,7 @@ def test_of_several_pictures_the_first_counts(kind: str) -> None:
 
 
 def test_an_animation_s_first_frame_lies_over_white() -> None:
-    """Where it is transparent, or smaller than the whole, there is nothing before it."""
+    """Transparent parts of the first frame are white."""
     frame = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
     frame.putpixel((3, 3), (255, 0, 0, 255))
     file = io.BytesIO()
@@ -260,7 +260,7 @@ def test_tiffs_of_all_kinds_are_read(mode: str) -> None:
 
 
 def gray_tiff(bits: int, white_is: int, row: bytes) -> bytes:
-    """A TIFF of two pixels, of the kinds that Pillow does not write."""
+    """Return a TIFF of two pixels that Pillow cannot write."""
     values = [(256, 4, 1, 2), (257, 4, 1, 1), (258, 3, 1, bits), (262, 3, 1, white_is), (273, 4, 1, 128)]
     entries = b"".join(struct.pack("<HHLL", *value) for value in values)
     return (b"II*\0" + struct.pack("<LH", 8, len(values)) + entries).ljust(128, b"\0") + row
@@ -276,19 +276,19 @@ def gray_tiff(bits: int, white_is: int, row: bytes) -> bytes:
     ids=["12 bits", "16 bits", "zero is white"],
 )
 def test_wide_gray_tiffs_keep_their_range(bits: int, white_is: int, row: bytes, expected: list[int]) -> None:
-    """Microscopes have 12 bits, scanners a zero that is white."""
+    """The full range is kept of 12 bits (microscopes), and of a zero that is white (scanners)."""
     assert expected == np.asarray(decode(gray_tiff(bits, white_is, row)))[0, :, 0].tolist()
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.float32])
 def test_samples_without_a_white_are_refused(kind: type) -> None:
-    """Floats and wide integers could mean anything: a guess would be a silent wrong answer."""
+    """Floats and wide integers have no defined white, so they are refused instead of guessed."""
     with pytest.raises(UnsupportedImage, match="white"):
         decode(encode(Image.fromarray(np.zeros((8, 8), kind)), "TIFF"))
 
 
 def test_only_what_is_allowed_is_read() -> None:
-    """A list of formats that is shorter than what could be read."""
+    """An image in a supported format that is not in the list is refused by name."""
     picture = draw_picture(8, 8)
     only_png = Limits(pixels=1000, formats=("png",))
 
@@ -298,7 +298,7 @@ def test_only_what_is_allowed_is_read() -> None:
 
 
 def test_what_pillow_warns_of_is_not_kept() -> None:
-    """Python keeps every text it has warned of, and callers choose these: memory would grow with each."""
+    """Pillow's warnings leave nothing in memory: Python keeps each text, and clients choose the texts."""
     code = (
         "import sys; from PIL import TiffImagePlugin; from app.images.decode import *\n"
         "for number in range(9):\n"
@@ -315,7 +315,7 @@ def test_what_pillow_warns_of_is_not_kept() -> None:
 
 
 def test_damage_is_not_told_on_standard_error() -> None:
-    """There is the log, each line of it whole: what callers send has no lines there."""
+    """A damaged image writes nothing to standard error, between the lines of the log."""
     code = (
         "import sys; from app.images.decode import *\n"
         "try: to_rgb(open_image(sys.stdin.buffer.read(), Limits(10**6)))\n"
@@ -329,7 +329,7 @@ def test_damage_is_not_told_on_standard_error() -> None:
 
 
 def test_the_first_image_imports_nothing() -> None:
-    """Whatever it is: Pillow would otherwise import all its plugins then, while others wait."""
+    """After `configure_pillow`, the first image imports no plugin while other requests wait."""
     code = (
         "import sys; from app.images.decode import *; configure_pillow(); before = set(sys.modules)\n"
         "for data in (b'no image at all', b'GIF89a'):\n"
@@ -363,7 +363,7 @@ def test_importing_the_decoder_changes_nothing_global() -> None:
 
 
 def test_a_jpeg_is_shrunk_no_further_than_asked() -> None:
-    """Of its sides, the largest power of two up to 8 goes into both without falling below."""
+    """A JPEG is shrunk by the largest power of two up to 8 that keeps both sides above the request."""
     image = open_image(encode(draw_picture(1000, 800), "JPEG"), LIMITS)
 
     shrink(image, (300, 200))
@@ -373,7 +373,7 @@ def test_a_jpeg_is_shrunk_no_further_than_asked() -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
 def test_what_is_no_jpeg_is_not_shrunk(kind: str) -> None:
-    """Other formats have no such short cut, and stay what they are."""
+    """Images of other formats keep their size."""
     image = open_image(encode(draw_picture(200, 100), kind), LIMITS)
 
     shrink(image, (20, 10))

@@ -1,4 +1,4 @@
-"""`app/images/limits.py`: what headers may cost. Each file here took gigabytes or minutes before there were bounds."""
+"""`app/images/limits.py`: limits on headers. Without them, each file here takes gigabytes or minutes."""
 
 import struct
 import zlib
@@ -31,20 +31,20 @@ def png_of_chunks(count: int) -> bytes:
     ids=["comments", "chunks", "filling"],
 )
 def test_a_header_of_too_many_pieces_is_refused(data: bytes) -> None:
-    """Pieces cost time even if there is nothing in them."""
+    """Many empty pieces are refused, because each costs time."""
     with pytest.raises(UnreadableImage, match="too many pieces"):
         open_image(data, LIMITS)
 
 
 def test_a_header_of_many_pieces_is_read() -> None:
-    """A PNG in blocks of a hundred bytes is unusual, and no attack."""
+    """A thousand chunks are unusual, but are no attack."""
     image = open_image(png_of_chunks(1000), LIMITS)
 
     assert image.size == (8, 8)
 
 
 def test_pixels_may_consist_of_many_pieces() -> None:
-    """Run after run of a BMP is read byte by byte, and chunk after chunk of a PNG."""
+    """Pixels may take more reads than a header: Pillow reads the runs of a BMP byte by byte."""
     line = b"\x04\x05" * 160 + b"\0\0"
     header = struct.pack("<IiiHHIIiiII", 40, 640, 480, 1, 8, 1, 480 * len(line), 0, 0, 256, 0) + bytes(1024)
     bmp = b"BM" + struct.pack("<IHHI", 0, 0, 0, 14 + len(header)) + header + line * 480 + b"\0\1"
@@ -54,7 +54,7 @@ def test_pixels_may_consist_of_many_pieces() -> None:
 
 
 def test_pixels_of_too_many_pieces_are_refused() -> None:
-    """Chunks of nothing between those of an image: each takes a microsecond and twelve bytes."""
+    """Empty chunks between the pixels are refused: each takes a microsecond and twelve bytes."""
     whole = encode(draw_picture(8, 8))
     first = whole.index(b"IDAT") - 4
     image = open_image(whole[:first] + png_chunk(b"IDAT", b"") * MAX_READS_OF_PIXELS + whole[first:], LIMITS)
@@ -65,7 +65,7 @@ def test_pixels_of_too_many_pieces_are_refused() -> None:
 
 @pytest.mark.parametrize("kind", [b"iCCP", b"zTXt", b"iTXt"])
 def test_a_png_of_too_much_that_is_packed_is_refused(kind: bytes) -> None:
-    """A thousand bytes become a million, and checksums that are wrong hide it from Pillow's own bound."""
+    """A chunk of 1 KB unpacks to 1 MB, and a wrong checksum hides it from Pillow's own limit."""
     whole = encode(draw_picture(8, 8))
     packed = zlib.compress(bytes(2**20 - 1))[:-1] + b"?"
     content = {b"iCCP": b"a\0\0", b"zTXt": b"a\0\0", b"iTXt": b"a\0\1\0\0\0"}[kind] + packed
@@ -75,7 +75,7 @@ def test_a_png_of_too_much_that_is_packed_is_refused(kind: bytes) -> None:
 
 
 def tiff(order: str, pieces: int, tag: int = 273, kind: int = 4) -> bytes:
-    """A TIFF that has so many pieces, or says so."""
+    """Return a TIFF that declares so many pieces."""
     head = b"II*\0" if order == "<" else b"MM\0*"
     values = [(256, 4, 1, 8000), (257, 4, 1, 8000), (258, 3, 1, 8), (tag, kind, pieces, 64)]
     entries = b"".join(struct.pack(f"{order}HHLL", *value) for value in values)
@@ -102,7 +102,7 @@ def big_tiff(pieces: int) -> bytes:
     ids=["strips", "other byte order", "tiles", "64-bit offsets", "offsets of bytes", "palette", "read as 32-bit"],
 )
 def test_a_tiff_of_too_many_pieces_is_refused(data: bytes) -> None:
-    """Before Pillow makes an object of each."""
+    """Too many pieces are refused before Pillow makes an object of each."""
     with pytest.raises(UnreadableImage, match="too many pieces"):
         open_image(data, LIMITS)
 
@@ -129,18 +129,18 @@ def test_a_tiff_of_too_many_pieces_is_refused(data: bytes) -> None:
     ],
 )
 def test_what_is_no_such_tiff_passes(data: bytes) -> None:
-    """The bound refuses what is beyond it, and leaves the rest to Pillow."""
+    """The check passes everything within the limit, and leaves damage to Pillow."""
     check_pieces(data)
 
 
 def small_tiff(tags: dict[int, int], rest: bytes) -> bytes:
-    """A TIFF of these tags; what comes after them begins at 256."""
+    """Return a TIFF with these tags; `rest` begins at offset 256."""
     entries = b"".join(struct.pack("<HHLL", tag, 4, 1, value) for tag, value in sorted(tags.items()))
     return (b"II*\0" + struct.pack("<LH", 8, len(tags)) + entries).ljust(256, b"\0") + rest
 
 
 def test_strips_that_lie_on_each_other_are_refused() -> None:
-    """Each time a strip is named it is decoded: kilobytes would be minutes."""
+    """A strip is decoded each time it is listed, so kilobytes would take minutes."""
     count, side = 2000, 1000
     data = small_tiff({256: side, 257: side, 258: 8, 262: 1, 273: 256, 278: side - 1}, struct.pack("<L", 256) * count)
     data = data.replace(struct.pack("<HHL", 273, 4, 1), struct.pack("<HHL", 273, 4, count))
@@ -150,7 +150,7 @@ def test_strips_that_lie_on_each_other_are_refused() -> None:
 
 
 def test_a_tile_larger_than_an_image_may_be_is_refused() -> None:
-    """It is decoded whole, though the image is a corner of it: 640 KB took 650 MB."""
+    """A tile is decoded whole, even for an image in its corner: 640 KB took 650 MB."""
     packed = zlib.compress(bytes(2**20))
     tiles = {322: 1024, 323: 1024, 324: 256, 325: len(packed)}
     data = small_tiff({256: 16, 257: 16, 258: 8, 259: 8, 262: 1, **tiles}, packed)
@@ -161,14 +161,14 @@ def test_a_tile_larger_than_an_image_may_be_is_refused() -> None:
 
 
 def scans(count: int) -> bytes:
-    """A progressive JPEG whose last scan is repeated."""
+    """Return a progressive JPEG with its last scan repeated."""
     whole = encode(Image.new("L", (1000, 1000)), "JPEG", progressive=True)
     last = whole[whole.rindex(b"\xff\xda") : -2]
     return whole[:-2] + last * count + whole[-2:]
 
 
 def test_a_jpeg_of_too_many_scans_is_refused() -> None:
-    """Each costs a pass over all pixels, and next to no bytes."""
+    """Too many scans are refused: each costs a pass over all pixels, and few bytes."""
     with pytest.raises(ImageTooLarge, match="over 2000 scans"):
         open_image(scans(2000), LIMITS)
 
@@ -176,7 +176,7 @@ def test_a_jpeg_of_too_many_scans_is_refused() -> None:
 
 
 def test_no_scan_can_be_hidden() -> None:
-    """A marker that has no length hides nothing of what follows it."""
+    """A marker without a length does not hide the scans that follow it."""
     whole = scans(0)
     place = whole.rindex(b"\xff\xda")
     hidden = b"\xff\x01" + whole[place:-2] * 2000
@@ -186,7 +186,7 @@ def test_no_scan_can_be_hidden() -> None:
 
 
 def test_only_scans_of_the_image_itself_count() -> None:
-    """What looks like scans in a comment, or behind the end, is none: phones append films to their photos."""
+    """Scans in a comment, or after the end (phones append videos to photos), do not count."""
     whole = scans(0)
     look_alike = b"\xff\xda\0\x02" * 3000
     comments = (b"\xff\xfe" + struct.pack(">H", len(look_alike) + 2) + look_alike) * 4

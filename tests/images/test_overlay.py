@@ -1,4 +1,4 @@
-"""`app/images/overlay.py`: evidence is painted in the right places."""
+"""`app/images/overlay.py`: places and colors of painted evidence."""
 
 import io
 
@@ -12,12 +12,12 @@ from tests.references.draw import draw_picture
 
 
 def painted(evidence: list[list[float]], pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """The overlay on these pixels, 16 of them a side to a position."""
+    """Return the overlay on these pixels; a position has 16 pixels a side."""
     return np.asarray(Image.open(io.BytesIO(overlay(pixels, np.array(evidence, np.float32), 16)))).astype(int)
 
 
 def test_evidence_is_painted_where_it_is() -> None:
-    """A map that reaches over the edge (40 pixels, positions of 16) is cut off there, not squeezed into the image."""
+    """A map that extends over the edge (40 pixels, positions of 16) is cut off, not squeezed into the image."""
     picture = painted([[0, 0, 0], [0, 1, 0], [0, 0, 0]], np.full((40, 40, 3), 128, np.uint8))
     color = np.ptp(picture, axis=2)
     rows, columns = np.nonzero(color > 0.9 * color.max())
@@ -28,7 +28,7 @@ def test_evidence_is_painted_where_it_is() -> None:
 
 
 def test_for_and_against_have_their_colors() -> None:
-    """The strongest evidence is nearly opaque, in the color of its sign; weaker evidence is as much fainter."""
+    """Evidence has the color of its sign, and an opacity in proportion to its strength."""
     picture = painted([[4, 4, 4, 4, 0, -2, -2, -2]], np.zeros((16, 128, 3), np.uint8))
     left, right = picture[0, 0], picture[0, -1]
 
@@ -37,7 +37,7 @@ def test_for_and_against_have_their_colors() -> None:
 
 
 def test_no_evidence_leaves_a_gray_image() -> None:
-    """Where nothing speaks for or against the class, the image is seen as it is, without its colors."""
+    """Without any evidence, the overlay is the image in gray."""
     image = np.asarray(draw_picture(224, 224))
 
     picture = painted([[0.0] * 14] * 14, image)
@@ -47,7 +47,7 @@ def test_no_evidence_leaves_a_gray_image() -> None:
 
 
 def test_small_images_are_enlarged() -> None:
-    """By a whole number, so that every pixel stays a square."""
+    """A small image is enlarged by a whole number, so that each pixel stays a square."""
     image = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
 
     picture = painted([[0, 0, 0], [0, 0, 0]], image)

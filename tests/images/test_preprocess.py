@@ -1,4 +1,4 @@
-"""`app/images/preprocess.py`: pixels as the checkpoint was trained."""
+"""`app/images/preprocess.py`: pixels as in training."""
 
 import tracemalloc
 
@@ -27,7 +27,7 @@ def test_the_rounding_of_an_odd_margin_is_the_source_s(rounding: str, left: int)
 @pytest.mark.parametrize("interpolation", ["nearest", "bicubic"])
 @pytest.mark.parametrize("size", [(65_535, 1), (1, 65_535)], ids=str)
 def test_a_line_is_never_made_wide(size: tuple[int, int], interpolation: Interpolation) -> None:
-    """Only what the crop keeps of a panorama is made: the whole of it, resized, would be gigabytes."""
+    """Only the crop of a line is resized: the whole line, resized, would take gigabytes."""
     recipe = Preprocessing(
         resize=ShorterSide(mode="shorter_side", size=256),
         crop=CenterCrop(height=224, width=224, rounding="half_even"),

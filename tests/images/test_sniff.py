@@ -1,4 +1,4 @@
-"""`app/images/sniff.py`: what a body is that is no image, and what its sender is told."""
+"""`app/images/sniff.py`: names of other formats, and advice to the client."""
 
 import base64
 import gzip
@@ -63,7 +63,7 @@ def zipped(data: bytes) -> bytes:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_other_formats_are_named(data: bytes, name: str) -> None:
-    """Formats that are not read are called by their name, and those that are read are listed."""
+    """The refusal of a format that is not read names it, and lists the formats that are read."""
     with pytest.raises(UnsupportedImage) as refusal:
         open_image(data, Limits(1_000_000))
 
@@ -103,8 +103,8 @@ def test_other_formats_are_named(data: bytes, name: str) -> None:
         (bytes(1000), "all zero"),
     ],
 )
-def test_what_came_is_told(data: bytes, words: str) -> None:
-    """A body that holds no image, or an image in wrappings, is told what it is and what to send."""
+def test_the_advice_fits_the_body(data: bytes, words: str) -> None:
+    """The refusal of a body without an image, or with a wrapped one, says what it is and what to send."""
     with pytest.raises(UnsupportedImage) as refusal:
         open_image(data, Limits(1_000_000))
 
@@ -112,8 +112,8 @@ def test_what_came_is_told(data: bytes, words: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF"])
-def test_what_begins_as_an_image_is_damaged_and_not_unknown(kind: str) -> None:
-    """Of every format that is read, a header without an image behind it is never told to be none of the formats."""
+def test_a_truncated_image_is_damaged_and_not_unknown(kind: str) -> None:
+    """A truncated file of a supported format is never called unknown."""
     data = encode(Image.new("RGB", (64, 64), "red"), kind)[:24]
 
     assert format_of(data) == kind.lower()
@@ -123,12 +123,12 @@ def test_what_begins_as_an_image_is_damaged_and_not_unknown(kind: str) -> None:
     assert "none of" not in refusal.value.detail
 
 
-def test_nothing_known_is_called_so() -> None:
-    """Bytes without any sign are none of the formats, in a sentence that lists them."""
+def test_unknown_bytes_are_called_unknown() -> None:
+    """The refusal of unknown bytes lists the formats."""
     assert explain(b"\x07\x03\x9f" * 30, FORMATS) == "The bytes are none of JPEG, PNG, AVIF."
 
 
 def test_long_bodies_are_not_read_to_their_end() -> None:
-    """Of a body of 64 MiB, only the beginning is looked at: patterns take time in proportion to it."""
+    """Only the beginning of a body of 64 MiB is examined, because patterns take time in proportion to it."""
     assert "base64" in explain(base64.b64encode(JPEG)[:400] + b"A" * 2**26, FORMATS)
     assert "text, not an image" in explain(b"<!--" * 2**24, FORMATS)
