@@ -15,7 +15,7 @@ def test_best_first() -> None:
 
 
 def test_ties_keep_the_order_of_the_classes() -> None:
-    """Of equal logits the lower class number comes first."""
+    """The lower class number comes first of equal logits."""
     assert [index for index, _ in top_k(np.array([5, 1, 5], np.float32), 3, "softmax")] == [0, 2, 1]
 
 
