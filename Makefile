@@ -1,70 +1,74 @@
-# `make serve` and `make test` work from nothing: each makes the virtual environment it needs.
+# `make serve` and `make test` work from a fresh clone: each creates the virtual environment that it needs.
 PYTHON ?= python3
 SERVE := .venv/serve
 DEV := .venv/dev
 PIP := -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: serve test test-all fuzz chaos soak bench image lint format docs supported-models demo clean
+.DEFAULT_GOAL := help
+.PHONY: help serve test test-all fuzz chaos soak bench image lint format docs supported-models demo clean
 
-serve: $(SERVE)/ready  ## serve the demonstration bundle, or another: make serve BUNDLE=… PORT=…
+help:  ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+serve: $(SERVE)/ready  ## Serve the demonstration bundle, or another one: make serve BUNDLE=DIR PORT=9000.
 	$(SERVE)/bin/swin-serve run $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(PORT),--port $(PORT))
 
-test: $(DEV)/ready  ## everything this machine can run in minutes
+test: $(DEV)/ready  ## Run the tests except the slow ones (a few minutes); with options of pytest: make test ARGS='-k decode'.
 	$(DEV)/bin/python -m pytest -m "not slow" $(ARGS)
 
-test-all: $(DEV)/ready  ## what takes longer, too
+test-all: $(DEV)/ready  ## Run all tests, with the slow ones.
 	$(DEV)/bin/python -m pytest $(ARGS)
 
-chaos: $(DEV)/ready  ## attack a real process for three minutes: callers that leave, lie and dawdle, engines that fail, stops
+chaos: $(DEV)/ready  ## Attack a running service for three minutes with faulty clients, engine failures and shutdowns.
 	$(DEV)/bin/python -m tests.chaos $(ARGS)
 	$(DEV)/bin/python -m pytest -m slow tests/chaos/test_shutdown.py
 
-soak: $(DEV)/ready  ## a quarter of an hour at four fifths of the capacity; then what a refusal costs
+soak: $(DEV)/ready  ## Load a service at 80 % of its capacity for 15 minutes, then measure the cost of a refusal.
 	$(DEV)/bin/python -m benchmarks.behavior.soak $(ARGS)
 	$(DEV)/bin/python -m benchmarks.behavior.refusal
 
-bench: $(DEV)/ready  ## load over HTTP; beside other servers: make bench ARGS='--peers mosec torchserve --photos DIR'
+bench: $(DEV)/ready  ## Measure load over HTTP; with baselines: make bench ARGS='--baselines mosec --photos DIR'.
 	$(DEV)/bin/python -m benchmarks.comparison --latency $(ARGS)
 
-fuzz: $(DEV)/ready  ## decode 200 000 damaged images, and all kinds of sound ones beside libvips and OpenCV (several minutes)
+fuzz: $(DEV)/ready  ## Decode 200,000 damaged images, and compare decoding with libvips and OpenCV (several minutes).
 	$(DEV)/bin/python -m tests.fuzz 200000
 	$(DEV)/bin/python -m tests.differential
 
-image: $(DEV)/ready  ## build the service's container image and test it; needs a Docker engine
+image: $(DEV)/ready  ## Build the container image of the service and test it (needs a Docker engine).
 	docker build --tag swin-serve .
 	TEST_IMAGE=swin-serve $(DEV)/bin/python -m pytest -m container
 
-lint: $(DEV)/ready  ## style, format, import contracts and types
+lint: $(DEV)/ready  ## Check style, format, import contracts and types.
 	$(DEV)/bin/ruff check
 	$(DEV)/bin/ruff format --check
 	$(DEV)/bin/lint-imports
 	$(DEV)/bin/mypy
 
-format: $(DEV)/ready
+format: $(DEV)/ready  ## Apply the automatic fixes of style, and format all files.
 	$(DEV)/bin/ruff check --fix
 	$(DEV)/bin/ruff format
 
-docs: $(DEV)/ready  ## write the pages of docs/reference that the code determines
+docs: $(DEV)/ready  ## Write the pages of docs/reference that the code determines.
 	$(DEV)/bin/python -m docs.generate
 
-supported-models: $(DEV)/ready  ## compare all published variants with their sources; writes docs/reference/supported-models.md
+supported-models: $(DEV)/ready  ## Compare all published variants with their sources, and write the table of docs/reference.
 	$(DEV)/bin/python -m tests.references.table
 
-demo: $(DEV)/ready  ## train the demonstration classifier again and export it
+demo: $(DEV)/ready  ## Train the demonstration classifier again, and export it.
 	$(DEV)/bin/python -m model_export.demo
 
-clean:
+clean:  ## Delete the virtual environments, build outputs and caches of tools.
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache
 
-# No torch: what serves needs none.
+# Without torch: the service does not need it.
 $(SERVE)/ready: pyproject.toml constraints.txt
-	@echo "making $(SERVE) (about a minute) …"
+	@echo "creating $(SERVE) (about a minute) …"
 	$(PYTHON) -m venv $(SERVE)
 	$(SERVE)/bin/python $(PIP) --editable '.[cpu]'
 	@touch $@
 
 $(DEV)/ready: pyproject.toml constraints.txt
-	@echo "making $(DEV) (torch included: a few minutes) …"
+	@echo "creating $(DEV) (with torch: a few minutes) …"
 	$(PYTHON) -m venv $(DEV)
 	$(DEV)/bin/python $(PIP) --editable '.[cpu,export,demo,test,lint]'
 	@touch $@

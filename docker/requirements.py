@@ -1,4 +1,4 @@
-"""Print what pyproject.toml asks for, with the extras that are named: `python requirements.py cpu export`."""
+"""Print the requirements of pyproject.toml and of the named extras: `python requirements.py cpu export`."""
 # ruff: noqa: INP001  a script, not part of a package
 
 import sys
