@@ -1,1 +1,1 @@
-"""What the service costs and holds out, measured from outside, over real sockets. Not part of the package."""
+"""Benchmarks of the service, mostly over real sockets. Not part of the distribution."""

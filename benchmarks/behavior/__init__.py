@@ -1,1 +1,1 @@
-"""What the service does over time, under refusals and as the work grows."""
+"""Behavior of the service over time, at full queues, and as the work grows."""

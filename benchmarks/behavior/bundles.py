@@ -1,4 +1,4 @@
-"""Bundles by their number of parameters: random weights, built once by the recipe everybody uses, kept in `.cache/`."""
+"""Bundles of 1 to 200 million parameters with random weights, built once by swin-export and kept in `.cache/`."""
 
 import tempfile
 from pathlib import Path
@@ -11,18 +11,19 @@ from model_export.console import Progress
 
 CACHE = Path(__file__).parents[1] / ".cache"
 
-SIZES = {  # name → embed_dim, depths, num_heads; windows of 7 on 224 pixels, 1000 classes
+# Name → embed_dim, depths and num_heads, with windows of 7 on 224 pixels and 1,000 classes. The last
+# three are Swin-T, Swin-B and Swin-L.
+SIZES = {
     "swin-1m": (24, (2, 2, 2, 2), (1, 2, 4, 8)),
     "swin-7m": (48, (2, 2, 6, 2), (2, 4, 8, 16)),
     "swin-28m": (96, (2, 2, 6, 2), (3, 6, 12, 24)),
     "swin-88m": (128, (2, 2, 18, 2), (4, 8, 16, 32)),
     "swin-197m": (192, (2, 2, 18, 2), (6, 12, 24, 48)),
 }
-"""By size; the last three are Swin-T, Swin-B and Swin-L."""
 
 
 def bundle(name: str) -> Path:
-    """The folder of this bundle; built if it is not there, which takes a minute or two for the largest."""
+    """Return the folder of this bundle. Build it if it is missing: a minute or two for the largest."""
     folder = CACHE / name
     if not folder.is_dir():
         CACHE.mkdir(exist_ok=True)
@@ -42,7 +43,7 @@ def _network(name: str) -> SwinForImageClassification:
 
 
 def main() -> None:
-    """Build what is not there yet."""
+    """Build the missing bundles, and print the folders of all."""
     for name in SIZES:
         print(bundle(name))
 

@@ -1,8 +1,8 @@
-"""What all CPUs can decode and preprocess, without a service around them.
+"""Rate of decoding and preprocessing on all CPUs, without a service.
 
     python -m benchmarks.behavior.decoders BUNDLE
 
-A process for each CPU, all in one window of time. One JSON line: images a second.
+Runs a process for each CPU, all at the same time. Prints one JSON line: images per second.
 """
 
 import argparse
@@ -21,49 +21,50 @@ from app.images.preprocess import decode_pixels
 from app.system.cpus import available_cpus
 from benchmarks.comparison.workload import Workload
 
+# Timeout for the start of all processes, in seconds.
 START_SECONDS = 60
 
-_together: Barrier
+_barrier: Barrier
 
 
 def rate(recipe: Preprocessing, files: Sequence[bytes], seconds: float, cpus: int) -> float:
-    """Images a second of so many processes.
+    """Return the images per second of this number of processes.
 
     Raises:
         threading.BrokenBarrierError: one of them does not start.
     """
-    context = multiprocessing.get_context("fork")  # nothing has a thread here yet, and there is nothing to import again
-    together = context.Barrier(cpus)
-    with ProcessPoolExecutor(cpus, context, initializer=_begin, initargs=(together,)) as pool:
+    context = multiprocessing.get_context("fork")  # safe: no thread runs yet. The children need not import again
+    barrier = context.Barrier(cpus)
+    with ProcessPoolExecutor(cpus, context, initializer=_set_barrier, initargs=(barrier,)) as pool:
         return sum(pool.map(_rate, [recipe] * cpus, [files] * cpus, [seconds] * cpus))
 
 
-def _begin(together: Barrier) -> None:
-    global _together  # noqa: PLW0603 (a lock is handed down at a process's start, or not at all)
-    _together = together
+def _set_barrier(barrier: Barrier) -> None:
+    global _barrier  # noqa: PLW0603 (a process can inherit a barrier only at its start)
+    _barrier = barrier
 
 
 def _rate(recipe: Preprocessing, files: Sequence[bytes], seconds: float) -> float:
     images = 0
-    _together.wait(START_SECONDS)  # and so each process has one of the tasks
+    _barrier.wait(START_SECONDS)  # therefore each process gets exactly one of the tasks
     started = time.perf_counter()
-    while (took := time.perf_counter() - started) < seconds:
+    while (elapsed := time.perf_counter() - started) < seconds:
         decode_pixels(files[images % len(files)], recipe)
         images += 1
-    return images / took
+    return images / elapsed
 
 
 def main() -> int:
-    """Returns 0."""
+    """Measure and print. Return 0."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.behavior.decoders", description=__doc__)
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--photos", type=Path, metavar="DIR", help="JPEGs; else pictures are drawn")
+    parser.add_argument("--photos", type=Path, metavar="DIR", help="folder of JPEGs (default: drawn pictures)")
     parser.add_argument("--images", type=int, default=60)
     parser.add_argument("--seconds", type=float, default=5.0)
-    asked = parser.parse_args()
-    recipe = load_bundle(asked.bundle).manifest.preprocessing
-    files = Workload("", asked.images, ()).files(asked.photos)
-    print(json.dumps({"images_per_second": rate(recipe, files, asked.seconds, available_cpus())}))
+    args = parser.parse_args()
+    recipe = load_bundle(args.bundle).manifest.preprocessing
+    files = Workload("", args.images, ()).files(args.photos)
+    print(json.dumps({"images_per_second": rate(recipe, files, args.seconds, available_cpus())}))
     return 0
 
 

@@ -1,9 +1,10 @@
-"""What `decode=fast` saves, and how often it changes the best class.
+"""CPU time that `decode=fast` saves, and how often it changes the best class.
 
     python -m benchmarks.behavior.decoding [--bundle DIR]
 
-Of the demonstration bundle, trained, all scanned digits enlarged to JPEGs; of another bundle, photos in several sizes
-(`--photos DIR`, or drawn ones). CPU milliseconds of decoding and preprocessing an image, one after the other.
+For the demonstration bundle, the images are all scanned digits, enlarged to JPEGs. For another
+bundle, they are photos in several sizes: those of `--photos DIR`, or drawn ones. The figures are CPU
+milliseconds of decoding and preprocessing an image, one after the other.
 """
 
 import argparse
@@ -29,34 +30,37 @@ from benchmarks.load.record import record
 from model_export.demo import digits
 from tests.references.draw import draw_picture
 
+# Lengths of the longer side of the images, in pixels.
 SIDES = {"digits": (64, 128, 256, 512), "photos": (500, 1024, 2048, 4096)}
-"""Of the images, the longer one."""
 
+# Number of drawn images.
 DRAWN = 40
 LIMITS = Limits(MAX_PIXELS)
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the table: images of one size."""
+    """Figures of images of one size: a line of the table."""
 
     longer_side: int
     images: int
     exact_ms: float
     fast_ms: float
-    other_best_class: int
-    other_logits: float  # the largest difference of an image, in units of its logits' range: the median
+    other_best_class: int  # images whose best class changes
+    other_logits: float  # median of the maximum difference of an image's logits, relative to their range
 
 
 def main() -> int:
-    """Print the table, and keep it. Returns 0."""
+    """Measure, print and record. Return 0."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.behavior.decoding", description=__doc__)
     parser.add_argument("--bundle", type=Path, default=DEMO_BUNDLE)
-    parser.add_argument("--photos", type=Path, help="a folder of images to enlarge and shrink; drawn ones if absent")
-    asked = parser.parse_args()
-    kind = "digits" if asked.bundle == DEMO_BUNDLE else "photos"
-    images = [image for part in digits() for image in part.images] if kind == "digits" else _photos(asked.photos)
-    bundle = load_bundle(asked.bundle)
+    parser.add_argument(
+        "--photos", type=Path, metavar="DIR", help="folder of images to resize (default: drawn pictures)"
+    )
+    args = parser.parse_args()
+    kind = "digits" if args.bundle == DEMO_BUNDLE else "photos"
+    images = [image for part in digits() for image in part.images] if kind == "digits" else _photos(args.photos)
+    bundle = load_bundle(args.bundle)
     print("longer side   images   exact ms   fast ms   other best class   other logits")
     lines = [_compare(bundle, images, side) for side in SIDES[kind]]
     record(f"decoding-{kind}", {"bundle": bundle.manifest.name, "sizes": [asdict(line) for line in lines]})
@@ -75,10 +79,10 @@ def _compare(bundle: Bundle, images: Sequence[Image.Image], side: int) -> Line:
     for image in images:
         data = _enlarged(image, side)
         logits = list[NDArray[np.float32]]()
-        for way, is_fast in enumerate((False, True)):
+        for mode, is_fast in enumerate((False, True)):
             started = time.thread_time()
             pixels = _pixels(data, bundle, is_fast=is_fast)
-            seconds[way] += time.thread_time() - started
+            seconds[mode] += time.thread_time() - started
             logits.append(engine.run(pixels[None])[0])
         exact, fast = logits
         changed += int(exact.argmax() != fast.argmax())

@@ -1,8 +1,9 @@
-"""What it costs to refuse a request, in units of what it costs to answer it: `python -m benchmarks.behavior.refusal`.
+"""Cost of a refused request, relative to a served one: `python -m benchmarks.behavior.refusal`.
 
-CPU time of the service's process, by `/proc`, per request, for digits (PNG of 32×32) and photos (JPEG of 500×375).
-First some callers are answered; then the engine is held, the queue fills up, and whoever comes is refused. A held
-engine takes no CPU time, so what is measured is refusing alone. Every refusal has to say when to try again.
+Measures the CPU time of the service process in `/proc`, per request, for digits (PNG of 32×32) and
+photos (JPEG of 500×375). First, requests are served. Then a fault injection blocks the engine, the
+queue fills up, and all further requests are refused. A blocked engine uses no CPU time, so that only
+the refusals are measured. Each refusal must have a `Retry-After` header.
 """
 
 import argparse
@@ -12,12 +13,13 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from http import HTTPStatus
 from pathlib import Path
 from random import Random
 
 import uvloop
 
-from benchmarks.load.clients import Callers, closed_loop, request
+from benchmarks.load.clients import ConnectionPool, closed_loop, request
 from benchmarks.load.images import noise, photo
 from benchmarks.load.record import record
 from benchmarks.load.served import Served, metrics
@@ -25,12 +27,14 @@ from tests.chaos import broken_engine
 
 QUEUE = 16
 OPTIONS = ["--max-queue-size", str(QUEUE), "--max-client-batch-size", str(QUEUE), "--max-decode-queue-size", str(QUEUE)]
-CALLERS = 8
-"""At once: fewer than the queue takes, so that nobody is refused before it is full."""
 
+# Concurrent clients: fewer than the queue holds, so that no request is refused before it is full.
+CLIENTS = 8
+
+# Length of a measurement, and of the time for which the engine is blocked. The queue fills in
+# between, in less than 3 s.
 SECONDS = 5.0
-HOLD_SECONDS = SECONDS + 3
-"""Time for the queue to fill, and some to spare."""
+BLOCK_SECONDS = SECONDS + 3
 
 
 @dataclass(frozen=True)
@@ -40,60 +44,61 @@ class Cost:
     served_ms: float
     refused_ms: float
     ratio: float
-    refused: int  # requests
+    refused: int  # refused requests
     without_retry_after: int
 
 
 class Bench:
-    """A service whose engine can be held."""
+    """A service whose engine can be blocked."""
 
     def __init__(self, served: Served, order: Path) -> None:
         self._served, self._order = served, order
-        self._callers = Callers(served.address)
-        self._silent = 0  # refusals that did not say when to try again
+        self._pool = ConnectionPool(served.address)
+        self._without_retry_after = 0
 
     async def cost(self, image: bytes) -> Cost:
-        """Of answering this image, and of refusing it."""
+        """Return the cost of serving this image, and of refusing it."""
         sent = request("/classify", image)
-        await self._milliseconds(sent, "200")  # warm
+        await self._milliseconds(sent, "200")  # warm-up
         served, _ = await self._milliseconds(sent, "200")
         waiting = await self._fill(sent)
         refused, count = await self._milliseconds(sent, "429 overloaded")
         await asyncio.gather(*waiting)
-        return Cost(round(served, 3), round(refused, 3), round(refused / served, 3), count, self._silent)
+        return Cost(round(served, 3), round(refused, 3), round(refused / served, 3), count, self._without_retry_after)
 
     async def _milliseconds(self, sent: bytes, expected: str) -> tuple[float, int]:
-        """Per request, and how many there were.
+        """Return the CPU milliseconds of a request, and the number of requests.
 
         Raises:
-            RuntimeError: there were other answers than those that were to be measured.
+            RuntimeError: there were other responses than the expected ones.
         """
         outcomes = Counter[str]()
 
         async def call() -> None:
-            reply = await self._callers.ask(sent)
+            reply = await self._pool.ask(sent)
             outcomes[reply.name] += 1
-            self._silent += reply.status == 429 and "retry-after" not in reply.headers  # noqa: PLR2004 (too many requests)
+            is_refusal = reply.status == HTTPStatus.TOO_MANY_REQUESTS
+            self._without_retry_after += is_refusal and "retry-after" not in reply.headers
 
         before = self._served.usage().cpu_seconds
-        await closed_loop(CALLERS, SECONDS, call)
+        await closed_loop(CLIENTS, SECONDS, call)
         seconds = self._served.usage().cpu_seconds - before
         if outcomes.keys() != {expected}:
-            raise RuntimeError(f"there was to be nothing but {expected}: {dict(outcomes)}")
+            raise RuntimeError(f"expected only {expected}, received {dict(outcomes)}")
         return seconds / outcomes.total() * 1e3, outcomes.total()
 
     async def _fill(self, sent: bytes) -> Sequence[asyncio.Task[object]]:
-        """Hold the engine and fill the queue; those who wait in it."""
-        broken_engine.give(f"hang {HOLD_SECONDS}", self._order)
+        """Block the engine and fill the queue. Return the requests that wait."""
+        broken_engine.give(f"hang {BLOCK_SECONDS}", self._order)
         waiting: list[asyncio.Task[object]] = []
-        while self._order.exists() or (await metrics(self._callers))["swin_queue_depth"] < QUEUE:
-            waiting += [asyncio.create_task(self._callers.ask(sent)) for _ in range(2)]
-            await asyncio.sleep(0.02)  # so that they are decoded: more at once would be refused there
+        while self._order.exists() or (await metrics(self._pool))["swin_queue_depth"] < QUEUE:
+            waiting += [asyncio.create_task(self._pool.ask(sent)) for _ in range(2)]
+            await asyncio.sleep(0.02)  # time for decoding: more requests at once would fill the decode queue
         return waiting
 
 
 async def measure(images: Mapping[str, bytes], options: Sequence[str]) -> dict[str, Cost]:
-    """By kind of image."""
+    """Return the costs of each kind of image."""
     with tempfile.TemporaryDirectory() as folder:
         order = Path(folder) / "order"
         variable = {broken_engine.VARIABLE: str(order)}
@@ -106,17 +111,17 @@ async def measure(images: Mapping[str, bytes], options: Sequence[str]) -> dict[s
 
 
 def main() -> int:
-    """Returns 0, or 1 if somebody was refused without a word on when to try again."""
+    """Measure, print and record. Return 1 if a refusal had no `Retry-After` header."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.behavior.refusal", description=__doc__)
-    parser.add_argument("--bundle", help="instead of the demonstration's")
-    asked = parser.parse_args()
+    parser.add_argument("--bundle", metavar="DIR", help="bundle to serve (default: the demonstration)")
+    args = parser.parse_args()
     images = {"digit": noise(Random(0)), "photo": photo(500, 375, Random(0))}
-    costs = uvloop.run(measure(images, ["--bundle", asked.bundle] if asked.bundle else []))
+    costs = uvloop.run(measure(images, ["--bundle", args.bundle] if args.bundle else []))
     print("image    served ms   refused ms   ratio   refused   without Retry-After")
     for name, cost in costs.items():
         print("{:8}{:10.2f}{:13.3f}{:8.3f}{:10}{:22}".format(name, *asdict(cost).values()))
     figures = {name: asdict(cost) for name, cost in costs.items()}
-    record("refusal", {"bundle": Path(asked.bundle or "demo").name, **figures})
+    record("refusal", {"bundle": Path(args.bundle or "demo").name, **figures})
     return int(any(cost.without_retry_after for cost in costs.values()))
 
 

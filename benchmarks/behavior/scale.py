@@ -1,11 +1,12 @@
-"""What a unit of work costs as the work grows: `python -m benchmarks.behavior.scale`.
+"""Cost of a unit of work as the work grows: `python -m benchmarks.behavior.scale`.
 
-Four curves of a real process: connections (1 to 512), images (32×32 to 50 megapixels), images in a request (1 to 64),
-and parameters (1 to 200 million) with the stages of the start. Each is gone through several times from end to end, so
-that a slow minute of the machine falls on all of its points; figures are medians. A cliff is a point whose unit costs
-more CPU time than at the size before, by more than rounds differ (`curve.py`).
+Measures four curves of a real process: connections (1 to 512), images (32×32 to 50 megapixels),
+images in a request (1 to 64), and parameters (1 to 200 million) with the stages of the start. Each
+curve is measured in several rounds from end to end, so that a disturbance of the machine affects all
+of its points; figures are medians. A cliff is a point where a unit costs more CPU time than at the
+previous size, by more than the rounds differ (`curve.py`).
 
-The first run builds the bundles it needs, with random weights, in `.cache/`: five minutes, and torch.
+The first run builds bundles with random weights in `.cache/`, which takes five minutes and torch.
 """
 
 import argparse
@@ -30,19 +31,22 @@ from app.bundle.manifest import MANIFEST, MODEL
 from app.settings import DEMO_BUNDLE
 from benchmarks.behavior.bundles import SIZES, bundle
 from benchmarks.behavior.curve import Point, cliffs
-from benchmarks.load.clients import FORM, Callers, closed_loop, form, request
+from benchmarks.load.clients import FORM, ConnectionPool, closed_loop, form, request
 from benchmarks.load.images import encode, noise
 from benchmarks.load.record import record
 from benchmarks.load.served import Served
 from tests.references.draw import draw_picture
 
-CALLERS = [2**power for power in range(10)]
+# Numbers of concurrent connections, and of images in a request.
+CONNECTIONS = [2**power for power in range(10)]
 BATCHES = [2**power for power in range(7)]
+
+# Width and height of photos and of the images of the curve, in pixels.
 PHOTO = (500, 375)
 SHAPES = [(32, 32), (224, 224), PHOTO, (1155, 866), (2000, 1500), (4000, 3000), (6000, 4000), (8660, 5773)]
-"""Of images: width and height."""
 
-STAGES = {  # event of the service's log → the stage that it ends, in seconds
+# Log event → the stage of the start that it ends, in seconds.
+STAGES = {
     "starting": "imports_s",
     "bundle is whole": "bundle_s",
     "session is open": "session_s",
@@ -52,7 +56,8 @@ STAGES = {  # event of the service's log → the stage that it ends, in seconds
 }
 MIB = 2**20
 
-COLUMNS = {  # of each curve's table: heading → figure, digits after the point
+# Columns of the table of each curve: heading → figure, digits after the point.
+COLUMNS = {
     "connections": {
         "connections": ("size", 0),
         "requests/s": ("per_second", 0),
@@ -91,10 +96,10 @@ COLUMNS = {  # of each curve's table: heading → figure, digits after the point
 
 
 class Effort(NamedTuple):
-    """How long to look."""
+    """Amount of work."""
 
     rounds: int
-    seconds: float  # for each point in each round
+    seconds: float  # of load, for each point in each round
     bundles: Sequence[str]
 
 
@@ -104,14 +109,14 @@ Row = Mapping[str, float]
 
 
 async def connections(effort: Effort) -> Sequence[Point]:
-    """Digits from so many callers at once. The queue takes them all: what is asked is not what a refusal costs."""
+    """Measure digits from concurrent connections. The queue is large enough to refuse no request."""
     sent = request("/classify", noise(Random(0)))
     with _serving("--max-queue-size", "1024") as served:
-        return await _curve(effort, CALLERS, lambda callers: _load(served, sent, effort, int(callers)), lambda _: 1)
+        return await _curve(effort, CONNECTIONS, lambda clients: _load(served, sent, effort, int(clients)), lambda _: 1)
 
 
 async def images(effort: Effort, picture: Image.Image) -> Sequence[Point]:
-    """JPEGs, one after the other, on a network that costs next to nothing; the unit is a megapixel."""
+    """Measure JPEGs, one after the other, on the small demonstration network. The unit is a megapixel."""
     sent = {width * height / 1e6: request("/classify", _jpeg(picture, width, height)) for width, height in SHAPES}
     with _serving() as served:
 
@@ -122,7 +127,7 @@ async def images(effort: Effort, picture: Image.Image) -> Sequence[Point]:
 
 
 async def batches(effort: Effort) -> Sequence[Point]:
-    """Digits, so many in each request, one request after the other; the unit is an image."""
+    """Measure batch requests of digits, one after the other. The unit is an image."""
     digits = [noise(Random(seed)) for seed in range(max(BATCHES))]
     sent = {size: request("/classify/batch", form("files", digits[:size]), headers=FORM) for size in BATCHES}
     with _serving() as served:
@@ -135,38 +140,39 @@ async def batches(effort: Effort) -> Sequence[Point]:
 
 
 async def parameters(effort: Effort, picture: Image.Image) -> Sequence[Point]:
-    """Starts, and photos one after the other, on networks of so many million parameters; these are the unit.
+    """Measure starts, and photos one after the other, on networks of different sizes.
 
-    Memory is told twice: with batches of 8, whose activations take their share, and with batches of 1, where weights
-    are nearly all of it. The latter, beyond what a service takes with hardly any, is told in files of the model.
+    The unit is a million parameters. Memory is measured twice: with batches of 8, whose activations
+    need memory too, and with batches of 1, where weights are nearly all of it. `files_held` is the
+    latter, without the memory of the smallest network, in units of the size of the model file.
     """
     sent = request("/classify", _jpeg(picture, *PHOTO))
     folders = {_millions(folder): folder for folder in (DEMO_BUNDLE, *map(bundle, effort.bundles))}
     with _serving("--max-batch", "1") as served:
-        least = served.usage().rss / MIB
+        base = served.usage().rss / MIB
 
     async def measure(size: float) -> Row:
         options = ("--bundle", str(folders[size]))
         file = (folders[size] / MODEL).stat().st_size / MIB
         with _serving(*options, "--max-batch", "1") as served:
             rss = served.usage().rss / MIB
-            single = {"rss_of_1_mib": rss, "peak_of_1_mib": served.peak() / MIB, "files_held": (rss - least) / file}
+            single = {"rss_of_1_mib": rss, "peak_of_1_mib": served.peak_rss() / MIB, "files_held": (rss - base) / file}
         began = time.time()
         with _serving(*options, "--log-level", "debug") as served:
             start = await _start(served, began)
             row = await _load(served, sent, effort)
-            memory = {"rss_mib": served.usage().rss / MIB, "peak_mib": served.peak() / MIB}
+            memory = {"rss_mib": served.usage().rss / MIB, "peak_mib": served.peak_rss() / MIB}
         return {"file_mib": file, **start, **row, **memory, **single}
 
     return await _curve(effort, folders, measure)
 
 
 async def _start(served: Served, began: float) -> Row:
-    """Seconds of each stage of a start, and of all until a caller has heard that it is ready.
+    """Return the seconds of each stage of a start, and the time to the first response of readiness.
 
-    The files are in the system's cache from the starts before.
+    The files are in the page cache, because of earlier starts.
     """
-    await Callers(served.address).ask(request("/health/ready", method="GET"))
+    await ConnectionPool(served.address).ask(request("/health/ready", method="GET"))
     ready = time.time() - began
     ends = {str(event["message"]): datetime.fromisoformat(str(event["time"])).timestamp() for event in served.starting}
     moments = [began, *(ends[event] for event in STAGES)]
@@ -177,29 +183,29 @@ async def _start(served: Served, began: float) -> Row:
     }
 
 
-async def _load(served: Served, sent: bytes, effort: Effort, callers: int = 1) -> Row:
-    """The same request from so many callers, each of whom waits for its answer.
+async def _load(served: Served, sent: bytes, effort: Effort, clients: int = 1) -> Row:
+    """Measure a closed loop of clients that send the same request.
 
     Raises:
-        RuntimeError: something was not classified.
+        RuntimeError: an image was not classified.
     """
-    pool, seconds = Callers(served.address), list[float]()
+    pool, seconds = ConnectionPool(served.address), list[float]()
 
     async def call() -> None:
         started = time.perf_counter()
         reply = await pool.ask(sent)
         if reply.status != HTTPStatus.OK or b'"error"' in reply.body:
-            raise RuntimeError(f"there was to be nothing but answers: {reply.name}")
+            raise RuntimeError(f"expected only predictions, received {reply.name}")
         seconds.append(time.perf_counter() - started)
 
-    await asyncio.gather(*(call() for _ in range(callers)))  # connected, and warm
+    await asyncio.gather(*(call() for _ in range(clients)))  # warm-up: connect, and run once
     seconds.clear()
     cpu, started = served.usage().cpu_seconds, time.perf_counter()
-    await closed_loop(callers, effort.seconds, call)
-    cpu, took = served.usage().cpu_seconds - cpu, time.perf_counter() - started
+    await closed_loop(clients, effort.seconds, call)
+    cpu, elapsed = served.usage().cpu_seconds - cpu, time.perf_counter() - started
     pool.close()
     p50, p99 = (float(value) * 1e3 for value in np.percentile(seconds, [50, 99]))
-    return {"per_second": len(seconds) / took, "p50_ms": p50, "p99_ms": p99, "cpu_ms": cpu / len(seconds) * 1e3}
+    return {"per_second": len(seconds) / elapsed, "p50_ms": p50, "p99_ms": p99, "cpu_ms": cpu / len(seconds) * 1e3}
 
 
 async def _curve(
@@ -230,9 +236,12 @@ def _millions(folder: Path) -> float:
 
 
 def _jpeg(picture: Image.Image, width: int, height: int) -> bytes:
-    """The picture, mirrored again and again, so that a megapixel has as many details in a large image as in a small."""
+    """Return a JPEG of the picture, cropped or tiled by reflection to this size.
+
+    The density of details does not depend on the size.
+    """
     pixels = np.asarray(picture)
-    missing = [(0, max(0, wanted - there)) for wanted, there in zip((height, width), pixels.shape, strict=False)]
+    missing = [(0, max(0, side - own)) for side, own in zip((height, width), pixels.shape, strict=False)]
     tiled = np.pad(pixels, [*missing, (0, 0)], mode="symmetric")[:height, :width]
     return encode(Image.fromarray(tiled), "JPEG")
 
@@ -242,7 +251,7 @@ def _picture(photo: Path | None) -> Image.Image:
 
 
 async def measure(effort: Effort, picture: Image.Image) -> Mapping[str, Sequence[Point]]:
-    """Every curve, by its name; each is printed as soon as it is known."""
+    """Measure all curves, and print each when it is complete. Return them by name."""
     curves = {}
     for name, curve in (
         ("connections", connections(effort)),
@@ -251,11 +260,11 @@ async def measure(effort: Effort, picture: Image.Image) -> Mapping[str, Sequence
         ("parameters", parameters(effort, picture)),
     ):
         curves[name] = await curve
-        _tell(name, curves[name])
+        _show(name, curves[name])
     return curves
 
 
-def _tell(name: str, points: Sequence[Point]) -> None:
+def _show(name: str, points: Sequence[Point]) -> None:
     columns = COLUMNS[name]
     print(f"\n{name}\n" + "  ".join(columns))
     for point in points:
@@ -268,16 +277,16 @@ def _tell(name: str, points: Sequence[Point]) -> None:
 
 
 def main() -> int:
-    """Returns 0, or 1 if there is a cliff."""
+    """Measure, print and record. Return 1 if there is a cliff."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.behavior.scale", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a short look that records nothing")
-    parser.add_argument("--rounds", type=int, default=FULL.rounds, help="of every curve (default: %(default)s)")
-    parser.add_argument("--photo", type=Path, help="what the images show, instead of a drawn picture")
-    asked = parser.parse_args()
-    effort = QUICK if asked.quick else FULL._replace(rounds=asked.rounds)
-    curves = uvloop.run(measure(effort, _picture(asked.photo)))
+    parser.add_argument("--quick", action="store_true", help="short run without a record")
+    parser.add_argument("--rounds", type=int, default=FULL.rounds, help="of each curve (default: %(default)s)")
+    parser.add_argument("--photo", type=Path, metavar="FILE", help="picture to tile (default: a drawn one)")
+    args = parser.parse_args()
+    effort = QUICK if args.quick else FULL._replace(rounds=args.rounds)
+    curves = uvloop.run(measure(effort, _picture(args.photo)))
     found = {name: [[each.size for each in pair] for pair in cliffs(points)] for name, points in curves.items()}
-    if not asked.quick:
+    if not args.quick:
         rows = {name: [point.row() for point in points] for name, points in curves.items()}
         record("scale", {"rounds": effort.rounds, **rows, "cliffs": found})
     return int(any(found.values()))

@@ -1,1 +1,1 @@
-"""swin-serve beside other servers that do the same job, under the same load."""
+"""Load over HTTP: swin-serve beside other servers that serve the same network."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.comparison`: load over HTTP."""
+"""Entry point of `python -m benchmarks.comparison`."""
 
 import sys
 

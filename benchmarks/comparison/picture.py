@@ -1,15 +1,19 @@
-"""Latency against load as a picture (SVG): median and 99th percentile of each server, on a light or a dark page."""
+"""Response time by arrival rate as a picture (SVG), for light and dark pages.
+
+Draws the median and the 99th percentile of each server. Knows nothing about servers or load.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 WIDTH, HEIGHT = 760, 400
-LEFT, RIGHT, TOP, BOTTOM = 72, 736, 72, 348
-"""The frame of the curves, under a legend of one row."""
 
+# Frame of the curves, in pixels, below a legend of one row.
+LEFT, RIGHT, TOP, BOTTOM = 72, 736, 72, 348
+
+# Pixels of the legend: margin, distance of rows, and width of a letter.
 MARGIN, ROW, LETTER = 16, 20, 7.5
-"""Of the legend: around it, between its rows, and what a letter takes."""
 
 PERCENTILES = {"p50_ms": "median", "p99_ms": "99th percentile"}
 STYLE = """\
@@ -25,7 +29,8 @@ STYLE = """\
     text { fill: #9198a1 } .title { fill: #f0f6fc } .grid { stroke: #3d444d } .key { stroke: #9198a1 }
   }
 """
-COLOURS = (  # on a light page, and on a dark one
+# Color of each server on a light page and on a dark one.
+COLORS = (
     ("#d9480f", "#ff8c42"),
     ("#1c6fd1", "#6cb0ff"),
     ("#1a8a5a", "#4fd39a"),
@@ -36,17 +41,22 @@ COLOURS = (  # on a light page, and on a dark one
     ("#795548", "#c8a48f"),
     ("#6b7280", "#a3aab5"),
 )
-Place = Callable[[float], float]
+
+# Maps a value to a coordinate, in pixels.
+Scale = Callable[[float], float]
 
 
 def draw(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Curves of `p50_ms` and `p99_ms` over `requests_per_second`, by `server`; milliseconds on a logarithmic scale."""
+    """Return an SVG of `p50_ms` and `p99_ms` over `requests_per_second`, for each `server`.
+
+    The scale of milliseconds is logarithmic.
+    """
     times = [row[name] for row in rows for name in PERCENTILES]
     lines = _lines(min(times), max(times))
     low, high = lines[0], lines[-1]
-    most = max(row["requests_per_second"] for row in rows)
-    across: Place = lambda rate: LEFT + rate / most * (RIGHT - LEFT)  # noqa: E731 (one of a pair)
-    down: Place = lambda ms: BOTTOM - math.log(ms / low) / math.log(high / low) * (BOTTOM - TOP)  # noqa: E731 (the other)
+    maximum = max(row["requests_per_second"] for row in rows)
+    across: Scale = lambda rate: LEFT + rate / maximum * (RIGHT - LEFT)  # noqa: E731 (short, beside its pair)
+    down: Scale = lambda ms: BOTTOM - math.log(ms / low) / math.log(high / low) * (BOTTOM - TOP)  # noqa: E731 (likewise)
     servers = list(dict.fromkeys(row["server"] for row in rows))
     legend, rows_of_legend = _legend(servers)
     shift = ROW * (rows_of_legend - 1)
@@ -55,7 +65,7 @@ def draw(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
         *legend,
         f'<g transform="translate(0 {shift})">',
     ]
-    parts += _axes(lines, most, across, down)
+    parts += _axes(lines, maximum, across, down)
     for number, server in enumerate(servers):
         own = sorted(
             (row for row in rows if row["server"] == server), key=lambda row: float(row["requests_per_second"])
@@ -68,8 +78,8 @@ def draw(title: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _colors(servers: int) -> str:
-    """A color for each; after the last, the first again."""
-    pairs = [COLOURS[number % len(COLOURS)] for number in range(servers)]
+    """Return the style rules of the colors. Colors repeat after the last one."""
+    pairs = [COLORS[number % len(COLORS)] for number in range(servers)]
     rules = [
         "".join(
             f"  .s{number} {{ stroke: {pair[page]} }} circle.s{number} {{ fill: {pair[page]} }}\n"
@@ -80,34 +90,34 @@ def _colors(servers: int) -> str:
     return f"{rules[0]}  @media (prefers-color-scheme: dark) {{\n{rules[1]}  }}\n"
 
 
-def _lines(least: float, most: float) -> Sequence[float]:
-    """Milliseconds at which there are lines: 1, 2, 5, 10, …, the first below all values and the last above."""
-    decades = range(math.floor(math.log10(least)), math.ceil(math.log10(most)) + 1)
+def _lines(minimum: float, maximum: float) -> Sequence[float]:
+    """Return grid lines in ms (1, 2, 5, 10, …) that enclose the values."""
+    decades = range(math.floor(math.log10(minimum)), math.ceil(math.log10(maximum)) + 1)
     lines = [10.0**decade * step for decade in decades for step in (1, 2, 5)]
-    low, high = max(line for line in lines if line <= least), min(line for line in lines if line >= most)
+    low, high = max(line for line in lines if line <= minimum), min(line for line in lines if line >= maximum)
     return [line for line in lines if low <= line <= high]
 
 
-def _axes(lines: Sequence[float], most: float, across: Place, down: Place) -> Iterator[str]:
+def _axes(lines: Sequence[float], maximum: float, across: Scale, down: Scale) -> Iterator[str]:
     for ms in lines:
         yield f'<path class="grid" d="M{LEFT} {down(ms):.1f}H{RIGHT}"/>'
         yield f'<text x="{LEFT - 8}" y="{down(ms) + 4:.1f}" text-anchor="end">{ms:g} ms</text>'
-    for rate in _round_steps(most):
+    for rate in _round_steps(maximum):
         yield f'<text x="{across(rate):.1f}" y="{BOTTOM + 20}" text-anchor="middle">{rate:g}</text>'
-    yield f'<text x="{(LEFT + RIGHT) / 2}" y="{HEIGHT - 12}" text-anchor="middle">requests a second</text>'
+    yield f'<text x="{(LEFT + RIGHT) / 2}" y="{HEIGHT - 12}" text-anchor="middle">requests per second</text>'
 
 
-def _round_steps(most: float) -> Iterable[float]:
-    """Some five round numbers from 0 on."""
-    step = 10 ** math.floor(math.log10(most / 5))
-    step *= next(factor for factor in (1, 2, 5, 10) if most / (step * factor) <= 6)  # noqa: PLR2004 (some five)
-    return [step * count for count in range(math.floor(most / step) + 1)]
+def _round_steps(maximum: float) -> Iterable[float]:
+    """Return about five round numbers from 0 to the maximum."""
+    step = 10 ** math.floor(math.log10(maximum / 5))
+    step *= next(factor for factor in (1, 2, 5, 10) if maximum / (step * factor) <= 6)  # noqa: PLR2004 (about five)
+    return [step * count for count in range(math.floor(maximum / step) + 1)]
 
 
 def _legend(servers: Sequence[str]) -> tuple[list[str], int]:
-    """What it consists of, and how many rows it takes."""
+    """Return the elements of the legend, and its number of rows."""
     named = [(f"p50_ms s{number}", server) for number, server in enumerate(servers)]
-    named += [(f"{name} key", said) for name, said in PERCENTILES.items()]
+    named += [(f"{name} key", text) for name, text in PERCENTILES.items()]
     parts, left, row = list[str](), float(MARGIN), 0
     for style, text in named:
         width = 50 + LETTER * len(text)
@@ -119,7 +129,7 @@ def _legend(servers: Sequence[str]) -> tuple[list[str], int]:
     return parts, row + 1
 
 
-def _curves(number: int, rows: Sequence[Mapping[str, Any]], across: Place, down: Place) -> Iterator[str]:
+def _curves(number: int, rows: Sequence[Mapping[str, Any]], across: Scale, down: Scale) -> Iterator[str]:
     for name in PERCENTILES:
         points = [(across(row["requests_per_second"]), down(row[name])) for row in rows]
         line = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)

@@ -1,4 +1,7 @@
-"""How a server is asked about an image, and where in its answer the answer is. Ours is what most peers speak, too."""
+"""Request and response formats of the compared servers.
+
+Most of them, like swin-serve, take the image as the request body and return JSON.
+"""
 
 import base64
 import json
@@ -11,10 +14,13 @@ from benchmarks.load.clients import request
 
 @dataclass(frozen=True)
 class Protocol:
-    """Image → request as it goes over the wire; body of its answer → what holds the predictions."""
+    """How to encode an image as a request, and how to parse the response body.
+
+    The parsed response holds `predictions`.
+    """
 
     request: Callable[[bytes], bytes] = lambda image: request("/classify", image)
-    read: Callable[[bytes], Any] = json.loads
+    parse: Callable[[bytes], Any] = json.loads
 
 
 def _json(path: str, content: Mapping[str, Any]) -> bytes:
@@ -32,15 +38,15 @@ def _mlserver(image: bytes) -> bytes:
     )
 
 
-def _inference(body: bytes) -> Any:
-    """Of the Open Inference Protocol: the answer is a string in a tensor."""
+def _parse_inference(body: bytes) -> Any:
+    """Parse a response of the Open Inference Protocol: the predictions are a string in a tensor."""
     return json.loads(json.loads(body)["outputs"][0]["data"][0])
 
 
+# Baselines whose protocol differs from the default.
 PROTOCOLS = {
     "bentoml": Protocol(lambda image: request("/classify", image, headers={"Content-Type": "image/jpeg"})),
     "litserve": Protocol(_litserve),
-    "mlserver": Protocol(_mlserver, _inference),
+    "mlserver": Protocol(_mlserver, _parse_inference),
     "torchserve": Protocol(lambda image: request("/predictions/swin", image)),
 }
-"""Of peers that have one of their own."""

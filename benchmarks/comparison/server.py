@@ -1,4 +1,7 @@
-"""A server to measure, ours or another's: how it is installed, started and read."""
+"""Server processes of the comparison: installation, start, log and stop.
+
+Knows nothing about load.
+"""
 
 import os
 import re
@@ -14,14 +17,15 @@ from typing import Any
 from benchmarks.comparison.baselines.network import MAX_BATCH
 from benchmarks.comparison.protocols import PROTOCOLS, Protocol
 from benchmarks.load import processes
-from benchmarks.model.models import CACHE, ROOT
+from benchmarks.model.workload_models import CACHE, ROOT
 
-PEERS = Path(__file__).parent / "baselines"
+BASELINES = Path(__file__).parent / "baselines"
+
+# Timeout of a start, in seconds. On a GPU, each engine first records a graph for every batch size.
 START_SECONDS = 180
-"""A GPU records every batch size of each engine first."""
 
-WORDS = 2000
-"""Bytes of a log that a failure is told with."""
+# Bytes from the end of a log that an error message quotes.
+LOG_TAIL = 2000
 
 HOST = "127.0.0.1"
 Predictions = Sequence[Mapping[str, Any]]
@@ -29,17 +33,17 @@ Predictions = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Launch:
-    """What it takes to start one."""
+    """Name, command and protocol of a server. `PORT` in the command is replaced by its port."""
 
     name: str
     command: Sequence[str]
     variables: Mapping[str, str] = field(default_factory=dict)
     protocol: Protocol = field(default_factory=Protocol)
-    is_exact: bool = True  # an image's answer does not depend on its batch, but for rounding
+    is_exact: bool = True  # apart from rounding, scores do not depend on the batch
 
 
 class Server:
-    """One that runs."""
+    """A running server process. Its log is a file in the cache."""
 
     def __init__(self, launch: Launch) -> None:
         self.name, self.protocol, self.is_exact = launch.name, launch.protocol, launch.is_exact
@@ -48,7 +52,7 @@ class Server:
         self.log = CACHE / "logs" / f"{launch.name}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(  # noqa: S603 (ours, or a peer of ours)
+            self.process = subprocess.Popen(  # noqa: S603 (swin-serve or a pinned baseline)
                 [str(port) if part == "PORT" else part for part in launch.command],
                 env={**os.environ, **launch.variables, "PORT": str(port)},
                 stdin=subprocess.DEVNULL,
@@ -58,79 +62,82 @@ class Server:
             )
 
     def check(self) -> None:
-        """Return if it still runs.
+        """Raise if the process has ended.
 
         Raises:
-            RuntimeError: it has ended.
+            RuntimeError: the process has ended; the message quotes its log.
         """
         if self.process.poll() is not None:
-            raise RuntimeError(f"{self.name} has ended: {self.last_words()}")
+            raise RuntimeError(f"{self.name} has ended: {self.log_tail()}")
 
-    def last_words(self) -> str:
-        """The end of its log, and where all of it is."""
-        return f"{self.log} ends with\n{self.log.read_bytes()[-WORDS:].decode(errors='replace')}"
+    def log_tail(self) -> str:
+        """Return the path and the end of the log."""
+        return f"{self.log} ends with\n{self.log.read_bytes()[-LOG_TAIL:].decode(errors='replace')}"
 
-    def taken(self) -> processes.Taken:
-        """What it and its descendants have taken."""
-        return processes.taken(self.process.pid)
+    def resource_usage(self) -> processes.ResourceUsage:
+        """Return the CPU time and memory of the process and its descendants."""
+        return processes.resource_usage(self.process.pid)
 
     def predictions(self, body: bytes) -> Predictions:
-        """What an answer says; nothing where it is none."""
+        """Return the predictions of a response body; none if the body has another format."""
         try:
-            rows: Predictions = self.protocol.read(body)["predictions"]
+            rows: Predictions = self.protocol.parse(body)["predictions"]
         except (ValueError, KeyError, TypeError, IndexError):
             return []
         return rows
 
     def stop(self) -> None:
-        """End it and its descendants, if it still runs."""
+        """Kill the process and its descendants, if it still runs."""
         if self.process.poll() is None:
-            processes.end(self.process.pid)
+            processes.kill_tree(self.process.pid)
         self.process.wait()
 
 
-def ours(bundle: Path, name: str, *options: str, device: str = "cpu", max_batch: int = MAX_BATCH) -> Launch:
-    """This service as the others are: no log of requests, colors whatever their profile says, batches of up to 8."""
+def swin_serve(bundle: Path, name: str, *options: str, device: str = "cpu", max_batch: int = MAX_BATCH) -> Launch:
+    """Return the launch of swin-serve with the limits of the baselines.
+
+    It logs no requests, ignores color profiles, and forms batches of at most 8 images.
+    """
     command = [sys.executable, "-m", "app", "run", "--bundle", str(bundle), "--device", device, "--port", "PORT"]
-    alike = ["--log-level", "warning", "--color-profiles", "ignore", "--max-batch", str(max_batch)]
-    return Launch(name, [*command, *alike, *options], is_exact=bundle.name != "int8")
+    limits = ["--log-level", "warning", "--color-profiles", "ignore", "--max-batch", str(max_batch)]
+    return Launch(name, [*command, *limits, *options], is_exact=bundle.name != "int8")
 
 
-def peer(name: str, model: Path) -> Launch:
-    """Another server, on the plain export of the same network; installed first where it is not yet.
+def baseline(name: str, model: Path) -> Launch:
+    """Return the launch of a baseline that serves the plain export of a model. Install it if needed.
 
     Raises:
-        subprocess.CalledProcessError: it cannot be installed.
+        subprocess.CalledProcessError: the installation fails.
     """
     command = [str(_installed(name)), "-m", f"benchmarks.comparison.baselines.{name}"]
     return Launch(name, command, {"MODEL": str(model)}, PROTOCOLS.get(name, Protocol()))
 
 
-def peers() -> list[str]:
-    """All there are, by their files."""
-    return sorted(path.stem for path in PEERS.glob("*.py") if _requirements(path))
+def baseline_names() -> list[str]:
+    """Return the names of all baselines: the files of `baselines/` with inline script metadata."""
+    return sorted(path.stem for path in BASELINES.glob("*.py") if _requirements(path))
 
 
 def _installed(name: str) -> Path:
-    """The Python of the peer's virtual environment, with what its file asks for."""
+    """Return the Python of the virtual environment of a baseline. Create or update it if needed."""
     folder = CACHE / "venvs" / name
     python, stamp = folder / "bin" / "python", folder / "installed"
-    wanted = _requirements(PEERS / f"{name}.py")
-    if not stamp.exists() or stamp.read_text() != "\n".join(wanted):
+    requirements = _requirements(BASELINES / f"{name}.py")
+    if not stamp.exists() or stamp.read_text() != "\n".join(requirements):
         print(f"installing {name} …", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)  # noqa: S603 (ours)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True)  # noqa: S603 (pinned)
-        stamp.write_text("\n".join(wanted))
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)  # noqa: S603 (this interpreter)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *requirements], check=True)  # noqa: S603 (pinned)
+        stamp.write_text("\n".join(requirements))
     return python
 
 
 def _requirements(path: Path) -> list[str]:
-    """Of its inline script metadata; none where it has no such head."""
+    """Return the dependencies in the inline script metadata (PEP 723) of a file; none without it."""
     head = re.match(r"# /// script\n((?:#.*\n)+?)# ///\n", path.read_text())
     if head is None:
         return []
-    wanted: list[str] = tomllib.loads(head[1].replace("#", ""))["dependencies"]
-    return wanted
+    dependencies: list[str] = tomllib.loads(head[1].replace("#", ""))["dependencies"]
+    return dependencies
 
 
 def _free_port() -> int:

@@ -1,16 +1,18 @@
-"""Load over HTTP, beside other servers that do the same job: `python -m benchmarks.comparison --peers all`.
+"""Load over HTTP, with swin-serve beside other servers: `python -m benchmarks.comparison`.
 
-Three workloads, each bound by something else:
+Three workloads have different bottlenecks:
 
-  digits   PNGs of 32×32, the demonstration's network: HTTP, batching and everything else that is not work
-  swin-t   photos, Swin-T: the network; with its int8 bundle, and the engine's own rate without a service
-  photos   photos, a network as narrow as can be: decoding and resizing
+  digits   PNGs of 32×32, the demonstration network: HTTP, batching and other overhead
+  swin-t   photos, Swin-T: the network; also its int8 bundle, and the rate of the engine without a service
+  photos   photos, a narrow network: decoding and resizing
 
-Servers take turns, round by round, so that what else the machine does meets all of them; medians of the rounds. Every
-answer is checked against what the same server said of that image alone, and that against ours. Exits with 1 if an
-answer was lost or wrong, or if the service keeps less than 92 % of the engine's own rate.
+The servers are measured in interleaved rounds, so that disturbances of the machine affect all of
+them; figures are medians of the rounds. Each response is compared with the predictions that the
+same server returned for that image alone, and these with those of swin-serve.
 
-`--simulate` is another measurement: of the batcher alone, before an engine as fast as an H200, which must keep 90 %.
+The command exits with 1 if a response is lost or wrong, or if the service reaches less than 92 % of
+the engine's own rate. `--simulate` measures the batcher alone, before a simulated engine that is as
+fast as an H200; it exits with 1 if the batcher reaches less than 90 % of that rate.
 """
 
 import argparse
@@ -24,138 +26,151 @@ import uvloop
 
 from benchmarks.behavior import simulated
 from benchmarks.comparison.picture import draw
-from benchmarks.comparison.server import peers
-from benchmarks.comparison.workload import Workload, comparison
+from benchmarks.comparison.server import baseline_names
+from benchmarks.comparison.workload import Workload, start_comparison
 from benchmarks.load.images import NEAR
 from benchmarks.load.record import ROOT, record
 
+# Maximum of rounds of response times: each takes a window for every share.
 LATENCY_ROUNDS = 3
-"""Of those asked for, at most: latencies take a window for each share."""
 
-SHARE_TO_KEEP = 0.92
-"""Of the engine's own rate, with a network for which everything else is small."""
+# Minimum share of the engine's own rate, on a network beside which all overhead is small.
+MIN_SHARE = 0.92
 
+# Arrival rates of the response times, as shares of the maximum rate of each server.
 SHARES = (0.1, 0.3, 0.5, 0.65, 0.8, 0.9, 0.95)
-"""Of the capacity of each: where its latency is drawn."""
 
 NEAR_CAPACITY = 0.8
-TITLE = "What callers wait who come as they come: photos, a network as narrow as can be"
+TITLE = "Response time by arrival rate (Poisson): photos, a narrow network"
 PICTURE = ROOT / "docs" / "latency.svg"
 
 WORKLOADS = {
-    "digits": Workload("demo", images=100, callers=(1, 32), is_photos=False),
-    "swin-t": Workload("swin-t", images=16, callers=(8,), has_floor=True, longer=2),
-    "photos": Workload("narrow", images=60, callers=(32,)),
+    "digits": Workload("demo", images=100, clients=(1, 32), is_photos=False),
+    "swin-t": Workload("swin-t", images=16, clients=(8,), has_engine_rate=True, window_factor=2),
+    "photos": Workload("narrow", images=60, clients=(32,)),
 }
 DRAWN = "photos"
 
 COLUMNS = {
-    "callers": "{:8}",
+    "clients": "{:8}",
     "requests_per_second": "{:12.1f}",
     "requests_per_second_spread": "{0[0]:9.1f}–{0[1]:<6.1f}",
-    "of_ours": "{:9.2f}",
+    "of_swin_serve": "{:15.2f}",
     "cpu_ms": "{:9.2f}",
     "cores": "{:7.2f}",
-    "others": "{:8.2f}",
+    "other_cores": "{:8.2f}",
     "p50_ms": "{:9.2f}",
     "memory_mb": "{:11.0f}",
     "difference": "{:12.5f}",
     "refused": "{:9}",
     "wrong": "{:7}",
     "lost": "{:6}",
-    "caller_us": "{:11.0f}",
+    "client_us": "{:11.0f}",
 }
 TITLES = (
-    "server                   callers  requests/s      least–most  of ours   CPU ms  cores  others   p50 ms  memory MB"
-    "  difference  refused  wrong  lost  caller µs"
+    "server                   clients  requests/s        min–max  of swin-serve   CPU ms  cores   other   p50 ms"
+    "  memory MB  difference  refused  wrong  lost  client µs"
 )
 
 
-async def measure(name: str, asked: argparse.Namespace) -> dict[str, Any]:
-    """One workload from start to end; its figures."""
+async def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure one workload from start to end, and return its figures."""
     with contextlib.ExitStack() as ends:
-        found = await comparison(WORKLOADS[name], asked.peers, asked.photos, ends)
-        for number in range(asked.rounds):
-            await found.round(number, asked.seconds)
-        show(name, found.figures())
-        if not asked.latency:
-            return found.figures()
-        who, shares = (found.contestants, SHARES) if name == DRAWN else (found.contestants[:1], (NEAR_CAPACITY,))
-        latency = await found.latencies(who, shares, min(asked.rounds, LATENCY_ROUNDS), asked.seconds)
+        comparison = await start_comparison(WORKLOADS[name], args.baselines, args.photos, ends)
+        for number in range(args.rounds):
+            await comparison.round(number, args.seconds)
+        show(name, comparison.figures())
+        if not args.latency:
+            return comparison.figures()
+        is_drawn = name == DRAWN
+        candidates = comparison.candidates if is_drawn else comparison.candidates[:1]
+        shares = SHARES if is_drawn else [NEAR_CAPACITY]
+        latency = await comparison.latencies(candidates, shares, min(args.rounds, LATENCY_ROUNDS), args.seconds)
         show_latency(latency)
-        return {**found.figures(), "latency": latency}  # with what was wrong or lost meanwhile
+        return {**comparison.figures(), "latency": latency}  # including the wrong and lost responses of the open loops
 
 
 def show(name: str, figures: Mapping[str, Any]) -> None:
-    """For people."""
+    """Print the table of a workload."""
     print(f"\n{name}\n{TITLES}")
     for row in figures["servers"]:
         print(f"{row['server']:24}" + "".join(form.format(row[column]) for column, form in COLUMNS.items()))
-    print("{measured_again} of {windows} windows measured again; ".format(**figures["disturbance"]), end="")
-    print("of those that count, others took {others:.2f} cores, {most:.2f} at most".format(**figures["disturbance"]))
+    print("{repeated} of {windows} windows repeated; ".format(**figures["disturbance"]), end="")
+    print(
+        "in the windows that count, other processes used {other_cores:.2f} cores, {max_other_cores:.2f} at most".format(
+            **figures["disturbance"]
+        )
+    )
     if "engine" in figures:
         engine = figures["engine"]
         print(
             f"the engine alone         {engine['requests_per_second']:19.1f}, in batches of {engine['batch']:.0f}",
             end="",
         )
-        print(f", of which the service keeps {figures['share']:.1%}")
+        print(f"; the service reaches {figures['share']:.1%} of it")
     if "int8_agreement" in figures:
-        print(f"int8 agrees with float32 in {figures['int8_agreement']:.1%}, says its manifest")
+        print(f"int8 agrees with float32 in {figures['int8_agreement']:.1%} of images, according to its manifest")
 
 
 def show_latency(rows: Sequence[Mapping[str, Any]]) -> None:
-    """For people."""
+    """Print the table of response times."""
     print("\nserver             share  requests/s   p50 ms   p99 ms  p99/p50")
     for row in rows:
         print("{:17}{:7.0%}{:12.1f}{:9.1f}{:9.1f}{:9.1f}".format(*row.values()))
 
 
 def verdict(workloads: Mapping[str, Any]) -> int:
-    """1 if an answer was lost, wrong or another network's, or the service keeps too little of the engine's rate."""
+    """Return 1 if a response was lost, wrong or of another network, or if the share is below `MIN_SHARE`."""
     rows = [row for figures in workloads.values() for row in figures["servers"]]
-    is_short = any(figures.get("share", 1) < SHARE_TO_KEEP for figures in workloads.values())
+    is_short = any(figures.get("share", 1) < MIN_SHARE for figures in workloads.values())
     return int(is_short or any(row["wrong"] or row["lost"] or row["difference"] > NEAR for row in rows))
 
 
-def _simulate(asked: argparse.Namespace) -> int:
-    figures = simulated.sustain(asked.seconds, asked.rounds)
+def _simulate(args: argparse.Namespace) -> int:
+    figures = simulated.sustain(args.seconds, args.rounds)
     simulated.show(figures)
-    if not asked.quick:
-        record("simulated", {"rounds": asked.rounds, "seconds": asked.seconds, **figures})
+    if not args.quick:
+        record("simulated", {"rounds": args.rounds, "seconds": args.seconds, **figures})
     return simulated.verdict(figures)
 
 
 def main() -> int:
-    """Returns the exit code."""
+    """Run the command. Return its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.comparison",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
-    parser.add_argument("--peers", nargs="+", choices=[*peers(), "all"], default=[], metavar="NAME")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=5, help="of a window")
-    parser.add_argument("--photos", type=Path, help="a folder of JPEGs; else pictures are drawn")
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="NAME")
     parser.add_argument(
-        "--latency", action="store_true", help="against load, too; with the photos' workload as a picture"
+        "--baselines",
+        nargs="+",
+        choices=[*baseline_names(), "all"],
+        default=[],
+        metavar="NAME",
+        help=f"other servers to compare with: {', '.join(baseline_names())}, or all (default: none)",
     )
+    parser.add_argument("--rounds", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=5, help="length of a window (default: %(default)s)")
+    parser.add_argument("--photos", type=Path, metavar="DIR", help="folder of JPEGs to send (default: drawn pictures)")
     parser.add_argument(
-        "--quick", action="store_true", help="a dry run: one round of half seconds, nothing is recorded"
+        "--latency",
+        action="store_true",
+        help="also measure response times of open loops; the workload photos is drawn as docs/latency.svg",
     )
-    parser.add_argument("--simulate", action="store_true", help="the batcher alone, before an engine that only waits")
-    asked = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the servers, as Ctrl-C does
-    if "all" in asked.peers:
-        asked.peers = peers()
-    if asked.quick:
-        asked.rounds, asked.seconds = 1, 0.5
-    if asked.simulate:
-        return _simulate(asked)
-    workloads = {name: uvloop.run(measure(name, asked)) for name in asked.workloads}
-    for name, figures in () if asked.quick else workloads.items():
-        record(f"service-{name}", {"rounds": asked.rounds, "seconds": asked.seconds, **figures})
-        if asked.latency and name == DRAWN:
+    parser.add_argument("--quick", action="store_true", help="dry run: one round of half a second, without a record")
+    parser.add_argument("--simulate", action="store_true", help="measure the batcher alone, before a simulated engine")
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop the servers on SIGTERM, as on Ctrl-C
+    if "all" in args.baselines:
+        args.baselines = baseline_names()
+    if args.quick:
+        args.rounds, args.seconds = 1, 0.5
+    if args.simulate:
+        return _simulate(args)
+    workloads = {name: uvloop.run(measure(name, args)) for name in args.workloads}
+    for name, figures in () if args.quick else workloads.items():
+        record(f"service-{name}", {"rounds": args.rounds, "seconds": args.seconds, **figures})
+        if args.latency and name == DRAWN:
             PICTURE.write_text(draw(TITLE, figures["latency"]))
     return verdict(workloads)

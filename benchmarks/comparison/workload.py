@@ -1,4 +1,7 @@
-"""One workload: all servers at once, of which one is under load at a time. Every server's answers are known first."""
+"""One workload of the comparison: all servers run, and one at a time is under load.
+
+Before the load, each server is asked for the predictions of each image alone.
+"""
 
 import asyncio
 import contextlib
@@ -20,39 +23,42 @@ import numpy as np
 
 from app.bundle.load import load_bundle
 from app.system.cpus import available_cpus
-from benchmarks.comparison.server import START_SECONDS, Launch, Server, ours, peer
+from benchmarks.comparison.server import START_SECONDS, Launch, Server, baseline, swin_serve
 from benchmarks.comparison.traffic import Traffic, Window
-from benchmarks.load.client_pool import Crowd
+from benchmarks.load.client_pool import ClientPool
 from benchmarks.load.clients import Broken
 from benchmarks.load.images import Known, noise, photo
-from benchmarks.model.interleave import in_turn
-from benchmarks.model.models import ROOT, made
+from benchmarks.model.interleave import interleaved
+from benchmarks.model.workload_models import ROOT, model_folders
 
-COMPARED = ("requests_per_second", "cpu_ms")
+# Figures whose range over the rounds is reported beside the median.
+SPREAD = ("requests_per_second", "cpu_ms")
 
-WARM_SHARE = 0.25
-"""Of a window's seconds: before it opens."""
+# Warm-up before a window, as a share of the seconds of the window.
+WARM_UP_SHARE = 0.25
 
+# Minimum of expected requests in a window of response times. At least 300 then arrive, so that the
+# 99th percentile does not rest on one request.
 REQUESTS = 400
-"""Expected in a window of latencies, at least: then 300 are sure to come, and the 99th percentile is not one alone."""
 
-MAX_OTHERS, TRIES = 0.05 * (os.cpu_count() or 1), 3
-"""Cores that others may take in a window, a twentieth of the machine; and how often it is tried, if they take more."""
+# Cores that other processes may use in a window: a twentieth of the machine. A window with more is
+# repeated, up to so many tries.
+MAX_OTHER_CORES, TRIES = 0.05 * (os.cpu_count() or 1), 3
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is asked, of which network, by how many at once."""
+    """Images, model and numbers of concurrent clients."""
 
-    network: str
+    model: str
     images: int
-    callers: Sequence[int]
+    clients: Sequence[int]
     is_photos: bool = True
-    has_floor: bool = False  # whether the engine's own rate is measured beside it
-    longer: float = 1.0  # windows, in units of --seconds
+    has_engine_rate: bool = False  # whether the rate of the engine alone is measured beside it
+    window_factor: float = 1.0  # length of the windows, in units of --seconds
 
     def files(self, photos: Path | None) -> list[bytes]:
-        """The images, encoded."""
+        """Return the encoded images: drawn ones, or photos of this folder."""
         if not self.is_photos:
             return [noise(Random(seed)) for seed in range(self.images)]
         if photos is None:
@@ -62,76 +68,79 @@ class Workload:
 
 
 @dataclass
-class Contestant:
-    """A server under this workload, and what it showed."""
+class Candidate:
+    """A server under this workload, with its measured windows."""
 
     server: Server
     traffic: Traffic
-    difference: float  # of a score, at most, from ours
-    windows: dict[int, list[Window]] = field(default_factory=dict)  # by callers, of each round
-    again: int = 0  # windows that were measured more than once
+    difference: float  # maximum difference of a score from that of swin-serve
+    windows: dict[int, list[Window]] = field(default_factory=dict)  # number of clients → one window per round
+    repeated: int = 0  # windows that were measured more than once
 
-    async def measure(self, callers: int, seconds: float) -> None:
-        """One more window: the first that others do not disturb, or the least disturbed of them all.
+    async def measure(self, clients: int, seconds: float) -> None:
+        """Add a window: the first undisturbed one, or else the least disturbed of all tries.
 
         Raises:
             RuntimeError: the server has ended.
         """
         tries = list[Window]()
-        while len(tries) < TRIES and not any(window.others <= MAX_OTHERS for window in tries):
-            tries.append(await self.traffic.window(callers, WARM_SHARE * seconds, seconds))
+        while len(tries) < TRIES and not any(window.other_cores <= MAX_OTHER_CORES for window in tries):
+            tries.append(await self.traffic.window(clients, WARM_UP_SHARE * seconds, seconds))
             self.server.check()
-        self.again += len(tries) > 1
-        self.windows.setdefault(callers, []).append(min(tries, key=lambda window: window.others))
+        self.repeated += len(tries) > 1
+        self.windows.setdefault(clients, []).append(min(tries, key=lambda window: window.other_cores))
 
-    def rate(self, callers: int) -> float:
-        """Requests a second, the median of the rounds."""
-        return median(window.requests_per_second for window in self.windows[callers])
+    def rate(self, clients: int) -> float:
+        """Return the median of the rounds, in requests per second."""
+        return median(window.requests_per_second for window in self.windows[clients])
 
     async def percentiles(self, rate: float, seconds: float, random: Random) -> tuple[float, float]:
-        """Milliseconds that callers wait, the median and the 99th percentile, where so many come a second."""
+        """Return the median and the 99th percentile of response times, in ms, at this arrival rate."""
         seconds = max(seconds, REQUESTS / rate)
         p50, p99 = np.percentile(await self.traffic.latencies(rate, seconds, random), [50, 99]) * 1e3
         return float(p50), float(p99)
 
 
-class Contest:
-    """One workload: all servers at once, one of them under load at a time."""
+class Comparison:
+    """Candidates under one workload, measured in interleaved rounds."""
 
-    def __init__(self, workload: Workload, contestants: Sequence[Contestant], model: Path) -> None:
-        self.workload, self.contestants, self._model = workload, contestants, model
-        self.floor: list[dict[str, float]] = []  # the engine's own, of each round
+    def __init__(self, workload: Workload, candidates: Sequence[Candidate], model: Path) -> None:
+        self.workload, self.candidates, self._model = workload, candidates, model
+        self.engine: list[dict[str, float]] = []  # figures of the engine alone, per round
 
     async def round(self, number: int, seconds: float) -> None:
-        """Everybody's turn."""
-        seconds *= self.workload.longer
-        for each in in_turn(self.contestants, number):
-            for callers in self.workload.callers:
-                await each.measure(callers, seconds)
-        if self.workload.has_floor:
-            self.floor.append(engine_rate(self._model / "fp32", seconds))
+        """Measure one window of each candidate, in an order that depends on the number of the round."""
+        seconds *= self.workload.window_factor
+        for each in interleaved(self.candidates, number):
+            for clients in self.workload.clients:
+                await each.measure(clients, seconds)
+        if self.workload.has_engine_rate:
+            self.engine.append(engine_rate(self._model / "fp32", seconds))
 
     async def latencies(
-        self, contestants: Sequence[Contestant], shares: Sequence[float], rounds: int, seconds: float
+        self, candidates: Sequence[Candidate], shares: Sequence[float], rounds: int, seconds: float
     ) -> list[dict[str, Any]]:
-        """Of these at shares of what each can at most, when callers come as they come: medians of the rounds."""
-        seconds, callers, random = seconds * self.workload.longer, self.workload.callers[-1], Random(0)
+        """Measure response times of open loops, at shares of the maximum rate of each candidate.
+
+        The figures are medians of the rounds.
+        """
+        seconds, clients, random = seconds * self.workload.window_factor, self.workload.clients[-1], Random(0)
         found = defaultdict[tuple[float, str], list[tuple[float, float]]](list)
         for number, share in product(range(rounds), shares):
-            for each in in_turn(contestants, number):
-                percentiles = await each.percentiles(share * each.rate(callers), seconds, random)
+            for each in interleaved(candidates, number):
+                percentiles = await each.percentiles(share * each.rate(clients), seconds, random)
                 found[share, each.server.name].append(percentiles)
         return [
-            _latency(each.server.name, share, share * each.rate(callers), found[share, each.server.name])
-            for share, each in product(shares, contestants)
+            _latency(each.server.name, share, share * each.rate(clients), found[share, each.server.name])
+            for share, each in product(shares, candidates)
         ]
 
     def figures(self) -> dict[str, Any]:
-        """For the record."""
-        rows = [row for callers in self.workload.callers for row in self._rows(callers)]
+        """Return all figures by name, as the record keeps them."""
+        rows = [row for clients in self.workload.clients for row in self._rows(clients)]
         found: dict[str, Any] = {"servers": rows, "disturbance": self._disturbance()}
-        if self.floor:
-            found["engine"] = _rounded({name: median(each[name] for each in self.floor) for name in self.floor[0]})
+        if self.engine:
+            found["engine"] = _rounded({name: median(each[name] for each in self.engine) for name in self.engine[0]})
             found["share"] = round(self._share(), 3)
         if (self._model / "int8").exists():
             ledger = load_bundle(self._model / "int8").manifest.ledger
@@ -139,29 +148,30 @@ class Contest:
         return found
 
     def _share(self) -> float:
-        """Of the engine's own rate that the service keeps: the median of the rounds."""
-        windows = self.contestants[0].windows[self.workload.callers[-1]]
-        pairs = zip(windows, self.floor, strict=True)
-        return median(window.requests_per_second / floor["requests_per_second"] for window, floor in pairs)
+        """Return the median share of the engine's own rate that the service reaches."""
+        windows = self.candidates[0].windows[self.workload.clients[-1]]
+        pairs = zip(windows, self.engine, strict=True)
+        return median(window.requests_per_second / engine["requests_per_second"] for window, engine in pairs)
 
     def _disturbance(self) -> dict[str, float]:
-        """How often there was too much of it, and the cores that others took in the windows that count."""
-        windows = [window for each in self.contestants for found in each.windows.values() for window in found]
-        others = {"others": median(window.others for window in windows), "most": max(each.others for each in windows)}
-        again = sum(each.again for each in self.contestants)
-        return {"windows": len(windows), "measured_again": again, **_rounded(others)}
+        """Return how many windows were repeated, and the cores of other processes in those that count."""
+        windows = [window for each in self.candidates for found in each.windows.values() for window in found]
+        other_cores = [window.other_cores for window in windows]
+        disturbance = {"other_cores": median(other_cores), "max_other_cores": max(other_cores)}
+        repeated = sum(each.repeated for each in self.candidates)
+        return {"windows": len(windows), "repeated": repeated, **_rounded(disturbance)}
 
-    def _rows(self, callers: int) -> Iterator[dict[str, Any]]:
-        first = self.contestants[0]
-        for each in self.contestants:
-            pairs = zip(each.windows[callers], first.windows[callers], strict=True)
-            of_ours = median(other.requests_per_second / own.requests_per_second for other, own in pairs)
+    def _rows(self, clients: int) -> Iterator[dict[str, Any]]:
+        first = self.candidates[0]
+        for each in self.candidates:
+            pairs = zip(each.windows[clients], first.windows[clients], strict=True)
+            ratio = median(other.requests_per_second / own.requests_per_second for other, own in pairs)
             outcomes = each.traffic.outcomes
             yield {
                 "server": each.server.name,
-                "callers": callers,
-                **_medians(each.windows[callers]),
-                "of_ours": round(of_ours, 3),
+                "clients": clients,
+                **_medians(each.windows[clients]),
+                "of_swin_serve": round(ratio, 3),
                 "difference": round(each.difference, 5),
                 "refused": outcomes.refused,
                 "wrong": outcomes.wrong,
@@ -176,9 +186,9 @@ def _latency(server: str, share: float, rate: float, rounds: Sequence[tuple[floa
 
 
 def _medians(windows: Sequence[Window]) -> dict[str, Any]:
-    """With the least and most of those that are compared."""
+    """Return the median of each figure, and the range of those in `SPREAD`."""
     columns = {name: [asdict(window)[name] for window in windows] for name in asdict(windows[0])}
-    spread = {f"{name}_spread": [round(bound(columns[name]), 2) for bound in (min, max)] for name in COMPARED}
+    spread = {f"{name}_spread": [round(bound(columns[name]), 2) for bound in (min, max)] for name in SPREAD}
     return {**_rounded({name: median(column) for name, column in columns.items()}), **spread}
 
 
@@ -187,108 +197,112 @@ def _rounded(figures: Mapping[str, float]) -> dict[str, float]:
 
 
 def engine_rate(folder: Path, seconds: float, *options: str) -> dict[str, float]:
-    """The engines' own, measured in a process of its own: see `benchmarks/model/engine.py`."""
-    return figures_of("engine", str(folder), "--seconds", str(seconds), *options)
+    """Return the rate of the engines without a service: see `benchmarks/model/engine.py`."""
+    return run_benchmark("model.engine", str(folder), "--seconds", str(seconds), *options)
 
 
-def figures_of(name: str, *arguments: str) -> dict[str, float]:
-    """What the benchmark of this name finds in a process of its own; what it complains of is on the screen.
+def run_benchmark(module: str, *arguments: str) -> dict[str, float]:
+    """Run a module of `benchmarks` in a separate process, and return the JSON that it prints.
+
+    Its error output is shown.
 
     Raises:
-        subprocess.CalledProcessError: it fails.
+        subprocess.CalledProcessError: the process fails.
     """
-    command = [sys.executable, "-m", f"benchmarks.{name}", *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True)  # noqa: S603 (ours)
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True)  # noqa: S603 (a module of this repository)
     figures: dict[str, float] = json.loads(done.stdout)
     return figures
 
 
-async def comparison(
-    workload: Workload, names: Sequence[str], photos: Path | None, ends: contextlib.ExitStack
-) -> Contest:
-    """Start everybody, and learn what each says of an image that is asked alone. A peer that cannot run is left out.
+async def start_comparison(
+    workload: Workload, baselines: Sequence[str], photos: Path | None, ends: contextlib.ExitStack
+) -> Comparison:
+    """Start all servers, and learn the predictions of each. Leave out baselines that do not start.
 
     Raises:
-        RuntimeError: ours does not come up.
+        RuntimeError: swin-serve does not start.
     """
-    folder = made([workload.network])[workload.network]
-    files, entries = workload.files(photos), list[tuple[Server, Crowd, Sequence[Known]]]()
-    for launch in _launches(workload, folder, names):
+    folder = model_folders([workload.model])[workload.model]
+    files, entries = workload.files(photos), list[tuple[Server, ClientPool, Sequence[Known]]]()
+    for launch in _launches(workload, folder, baselines):
         server = Server(launch)
         ends.callback(server.stop)
-        crowd = ends.enter_context(contextlib.closing(Crowd(server.address)))
+        pool = ends.enter_context(contextlib.closing(ClientPool(server.address)))
         try:
-            entries.append((server, crowd, await learn(server, crowd, files)))
+            entries.append((server, pool, await learn(server, pool, files)))
         except RuntimeError as error:
             if not entries:
                 raise
             print(f"left out: {error}")
             server.stop()
-    telling = [place for place in range(len(files)) if all(_is_telling(known, place) for _, _, known in entries)]
-    own = entries[0][2]
-    print(f"{len(telling)} images, {len(entries)} servers", flush=True)
-    contestants = [
-        Contestant(server, Traffic(server, crowd, [known[place] for place in telling]), _difference(known, own))
-        for server, crowd, known in entries
+    distinct = [index for index in range(len(files)) if all(_is_distinct(known, index) for _, _, known in entries)]
+    reference = entries[0][2]
+    print(f"{len(distinct)} images, {len(entries)} servers", flush=True)
+    candidates = [
+        Candidate(server, Traffic(server, pool, [known[index] for index in distinct]), _difference(known, reference))
+        for server, pool, known in entries
     ]
-    return Contest(workload, contestants, folder)
+    return Comparison(workload, candidates, folder)
 
 
-def _launches(workload: Workload, folder: Path, names: Sequence[str]) -> Iterator[Launch]:
-    """Ours as one process; where the network counts, with an engine for each core, as others have a worker each.
+def _launches(workload: Workload, folder: Path, baselines: Sequence[str]) -> Iterator[Launch]:
+    """Yield the launches of swin-serve in several configurations, then those of the baselines.
 
-    Elsewhere, with one HTTP worker and with one for each core, too.
+    Where the engine's own rate is measured, swin-serve runs with an engine for each core, as the
+    baselines have a worker for each, and with its defaults. Elsewhere it runs as one process, with
+    one HTTP worker, and with one for each core.
     """
     cpus = available_cpus()
-    engines = ("--instances-per-device", str(cpus)) if workload.has_floor else ()
-    yield ours(folder / "fp32", "swin-serve", "--http-workers", "0", *engines)
-    if workload.has_floor:
-        yield ours(folder / "fp32", "swin-serve as it comes")
-        yield ours(folder / "int8", "swin-serve int8", *engines)
+    engines = ("--instances-per-device", str(cpus)) if workload.has_engine_rate else ()
+    yield swin_serve(folder / "fp32", "swin-serve", "--http-workers", "0", *engines)
+    if workload.has_engine_rate:
+        yield swin_serve(folder / "fp32", "swin-serve, defaults")
+        yield swin_serve(folder / "int8", "swin-serve int8", *engines)
     else:
         for count in sorted({1, cpus}):
             name = "swin-serve, 1 HTTP worker" if count == 1 else f"swin-serve, {count} HTTP workers"
-            yield ours(folder / "fp32", name, "--http-workers", str(count))
-    for name in names:
+            yield swin_serve(folder / "fp32", name, "--http-workers", str(count))
+    for name in baselines:
         try:
-            yield peer(name, folder)
+            yield baseline(name, folder)
         except subprocess.CalledProcessError as error:
             print(f"left out: {name} cannot be installed: {error}")
 
 
-async def learn(server: Server, crowd: Crowd, files: Iterable[bytes]) -> list[Known]:
-    """What a server says of each image that is asked alone, once it answers at all.
+async def learn(server: Server, pool: ClientPool, files: Iterable[bytes]) -> list[Known]:
+    """Wait until the server is ready, then request the predictions of each image alone.
 
     Raises:
-        RuntimeError: it does not come up, or gives no predictions.
+        RuntimeError: the server does not start, or returns no predictions.
     """
-    await _ready(server, crowd, server.protocol.request(next(iter(files))))
+    await _wait_until_ready(server, pool, server.protocol.request(next(iter(files))))
     known = []
     for data in files:
-        body = (await crowd.ask(server.protocol.request(data))).body
+        body = (await pool.send(server.protocol.request(data))).body
         known.append(Known(data, [(row["index"], row["score"]) for row in server.predictions(body)]))
         if not known[-1].scores:
-            raise RuntimeError(f"{server.name} gives no predictions: {body[:200]!r}")
+            raise RuntimeError(f"{server.name} returns no predictions: {body[:200]!r}")
     return known
 
 
-async def _ready(server: Server, crowd: Crowd, sent: bytes) -> None:
-    """Ask until there is an answer."""
+async def _wait_until_ready(server: Server, pool: ClientPool, request: bytes) -> None:
+    """Repeat the request until the response holds predictions."""
     ends = time.perf_counter() + START_SECONDS
     while time.perf_counter() < ends:
         server.check()
         with contextlib.suppress(Broken, OSError):
-            if server.predictions((await crowd.ask(sent)).body):
+            if server.predictions((await pool.send(request)).body):
                 return
         await asyncio.sleep(0.2)
-    raise RuntimeError(f"{server.name} does not come up: {server.last_words()}")
+    raise RuntimeError(f"{server.name} is not ready after {START_SECONDS} s: {server.log_tail()}")
 
 
-def _is_telling(known: Sequence[Known], place: int) -> bool:
-    return known[place].is_telling(known[:place])
+def _is_distinct(known: Sequence[Known], index: int) -> bool:
+    return known[index].is_distinct(known[:index])
 
 
-def _difference(known: Sequence[Known], other: Sequence[Known]) -> float:
-    """Of the score of a class that both give, at most."""
-    pairs = ((dict(one.scores), dict(two.scores)) for one, two in zip(known, other, strict=True))
+def _difference(known: Sequence[Known], reference: Sequence[Known]) -> float:
+    """Return the maximum difference of the scores of a class that both name."""
+    pairs = ((dict(one.scores), dict(two.scores)) for one, two in zip(known, reference, strict=True))
     return max(abs(one[index] - two[index]) for one, two in pairs for index in one.keys() & two.keys())

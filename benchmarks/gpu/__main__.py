@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu`: the engine and the service on a GPU."""
+"""Entry point of `python -m benchmarks.gpu`."""
 
 import sys
 

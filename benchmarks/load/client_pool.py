@@ -1,7 +1,9 @@
-"""A crowd of well-behaved callers, light enough for thousands of answers a second on the cores of what is measured.
+"""A pool of lightweight HTTP clients, for thousands of requests per second.
 
-Each keeps one connection. What comes is read where the event loop delivers it: no stream, no task, no header but the
-length. Knows nothing of images. Those who misbehave, and those who read headers, are in `load.py`.
+The clients share the CPU cores with the server that they measure. Each client keeps one connection.
+It parses the response in the protocol callback, without streams or tasks, and reads only the
+headers that delimit the body. Knows nothing about images. `clients.py` has clients that read all
+headers and clients that misbehave.
 """
 
 import asyncio
@@ -11,85 +13,83 @@ from typing import NamedTuple, cast
 from benchmarks.load.clients import Address, Broken
 
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
-LAST = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
+CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
-HEAD_END, LAST_CHUNK = b"\r\n\r\n", b"\r\n0\r\n\r\n"
+HEADERS_END, LAST_CHUNK = b"\r\n\r\n", b"\r\n0\r\n\r\n"
 
 
-class Answer(NamedTuple):
-    """A complete answer: its status, and its body as it came."""
+class Response(NamedTuple):
+    """A complete response: its status code and its body."""
 
     status: int
     body: bytes
 
 
-class Caller(asyncio.Protocol):
-    """One connection, on which one request at a time waits for its answer."""
+class Client(asyncio.Protocol):
+    """One connection with at most one request in flight."""
 
     def __init__(self) -> None:
         self.is_open = False
-        self._waiting: asyncio.Future[Answer] | None = None
-        self._came = b""
+        self._waiting: asyncio.Future[Response] | None = None
+        self._received = b""
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
 
-    def ask(self, sent: bytes) -> asyncio.Future[Answer]:
-        """Send a request; its answer is to come, or Broken."""
+    def send(self, request: bytes) -> asyncio.Future[Response]:
+        """Send a request. Return a future of its response, or of `Broken`."""
         self._waiting = waiting = self._loop.create_future()
         if self._transport is None or not self.is_open:
             waiting.set_exception(Broken("the connection is closed"))
         else:
-            self._transport.write(sent)
+            self._transport.write(request)
         return waiting
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Open from now on."""
         self._transport, self.is_open = cast("asyncio.Transport", transport), True
 
     def data_received(self, data: bytes) -> None:
-        """A piece of the answer, nearly always the whole."""
-        self._came = came = self._came + data if self._came else data
-        end = came.find(HEAD_END)
+        # Most responses arrive in one piece: they are not copied.
+        self._received = received = self._received + data if self._received else data
+        end = received.find(HEADERS_END)
         if end < 0:
             return
-        start = end + len(HEAD_END)
-        length = LENGTH.search(came, 0, end)
+        start = end + len(HEADERS_END)
+        length = LENGTH.search(received, 0, end)
         if length:
-            if len(came) >= start + int(length[1]):
-                self._finish(came, end, came[start:])
-        elif CHUNKED.search(came, 0, end):
-            if came.endswith(LAST_CHUNK):
-                self._finish(came, end, _joined(came[start:]))
+            if len(received) >= start + int(length[1]):
+                self._finish(received, end, received[start:])
+        elif CHUNKED.search(received, 0, end):
+            if received.endswith(LAST_CHUNK):
+                self._finish(received, end, _join_chunks(received[start:]))
         else:
-            self._fail(f"an answer without a length: {came[:80]!r}")
+            self._fail(f"response without a length: {received[:80]!r}")
 
-    def _finish(self, came: bytes, end: int, body: bytes) -> None:
-        self._came = b""
-        if LAST.search(came, 0, end):
+    def _finish(self, received: bytes, end: int, body: bytes) -> None:
+        self._received = b""
+        if CLOSE.search(received, 0, end):
             self.close()
         waiting, self._waiting = self._waiting, None
         if waiting is not None and not waiting.done():
-            waiting.set_result(Answer(int(came[9:12]), body))
+            waiting.set_result(Response(int(received[9:12]), body))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Whoever waits gets no answer any more."""
         self._fail(f"the connection ended: {exc}")
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, reason: str) -> None:
         self.close()
         waiting, self._waiting = self._waiting, None
         if waiting is not None and not waiting.done():
-            waiting.set_exception(Broken(why))
+            waiting.set_exception(Broken(reason))
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self.is_open = False
         if self._transport is not None:
             self._transport.close()
 
 
-def _joined(chunks: bytes) -> bytes:
-    """Each behind its length in hexadecimal digits, the last of them empty."""
+def _join_chunks(chunks: bytes) -> bytes:
+    """Return the content of a chunked body (RFC 9112, section 7.1)."""
     body = b""
     while chunks:
         length, _, chunks = chunks.partition(b"\r\n")
@@ -97,32 +97,32 @@ def _joined(chunks: bytes) -> bytes:
     return body
 
 
-class Crowd:
-    """As many callers as there are requests at once; who is idle is the next to ask."""
+class ClientPool:
+    """Clients of one server: as many as there are concurrent requests. Idle clients are reused."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
-        self._idle: list[Caller] = []
+        self._idle: list[Client] = []
 
-    async def ask(self, sent: bytes) -> Answer:
-        """Send a request and wait for its answer.
+    async def send(self, request: bytes) -> Response:
+        """Send a request on an idle or new connection, and return its response.
 
         Raises:
-            Broken: there was no complete answer.
-            OSError: nobody listens there.
+            Broken: the connection ended before the response was complete.
+            OSError: the server refuses the connection.
         """
-        caller = self._idle.pop() if self._idle else None
-        if caller is None or not caller.is_open:
-            caller = await self._join()
-        answer = await caller.ask(sent)
-        self._idle.append(caller)
-        return answer
+        client = self._idle.pop() if self._idle else None
+        if client is None or not client.is_open:
+            client = await self._connect()
+        response = await client.send(request)
+        self._idle.append(client)
+        return response
 
-    async def _join(self) -> Caller:
-        _, caller = await asyncio.get_running_loop().create_connection(Caller, *self._address)
-        return caller
+    async def _connect(self) -> Client:
+        _, client = await asyncio.get_running_loop().create_connection(Client, *self._address)
+        return client
 
     def close(self) -> None:
-        """Everybody hangs up."""
+        """Close all idle connections."""
         while self._idle:
             self._idle.pop().close()

@@ -1,6 +1,7 @@
-"""Callers: HTTP/1.1 over plain streams, in an open or a closed loop. Knows nothing of images.
+"""HTTP/1.1 clients over plain streams, and the open and closed loops that drive them.
 
-No client library: callers share the machine with what they measure, so they must be light; and some have to misbehave.
+Knows nothing about images. No client library is used: the clients share the CPU cores with the
+server that they measure, and some of them have to misbehave.
 """
 
 import asyncio
@@ -18,17 +19,18 @@ Address = tuple[str, int]
 BOUNDARY = "b0undary"
 FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
 
+# Idle connections are reused for 2 s. The service closes them after 5 s, and a request that is sent
+# at that moment would be lost.
 FRESH_SECONDS = 2.0
-"""Idle connections are used again for so long. The service closes them after 5: what is sent at that moment is lost."""
 
 
 class Broken(Exception):
-    """The connection ended, or spoke no HTTP, before there was a complete answer."""
+    """The connection ended, or received invalid HTTP, before the response was complete."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A complete answer."""
+    """A complete response."""
 
     status: int
     headers: Mapping[str, str]  # names in lower case
@@ -36,7 +38,7 @@ class Reply:
 
     @property
     def is_last(self) -> bool:
-        """Whether the service closes the connection after it: nothing more may be sent there."""
+        """Whether the service closes the connection after this response."""
         return self.headers.get("connection") == "close"
 
     @property
@@ -47,25 +49,25 @@ class Reply:
         return f"{self.status} {self.json()['code']}"
 
     def json(self) -> Any:
-        """The body, read."""
+        """Return the parsed body."""
         return json.loads(self.body)
 
 
 def request(path: str, body: bytes = b"", method: str = "POST", headers: Mapping[str, str] | None = None) -> bytes:
-    """A request as it goes over the wire."""
+    """Return the bytes of a request, with its header section and body."""
     fields = {"Host": "swin", "Content-Length": str(len(body)), **(headers or {})}
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
     return "\r\n".join(lines).encode() + body
 
 
 def form(field: str, files: Sequence[bytes]) -> bytes:
-    """Files as the body of a multipart form; its header is `FORM`."""
+    """Return a multipart form body that holds the files. Its content type is in `FORM`."""
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"; filename="image"\r\n\r\n'.encode()
     return b"".join(head + file + b"\r\n" for file in files) + f"--{BOUNDARY}--\r\n".encode()
 
 
 class Connection:
-    """One connection to the service, open or closed by either side."""
+    """One connection to the service."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.writer = writer
@@ -73,29 +75,33 @@ class Connection:
 
     @classmethod
     async def open(cls, address: Address, **options: Any) -> Self:
-        """Connect, or raise OSError."""
+        """Connect to the address.
+
+        Raises:
+            OSError: the connection is refused.
+        """
         return cls(*await asyncio.open_connection(*address, **options))
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the service can be expected to listen here still."""
+        """Whether the connection can be reused: still open, and not idle for `FRESH_SECONDS`."""
         is_over = self._is_last or self._reader.at_eof()
         return not is_over and time.perf_counter() - self._used < FRESH_SECONDS
 
     async def ask(self, sent: bytes) -> Reply:
-        """Send a request and wait for its answer, which may come before all is sent.
+        """Send a request and return its response, which may arrive before all bytes are sent.
 
         Raises:
-            Broken: there was no complete answer.
+            Broken: the connection ended before the response was complete.
         """
         self.writer.write(sent)
         return await self.reply()
 
     async def reply(self) -> Reply:
-        """The next answer, without interim ones.
+        """Return the next response, without interim ones (1xx).
 
         Raises:
-            Broken: there was no complete answer.
+            Broken: the connection ended before the response was complete.
         """
         try:
             reply = await self._next_reply()
@@ -114,34 +120,34 @@ class Connection:
         return Reply(int(first.split(" ")[1]), headers, await self._reader.readexactly(length))
 
     def close(self) -> None:
-        """Hang up, and tell the service so."""
+        """Close the connection after buffered bytes are sent."""
         self.writer.close()
 
     def reset(self) -> None:
-        """Vanish: what was sent and not read is thrown away, and so is what comes."""
+        """Abort the connection: discard buffered and incoming bytes."""
         self.writer.transport.abort()
 
 
-class Callers:
-    """Connections that are kept and used again, as many as there are requests at once."""
+class ConnectionPool:
+    """Reusable connections to one address: as many as there are concurrent requests."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
         self._idle: deque[Connection] = deque()
 
     async def ask(self, sent: bytes) -> Reply:
-        """Send a request on an idle connection, or on a new one, and wait for its answer.
+        """Send a request on an idle or new connection, and return its response.
 
         Raises:
-            Broken: there was no complete answer.
-            OSError: nobody listens there.
+            Broken: the connection ended before the response was complete.
+            OSError: the connection is refused.
         """
         async with self.connection() as connection:
             return await connection.ask(sent)
 
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A connection that is kept if it is left in order."""
+        """Lend a connection. After an exception it is reset, otherwise it is kept for reuse."""
         connection = self._fresh() or await Connection.open(self.address)
         try:
             yield connection
@@ -151,7 +157,7 @@ class Callers:
         self._idle.append(connection)
 
     def close(self) -> None:
-        """Hang up everywhere."""
+        """Close all idle connections."""
         while self._idle:
             self._idle.pop().close()
 
@@ -165,9 +171,9 @@ class Callers:
 
 
 async def open_loop(rate: float, seconds: float, random: Random, call: Callable[[float], Awaitable[None]]) -> None:
-    """Callers come when they come, whatever the service does: a Poisson process of `rate` a second.
+    """Start calls as a Poisson process of `rate` per second, whether or not earlier calls have ended.
 
-    `call` is given the time its caller came (of `time.perf_counter`), from which its wait has to be counted.
+    `call` is given its arrival time (of `time.perf_counter`). Response times count from that time.
     """
     arrival = time.perf_counter()
     ends = arrival + seconds
@@ -181,12 +187,12 @@ async def _call(call: Callable[[float], Awaitable[None]], arrival: float) -> Non
     await call(arrival)
 
 
-async def closed_loop(callers: int, seconds: float, call: Callable[[], Awaitable[None]]) -> None:
-    """So many callers, each of whom calls again as soon as it is answered."""
+async def closed_loop(clients: int, seconds: float, call: Callable[[], Awaitable[None]]) -> None:
+    """Run concurrent clients. Each starts its next call when the previous one has ended."""
     ends = time.perf_counter() + seconds
 
-    async def caller() -> None:
+    async def client() -> None:
         while time.perf_counter() < ends:
             await call()
 
-    await asyncio.gather(*(caller() for _ in range(callers)))
+    await asyncio.gather(*(client() for _ in range(clients)))

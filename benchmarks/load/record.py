@@ -1,4 +1,4 @@
-"""What was measured, on which machine and of which code: a JSON line on the screen, and a file in `results/`."""
+"""Records of measurements: figures with the machine, the versions and the commit, in `results/`."""
 
 import contextlib
 import json
@@ -17,26 +17,26 @@ LIBRARIES = ("onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "fastapi", "uv
 
 
 def record(name: str, figures: Mapping[str, Any]) -> None:
-    """Print the figures, and keep them as `results/NAME.json`."""
-    print(json.dumps(keep(name, figures)))
+    """Save the figures as `results/NAME.json`, and print the record as one JSON line."""
+    print(json.dumps(save(name, figures)))
 
 
-def keep(name: str, figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep the figures as `results/NAME.json`; what was kept, which is more: where and of what they were measured."""
-    kept = {"benchmark": name, **figures, **_circumstances()}
+def save(name: str, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Save the figures as `results/NAME.json`. Return the record: the figures and their environment."""
+    saved = {"benchmark": name, **figures, **_environment()}
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=2) + "\n")
-    return kept
+    (RESULTS / f"{name}.json").write_text(json.dumps(saved, indent=2) + "\n")
+    return saved
 
 
-def kept(name: str) -> dict[str, Any]:
-    """What was kept under this name of the same code on the same machine; nothing if there is none."""
+def load(name: str) -> dict[str, Any]:
+    """Return the record of this name, or `{}` if it is of other code or of another machine."""
     path = RESULTS / f"{name}.json"
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return found if found.items() >= _circumstances().items() else {}
+    return found if found.items() >= _environment().items() else {}
 
 
-def _circumstances() -> dict[str, Any]:
+def _environment() -> dict[str, Any]:
     return {
         "machine": {"cpu": _cpu(), "cpus": len(os.sched_getaffinity(0)), "system": platform.system()},
         "versions": {"python": platform.python_version(), **_versions()},
@@ -45,7 +45,7 @@ def _circumstances() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    """Of those that are here: ONNX Runtime is one distribution or the other."""
+    """Return the versions of the installed libraries. ONNX Runtime is one of two distributions."""
     found = {}
     for name in LIBRARIES:
         with contextlib.suppress(PackageNotFoundError):
@@ -59,7 +59,10 @@ def _cpu() -> str:
 
 
 def _commit() -> str:
-    """Where a copy without its history is measured, nobody knows. What is measured or written of it is no change."""
+    """Return the short commit id, with `-dirty` after a change outside `results/` and `docs/`.
+
+    Without a git history, return `unknown`.
+    """
     try:
         commit = _git("rev-parse", "--short", "HEAD")
         changed = _git("status", "--porcelain", "--untracked-files=no", ":!benchmarks/results", ":!docs")
@@ -69,4 +72,5 @@ def _commit() -> str:
 
 
 def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=ROOT, check=True).stdout.strip()  # noqa: S603, S607 (ours)
+    command = ["git", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout.strip()  # noqa: S603 (fixed arguments)

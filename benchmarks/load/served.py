@@ -1,4 +1,7 @@
-"""A `swin-serve` process, started here and seen from outside: its log, its metrics, what `/proc` says of it."""
+"""A `swin-serve` process under test: its log, its metrics, and its CPU time and memory in `/proc`.
+
+Knows nothing about the inside of the service.
+"""
 
 import json
 import os
@@ -11,43 +14,44 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.load.clients import Address, Callers, request
-from benchmarks.load.processes import TICKS, stat
+from benchmarks.load.clients import Address, ConnectionPool, request
+from benchmarks.load.processes import TICKS, process_stat
 
+# Timeout, in seconds, for the next log event of a process and for its exit. A busy machine needs 30 s.
 START_SECONDS = 120
-"""The longest wait for the next event of a process, and for its end: it finds a hang. A busy machine needs 30 s."""
 
+# Bytes of a memory page: the unit of RSS in `/proc`.
 PAGE = os.sysconf("SC_PAGESIZE")
 
 
 class Usage(NamedTuple):
-    """What a process has taken, as the kernel counts."""
+    """Resources of one process, without its children, as the kernel counts them."""
 
     cpu_seconds: float  # user and system, all threads
     rss: int  # bytes
     threads: int
-    files: int
+    files: int  # open file descriptors
 
 
 class Accounts(NamedTuple):
-    """Ids and status codes of requests, as the service logs them."""
+    """Request ids and status codes, as the service logs them."""
 
-    requests: list[tuple[str, int]]  # by the application
-    refusals: list[tuple[str, int]]  # at the connection, before or instead of the application
+    requests: list[tuple[str, int]]  # answered by the application
+    refusals: list[tuple[str, int]]  # refused at the connection, before or instead of the application
 
 
 class Served:
-    """A real `swin-serve` on a port of its own; its log is read event by event.
+    """A running `swin-serve` process on a free port. Its log is read event by event.
 
     Args:
-        options: of `swin-serve run`.
-        module: what to run instead of the service itself.
-        environment: variables to set for it.
+        options: options of `swin-serve run`.
+        module: the module to run, `app` by default.
+        environment: environment variables to add.
     """
 
     def __init__(self, *options: str, module: str = "app", **environment: str) -> None:
         command = [sys.executable, "-m", module, "run", "--device", "cpu", "--log-format", "json", "--port", "0"]
-        self.process = subprocess.Popen(  # noqa: S603 (our own interpreter)
+        self.process = subprocess.Popen(  # noqa: S603 (this interpreter)
             [*command, *options], stderr=subprocess.PIPE, text=True, env=os.environ | environment
         )
         self.log: queue.Queue[dict[str, object]] = queue.Queue()
@@ -55,7 +59,7 @@ class Served:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
-            self.starting = list(self._until("listening"))  # what it logged by then
+            self.starting = list(self._until("listening"))  # the events of the start
         except BaseException:
             self.stop()
             raise
@@ -75,35 +79,35 @@ class Served:
                 self.log.put(event)
 
     def watch_requests(self) -> Accounts:
-        """Return what the log says of requests from now on; it is complete once the process has ended."""
+        """Collect the requests that the log names from now on. The result is complete when the process has ended."""
         self._accounts = Accounts([], [])
         return self._accounts
 
     def wait_for(self, message: str) -> dict[str, object]:
-        """The next event of this name."""
+        """Return the next log event of this message, and drop the events before it."""
         *_, event = self._until(message)
         return event
 
     def _until(self, message: str) -> Iterator[dict[str, object]]:
-        """The next events, to the first of this name."""
+        """Yield log events up to the first one of this message."""
         event: dict[str, object] = {"message": None}
         while event["message"] != message:
             yield (event := self.log.get(timeout=START_SECONDS))
 
     def usage(self) -> Usage:
-        """What the process has taken until now, and holds now."""
-        fields = stat(self.process.pid)
+        """Return the CPU time so far, and the memory, threads and open files now."""
+        fields = process_stat(self.process.pid)
         user, system, threads, pages = (int(fields[place - 3]) for place in (14, 15, 20, 24))  # proc(5) counts from 1
         files = list(Path(f"/proc/{self.process.pid}/fd").iterdir())
         return Usage((user + system) / TICKS, pages * PAGE, threads, len(files))
 
-    def peak(self) -> int:
-        """The most memory it has held at once, in bytes."""
+    def peak_rss(self) -> int:
+        """Return the peak resident memory so far, in bytes."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.findall(r"VmHWM:\s*(\d+) kB", status)[0]) * 2**10
 
     def stop(self) -> int:
-        """End it if it still runs; its exit code."""
+        """Kill the process if it still runs. Return its exit code."""
         if self.process.poll() is None:
             self.process.kill()
         code = self.process.wait(timeout=START_SECONDS)
@@ -116,13 +120,13 @@ class Served:
 def _event(line: str) -> dict[str, object]:
     try:
         event: dict[str, object] = json.loads(line)
-    except ValueError:  # not from the service's own log: an interpreter that dies says so
+    except ValueError:  # not a log event: the traceback of a Python interpreter that fails
         return {"level": "critical", "message": line.rstrip()}
     return event
 
 
-async def metrics(callers: Callers) -> dict[str, float]:
-    """Samples by name and labels, as they are written: `swin_queue_depth`, `swin_cancelled_total{stage="queue"}`."""
-    lines = (await callers.ask(request("/metrics", method="GET"))).body.decode().splitlines()
+async def metrics(pool: ConnectionPool) -> dict[str, float]:
+    """Return samples of `/metrics` by name and labels: `swin_queue_depth`, `swin_cancelled_total{stage="queue"}`."""
+    lines = (await pool.ask(request("/metrics", method="GET"))).body.decode().splitlines()
     samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
     return {name: float(value) for name, _, value in samples}

@@ -1,1 +1,1 @@
-"""The cost of one image without any service."""
+"""Cost of one image on the CPU, without a service."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.model`: the cost of one image on the CPU."""
+"""Entry point of `python -m benchmarks.model`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Torch's own way on a GPU: a library's network as it is, or compiled, behind what the engine's graph begins with."""
+"""The network of a library on a GPU in torch, eager or compiled, with the engine's preprocessing of bytes."""
 
 import contextlib
 from collections.abc import Sequence
@@ -12,29 +12,29 @@ from app.system.device import CPU, Device
 from benchmarks.model.interleave import Run
 from benchmarks.model.networks import Shape, network_of
 
+# Libraries whose networks are compared. Torch runs the network of the first that can be imported.
 LIBRARIES = ("timm", "transformers")
-"""Whose networks take part; torch runs that of the first that can be imported."""
 
+# Normalization of bytes. The values do not affect the time.
 MEAN, STD = 127.5, 57.0
-"""Of bytes: what is subtracted and divided by makes no difference to the time."""
 
 
 class OnPixels(nn.Module):
-    """A library's network behind what the engine's graph begins with."""
+    """A network that takes bytes and normalizes them first, as the engine's graph does."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network.half()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Bytes (batch, height, width, 3) → logits."""
+        """Return the logits of bytes of (batch, height, width, 3)."""
         images = (pixels.permute(0, 3, 1, 2).half() - MEAN) / STD
-        answer: Tensor = self.network(images)
-        return answer
+        logits: Tensor = self.network(images)
+        return logits
 
 
 def of_torch(shape: Shape, sizes: Sequence[int], device: Device, mode: str, libraries: Path | None) -> Run:
-    """The network of the first library there is, as it is or compiled for each batch size by itself."""
+    """Return a function that runs the network, eager or compiled for each batch size separately."""
     network = OnPixels(_first(shape, libraries)).to(str(device))
     runs: Any = network if mode == "eager" else torch.compile(network, mode=mode, dynamic=False)
     side = shape["image_size"]
@@ -43,7 +43,7 @@ def of_torch(shape: Shape, sizes: Sequence[int], device: Device, mode: str, libr
 
     @torch.inference_mode()
     def run(size: int) -> object:
-        batch = pinned[:size].copy_(pixels[:size])  # as the engine does: what was decoded lies anywhere
+        batch = pinned[:size].copy_(pixels[:size])  # as the engine does: decoded images are in pageable memory
         return runs(batch.to(str(device), non_blocking=True)).float().cpu()
 
     return run
@@ -53,4 +53,4 @@ def _first(shape: Shape, libraries: Path | None) -> nn.Module:
     for name in LIBRARIES:
         with contextlib.suppress(ImportError):
             return network_of(name, shape, libraries)
-    raise ImportError(f"none of {LIBRARIES} can be imported")
+    raise ImportError(f"none of these can be imported: {', '.join(LIBRARIES)}")

@@ -1,14 +1,15 @@
-"""What one image costs on this machine's CPU, without any service around it: `python -m benchmarks.model`.
+"""Cost of one image on the CPU, without a service: `python -m benchmarks.model`.
 
-Swin-T of 224×224 with random weights, each contestant in a process of its own, in interleaved rounds:
+Swin-T of 224×224 with random weights. Each candidate runs in its own process, in interleaved rounds:
 
-    engine          our bundle, opened and run as the service does
+    engine          the bundle of swin-serve, opened and run as the service does
     engine, int8    the same with `--precision int8`
-    products        the matrix products of our graph alone: the floor of every float32 graph on this runtime
-    transformers, timm, torchvision    plain ONNX exports of the libraries' own networks, on the same runtime
-    torch           the transformers library's network, not exported
+    products        the matrix products of that graph alone: the minimum of every float32 graph
+    transformers, timm, torchvision    plain ONNX exports of the libraries' networks
+    torch           the network of transformers, not exported
 
-All have the same threads, and none spins while it waits. Libraries that cannot be imported are left out.
+All candidates have the same number of threads, and idle threads do not spin. The ONNX graphs run on
+the same ONNX Runtime. Libraries that cannot be imported are left out.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from app.inference.session import PROVIDERS
 from app.system.cpus import available_cpus
 from app.system.device import CPU, Device
 from benchmarks.load.record import record
-from benchmarks.model.interleave import Contestant, Run, Spread, Standing, results, rounds
+from benchmarks.model.interleave import CandidateProcess, Result, Run, Spread, results, rounds
 from benchmarks.model.networks import SWIN_T, Logits, exports
 from benchmarks.model.products import products_of
 from model_export.build import build
@@ -48,17 +49,17 @@ FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 def of_bundle(folder: Path, threads: int, sizes: Sequence[int] = SIZES, device: Device = CPU) -> Run:
-    """The engine of the service, proved and warm."""
+    """Open the engine of the service, verified and warm, and return a function that runs it."""
     engine = open_proved(load_bundle(folder), device, threads, sizes)
     pixels = np.random.default_rng(0).integers(0, 256, (max(sizes), *engine.image_shape), np.uint8)
     return lambda size: engine.run(pixels[:size])
 
 
 def of_graph(path: Path, threads: int, sizes: Sequence[int] = SIZES, device: Device = CPU) -> Run:
-    """Any graph with float inputs, in a session with the engine's options.
+    """Open a graph with float inputs with the engine's session options, and return a function that runs it.
 
     Raises:
-        DeviceError: the session has fallen back to another device.
+        DeviceError: ONNX Runtime fell back to another device.
     """
     session = session_of(path, threads, device=device)
     if session.get_providers()[0] != PROVIDERS[device.kind]:
@@ -72,7 +73,7 @@ def of_graph(path: Path, threads: int, sizes: Sequence[int] = SIZES, device: Dev
 
 
 def of_torch(threads: int) -> Run:
-    """The transformers library's network as it is."""
+    """Return a function that runs the network of transformers in torch."""
     torch.set_num_threads(threads)
     network, images = Logits(SWIN_T).eval(), torch.randn(max(SIZES), 3, SWIN_T["image_size"], SWIN_T["image_size"])
 
@@ -86,7 +87,7 @@ def of_torch(threads: int) -> Run:
 def session_of(
     path: Path, threads: int, *, profile: Path | None = None, device: Device = CPU
 ) -> onnxruntime.InferenceSession:
-    """With the options of `app/inference/engine.py` that make a difference, and a profile where one is asked for."""
+    """Open a session with the options of the engine that affect the time, and with an optional profile."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
@@ -101,7 +102,7 @@ def session_of(
 
 
 def operators(path: Path, threads: int, folder: Path) -> dict[str, tuple[int, float]]:
-    """Nodes and milliseconds of each operator in a batch of 1, as the runtime has rewritten the graph."""
+    """Return the nodes and milliseconds of each operator in a batch of 1, after graph optimization."""
     session = session_of(path, threads, profile=folder / "profile")
     (pixels,) = session.get_inputs()
     image = np.random.default_rng(0).integers(0, 256, (1, *pixels.shape[1:]), np.uint8)
@@ -119,7 +120,7 @@ def operators(path: Path, threads: int, folder: Path) -> dict[str, tuple[int, fl
 
 
 def prepare(folder: Path, threads: int, libraries: Path | None) -> dict[str, Run]:
-    """Whoever takes part; the bundles and exports are written to the folder."""
+    """Write the bundles and exports to the folder. Return the functions that open the candidates."""
     checkpoint, quiet = str(save_checkpoint(folder / "checkpoint", **SWIN_T)), Progress(quiet=True)
     build(checkpoint, folder / "fp32", progress=quiet)
     build(checkpoint, folder / "int8", precision=PrecisionOptions("int8", min_agreement=0), progress=quiet)
@@ -133,21 +134,21 @@ def prepare(folder: Path, threads: int, libraries: Path | None) -> dict[str, Run
     return makers | {name: partial(of_graph, path, threads) for name, path in exports(folder, libraries)}
 
 
-def compete(makers: Mapping[str, Any], count: int) -> dict[int, dict[str, Standing]]:
-    """Everybody's standing beside the engine's, by batch size."""
-    contestants = {name: Contestant(make) for name, make in makers.items()}
-    found = {size: results(rounds(contestants, size, count), ENGINE) for size in SIZES}
-    for contestant in contestants.values():
-        contestant.close()
+def compare(makers: Mapping[str, Any], count: int) -> dict[int, dict[str, Result]]:
+    """Return the results of all candidates relative to the engine, by batch size."""
+    candidates = {name: CandidateProcess(make) for name, make in makers.items()}
+    found = {size: results(rounds(candidates, size, count), ENGINE) for size in SIZES}
+    for candidate in candidates.values():
+        candidate.close()
     return found
 
 
-def show(found: Mapping[int, Mapping[str, Standing]], parts: Mapping[str, tuple[int, float]], console: Console) -> None:
-    """As tables."""
+def show(found: Mapping[int, Mapping[str, Result]], parts: Mapping[str, tuple[int, float]], console: Console) -> None:
+    """Print the results and the operators as tables."""
     for size, rows in found.items():
-        columns = ("", "ms an image", "CPU ms", "of the engine's", "CPU, of the engine's")
-        cells = [(name, *(_shown(spread) for spread in standing)) for name, standing in rows.items()]
-        console.print(table(f"batch of {size}: median [middle half]", columns, cells))
+        columns = ("", "ms an image", "CPU ms", "of the engine", "CPU, of the engine")
+        cells = [(name, *(_shown(spread) for spread in result)) for name, result in rows.items()]
+        console.print(table(f"batch of {size}: median [quartiles]", columns, cells))
     cells = [(name, str(nodes), f"{milliseconds:.2f}") for name, (nodes, milliseconds) in parts.items()]
     console.print(table("engine, batch of 1", ("operator", "nodes", "ms"), cells))
 
@@ -156,28 +157,28 @@ def _shown(spread: Spread) -> str:
     return f"{spread.median:.2f} [{spread.low:.2f}–{spread.high:.2f}]"
 
 
-def as_json(standing: Standing) -> dict[str, dict[str, float]]:
-    """Medians and spreads by name."""
-    return {name: spread._asdict() for name, spread in standing._asdict().items()}
+def as_json(result: Result) -> dict[str, dict[str, float]]:
+    """Return the medians and quartiles by name."""
+    return {name: spread._asdict() for name, spread in result._asdict().items()}
 
 
 def main() -> int:
-    """Measure, print and record."""
+    """Measure, print and record. Return 0."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.model", description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=available_cpus())
+    parser.add_argument("--rounds", type=int, default=9, help="(default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=available_cpus(), help="of each candidate (default: all CPUs)")
     parser.add_argument(
-        "--libraries", type=Path, metavar="DIR", help="where pip put timm and torchvision, if elsewhere"
+        "--libraries", type=Path, metavar="DIR", help="folder of timm and torchvision, if they are not installed"
     )
-    options = parser.parse_args()
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        makers = prepare(folder, options.threads, options.libraries)
-        found = compete(makers, options.rounds)
-        parts = operators(folder / "fp32/model.onnx", options.threads, folder)
+        makers = prepare(folder, args.threads, args.libraries)
+        found = compare(makers, args.rounds)
+        parts = operators(folder / "fp32/model.onnx", args.threads, folder)
     show(found, parts, Console(width=140))
     libraries = {name: version(name) for name in ("torch", "transformers", "onnx")}
     batches = {f"batch of {size}": {name: as_json(row) for name, row in rows.items()} for size, rows in found.items()}
-    circumstances = {"threads": options.threads, "rounds": options.rounds, "libraries": libraries}
-    record("model", {**circumstances, **batches, "operators": parts})
+    settings = {"threads": args.threads, "rounds": args.rounds, "libraries": libraries}
+    record("model", {**settings, **batches, "operators": parts})
     return 0

@@ -1,8 +1,8 @@
-"""The engines' own rate, without a service around them: `python -m benchmarks.model.engine BUNDLE`.
+"""Rate of the engines without a service: `python -m benchmarks.model.engine BUNDLE`.
 
-An engine for each CPU on one session, or as many as are asked for, side by side, with batches of every size the service
-may be warm for, in turn, by the very code that serves. One JSON line: images a second and CPU milliseconds an image of
-the best size.
+Runs the engines of the service concurrently, one for each CPU by default, with each batch size in
+turn. Prints one JSON line: the best batch size, its images per second, and the CPU milliseconds of
+an image.
 """
 
 import argparse
@@ -22,15 +22,15 @@ from app.inference.self_test import open_proved
 from app.system.cpus import available_cpus
 from app.system.device import CPU, Device, one_device
 
+# Batch sizes of a service with batches of up to 8, as `server.py` starts it.
 BUCKETS = (1, 2, 4, 8)
-"""Of a service with batches of up to 8, as `server.py` starts it; whichever of them would pay there."""
 
+# Windows of each batch size, interleaved, so that a disturbance does not affect one size alone.
 ROUNDS = 2
-"""Windows of each size, in turn with the others': a slow moment of the machine should not fall on one size alone."""
 
 
 def engines(folder: Path, device: Device, batches: Sequence[int], count: int) -> list[Engine]:
-    """As the service opens them: on one session on the CPU, each with its own on a GPU."""
+    """Open the engines as the service does: on the CPU they share a session, on a GPU each has its own."""
     opened = load_bundle(folder)
     first = open_proved(opened, device, 1, batches)
     others = range(count - 1)
@@ -38,10 +38,11 @@ def engines(folder: Path, device: Device, batches: Sequence[int], count: int) ->
 
 
 def rate(side_by_side: Sequence[Engine], seconds: float) -> dict[str, float]:
-    """Of the batch size that gives most images a second, by the median of its windows."""
+    """Return the figures of the batch size with the best rate, by the median of its windows."""
     buckets = side_by_side[0].buckets
     window = seconds / len(buckets) / ROUNDS
-    found: dict[int, list[tuple[float, float]]] = {size: [] for size in buckets}  # images/s, CPU seconds an image
+    # Batch size → windows of images per second and CPU seconds per image.
+    found: dict[int, list[tuple[float, float]]] = {size: [] for size in buckets}
     for _ in range(ROUNDS):
         for size, windows in found.items():
             windows.append(_window(side_by_side, size, window))
@@ -56,9 +57,7 @@ def _window(side_by_side: Sequence[Engine], size: int, seconds: float) -> tuple[
 
     def run(engine: Engine) -> tuple[int, float]:
         images, ends = 0, time.perf_counter() + seconds
-        while (
-            not images or time.perf_counter() < ends
-        ):  # once at least: a busy machine can sleep through a short window
+        while not images or time.perf_counter() < ends:  # a thread may not be scheduled within a short window
             engine.run(pixels)
             images += size
         return images, time.perf_counter()
@@ -67,20 +66,21 @@ def _window(side_by_side: Sequence[Engine], size: int, seconds: float) -> tuple[
     with ThreadPoolExecutor(len(side_by_side)) as threads:
         done = list(threads.map(run, side_by_side))
     images = sum(count for count, _ in done)
-    # Each by its own time: the last batch of one may end when nobody else runs any more.
+    # The rates of the engines are added: their last batches do not end at the same time.
     return sum(count / (ended - started) for count, ended in done), (time.process_time() - cpu) / images
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0."""
+    """Measure and print. Return 0."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.model.engine", description=__doc__)
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--seconds", type=float, default=5, help="for all batch sizes (default: %(default)s)")
     parser.add_argument("--device", type=one_device, default=CPU)
     parser.add_argument("--instances-per-device", type=int, default=available_cpus(), help="(default: %(default)s)")
     parser.add_argument("--batches", nargs="+", type=int, default=BUCKETS, metavar="SIZE")
-    asked = parser.parse_args(arguments)
-    print(json.dumps(rate(engines(asked.bundle, asked.device, asked.batches, asked.engines), asked.seconds)))
+    args = parser.parse_args(arguments)
+    opened = engines(args.bundle, args.device, args.batches, args.instances_per_device)
+    print(json.dumps(rate(opened, args.seconds)))
     return 0
 
 

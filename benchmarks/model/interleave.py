@@ -1,6 +1,7 @@
-"""Contestants, each in a process of its own, run in turns: what one costs in units of another.
+"""Candidates in separate processes, measured in interleaved rounds.
 
-Whatever else the machine does meets all of them, so what is compared is the same round, and the median of the rounds.
+Disturbances of the machine affect all candidates of a round. Costs are therefore compared within a
+round, and the median of the rounds counts.
 """
 
 import multiprocessing
@@ -10,33 +11,33 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import NamedTuple, TypeVar
 
+# Runs one batch of this size.
 Run = Callable[[int], object]
-"""Runs one batch of so many images."""
 
+# Default of the minimum of images that a candidate runs in a round. One more batch runs first and
+# does not count.
 IMAGES = 8
-"""Of a contestant in a round, at least, unless told otherwise; the median of its batches counts, and one more goes
-before them."""
 
-Anybody = TypeVar("Anybody")
+T = TypeVar("T")
 
 
 class Cost(NamedTuple):
-    """Milliseconds for one image."""
+    """Milliseconds per image."""
 
     wall: float
     cpu: float  # user and system, all threads
 
 
 class Spread(NamedTuple):
-    """The median of the rounds, and what the middle half of them is between."""
+    """Median and quartiles of the rounds."""
 
     median: float
     low: float
     high: float
 
 
-class Standing(NamedTuple):
-    """What a contestant cost, and how many times as much that is as another's."""
+class Result(NamedTuple):
+    """Cost of a candidate, absolute and relative to a reference."""
 
     wall: Spread
     cpu: Spread
@@ -44,68 +45,76 @@ class Standing(NamedTuple):
     cpu_ratio: Spread
 
 
-class Contestant:
-    """A process that runs batches when it is told to, and waits asleep otherwise."""
+class CandidateProcess:
+    """A process that runs batches on request, and sleeps otherwise."""
 
     def __init__(self, make: Callable[[], Run]) -> None:
-        """`make` is called in the process; it must be a function of a module, or a `partial` of one."""
+        """Start the process, which calls `make`: a function of a module, or a `partial` of one."""
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_obey, args=(make, theirs), daemon=True)
+        self._pipe, child_pipe = context.Pipe()
+        self._process = context.Process(target=_serve, args=(make, child_pipe), daemon=True)
         self._process.start()
-        theirs.close()  # so that its end is noticed
+        child_pipe.close()  # so that the end of the process closes the pipe
 
-    def cost(self, size: int, images: int = IMAGES, patience: float | None = None) -> Cost:
-        """Of an image in batches of this size, so many images at least.
+    def cost(self, size: int, images: int = IMAGES, timeout_s: float | None = None) -> Cost:
+        """Return the median cost of an image, over at least `images` images in batches of this size.
 
         Raises:
-            EOFError: the process has ended; its traceback is on the screen.
-            TimeoutError: it took longer than `patience` seconds, and was ended.
+            EOFError: the process has ended; its traceback was printed.
+            TimeoutError: it took longer than `timeout_s`; the process is terminated.
         """
         try:
             self._pipe.send((size, images))
-            if not self._pipe.poll(patience):
+            if not self._pipe.poll(timeout_s):
                 self._process.terminate()
-                raise TimeoutError(f"no batch of {size} was run in {patience:g} s")
+                raise TimeoutError(f"batches of {size} took longer than {timeout_s:g} s")
             cost: Cost = self._pipe.recv()
         except ConnectionError as error:
-            raise EOFError from error  # it depends on the moment which of them it is
+            raise EOFError from error  # a closed pipe raises one or the other, depending on the moment
         return cost
 
     def close(self) -> None:
-        """Let it end."""
+        """Close the pipe, which ends the process, and wait for its end."""
         self._pipe.close()
         self._process.join()
 
 
-def in_turn(everybody: Sequence[Anybody], number: int) -> list[Anybody]:
-    """All of them, in the order of this round: nobody always begins, and nobody always follows the same one."""
-    first = number % len(everybody)
-    begins, *others = [*everybody[first:], *everybody[:first]]
+def interleaved(candidates: Sequence[T], number: int) -> list[T]:
+    """Return the candidates in the order of this round.
+
+    The first candidate, and the predecessor of each, change from round to round.
+    """
+    first = number % len(candidates)
+    begins, *others = [*candidates[first:], *candidates[:first]]
     return [begins, *(reversed(others) if number % 2 else others)]
 
 
-def rounds(contestants: Mapping[str, Contestant], size: int, count: int, images: int = IMAGES) -> dict[str, list[Cost]]:
-    """Everybody's cost in each round. Who begins, changes: after a pause a processor is faster."""
-    costs: dict[str, list[Cost]] = {name: [] for name in contestants}
+def rounds(
+    candidates: Mapping[str, CandidateProcess], size: int, count: int, images: int = IMAGES
+) -> dict[str, list[Cost]]:
+    """Return the costs of each candidate, round by round.
+
+    The first candidate changes: a processor is faster after a pause.
+    """
+    costs: dict[str, list[Cost]] = {name: [] for name in candidates}
     for number in range(count):
-        for name in in_turn(list(contestants), number):
-            costs[name].append(contestants[name].cost(size, images))
+        for name in interleaved(list(candidates), number):
+            costs[name].append(candidates[name].cost(size, images))
     return costs
 
 
-def results(costs: Mapping[str, Sequence[Cost]], against: str) -> dict[str, Standing]:
-    """Everybody's, by name. Ratios are taken within a round."""
-    return {name: _standing(own, costs[against]) for name, own in costs.items()}
+def results(costs: Mapping[str, Sequence[Cost]], reference: str) -> dict[str, Result]:
+    """Return the result of each candidate. Ratios to the reference are taken within a round."""
+    return {name: _result(own, costs[reference]) for name, own in costs.items()}
 
 
-def _standing(own: Sequence[Cost], others: Sequence[Cost]) -> Standing:
-    pairs = list(zip(own, others, strict=True))
-    return Standing(
+def _result(own: Sequence[Cost], reference: Sequence[Cost]) -> Result:
+    pairs = list(zip(own, reference, strict=True))
+    return Result(
         _spread([cost.wall for cost in own]),
         _spread([cost.cpu for cost in own]),
-        _spread([ours.wall / theirs.wall for ours, theirs in pairs]),
-        _spread([ours.cpu / theirs.cpu for ours, theirs in pairs]),
+        _spread([cost.wall / other.wall for cost, other in pairs]),
+        _spread([cost.cpu / other.cpu for cost, other in pairs]),
     )
 
 
@@ -114,16 +123,16 @@ def _spread(values: Sequence[float]) -> Spread:
     return Spread(round(median, 3), round(low, 3), round(high, 3))
 
 
-def _obey(make: Callable[[], Run], orders: Connection) -> None:
+def _serve(make: Callable[[], Run], pipe: Connection) -> None:
     run = make()
     while True:
         try:
-            size, images = orders.recv()
+            size, images = pipe.recv()
         except EOFError:
             return
         run(size)
         costs = [_cost(run, size) for _ in range(-(-images // size))]
-        orders.send(Cost(*(statistics.median(values) for values in zip(*costs, strict=True))))
+        pipe.send(Cost(*(statistics.median(values) for values in zip(*costs, strict=True))))
 
 
 def _cost(run: Run, size: int) -> Cost:

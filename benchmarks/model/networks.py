@@ -1,4 +1,7 @@
-"""Swin as everybody else would run it: the libraries' own networks, in torch, and as plain ONNX exports."""
+"""The Swin networks of transformers, timm and torchvision, in torch and as plain ONNX exports.
+
+Knows nothing about bundles.
+"""
 
 import contextlib
 import importlib
@@ -16,8 +19,8 @@ from transformers import SwinConfig, SwinForImageClassification
 
 from tests.references.make import let_operators_pass
 
+# Hyperparameters of a network, by the names of transformers.
 Shape = Mapping[str, Any]
-"""Of a network, by the names of the transformers library."""
 
 SWIN_T: Shape = {
     "image_size": 224,
@@ -32,14 +35,14 @@ SWIN_T: Shape = {
 
 
 class Logits(nn.Module):
-    """The transformers library's network, which otherwise hands out more."""
+    """The network of transformers, with the logits as its only output."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.network = SwinForImageClassification(SwinConfig(**shape))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalized images (batch, 3, height, width) → logits."""
+        """Return the logits of normalized images of (batch, 3, height, width)."""
         logits: Tensor = self.network(pixel_values=images).logits
         return logits
 
@@ -47,7 +50,7 @@ class Logits(nn.Module):
 def _of_timm(shape: Shape) -> nn.Module:
     module = importlib.import_module("timm.models.swin_transformer")
     network: nn.Module = module.SwinTransformer(
-        img_size=shape["image_size"], num_classes=shape["num_labels"], **{name: shape[name] for name in ALIKE}
+        img_size=shape["image_size"], num_classes=shape["num_labels"], **{name: shape[name] for name in SAME_NAMES}
     )
     return network
 
@@ -62,7 +65,8 @@ def _of_torchvision(shape: Shape) -> nn.Module:
     return network
 
 
-ALIKE = ("patch_size", "embed_dim", "depths", "num_heads", "window_size", "mlp_ratio")
+# Hyperparameters that timm and transformers name alike.
+SAME_NAMES = ("patch_size", "embed_dim", "depths", "num_heads", "window_size", "mlp_ratio")
 NETWORKS: dict[str, Callable[[Shape], nn.Module]] = {
     "transformers": Logits,
     "timm": _of_timm,
@@ -71,12 +75,12 @@ NETWORKS: dict[str, Callable[[Shape], nn.Module]] = {
 
 
 def network_of(library: str, shape: Shape, libraries: Path | None) -> nn.Module:
-    """A library's own network, with the weights it begins training with.
+    """Return the network of a library, with its initial weights.
 
     Args:
         library: one of `NETWORKS`.
-        shape: of the network.
-        libraries: where else timm and torchvision may lie.
+        shape: the hyperparameters of the network.
+        libraries: another folder in which timm and torchvision may be installed.
 
     Raises:
         ImportError: the library cannot be imported.
@@ -93,7 +97,7 @@ def exports(
     names: Collection[str] = tuple(NETWORKS),
     precision: torch.dtype = torch.float32,
 ) -> Iterator[tuple[str, Path]]:
-    """Plain exports of the libraries that can be imported, by name, written to the folder; see `network_of`."""
+    """Write a plain export for each library that can be imported. Yield names and paths."""
     for name in names:
         with contextlib.suppress(ImportError):
             network, path = network_of(name, shape, libraries), folder / f"{name}.onnx"
@@ -103,7 +107,10 @@ def exports(
 
 @contextlib.contextmanager
 def _also_in(libraries: Path | None) -> Iterator[None]:
-    """Not for longer: processes inherit the path, and transformers, where it sees a torchvision, imports it."""
+    """Extend the import path for a while.
+
+    Child processes inherit the path, and transformers imports a torchvision that it finds there.
+    """
     path = list(sys.path)
     sys.path.extend([] if libraries is None else [str(libraries)])
     try:
@@ -113,7 +120,7 @@ def _also_in(libraries: Path | None) -> Iterator[None]:
 
 
 def export(network: nn.Module, path: Path, side: int) -> None:
-    """As torch's documentation has it; with the older exporter where the newer one fails."""
+    """Export as the documentation of torch recommends, or with the TorchScript exporter where that fails."""
     images: Any = torch.zeros(2, 3, side, side, dtype=next(network.parameters()).dtype)
     names: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"]}
     with _quiet():
@@ -129,7 +136,7 @@ def export(network: nn.Module, path: Path, side: int) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporters trace through code that was not written for them, and say so."""
+    """Suppress the warnings of the exporters about code that they trace."""
     logging.getLogger("torch.onnx").setLevel(logging.CRITICAL)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

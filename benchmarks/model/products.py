@@ -1,4 +1,4 @@
-"""The matrix products of a graph alone: what no other graph of the same network can do without on the same runtime."""
+"""A graph of only the matrix products of another graph: the minimum that any graph of the network computes."""
 
 from collections.abc import Iterator, Mapping
 
@@ -11,11 +11,11 @@ PRODUCTS = {"MatMul", "Gemm"}
 
 
 def products_of(model: ModelProto) -> ModelProto:
-    """A graph of the same products of the same shapes, for any batch.
+    """Return a graph of the same products with the same shapes, for any batch size.
 
-    Weights are the same constants, so that the runtime packs them as it does in the whole graph. Activations are inputs
-    of the graph, one for each shape. Biases are left out. One number of each result is handed out, since what nobody
-    reads is not computed.
+    Weights are the same constants, so that the runtime packs them as in the whole graph. Activations
+    are inputs of the graph, one for each shape. Biases are left out. One number of each product is an
+    output, because the runtime removes nodes without a consumer.
     """
     shapes = shapes_of_one_image(model)
     constants = {constant.name: constant for constant in model.graph.initializer}
@@ -36,7 +36,7 @@ def products_of(model: ModelProto) -> ModelProto:
 
 
 def _alone(node: NodeProto, shapes: Mapping[str, Shape], constants: Mapping[str, TensorProto]) -> Iterator[NodeProto]:
-    """The product without its bias, and one number of it."""
+    """Yield the product without its bias, and a slice of one number."""
     operands = [name if name in constants else _named(shapes[name]) for name in node.input[:2]]
     rank = len(_of_one(shapes[node.input[0]]))
     yield helper.make_node("MatMul", operands, [node.name], name=node.name)
@@ -55,7 +55,7 @@ def _weight(node: NodeProto, constant: TensorProto) -> TensorProto:
 
 
 def _of_one(shape: Shape) -> Shape:
-    """With an axis for the batch, wherever the graph has it: products of other images are more of the same products."""
+    """Return the shape with a leading batch axis. Where the graph has that axis does not change the products."""
     return (1, *shape)
 
 
@@ -64,7 +64,7 @@ def _named(shape: Shape) -> str:
 
 
 def _ends() -> Iterator[TensorProto]:
-    """Where a slice of one number begins and ends, by rank."""
+    """Yield the start and end constants of a slice of one number, for each rank."""
     for rank in range(3, 7):
         yield numpy_helper.from_array(np.zeros(rank, np.int64), f"zeros {rank}")
         yield numpy_helper.from_array(np.ones(rank, np.int64), f"ones {rank}")

@@ -1,8 +1,13 @@
-"""The networks of the workloads, made on the spot: `python -m benchmarks.model.models demo swin-t narrow`.
+"""The models of the benchmark workloads, built on demand.
 
-Each is a folder in the cache: `checkpoint/` as Hugging Face saves it, the bundles made of it (`fp32/`, `int8/`), and
-what people export without this project: `plain.onnx` with `labels.json` and `recipe.json`. Weights are random, but the
-same everywhere and in all forms, so that answers can be compared. Needs torch; what measures does not.
+    python -m benchmarks.model.workload_models demo swin-t narrow
+
+Each model is a folder in the cache. `checkpoint/` is the model as Hugging Face saves it. `fp32/`,
+`fp16/` and `int8/` are the bundles that swin-export makes of it. `plain.onnx`, `labels.json` and
+`recipe.json` are a plain export, made without swin-serve, for the baselines.
+
+The weights are random, but the same in all forms and on all machines, so that predictions can be
+compared. Building needs torch; measuring does not.
 """
 
 import argparse
@@ -18,20 +23,20 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "benchmarks" / ".cache"
-DEMO_CHECKPOINT = ROOT / "model_export" / "demo_checkpoint"
+DEMO_CHECKPOINT = ROOT / "model_export" / "data" / "demo_checkpoint"
 OPSET = 17
 
+# The usual preprocessing of photos: shorter side to 256 pixels, center crop of 224.
 CROPPED = {"size": {"shortest_edge": 256}, "do_center_crop": True, "crop_size": {"height": 224, "width": 224}}
-"""The usual preprocessing of photos."""
 
 
 @dataclass(frozen=True)
-class Network:
-    """What to make; without `config`, of the demonstration's checkpoint."""
+class WorkloadModel:
+    """Configuration of one model. Without `config`, it is the demonstration checkpoint."""
 
     config: Mapping[str, Any] = field(default_factory=dict)
     precisions: Sequence[str] = ("fp32",)
-    has_plain: bool = True  # what the peers of `service` serve
+    has_plain_export: bool = True  # the baselines of `benchmarks.comparison` serve it
 
 
 PHOTOS: dict[str, Any] = {"image_size": 224, "window_size": 7, "num_labels": 1000}
@@ -45,85 +50,77 @@ NARROW: Mapping[str, Any] = {
     "num_heads": [1, 2],
     "window_size": 7,
 }
-HALF: Any = {"precisions": ("fp32", "fp16"), "has_plain": False}
-"""For GPUs: the one that serves, and what it has to agree with."""
+# For GPUs: fp16 is served, and fp32 is the reference that it is compared with.
+HALF: Any = {"precisions": ("fp32", "fp16"), "has_plain_export": False}
 
-NETWORKS = {
-    "demo": Network(),
-    "swin-t": Network(PHOTOS | TINY, ("fp32", "int8")),
-    "narrow": Network(NARROW),
-    "narrow-half": Network(NARROW, **HALF),
-    "swin-t-half": Network(PHOTOS | TINY, **HALF),
-    "swin-s-half": Network(PHOTOS | DEEP | {"embed_dim": 96, "num_heads": [3, 6, 12, 24]}, **HALF),
-    "swin-b-half": Network(PHOTOS | DEEP | {"embed_dim": 128, "num_heads": [4, 8, 16, 32]}, **HALF),
-    "swin-l-half": Network(PHOTOS | DEEP | {"embed_dim": 192, "num_heads": [6, 12, 24, 48]}, **HALF),
+MODELS = {
+    "demo": WorkloadModel(),
+    "swin-t": WorkloadModel(PHOTOS | TINY, ("fp32", "int8")),
+    "narrow": WorkloadModel(NARROW),
+    "narrow-half": WorkloadModel(NARROW, **HALF),
+    "swin-t-half": WorkloadModel(PHOTOS | TINY, **HALF),
+    "swin-s-half": WorkloadModel(PHOTOS | DEEP | {"embed_dim": 96, "num_heads": [3, 6, 12, 24]}, **HALF),
+    "swin-b-half": WorkloadModel(PHOTOS | DEEP | {"embed_dim": 128, "num_heads": [4, 8, 16, 32]}, **HALF),
+    "swin-l-half": WorkloadModel(PHOTOS | DEEP | {"embed_dim": 192, "num_heads": [6, 12, 24, 48]}, **HALF),
 }
 
 
-def made(names: Sequence[str]) -> dict[str, Path]:
-    """The folder of each, made in a process of its own unless it is there and of this code."""
+def model_folders(names: Sequence[str]) -> dict[str, Path]:
+    """Return the folder of each model. Build missing and outdated ones in a separate process."""
     folders = {name: CACHE / "models" / name for name in names}
     missing = [name for name, folder in folders.items() if not _is_current(folder)]
     if missing:
-        subprocess.run([sys.executable, "-m", "benchmarks.model.models", *missing], check=True, cwd=ROOT)  # noqa: S603 (ours)
+        command = [sys.executable, "-m", "benchmarks.model.workload_models", *missing]
+        subprocess.run(command, check=True, cwd=ROOT)  # noqa: S603 (a module of this repository)
     return folders
 
 
 def _is_current(folder: Path) -> bool:
-    stamp = folder / "made-of"
-    return stamp.exists() and stamp.read_text() == _code()
+    stamp = folder / "source-digest"
+    return stamp.exists() and stamp.read_text() == _source_digest()
 
 
-def _code() -> str:
-    """A digest of what makes bundles: a cached one must not outlive it."""
+def _source_digest() -> str:
+    """Return a digest of the code that builds bundles: a cached bundle of older code is not used."""
     folders = [ROOT / "model_export", ROOT / "app" / "bundle"]
     sources = [*(file for folder in folders for file in sorted(folder.rglob("*.py"))), Path(__file__)]
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
-def make(name: str) -> None:
-    """Checkpoint, bundles and plain export, in place of what is there."""
+def build_model(name: str) -> None:
+    """Write the checkpoint, the bundles and the plain export of a model, over existing files."""
     from tests.support.networks import save_checkpoint  # noqa: PLC0415 (torch)
 
-    network, folder = NETWORKS[name], CACHE / "models" / name
+    model, folder = MODELS[name], CACHE / "models" / name
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "made-of").unlink(missing_ok=True)
-    checkpoint = save_checkpoint(folder / "checkpoint", **_options(network)) if network.config else DEMO_CHECKPOINT
-    for precision in network.precisions:
-        _bundle(checkpoint, folder / precision, precision)
-    if network.has_plain:
-        _plain(checkpoint, folder)
-    (folder / "made-of").write_text(_code())
+    (folder / "source-digest").unlink(missing_ok=True)
+    checkpoint = save_checkpoint(folder / "checkpoint", **_options(model)) if model.config else DEMO_CHECKPOINT
+    for precision in model.precisions:
+        _build_bundle(checkpoint, folder / precision, precision)
+    if model.has_plain_export:
+        _export_plain(checkpoint, folder)
+    (folder / "source-digest").write_text(_source_digest())
 
 
-def _options(network: Network) -> dict[str, Any]:
-    return {**network.config, "processor": CROPPED}
+def _options(model: WorkloadModel) -> dict[str, Any]:
+    return {**model.config, "processor": CROPPED}
 
 
-def _bundle(checkpoint: Path, output: Path, precision: str) -> None:
-    command = [
-        "-m",
-        "model_export",
-        "build",
-        str(checkpoint),
-        str(output),
-        "--precision",
-        precision,
-        "--force",
-        "--quiet",
-    ]
-    subprocess.run([sys.executable, *command], check=True, cwd=ROOT)  # noqa: S603 (ours)
+def _build_bundle(checkpoint: Path, output: Path, precision: str) -> None:
+    command = ["-m", "model_export", "build", str(checkpoint), str(output)]
+    command += ["--precision", precision, "--force", "--quiet"]
+    subprocess.run([sys.executable, *command], check=True, cwd=ROOT)  # noqa: S603 (a module of this repository)
 
 
-def _plain(checkpoint: Path, folder: Path) -> None:
-    """Export Hugging Face's network as its users do, and write down what it is to be fed with."""
-    import torch  # noqa: PLC0415 (only where there is something to make)
+def _export_plain(checkpoint: Path, folder: Path) -> None:
+    """Export Hugging Face's network as its users do, and write its labels and preprocessing."""
+    import torch  # noqa: PLC0415 (only a build needs it)
     from transformers import SwinForImageClassification  # noqa: PLC0415 (likewise)
 
     network: Any = SwinForImageClassification.from_pretrained(checkpoint).eval()
     side = network.config.image_size
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter of TorchScript warns of itself, and of every traced constant
+        warnings.simplefilter("ignore")  # the TorchScript exporter warns of itself, and of every traced constant
         torch.onnx.export(
             network,
             (torch.zeros(2, 3, side, side),),
@@ -132,7 +129,7 @@ def _plain(checkpoint: Path, folder: Path) -> None:
             output_names=["logits"],
             dynamic_axes={"pixel_values": {0: "batch"}, "logits": {0: "batch"}},
             opset_version=OPSET,
-            dynamo=False,  # the newer one cannot trace this network
+            dynamo=False,  # the newer exporter cannot trace this network
         )
     labels = [network.config.id2label[index] for index in range(network.config.num_labels)]
     (folder / "labels.json").write_text(json.dumps(labels))
@@ -147,12 +144,16 @@ def _recipe(checkpoint: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Make those that are named. Returns 0."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.model.models", description=__doc__)
-    parser.add_argument("names", nargs="+", choices=NETWORKS)
+    """Build the models that the command line names. Return 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.model.workload_models",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="+", choices=MODELS, metavar="NAME", help=f"one of: {', '.join(MODELS)}")
     for name in parser.parse_args().names:
-        print(f"making {name} …", flush=True)
-        make(name)
+        print(f"building {name} …", flush=True)
+        build_model(name)
     return 0
 
 

@@ -1,1 +1,1 @@
-"""Tests of the benchmarks: what they compute of what they measured."""
+"""Tests of the benchmarks: clients, figures, verdicts and records."""

@@ -1,4 +1,4 @@
-"""What `benchmarks/gpu/command.py` makes of what it measures, and that all of it runs that a CPU can run."""
+"""Tests of `benchmarks.gpu`: goals, figures, failures and records; and a dry run of all parts on the CPU."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ from benchmarks.load import record
 from benchmarks.load.record import ROOT
 from benchmarks.model import costs
 from benchmarks.model.engine import rate
-from benchmarks.model.interleave import Contestant, Cost, _obey
+from benchmarks.model.interleave import CandidateProcess, Cost, _serve
 from benchmarks.model.networks import network_of
 
 ENGINE = [
@@ -35,72 +35,72 @@ ENGINE = [
 
 
 def reached(**parts: Any) -> dict[str, tuple[float, bool]]:
-    """Of Swin-T, each goal's figure, and whether it is met."""
-    return {row["goal"]: (row["found"], row["is_met"]) for row in goals({"swin-t": parts})}
+    """Return the value of each goal of Swin-T, and whether it is met."""
+    return {row["goal"]: (row["value"], row["is_met"]) for row in goals({"swin-t": parts})}
 
 
-def test_goals_are_of_what_was_measured() -> None:
-    """Each by its own figure; nothing is said of a part that did not run, or failed."""
+def test_goals_cover_only_measured_parts() -> None:
+    """Each goal has its own figure; parts that failed or did not run have no goals."""
     assert reached(engine=[*ENGINE, {"failed": "no siblings"}], memory=[{"failed": "no such device"}]) == {
-        "images/s of the engine": (12_800, True),
-        "ms of a batch of 1": (0.7, True),
+        "engine, images/s": (12_800, True),
+        "batch of 1, ms": (0.7, True),
     }
 
 
-def test_some_goals_are_of_one_network_alone() -> None:
-    """Nobody expects of Swin-L what Swin-T does."""
+def test_some_goals_apply_to_one_network() -> None:
+    """The rates of Swin-T are no goals of Swin-L."""
     assert goals({"swin-l": {"engine": ENGINE}}) == []
 
 
-def test_the_least_gain_over_compiled_torch_counts() -> None:
-    """Of all batch sizes, and of nobody else."""
+def test_the_minimum_gain_over_compiled_torch_counts() -> None:
+    """The minimum is taken over all batch sizes of compiled torch, without other candidates."""
     rows = [
-        {"contestant": name, "of_engine": times}
+        {"candidate": name, "of_engine": times}
         for name, times in (("torch, eager", 1.1), ("torch.compile, default", 1.2), ("torch.compile, default", 3.0))
     ]
 
-    assert reached(peers=rows) == {"torch.compile, of the engine's time": (1.2, False)}
-    assert reached(peers=rows[:1]) == {}
+    assert reached(baselines=rows) == {"torch.compile, of the engine's time": (1.2, False)}
+    assert reached(baselines=rows[:1]) == {}
 
 
 def test_golden_samples_and_drawn_images_have_to_agree() -> None:
-    """The worse of the two counts."""
+    """The worse figure of the two counts."""
     rows = [{"images": "golden", "top1": 1.0, "delta": 0.03}, {"images": "drawn", "top1": 0.99, "delta": 0.01}]
 
     assert reached(agreement=rows) == {"top-1 agreement": (0.99, False), "Δlogit, of the range": (0.03, False)}
 
 
 @pytest.mark.parametrize(("wrong", "lost", "expected"), [(0, 0, True), (1, 0, False), (0, 1, False)])
-def test_no_answer_may_be_wrong_or_lost(wrong: int, lost: int, *, expected: bool) -> None:
-    """However fast the others came."""
+def test_no_response_may_be_wrong_or_lost(wrong: int, lost: int, *, expected: bool) -> None:
+    """One wrong or lost response misses the goal, at any rate of the service."""
     found = reached(service=[{"share": 0.85, "wrong": wrong, "lost": lost}])
 
-    assert found == {"share that the service keeps": (0.85, True), "answers wrong or lost": (wrong + lost, expected)}
+    assert found == {"service, of the possible rate": (0.85, True), "wrong or lost": (wrong + lost, expected)}
 
 
-def test_agreement_is_of_best_classes_and_of_the_range() -> None:
-    """Two images of three have the same best class; the range is from -6 to 4."""
-    wanted = np.array([[4, 0], [0, 1], [-6, 0]], np.float32)
+def test_agreement_compares_best_classes_and_logits() -> None:
+    """Two images of three have the same best class, and the difference is relative to the range from -6 to 4."""
+    expected = np.array([[4, 0], [0, 1], [-6, 0]], np.float32)
     found = np.array([[3.5, 0], [1, 0], [-6, 0]], np.float32)
 
-    assert parts._agree(found, wanted) == {"count": 3, "top1": 0.6667, "delta": 0.1}  # noqa: SLF001 (what two parts are made of)
+    assert parts._agreement(found, expected) == {"count": 3, "top1": 0.6667, "delta": 0.1}  # noqa: SLF001 (part of a row)
 
 
 @pytest.mark.parametrize(
     ("row", "is_met", "is_dry", "expected"),
     [({}, True, False, 0), ({}, False, False, 1), ({}, False, True, 0), ({"failed": "x"}, True, True, 1)],
 )
-def test_the_verdict_is_about_goals_and_failures(
+def test_the_verdict_depends_on_goals_and_failures(
     row: dict[str, Any], *, is_met: bool, is_dry: bool, expected: int
 ) -> None:
-    """A missed goal fails, but not that of a dry run; a part that failed always does."""
+    """A missed goal fails, except in a dry run; a failed part always fails."""
     figures = {"networks": {"swin-t": {"engine": [row]}}, "goals": [{"is_met": is_met}]}
 
     assert verdict(figures, is_dry=is_dry) == expected
 
 
-def test_a_part_that_fails_leaves_the_others_their_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says why, after what it had found by then."""
+def test_the_other_parts_run_after_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The failed part keeps its rows and ends with a row that holds the reason."""
 
     def fails(*_: Any) -> Any:
         yield {"batch": 1}
@@ -117,8 +117,8 @@ def test_a_part_that_fails_leaves_the_others_their_turn(tmp_path: Path, monkeypa
     }
 
 
-def test_a_network_that_cannot_be_exported_leaves_the_others_their_turn() -> None:
-    """It says why, and nothing is measured of it."""
+def test_a_failed_export_is_a_row() -> None:
+    """The row holds the reason, and no part of that network runs."""
 
     def fails() -> Path:
         raise subprocess.CalledProcessError(1, "swin-export")
@@ -129,22 +129,22 @@ def test_a_network_that_cannot_be_exported_leaves_the_others_their_turn() -> Non
 
 
 def measured(find: Callable[[], Path], *parts: str) -> dict[str, list[Any]]:
-    """What there is to say of one network."""
-    return {part: list(rows) for part, rows in command.found(find, DRY, Namespace(parts=parts))}
+    """Return the rows of these parts for one network."""
+    return {part: list(rows) for part, rows in command.measure(find, DRY, Namespace(parts=parts))}
 
 
-def test_memory_grows_after_the_warm_up_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the first tenth of the samples took, every batch size needs once; a peak counts, even if it has passed."""
-    taken = [10, 90, 100, *[100] * 15, 103, 101]
-    monkeypatch.setattr(parts, "_apart", lambda *_: (5000, [each * parts.MIB for each in taken]))
+def test_memory_growth_counts_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first tenth of the samples is warm-up, and a peak counts even if it has passed."""
+    samples = [10, 90, 100, *[100] * 15, 103, 101]
+    monkeypatch.setattr(parts, "_in_process", lambda *_: (5000, [each * parts.MIB for each in samples]))
 
     assert list(parts.memory(Path(), DRY, Namespace())) == [{"batches": 5000, "mib": 101, "growth_mib": 3}]
 
 
 def test_without_a_float32_bundle_golden_samples_are_compared(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With what the bundle promises of them; drawn images with nothing."""
-    answers = {"golden": demo.golden_logits, "drawn": np.zeros((16, 10), np.float32)}
-    monkeypatch.setattr(parts, "_apart", lambda *_: answers)
+    """They are compared with the logits in the bundle; drawn images have no reference."""
+    found_logits = {"golden": demo.golden_logits, "drawn": np.zeros((16, 10), np.float32)}
+    monkeypatch.setattr(parts, "_in_process", lambda *_: found_logits)
 
     found = list(parts.agreement(demo.folder, DRY, Namespace()))
 
@@ -152,16 +152,16 @@ def test_without_a_float32_bundle_golden_samples_are_compared(demo: Bundle, monk
 
 
 class Scripted:
-    """A contestant that does what its name says."""
+    """A candidate process whose behavior is its name: runs, dies or hangs."""
 
     closed = 0
 
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def cost(self, size: int, images: int, patience: float) -> Cost:
-        """Of one image."""
-        assert (size, images, patience) == (2, 2, DRY.compile_seconds)
+    def cost(self, size: int, images: int, timeout_s: float) -> Cost:
+        """Return a cost, or raise as the behavior demands."""
+        assert (size, images, timeout_s) == (2, 2, DRY.compile_seconds)
         if self._name == "dies":
             raise EOFError
         if self._name == "hangs":
@@ -169,30 +169,30 @@ class Scripted:
         return Cost(1, 1)
 
     def close(self) -> None:
-        """Counted."""
+        """Count the call."""
         Scripted.closed += 1
 
 
-def warm(monkeypatch: pytest.MonkeyPatch, **makers: str) -> list[str]:
-    """Who takes part."""
-    monkeypatch.setattr(parts, "Contestant", Scripted)
+def warm_up(monkeypatch: pytest.MonkeyPatch, **makers: str) -> list[str]:
+    """Return the names of the candidates that pass the warm-up."""
+    monkeypatch.setattr(parts, "CandidateProcess", Scripted)
     named: Any = {name.replace("_", ", "): behavior for name, behavior in makers.items()}
     with ExitStack() as ends:
-        return [name for name, _ in parts._warm(named, DRY, ends)]  # noqa: SLF001 (who takes part)
+        return [name for name, _ in parts._warm_up(named, DRY, ends)]  # noqa: SLF001 (selects the candidates)
 
 
-def test_who_cannot_take_part_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether it ends or hangs; its process is ended with the others'."""
+def test_a_candidate_that_fails_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A candidate that dies or hangs is left out, and all processes are closed."""
     before = Scripted.closed
 
-    assert warm(monkeypatch, engine="runs", timm_exported="dies", torch_eager="hangs") == ["engine"]
+    assert warm_up(monkeypatch, engine="runs", timm_exported="dies", torch_eager="hangs") == ["engine"]
     assert Scripted.closed == before + 3
 
 
-def test_without_the_engine_there_is_no_contest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All others are told in units of it."""
+def test_without_the_engine_there_is_no_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The part fails if the engine fails: all figures are relative to it."""
     with pytest.raises(EOFError):
-        warm(monkeypatch, engine="dies")
+        warm_up(monkeypatch, engine="dies")
 
 
 @pytest.mark.parametrize(
@@ -203,79 +203,79 @@ def test_without_the_engine_there_is_no_contest(monkeypatch: pytest.MonkeyPatch)
         (["dies", "hangs", "runs"], "default"),
     ],
 )
-def test_torch_is_compiled_as_well_as_it_can_be(
+def test_torch_is_compiled_with_the_first_mode_that_works(
     monkeypatch: pytest.MonkeyPatch, behaviors: list[str], expected: str
 ) -> None:
-    """One compiled contestant takes part: the first mode that works in time, with CUDA graphs if any does."""
+    """One compiled candidate takes part: the first mode that runs within the timeout."""
     modes = [f"torch.compile_{mode}" for mode in parts.COMPILERS]
-    names = warm(monkeypatch, engine="runs", **dict(zip(modes, behaviors, strict=True)))
+    names = warm_up(monkeypatch, engine="runs", **dict(zip(modes, behaviors, strict=True)))
 
     assert names == ["engine", f"torch.compile, {expected}"]
 
 
-def test_peers_have_the_bundle_s_network(demo: Bundle) -> None:
-    """What is asked of a library has as many parameters."""
+def test_baselines_have_the_bundle_s_network(demo: Bundle) -> None:
+    """The network of a library has as many parameters as that of the bundle."""
     network = network_of("transformers", parts.shape_of(demo), None)
 
     assert sum(each.numel() for each in network.parameters()) == demo.manifest.architecture.parameters
 
 
-def test_a_graph_that_fell_back_is_no_contestant(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX Runtime says nothing when CUDA does not load."""
+def test_a_graph_that_falls_back_to_the_cpu_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device of the session is checked, because ONNX Runtime falls back without an error."""
 
-    class Fallen:
+    class Fallback:
         def get_providers(self) -> list[str]:
             return ["CPUExecutionProvider"]
 
-    monkeypatch.setattr(costs, "session_of", lambda *_, **__: Fallen())
+    monkeypatch.setattr(costs, "session_of", lambda *_, **__: Fallback())
 
     with pytest.raises(DeviceError, match="runs on CPUExecutionProvider"):
         costs.of_graph(Path("plain.onnx"), 1, (1,), Device("cuda"))
 
 
-def test_a_contestant_that_takes_too_long_is_ended() -> None:
-    """Its process, too: nothing is left that would disturb the others."""
-    contestant = Contestant(partial(partial, time.sleep))  # an image takes a second
+def test_a_candidate_that_takes_too_long_is_terminated() -> None:
+    """The timeout ends its process, which would disturb the others."""
+    candidate = CandidateProcess(partial(partial, time.sleep))  # an image takes a second
 
     with pytest.raises(TimeoutError):
-        contestant.cost(600, patience=0.01)
-    contestant.close()  # waits for its end
+        candidate.cost(600, timeout_s=0.01)
+    candidate.close()  # waits for the end of the process
 
 
-@pytest.mark.filterwarnings("ignore")  # of the process that dies
-def test_a_contestant_that_dies_is_noticed() -> None:
-    """Whatever happens to the pipe."""
-    contestant = Contestant(cast("Any", partial(int, "no number")))
+@pytest.mark.filterwarnings("ignore")  # the process warns as it dies
+def test_a_candidate_that_dies_is_an_error() -> None:
+    """All calls raise EOFError, whichever error the pipe raises."""
+    candidate = CandidateProcess(cast("Any", partial(int, "no number")))
 
     with pytest.raises(EOFError):
-        contestant.cost(1)
+        candidate.cost(1)
     with pytest.raises(EOFError):
-        contestant.cost(1)
+        candidate.cost(1)
 
 
-def test_a_contestant_runs_as_many_images_as_asked_for() -> None:
-    """In whole batches, after one that does not count."""
+def test_a_candidate_runs_whole_batches() -> None:
+    """It runs at least the requested number of images, after one batch that does not count."""
     batches = list[int]()
 
-    class Orders:
+    class Pipe:
         def __init__(self) -> None:
-            self._orders = iter([(4, 10)])
+            self._requests = iter([(4, 10)])
 
         def recv(self) -> tuple[int, int]:
-            for order in self._orders:
-                return order
+            for request in self._requests:
+                return request
             raise EOFError
 
         def send(self, _: Cost) -> None:
             batches.append(-1)
 
-    _obey(lambda: batches.append, cast("Any", Orders()))
+    _serve(lambda: batches.append, cast("Any", Pipe()))
 
     assert batches == [4, 4, 4, 4, -1]
 
 
-def test_the_engines_rate_is_of_the_sizes_they_are_warm_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No other is run, and the best of them is told."""
+def test_the_engines_run_only_their_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the warm batch sizes run, and the best of them is reported."""
     sizes, now = set[int](), [0.0]
 
     class Timed:
@@ -294,67 +294,69 @@ def test_the_engines_rate_is_of_the_sizes_they_are_warm_for(monkeypatch: pytest.
 
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for them."""
+    """The folder of records."""
     monkeypatch.setattr(record, "RESULTS", tmp_path / "results")
     return tmp_path / "results"
 
 
-def test_figures_are_kept_for_the_same_code_on_the_same_machine(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another run adds to them; those of other code are begun anew."""
-    assert record.kept("gpu") == {}
-    record.keep("gpu", {"figure": 1})
+def test_records_are_loaded_for_the_same_code_on_the_same_machine(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record of the same code is loaded; a record of other code is ignored."""
+    assert record.load("gpu") == {}
+    record.save("gpu", {"figure": 1})
 
-    assert json.loads((results / "gpu.json").read_text()) == record.kept("gpu")
-    assert record.kept("gpu")["figure"] == 1
+    assert json.loads((results / "gpu.json").read_text()) == record.load("gpu")
+    assert record.load("gpu")["figure"] == 1
     monkeypatch.setattr(record, "_commit", lambda: "another")
-    assert record.kept("gpu") == {}
+    assert record.load("gpu") == {}
 
 
 def test_a_copy_without_its_history_can_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of no known commit."""
+    """Without a git history, the commit is `unknown`."""
     monkeypatch.setattr(record, "ROOT", tmp_path)
 
-    assert record._commit() == "unknown"  # noqa: SLF001 (of what was measured)
+    assert record._commit() == "unknown"  # noqa: SLF001 (part of the record)
 
 
 @pytest.mark.parametrize(
     ("changed", "is_dirty"), [("benchmarks/results/gpu.json", False), ("app/inference/engine.py", True)]
 )
-def test_figures_that_are_kept_do_not_change_the_code(
+def test_saved_records_do_not_count_as_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str, *, is_dirty: bool
 ) -> None:
-    """Otherwise the second run would begin anew."""
+    """A changed record does not make the commit dirty, so that the next run adds to it."""
     monkeypatch.setattr(record, "ROOT", tmp_path)
     (tmp_path / changed).parent.mkdir(parents=True)
     (tmp_path / changed).write_text("before")
     author = ("-c", "user.name=A", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false")
     for arguments in (("init", "--quiet"), ("add", "."), (*author, "commit", "--quiet", "--message", "B")):
-        record._git(*arguments)  # noqa: SLF001 (where it is asked)
-    commit = record._commit()  # noqa: SLF001 (of what was measured)
+        record._git(*arguments)  # noqa: SLF001 (the same command as in the record)
+    commit = record._commit()  # noqa: SLF001 (part of the record)
     (tmp_path / changed).write_text("after")
 
-    assert record._commit() == (f"{commit}-dirty" if is_dirty else commit)  # noqa: SLF001 (of what was measured)
+    assert record._commit() == (f"{commit}-dirty" if is_dirty else commit)  # noqa: SLF001 (part of the record)
 
 
-def test_without_a_gpu_nothing_is_begun(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """One sentence says what is missing, and what can be done here."""
+def test_without_a_gpu_the_command_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The message names the missing GPU before anything is measured."""
     monkeypatch.setenv("PATH", "")
 
     with pytest.raises(SystemExit, match="2"):
         command.main(["--sizes", "T"])
-    assert "no NVIDIA GPU here" in capsys.readouterr().err
+    assert "no NVIDIA GPU: nvidia-smi is not on the PATH; use --dry-run" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_all_of_it_runs_without_a_gpu() -> None:
-    """Every part has its rows, and nothing is left out but what this machine has not."""
+def test_a_dry_run_measures_all_parts() -> None:
+    """Each part has its rows, and all candidates that can run on the CPU take part."""
     dry_run = [sys.executable, "-m", "benchmarks.gpu", "--dry-run"]
-    done = subprocess.run(dry_run, capture_output=True, text=True, cwd=ROOT, check=False)  # noqa: S603 (ours)
+    done = subprocess.run(dry_run, capture_output=True, text=True, cwd=ROOT, check=False)  # noqa: S603 (a module of this repository)
 
     assert done.returncode == 0, done.stdout + done.stderr
     measured = json.loads(done.stdout.splitlines()[-1])["networks"]["narrow"]
     assert list(measured) == ["export", *PARTS]
-    assert {row["contestant"] for row in measured["peers"]} >= {"engine", "transformers, exported", "torch, eager"}
+    assert {row["candidate"] for row in measured["baselines"]} >= {"engine", "transformers, exported", "torch, eager"}
     assert [row["images"] for row in measured["agreement"]] == ["golden", "drawn"]
     assert measured["memory"][0]["batches"] == DRY.sequence
     assert (measured["service"][0]["wrong"], measured["service"][0]["lost"]) == (0, 0)

@@ -1,4 +1,4 @@
-"""An engine that only takes time takes the time it says, and gives each row its own answer."""
+"""Tests of the simulated engine: its times, and the assignment of results to images."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -15,64 +15,64 @@ SECONDS = {1: 1.0, 2: 1.5, 4: 2.5}
 
 
 class Clock:
-    """Time goes on only where somebody sleeps, and never for longer than a second at once."""
+    """A clock that advances only in `sleep`, by at most a second per call."""
 
     def __init__(self) -> None:
         self.now = 0.0
 
     def sleep(self, seconds: float) -> None:
-        """Wake early, as a sleep may."""
+        """Advance the clock, by less than requested if that is more than a second."""
         self.now += min(seconds, 1.0)
 
 
 class Gate:
-    """A sleep that ends when it is let: until then time stands still, and what was asked for is noted."""
+    """A clock whose sleeps block until the gate opens. It records the requested seconds."""
 
     def __init__(self) -> None:
-        self.asked = list[float]()
+        self.requested = list[float]()
         self.now = 0.0
         self._asleep, self._opened = threading.Semaphore(0), threading.Event()
 
     def sleep(self, seconds: float) -> None:
-        """Until the gate is open."""
-        self.asked.append(seconds)
+        """Block until the gate opens."""
+        self.requested.append(seconds)
         self._asleep.release()
-        assert self._opened.wait(timeout=HANG_SECONDS), "nobody opened the gate"
+        assert self._opened.wait(timeout=HANG_SECONDS), "the gate did not open"
 
     def wait_until_asleep(self) -> None:
-        """Until one more sleeps."""
-        assert self._asleep.acquire(timeout=HANG_SECONDS), "nobody sleeps"
+        """Block until one more thread sleeps."""
+        assert self._asleep.acquire(timeout=HANG_SECONDS), "no thread sleeps"
 
     def open(self) -> None:
-        """Let time jump to when everything is done."""
+        """Advance the clock beyond all batches, and end all sleeps."""
         self.now = 100.0
         self._opened.set()
 
 
 def image(value: int) -> NDArray[np.uint8]:
-    """Of one color."""
+    """Return an image of one color."""
     return np.full((SIDE, SIDE, 3), value, np.uint8)
 
 
-def answers(engine: SimulatedEngine, *values: int) -> list[int]:
-    """Images of these colors, and the colors that their answers tell."""
+def colors(engine: SimulatedEngine, *values: int) -> list[int]:
+    """Run images of these colors, and return the colors in their results."""
     outputs = engine.answer([image(value) for value in values], [False] * len(values))
     assert all(output.logits.shape == (MARK,) for output in outputs)
     return [int(output.logits.max()) for output in outputs]
 
 
 @pytest.mark.parametrize(("size", "expected"), [(1, 1.0), (2, 1.5), (3, 2.5), (4, 2.5)])
-def test_a_batch_takes_what_the_table_says(size: int, expected: float) -> None:
-    """That of the bucket it is padded to, even if the system wakes who waits too early."""
+def test_a_batch_takes_the_time_of_the_table(size: int, expected: float) -> None:
+    """The time is that of the bucket, even if sleeps end too early."""
     clock = Clock()
 
-    answers(SimulatedEngine(Device(SECONDS, lambda: clock.now, clock.sleep)), *range(size))
+    colors(SimulatedEngine(Device(SECONDS, lambda: clock.now, clock.sleep)), *range(size))
 
     assert expected == clock.now
 
 
-def test_an_idle_device_saves_up_no_time() -> None:
-    """A batch that comes late begins when it comes."""
+def test_idle_time_of_the_device_is_lost() -> None:
+    """A batch that is submitted late starts at its submission."""
     clock = Clock()
     device = Device(SECONDS, lambda: clock.now, clock.sleep)
     device.compute(1)
@@ -83,44 +83,44 @@ def test_an_idle_device_saves_up_no_time() -> None:
     assert clock.now == 8.0
 
 
-def test_each_row_has_its_own_answer() -> None:
-    """In the order of the rows, whatever was in the batch before."""
+def test_each_image_has_its_own_result() -> None:
+    """Results are in the order of the images, whatever the previous batch held."""
     clock = Clock()
     engine = SimulatedEngine(Device(SECONDS, lambda: clock.now, clock.sleep))
-    answers(engine, 9, 8, 7, 6)
+    colors(engine, 9, 8, 7, 6)
 
-    assert answers(engine, 3, 5, 4) == [3, 5, 4]
+    assert colors(engine, 3, 5, 4) == [3, 5, 4]
 
 
-def test_engines_of_one_device_take_turns() -> None:
-    """The second has copied its rows, and waits for the first one's batch and its own."""
+def test_a_device_runs_one_batch_at_a_time() -> None:
+    """A second engine waits for the batch of the first one and for its own."""
     gate = Gate()
     device = Device(SECONDS, lambda: gate.now, gate.sleep)
     with ThreadPoolExecutor(2) as threads:
-        first = threads.submit(answers, SimulatedEngine(device), 1, 2)
+        first = threads.submit(colors, SimulatedEngine(device), 1, 2)
         gate.wait_until_asleep()
-        second = threads.submit(answers, SimulatedEngine(device), 3)
+        second = threads.submit(colors, SimulatedEngine(device), 3)
         gate.wait_until_asleep()
-        asked = list(gate.asked)
+        requested = list(gate.requested)
         gate.open()
 
         assert (first.result(10), second.result(10)) == ([1, 2], [3])
-    assert asked == [1.5, 2.5]
+    assert requested == [1.5, 2.5]
 
 
 @pytest.mark.parametrize(
     ("figures", "expected"), [({}, 0), ({"wrong": 1}, 1), ({"share": 0.89}, 1), ({"share": 0.9}, 0)]
 )
-def test_the_verdict_is_about_answers_and_the_share(figures: dict[str, Any], expected: int) -> None:
-    """One wrong answer fails, and less than 90 % of the engine's rate with two batches in flight; with one it may."""
+def test_the_verdict_depends_on_results_and_the_share(figures: dict[str, Any], expected: int) -> None:
+    """A wrong result fails, and so does a share below 90 % with two batches in flight, but not with one."""
     one, two = {"wrong": 0, "share": 0.5}, {"wrong": 0, "share": 1.0} | figures
 
     assert verdict({"engines": [one, two]}) == expected
 
 
 @pytest.mark.slow
-def test_the_batcher_keeps_the_rate_of_a_fast_device() -> None:
-    """90 % of the images an H200 would do; tried twice, as the machine may do something else."""
-    shortfalls = (verdict(sustain(1.0, 1)) for _ in range(2))
+def test_the_batcher_reaches_the_rate_of_a_fast_device() -> None:
+    """The batcher reaches 90 % of the rate of an H200; a second try tolerates a disturbance of the machine."""
+    exit_codes = (verdict(sustain(1.0, 1)) for _ in range(2))
 
-    assert 0 in shortfalls
+    assert 0 in exit_codes

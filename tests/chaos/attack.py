@@ -22,7 +22,7 @@ from typing import Self
 
 import uvloop
 
-from benchmarks.load.clients import Callers, closed_loop, request
+from benchmarks.load.clients import ConnectionPool, closed_loop, request
 from benchmarks.load.images import learn, noise, photo
 from benchmarks.load.served import Accounts, Served, Usage, metrics
 from tests.chaos import broken_engine
@@ -85,7 +85,7 @@ class Attack:
 
     def __init__(self, served: Served, order: Path, failures: Sequence[str], seed: int) -> None:
         self._served, self._order, self._random = served, order, Random(seed)
-        self._callers, self._failures, self._turns = Callers(served.address), cycle(failures), len(failures)
+        self._callers, self._failures, self._turns = ConnectionPool(served.address), cycle(failures), len(failures)
         self._accounts = served.watch_requests()
         self._files, self._threads = served.usage().files, sys.maxsize  # at rest, as far as is known
         self.outcomes = {behavior.name: Counter[str]() for behavior in BEHAVIOURS}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from benchmarks.load.clients import BOUNDARY, FORM, Broken, Callers, Connection, Reply, form, request
+from benchmarks.load.clients import BOUNDARY, FORM, Broken, Connection, ConnectionPool, Reply, form, request
 from benchmarks.load.images import Known
 
 LEFT, LATE, CROSSED, NO_ANSWER, HUNG = "left", "late itself", "another's answer", "no answer", "hung"
@@ -38,7 +38,7 @@ BODY_LIMIT = 32 * 2**20
 class Crowd:
     """The callers: the images whose answers they know, and what each of their requests came to."""
 
-    callers: Callers
+    callers: ConnectionPool
     digits: Sequence[Known]
     photos: Sequence[Known]
     random: Random

@@ -4,7 +4,7 @@
 #     "onnxruntime==1.31.1", "numpy==2.4.6", "pillow==13.0.0",
 # ]
 # ///
-"""FastAPI by hand: a process for each core, no batches; an image is decoded and run in the framework's thread pool."""
+"""FastAPI with a process for each core, without batches. Images are decoded and run in its thread pool."""
 
 from typing import Any
 
@@ -18,15 +18,15 @@ app = FastAPI()
 recipe, network = Recipe(), Network(threads=1)
 
 
-def answer(data: bytes) -> Any:
-    """Everything there is to do for one image."""
+def predict(data: bytes) -> Any:
+    """Decode one image, run the network, and return its predictions."""
     return network.classify([recipe.read(data)])[0]
 
 
 @app.post("/classify")
 async def classify(request: Request) -> Any:
-    """One image, as the body."""
-    return await run_in_threadpool(answer, await request.body())
+    """Return the predictions of the image in the request body."""
+    return await run_in_threadpool(predict, await request.body())
 
 
 if __name__ == "__main__":

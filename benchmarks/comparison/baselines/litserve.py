@@ -1,7 +1,7 @@
 # /// script
 # dependencies = ["litserve==0.2.19", "onnxruntime==1.31.1", "numpy==2.4.6", "pillow==13.0.0"]
 # ///
-"""LitServe: FastAPI before worker processes that gather batches. Images come as base64: it takes no raw body."""
+"""LitServe: FastAPI in front of worker processes that form batches. Images are base64: it accepts no raw body."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -15,26 +15,26 @@ from benchmarks.comparison.baselines.network import CPUS, MAX_BATCH, PORT, Netwo
 
 
 class Classify(litserve.LitAPI):
-    """One of as many workers as there are cores: each decodes and runs."""
+    """One worker for each core. It decodes images and runs the network."""
 
-    def setup(self, device: str) -> None:  # noqa: ARG002 (there is but one)
-        """Once, in the worker."""
+    def setup(self, device: str) -> None:  # noqa: ARG002 (the CPU is the only device)
+        """Load the network at the start of the worker."""
         self.recipe, self.network = Recipe(), Network(threads=1)
 
     def decode_request(self, request: Mapping[str, str]) -> NDArray[np.uint8]:
-        """Bytes → pixels."""
+        """Return the pixels of an image, (height, width, 3)."""
         return self.recipe.read(base64.b64decode(request["image"]))
 
     def batch(self, inputs: Sequence[Any]) -> Sequence[Any]:
-        """Stay a list: the network stacks it."""
+        """Return the images as a list: the network stacks them."""
         return inputs
 
     def predict(self, x: Sequence[NDArray[np.uint8]]) -> Any:
-        """A batch."""
+        """Return the predictions of a batch."""
         return self.network.classify(x)
 
     def unbatch(self, output: Any) -> Any:
-        """An answer each."""
+        """Return the predictions: one element per image."""
         return output
 
 

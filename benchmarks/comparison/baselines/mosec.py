@@ -1,7 +1,7 @@
 # /// script
 # dependencies = ["mosec==0.9.8", "onnxruntime==1.31.1", "numpy==2.4.6", "pillow==13.0.0"]
 # ///
-"""mosec: a server in Rust before worker processes, to which it hands batches."""
+"""mosec: a server in Rust that sends batches to worker processes."""
 
 import sys
 from collections.abc import Sequence
@@ -13,17 +13,17 @@ from benchmarks.comparison.baselines.network import CPUS, MAX_BATCH, PORT, Netwo
 
 
 class Classify(Worker):
-    """One of as many workers as there are cores: each decodes and runs."""
+    """One worker for each core. It decodes images and runs the network."""
 
     def __init__(self) -> None:
         self.recipe, self.network = Recipe(), Network(threads=1)
 
     def deserialize(self, data: bytes) -> bytes:
-        """The body is the image."""
+        """Return the request body: it is the image."""
         return data
 
     def forward(self, data: Sequence[bytes]) -> Any:
-        """A batch, as many as there are up to the largest."""
+        """Return the predictions of a batch."""
         return self.network.classify([self.recipe.read(each) for each in data])
 
 

@@ -1,7 +1,7 @@
-"""What the peers share: an image's bytes → Pillow → numpy → ONNX Runtime → the best five, as people write it by hand.
+"""Decoding, preprocessing and inference of the baselines: Pillow, numpy and ONNX Runtime, without swin-serve.
 
-Read from the environment: `MODEL`, a folder with `plain.onnx`, `recipe.json` and `labels.json` (see
-`benchmarks/model/models.py`), and `PORT`.
+Two environment variables configure it. `MODEL` is a folder with `plain.onnx`, `recipe.json` and
+`labels.json` (see `benchmarks/model/workload_models.py`). `PORT` is the port of the server.
 """
 
 import io
@@ -24,14 +24,14 @@ TOP = 5
 
 
 class Recipe:
-    """The checkpoint's preprocessing, without its normalization: shorter side, middle, RGB."""
+    """The preprocessing of the checkpoint without normalization: RGB, resize, center crop."""
 
     def __init__(self, folder: Path = MODEL) -> None:
         recipe = json.loads((folder / "recipe.json").read_text())
         self._shorter, self._crop = recipe["shorter_side"], recipe["crop"]
 
     def read(self, data: bytes) -> NDArray[np.uint8]:
-        """Encoded image → pixels (height, width, 3)."""
+        """Decode an image and return its pixels, (height, width, 3)."""
         image = Image.open(io.BytesIO(data)).convert("RGB")
         shorter, crop = min(image.size), self._crop
         size = (self._shorter * image.width // shorter, self._shorter * image.height // shorter)
@@ -41,7 +41,7 @@ class Recipe:
 
 
 class Network:
-    """The plain export on ONNX Runtime, with all its graph optimisations and without spinning threads."""
+    """The plain export on ONNX Runtime, with all graph optimizations and without spinning threads."""
 
     def __init__(self, folder: Path = MODEL, threads: int = CPUS) -> None:
         options = onnxruntime.SessionOptions()
@@ -55,13 +55,13 @@ class Network:
         self._labels = json.loads((folder / "labels.json").read_text())
 
     def classify(self, pixels: Sequence[NDArray[np.uint8]]) -> list[Mapping[str, Any]]:
-        """Of each image, pixels (height, width, 3), the answer."""
-        values = (np.stack(pixels) - self._mean) * self._factor  # n, height, width, 3
-        planes = np.ascontiguousarray(values.transpose(0, 3, 1, 2))  # n, 3, height, width
+        """Return the five best classes of each image, given pixels of (height, width, 3)."""
+        values = (np.stack(pixels) - self._mean) * self._factor  # (batch, height, width, 3)
+        planes = np.ascontiguousarray(values.transpose(0, 3, 1, 2))  # (batch, 3, height, width)
         (logits,) = self._session.run(None, {"pixel_values": planes})
-        return [self._answer(row) for row in logits]
+        return [self._best(row) for row in logits]
 
-    def _answer(self, logits: NDArray[np.float32]) -> Mapping[str, Any]:
+    def _best(self, logits: NDArray[np.float32]) -> Mapping[str, Any]:
         powers = np.exp(logits - logits.max())
         scores = powers / powers.sum()
         best = np.argsort(-scores, kind="stable")[:TOP]

@@ -1,7 +1,7 @@
 # /// script
 # dependencies = ["ray[serve]==2.60.0", "onnxruntime==1.31.1", "numpy==2.4.6", "pillow==13.0.0"]
 # ///
-"""Ray Serve: a proxy before a replica that decodes in threads and gathers batches."""
+"""Ray Serve: a proxy in front of one replica that decodes in threads and forms batches."""
 
 import asyncio
 import os
@@ -21,19 +21,19 @@ QUIET = {"enable_access_log": False}
 
 
 class Classify:
-    """The one replica, with all threads; two would be two copies of the network."""
+    """The only replica, with all threads: two would be two copies of the network."""
 
     def __init__(self) -> None:
         self.recipe, self.network = Recipe(), Network()
 
     async def __call__(self, request: Request) -> Any:
-        """One image, as the body."""
+        """Return the predictions of the image in the request body."""
         pixels = await asyncio.to_thread(self.recipe.read, await request.body())
         return await self.run(pixels)
 
     @serve.batch(max_batch_size=MAX_BATCH, batch_wait_timeout_s=0.001)
     async def run(self, pixels: Sequence[NDArray[np.uint8]]) -> Any:
-        """A batch."""
+        """Return the predictions of a batch."""
         return await asyncio.to_thread(self.network.classify, pixels)
 
 

@@ -4,9 +4,9 @@
 #     "onnxruntime==1.31.1", "numpy==2.4.6", "pillow==13.0.0",
 # ]
 # ///
-"""TorchServe: a server in Java before worker processes, to which it hands batches. Needs a Java runtime.
+"""TorchServe: a server in Java that sends batches to worker processes. It needs a Java runtime.
 
-This file is also the handler that is archived with the model.
+This file is also the handler that torch-model-archiver packs with the model.
 """
 
 import os
@@ -44,27 +44,27 @@ LOGGING = """\
 
 
 class Classify(BaseHandler):
-    """One of as many workers as there are cores: each decodes and runs."""
+    """One worker for each core. It decodes images and runs the network."""
 
-    def initialize(self, context: Any) -> None:  # noqa: ARG002 (the model is where the variable says)
-        """Once, in the worker."""
+    def initialize(self, context: Any) -> None:  # noqa: ARG002 (MODEL names the folder of the model)
+        """Load the network at the start of the worker."""
         self.recipe, self.network, self.initialized = Recipe(), Network(threads=1), True
 
     def preprocess(self, data: Sequence[Mapping[str, bytes]]) -> list[NDArray[np.uint8]]:
-        """Bytes → pixels."""
+        """Return the pixels of each image, (height, width, 3)."""
         return [self.recipe.read(row.get("data") or row["body"]) for row in data]
 
-    def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ARG002 (its base has them)
-        """A batch."""
+    def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ARG002 (the signature of its base class)
+        """Return the predictions of a batch."""
         return self.network.classify(data)
 
     def postprocess(self, data: Any) -> Any:
-        """An answer each."""
+        """Return the predictions: one element per image."""
         return data
 
 
 def serve(folder: Path) -> int:
-    """Archive the handler, and run the server on it until it ends."""
+    """Archive the handler, run the server until it ends, and return its exit code."""
     (folder / "model.yaml").write_text(MODEL_SETTINGS)
     (folder / "log4j2.xml").write_text(LOGGING)
     ports = {
@@ -74,13 +74,13 @@ def serve(folder: Path) -> int:
     tools = Path(sys.executable).parent
     archive = ["--model-name", "swin", "--version", "1", "--handler", __file__, "--export-path", str(folder)]
     archive += ["--config-file", str(folder / "model.yaml")]
-    subprocess.run([tools / "torch-model-archiver", *archive], check=True)  # noqa: S603 (ours)
+    subprocess.run([tools / "torch-model-archiver", *archive], check=True)  # noqa: S603 (a tool of this environment)
     run = ["--start", "--foreground", "--model-store", str(folder), "--models", "swin=swin.mar"]
     run += ["--ts-config", str(folder / "config.properties"), "--disable-token-auth"]
     run += ["--log-config", str(folder / "log4j2.xml")]
     variables = {"PATH": f"{tools}:{os.environ['PATH']}", "PYTHONPATH": str(Path.cwd()), "LOG_LOCATION": str(folder)}
     environment = os.environ | variables
-    return subprocess.run([tools / "torchserve", *run], check=False, env=environment).returncode  # noqa: S603 (ours)
+    return subprocess.run([tools / "torchserve", *run], check=False, env=environment).returncode  # noqa: S603 (likewise)
 
 
 if __name__ == "__main__":
