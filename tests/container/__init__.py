@@ -1,1 +1,1 @@
-"""Tests of the container images."""
+"""Tests of the container images and of the compose file."""

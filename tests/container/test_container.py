@@ -1,6 +1,6 @@
-"""The images and the compose file: what can be read off them, and what a Docker engine makes of them.
+"""Tests of the Dockerfile, the compose file and the container image.
 
-What needs an engine tests the image that TEST_IMAGE names; it must hold the demonstration bundle:
+Tests with a Docker engine use the image that TEST_IMAGE names. It must hold the demonstration bundle:
 
     docker build -t swin-serve . && TEST_IMAGE=swin-serve python -m pytest -m container
 """
@@ -28,15 +28,18 @@ import pytest
 from app.settings import DEMO_BUNDLE, Settings
 
 ROOT = Path(__file__).parents[2]
-HARDENED = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")  # noqa: S108 (the container's)
+HARDENED = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")  # noqa: S108 (in the container)
+
+# Timeout of each command, in seconds.
 SECONDS = 60
 
-Stages = dict[str, list[list[str]]]  # name → instructions, each as words; the first is its FROM
+# Name of a stage → its instructions, each as words. The first instruction is FROM.
+Stages = dict[str, list[list[str]]]
 
 
 @pytest.fixture(scope="module")
 def stages() -> Stages:
-    """The Dockerfile, stage by stage in its order."""
+    """The stages of the Dockerfile, in order."""
     text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
     stages: Stages = {}
     name = "before the first stage"
@@ -48,40 +51,43 @@ def stages() -> Stages:
     return stages
 
 
-def taken_from_stages(instructions: list[list[str]]) -> set[str]:
-    """Stages that a stage copies from or mounts."""
+def source_stages(instructions: list[list[str]]) -> set[str]:
+    """Return the stages that a stage copies from or mounts."""
     return {stage for words in instructions for word in words for stage in re.findall(r"\bfrom=([\w-]+)", word)}
 
 
-def taken_from_context(stages: Stages) -> Iterator[str]:
-    """Paths that the build takes from the source tree."""
+def context_paths(stages: Stages) -> Iterator[str]:
+    """Yield the paths of the source tree that the build uses."""
     for words in (words for instructions in stages.values() for words in instructions):
         options = [word for word in words if word.startswith("--") and not re.search(r"\bfrom=", word)]
-        if words[0] == "COPY" and not taken_from_stages([words]):
+        if words[0] == "COPY" and not source_stages([words]):
             yield from [word for word in words[1:-1] if word not in options]
         yield from re.findall(r"\bsource=([^,\n]+)", "\n".join(options))
 
 
-def is_let_through(path: str) -> bool:
-    """Whether .dockerignore lets a build see a path. The last pattern that matches it, or a folder above, decides."""
-    let_through = True
+def is_in_context(path: str) -> bool:
+    """Return whether .dockerignore keeps a path in the build context.
+
+    The last pattern that matches the path, or a folder above it, decides.
+    """
+    is_kept = True
     for pattern in (ROOT / ".dockerignore").read_text().splitlines():
         name = pattern.removeprefix("!")
         if not pattern.startswith("#") and any(
             fnmatch(str(part), name) for part in (PurePosixPath(path), *PurePosixPath(path).parents)
         ):
-            let_through = pattern.startswith("!")
-    return let_through
+            is_kept = pattern.startswith("!")
+    return is_kept
 
 
 def requirements(*extras: str) -> list[str]:
     command = [sys.executable, str(ROOT / "docker/requirements.py"), *extras]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603 (our own script)
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603 (a script of this repository)
     return printed.stdout.splitlines()
 
 
-def test_the_service_is_what_a_plain_build_makes(stages: Stages) -> None:
-    """The last stage is the service's, and it starts `swin-serve` without a shell that would keep signals from it."""
+def test_the_default_build_is_the_service(stages: Stages) -> None:
+    """The last stage is the service, and it starts `swin-serve` without a shell, which would not pass on signals."""
     name, instructions = list(stages.items())[-1]
 
     assert name == "runtime"
@@ -89,14 +95,14 @@ def test_the_service_is_what_a_plain_build_makes(stages: Stages) -> None:
 
 
 def test_the_service_takes_no_torch_from_other_stages(stages: Stages) -> None:
-    """Of the stages before it, the service's takes a list of requirements, the wheel and the bundle, and no more."""
+    """The service stage uses three other stages: the requirements, the wheel and the bundle."""
     assert stages["runtime"][0] == ["FROM", "base", "AS", "runtime"]
-    assert {"requirements", "wheel", "bundle"} == taken_from_stages(stages["runtime"])
+    assert {"requirements", "wheel", "bundle"} == source_stages(stages["runtime"])
 
 
 @pytest.mark.parametrize("runtime", ["cpu", "gpu"])
 def test_the_service_installs_no_torch(runtime: str) -> None:
-    """Its requirements are the project's own and ONNX Runtime's: nothing that only the export needs."""
+    """Its requirements are those of the project and ONNX Runtime, without those of the export."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     installed = requirements(runtime)
 
@@ -107,26 +113,26 @@ def test_the_service_installs_no_torch(runtime: str) -> None:
 
 @pytest.mark.parametrize("image", ["runtime", "export"])
 def test_images_are_not_root(stages: Stages, image: str) -> None:
-    """The user is a number other than 0, so that Kubernetes' runAsNonRoot can see it."""
+    """The user is a number other than 0, so that Kubernetes' runAsNonRoot can verify it."""
     *_, user = [words[1] for words in stages[image] if words[0] == "USER"]
 
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
 
 
-def test_the_build_sees_what_it_copies(stages: Stages) -> None:
-    """Each file that the Dockerfile takes from the source tree exists, and .dockerignore lets it through."""
-    paths = set(taken_from_context(stages))
+def test_the_build_context_has_all_copied_files(stages: Stages) -> None:
+    """Each path that the Dockerfile copies exists, and .dockerignore keeps it."""
+    paths = set(context_paths(stages))
 
     assert {"pyproject.toml", "constraints.txt", "app", "app/demo_bundle"} <= paths
-    assert [path for path in paths if not (ROOT / path).exists() or not is_let_through(path)] == []
+    assert [path for path in paths if not (ROOT / path).exists() or not is_in_context(path)] == []
 
 
 @pytest.mark.parametrize(
     "path", [".git", ".venv/dev/bin/python", "tests/container/test_container.py", "my-bundle/model.onnx"]
 )
-def test_the_build_sees_nothing_else(path: str) -> None:
-    """What an image does not need is not sent to the engine."""
-    assert not is_let_through(path)
+def test_the_build_context_has_no_other_files(path: str) -> None:
+    """Files that an image does not need are not sent to the Docker engine."""
+    assert not is_in_context(path)
 
 
 def compose() -> Any:
@@ -135,29 +141,29 @@ def compose() -> Any:
 
 
 def test_compose_waits_for_the_drain() -> None:
-    """Docker kills what has not stopped after the grace period; by then the service has left by itself."""
+    """The service exits within the grace period, after which Docker kills it."""
     grace = float(compose()["stop_grace_period"].removesuffix("s"))
 
     assert grace > Settings.model_fields["drain_delay"].default + Settings.model_fields["drain_timeout"].default
 
 
 def test_compose_is_hardened() -> None:
-    """Compose grants no capability, no new privilege and no writable file but in /tmp."""
+    """Compose grants no capability and no new privilege, and only /tmp is writable."""
     service = compose()
 
-    assert (service["read_only"], service["tmpfs"], service["cap_drop"]) == (True, ["/tmp"], ["ALL"])  # noqa: S108 (the container's)
+    assert (service["read_only"], service["tmpfs"], service["cap_drop"]) == (True, ["/tmp"], ["ALL"])  # noqa: S108 (in the container)
     assert service["security_opt"] == ["no-new-privileges:true"]
 
 
 def check_health(port: int) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": os.environ["PATH"], "SWIN_HOST": "0.0.0.0", "SWIN_PORT": str(port)}  # noqa: S104 (as in the image)
     command = [sys.executable, "-IS", str(ROOT / "docker/healthcheck.py")]
-    return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False)  # noqa: S603 (our own words)
+    return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment, check=False)  # noqa: S603 (fixed arguments)
 
 
 @contextmanager
 def answering(status: int) -> Iterator[int]:
-    """A server that gives every request this status; its port."""
+    """Start a server that answers readiness with this status. Yield its port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -177,44 +183,44 @@ def answering(status: int) -> Iterator[int]:
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1), (500, 1)])
 def test_the_health_check_is_readiness(status: int, code: int) -> None:
-    """The health check passes when the service says that it is ready, and only then."""
+    """The health check passes if readiness is 200, and fails otherwise."""
     with answering(status) as port:
         checked = check_health(port)
 
     assert (code, "") == (checked.returncode, checked.stderr)
 
 
-def test_the_health_check_fails_where_nobody_listens() -> None:
-    """A service that is gone is one line, not a stack trace."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        checked = check_health(taken.getsockname()[1])
+def test_the_health_check_fails_without_a_listener() -> None:
+    """If the connection is refused, the health check prints one line, not a stack trace."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        checked = check_health(bound.getsockname()[1])
 
     assert (checked.returncode, checked.stderr, len(checked.stdout.splitlines())) == (1, "", 1)
 
 
 def docker(*arguments: str) -> str:
     command = ["docker", *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)  # noqa: S603 (our own words)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)  # noqa: S603 (fixed arguments)
     assert ended.returncode == 0, f"{shlex.join(command)}: {ended.stderr}"
     return ended.stdout.strip()
 
 
 @pytest.fixture(scope="module")
 def image() -> str:
-    """The image to test."""
+    """The image of TEST_IMAGE; without it or a Docker engine, the test is skipped."""
     try:
-        subprocess.run(["docker", "info"], capture_output=True, timeout=SECONDS, check=True)  # noqa: S607 (whichever is first)
+        subprocess.run(["docker", "info"], capture_output=True, timeout=SECONDS, check=True)  # noqa: S607 (the docker of the PATH)
     except (OSError, subprocess.SubprocessError) as error:
-        pytest.skip(f"no Docker engine answers ({type(error).__name__})")
+        pytest.skip(f"the Docker engine does not respond ({type(error).__name__})")
     if "TEST_IMAGE" not in os.environ:
-        pytest.skip("TEST_IMAGE names no image to test")
+        pytest.skip("TEST_IMAGE is not set; set it to the image to test")
     return os.environ["TEST_IMAGE"]
 
 
 @contextmanager
 def running(image: str, *options: str) -> Iterator[str]:
-    """A hardened container that has become healthy; its id."""
+    """Start a hardened container, wait until it is healthy, and yield its id."""
     container = docker("run", "--detach", *HARDENED, "--publish", "127.0.0.1::8000", *options, image)
     try:
         deadline = time.monotonic() + SECONDS
@@ -230,7 +236,7 @@ def running(image: str, *options: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def container(image: str) -> Iterator[str]:
-    """One that is ready, for tests that leave it as it is."""
+    """A running container, for tests that do not change its state."""
     with running(image) as container:
         yield container
 
@@ -245,7 +251,7 @@ def in_container(container: str, code: str) -> str:
 
 @pytest.mark.container
 def test_the_image_has_no_torch(container: str) -> None:
-    """Neither torch nor what else only the export needs can be imported."""
+    """Neither torch nor other requirements of the export can be imported."""
     names = ["torch", "transformers", "onnx", "onnxscript"]
     found = in_container(
         container, f"from importlib.util import find_spec; print([n for n in {names} if find_spec(n)])"
@@ -256,7 +262,7 @@ def test_the_image_has_no_torch(container: str) -> None:
 
 @pytest.mark.container
 def test_the_container_is_not_root(container: str) -> None:
-    """The process runs as an ordinary user, who cannot change what is served."""
+    """The process runs as an unprivileged user that cannot change the bundle."""
     uid, writable = in_container(
         container, "import os; print(os.getuid(), os.access('/bundle/model.onnx', os.W_OK))"
     ).split()
@@ -267,7 +273,7 @@ def test_the_container_is_not_root(container: str) -> None:
 
 @pytest.mark.container
 def test_the_container_is_ready(container: str) -> None:
-    """Readiness is answered on the published port, hardened as the container is."""
+    """The published port answers readiness, although the container is hardened."""
     answer = httpx.get(f"{url(container)}/health/ready", trust_env=False)
 
     assert (answer.status_code, answer.json()) == (200, {"status": "ready"})
@@ -275,7 +281,7 @@ def test_the_container_is_ready(container: str) -> None:
 
 @pytest.mark.container
 def test_the_container_classifies(container: str) -> None:
-    """A handwritten seven is a seven."""
+    """An image of a handwritten seven has the label seven."""
     digit = (DEMO_BUNDLE / "golden/seven.png").read_bytes()
     answer = httpx.post(f"{url(container)}/classify", content=digit, trust_env=False)
 
@@ -283,22 +289,22 @@ def test_the_container_classifies(container: str) -> None:
 
 
 @pytest.mark.container
-def test_the_container_reports_to_nobody(container: str) -> None:
-    """ONNX Runtime's telemetry is off: it does not even try to keep an identifier of the machine."""
+def test_the_container_sends_no_telemetry(container: str) -> None:
+    """ONNX Runtime's telemetry is off, and does not log a failure to store its machine identifier."""
     assert "ORT_DISABLE_TELEMETRY=1" in docker("inspect", "--format", "{{json .Config.Env}}", container)
     assert "telemetry" not in docker("logs", container)
 
 
 @pytest.mark.container
 def test_the_container_runs_as_any_user(image: str) -> None:
-    """Clusters choose the user; one that no file knows is as good as the image's own."""
+    """A cluster may choose the user: one without an entry in /etc/passwd works, too."""
     with running(image, "--user", "54321:0") as container:
         assert httpx.get(f"{url(container)}/health/ready", trust_env=False).is_success
 
 
 @pytest.mark.container
 def test_the_container_stops_with_0(image: str) -> None:
-    """SIGTERM reaches the service, and `docker stop` need not kill it."""
+    """SIGTERM reaches the service, and `docker stop` does not have to kill it."""
     with running(image) as container:
         docker("stop", "--time", "30", container)
 

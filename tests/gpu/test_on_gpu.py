@@ -1,4 +1,4 @@
-"""On a GPU of NVIDIA's: what no stand-in can show. Skipped where there is none, with the reason."""
+"""Tests on an NVIDIA GPU. They are skipped without one, with the reason."""
 
 import ctypes
 from collections.abc import Iterator
@@ -18,12 +18,13 @@ from app.system.device import CPU, Device
 from tests.support.served import Served
 
 BUCKETS = (1, 2, 4, 8, 16)
-BATCHES, SETTLED = 1000, 50
-"""Batches, and those after which memory has to be what it will be."""
+
+# Number of batches, and the number after which the used memory must be constant.
+BATCHES, WARM_UP = 1000, 50
 
 
-def what_is_missing() -> str:
-    """In a sentence; empty if nothing is."""
+def missing() -> str:
+    """Return the reason to skip, or an empty string."""
     try:
         require_gpu_build()
         cuda.gpus()
@@ -32,34 +33,34 @@ def what_is_missing() -> str:
     return ""
 
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(what_is_missing()), reason=what_is_missing())]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(missing()), reason=missing())]
 
 
 @pytest.fixture(scope="module")
 def engine(demo: Bundle) -> Engine:
-    """The demonstration network on the first GPU, proved and warm."""
+    """The engine of the demonstration bundle on the first GPU, verified and warm."""
     return open_proved(demo, Device("cuda"), 1, BUCKETS)
 
 
 def free_bytes() -> int:
-    """Of the GPU's memory."""
-    library = cuda._loaded("libcudart")  # noqa: SLF001 (the one that the engine uses)
+    """Return the free bytes of the GPU."""
+    library = cuda._loaded("libcudart")  # noqa: SLF001 (the library that the engine uses)
     assert library
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     assert library["cudaMemGetInfo"](ctypes.byref(free), ctypes.byref(total)) == 0
     return free.value
 
 
-def test_the_network_runs_where_it_says(engine: Engine) -> None:
-    """On CUDA alone, as graphs, with all versions told; that golden samples agree was asked when it was opened."""
+def test_the_network_runs_on_cuda(engine: Engine) -> None:
+    """All nodes run on CUDA as graphs, and the device report has all versions."""
     assert [*engine.device_report.nodes] == ["CUDAExecutionProvider"]
     assert engine.device_report.graphs
     assert engine.device_report.gpu
     assert all((engine.device_report.gpu.name, engine.device_report.gpu.cuda, engine.device_report.gpu.cudnn))
 
 
-def test_any_batch_gives_what_the_cpu_gives(demo: Bundle, engine: Engine) -> None:
-    """In any order of sizes, with tokens and without, and in memory that is taken once."""
+def test_any_batch_has_the_classes_of_the_cpu(demo: Bundle, engine: Engine) -> None:
+    """Random batch sizes, with tokens and without, agree with the CPU, and memory does not grow."""
     random, images = Random(0), golden_pixels(demo)
     expected = open_proved(demo, CPU, 1, [1]).run
     classes = np.concatenate([expected(image[None]) for image in images]).argmax(1)
@@ -70,19 +71,19 @@ def test_any_batch_gives_what_the_cpu_gives(demo: Bundle, engine: Engine) -> Non
         assert np.array_equal(classes[rows], logits.argmax(1))
         free.append(free_bytes())
 
-    assert min(free[SETTLED:]) == max(free[SETTLED:])
+    assert min(free[WARM_UP:]) == max(free[WARM_UP:])
 
 
 @pytest.fixture
 def on_cuda() -> Iterator[Served]:
-    """A service that was told to be there."""
+    """A service with `--device cuda`."""
     served = Served("--device", "cuda")
     yield served
     served.stop()
 
 
-def test_a_service_on_cuda_answers_as_the_bundle_promises(on_cuda: Served, demo: Bundle) -> None:
-    """Its golden samples, over HTTP, by their best class."""
+def test_a_service_on_cuda_classifies_the_golden_samples(on_cuda: Served, demo: Bundle) -> None:
+    """Over HTTP, the best class of each golden sample is that of the bundle."""
     files = [(demo.folder / sample.file).read_bytes() for sample in demo.manifest.golden.samples]
     answers = [httpx.post(f"{on_cuda.url}/classify", content=file).json() for file in files]
     engines = httpx.get(f"{on_cuda.url}/model").json()["engines"]
