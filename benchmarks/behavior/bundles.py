@@ -23,7 +23,10 @@ SIZES = {
 
 
 def bundle(name: str) -> Path:
-    """Return the folder of this bundle. Build it if it is missing: a minute or two for the largest."""
+    """Return the folder of this bundle.
+
+    Build it if it is missing: a minute or two for the largest.
+    """
     folder = CACHE / name
     if not folder.is_dir():
         CACHE.mkdir(exist_ok=True)

@@ -1,4 +1,7 @@
-"""Curves of measurements over the size of the work, and their cliffs. Knows nothing about the service."""
+"""Curves of measurements over the size of the work, and their cliffs.
+
+Knows nothing about the service.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -46,7 +46,7 @@ class Line:
     images: int
     exact_ms: float
     fast_ms: float
-    other_best_class: int  # images whose best class changes
+    other_best_class: int  # images with a changed best class
     other_logits: float  # median of the maximum difference of an image's logits, relative to their range
 
 

@@ -49,7 +49,7 @@ class Cost:
 
 
 class Bench:
-    """A service whose engine can be blocked."""
+    """A service with an engine that can be blocked."""
 
     def __init__(self, served: Served, order: Path) -> None:
         self._served, self._order = served, order

@@ -109,14 +109,20 @@ Row = Mapping[str, float]
 
 
 async def connections(effort: Effort) -> Sequence[Point]:
-    """Measure digits from concurrent connections. The queue is large enough to refuse no request."""
+    """Measure digits from concurrent connections.
+
+    The queue is large enough to refuse no request.
+    """
     sent = request("/classify", noise(Random(0)))
     with _serving("--max-queue-size", "1024") as served:
         return await _curve(effort, CONNECTIONS, lambda clients: _load(served, sent, effort, int(clients)), lambda _: 1)
 
 
 async def images(effort: Effort, picture: Image.Image) -> Sequence[Point]:
-    """Measure JPEGs, one after the other, on the small demonstration network. The unit is a megapixel."""
+    """Measure JPEGs, one after the other, on the small demonstration network.
+
+    The unit is a megapixel.
+    """
     sent = {width * height / 1e6: request("/classify", _jpeg(picture, width, height)) for width, height in SHAPES}
     with _serving() as served:
 
@@ -142,7 +148,7 @@ async def batches(effort: Effort) -> Sequence[Point]:
 async def parameters(effort: Effort, picture: Image.Image) -> Sequence[Point]:
     """Measure starts, and photos one after the other, on networks of different sizes.
 
-    The unit is a million parameters. Memory is measured twice: with batches of 8, whose activations
+    The unit is a million parameters. Memory is measured twice: with batches of 8, where activations
     need memory too, and with batches of 1, where weights are nearly all of it. `files_held` is the
     latter, without the memory of the smallest network, in units of the size of the model file.
     """

@@ -80,7 +80,7 @@ class Device:
 
 
 class SimulatedEngine:
-    """An engine with the interface of `app.inference.engine.Engine`, whose outputs are not predictions."""
+    """An engine with the interface of `app.inference.engine.Engine`, without a network."""
 
     def __init__(self, device: Device) -> None:
         self._device = device

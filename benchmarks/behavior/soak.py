@@ -116,7 +116,10 @@ class Traffic:
 
 
 async def soak(minutes: int, seed: int, options: Sequence[str]) -> int:
-    """Measure the capacity, then run below it. Print and record the figures. Return the exit code."""
+    """Measure the capacity, then run below it.
+
+    Print and record the figures. Return the exit code.
+    """
     served, random = Served(*options), Random(seed)
     try:
         pool = ConnectionPool(served.address)

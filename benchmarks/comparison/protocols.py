@@ -43,7 +43,7 @@ def _parse_inference(body: bytes) -> Any:
     return json.loads(json.loads(body)["outputs"][0]["data"][0])
 
 
-# Baselines whose protocol differs from the default.
+# Baselines with a protocol that differs from the default.
 PROTOCOLS = {
     "bentoml": Protocol(lambda image: request("/classify", image, headers={"Content-Type": "image/jpeg"})),
     "litserve": Protocol(_litserve),

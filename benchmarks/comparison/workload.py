@@ -31,7 +31,7 @@ from benchmarks.load.images import Known, noise, photo
 from benchmarks.model.interleave import interleaved
 from benchmarks.model.workload_models import ROOT, model_folders
 
-# Figures whose range over the rounds is reported beside the median.
+# Figures that are reported with their range over the rounds, beside the median.
 SPREAD = ("requests_per_second", "cpu_ms")
 
 # Warm-up before a window, as a share of the seconds of the window.
@@ -249,8 +249,8 @@ async def start_comparison(
 def _launches(workload: Workload, folder: Path, baselines: Sequence[str]) -> Iterator[Launch]:
     """Yield the launches of swin-serve in several configurations, then those of the baselines.
 
-    Where the engine's own rate is measured, swin-serve runs with an engine for each core, as the
-    baselines have a worker for each, and with its defaults. Elsewhere it runs as one process, with
+    If the engine's own rate is measured, swin-serve runs with an engine for each core, as the
+    baselines have a worker for each, and with its defaults. Otherwise it runs as one process, with
     one HTTP worker, and with one for each core.
     """
     cpus = available_cpus()

@@ -63,7 +63,10 @@ def _fp16_bundle(name: str) -> Path:
 
 
 def measure(find: Callable[[], Path], effort: Effort, args: argparse.Namespace) -> Iterator[tuple[str, Iterator[Row]]]:
-    """Yield each part of a bundle with an iterator of its rows. A part that fails ends with a `failed` row."""
+    """Yield each part of a bundle with an iterator of its rows.
+
+    A part that fails ends with a `failed` row.
+    """
     try:
         folder = find()
         size = sum(file.stat().st_size for file in folder.iterdir())

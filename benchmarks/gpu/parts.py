@@ -220,7 +220,10 @@ def memory(bundle: Path, effort: Effort, _: argparse.Namespace) -> Iterator[Row]
 
 
 def _sample_memory(bundle: Path, effort: Effort) -> tuple[int, list[float]]:
-    """Run batches until the sequence or the time ends. Return their number, and samples of the memory."""
+    """Run batches until the sequence or the time ends.
+
+    Return their number, and samples of the memory.
+    """
     run = of_bundle(bundle, available_cpus(), effort.batches, effort.device)
     random, samples, batches = Random(0), list[float](), 0
     ends = time.perf_counter() + 30 * effort.seconds

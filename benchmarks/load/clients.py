@@ -38,7 +38,7 @@ class Reply:
 
     @property
     def is_last(self) -> bool:
-        """Whether the service closes the connection after this response."""
+        """True if the service closes the connection after this response."""
         return self.headers.get("connection") == "close"
 
     @property
@@ -84,7 +84,7 @@ class Connection:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the connection can be reused: still open, and not idle for `FRESH_SECONDS`."""
+        """True if the connection is still open and has not been idle for `FRESH_SECONDS`."""
         is_over = self._is_last or self._reader.at_eof()
         return not is_over and time.perf_counter() - self._used < FRESH_SECONDS
 

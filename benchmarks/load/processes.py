@@ -20,7 +20,7 @@ class ResourceUsage(NamedTuple):
 def process_tree(pid: int) -> list[int]:
     """Return the ids of a process and its descendants, parents first.
 
-    A process whose parent has ended is not found.
+    A process is not found if its parent has ended.
     """
     children: dict[int, list[int]] = {}
     for folder in PROC.iterdir():

@@ -22,7 +22,10 @@ def record(name: str, figures: Mapping[str, Any]) -> None:
 
 
 def save(name: str, figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Save the figures as `results/NAME.json`. Return the record: the figures and their environment."""
+    """Save the figures as `results/NAME.json`.
+
+    Return the record: the figures and their environment.
+    """
     saved = {"benchmark": name, **figures, **_environment()}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(saved, indent=2) + "\n")

@@ -79,7 +79,10 @@ class Served:
                 self.log.put(event)
 
     def watch_requests(self) -> Accounts:
-        """Collect the requests that the log names from now on. The result is complete when the process has ended."""
+        """Collect the requests in the log from now on.
+
+        The result is complete when the process has ended.
+        """
         self._accounts = Accounts([], [])
         return self._accounts
 

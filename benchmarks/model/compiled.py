@@ -12,7 +12,7 @@ from app.system.device import CPU, Device
 from benchmarks.model.interleave import Run
 from benchmarks.model.networks import Shape, network_of
 
-# Libraries whose networks are compared. Torch runs the network of the first that can be imported.
+# Libraries to compare. Torch runs the network of the first one that can be imported.
 LIBRARIES = ("timm", "transformers")
 
 # Normalization of bytes. The values do not affect the time.

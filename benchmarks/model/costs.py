@@ -120,7 +120,10 @@ def operators(path: Path, threads: int, folder: Path) -> dict[str, tuple[int, fl
 
 
 def prepare(folder: Path, threads: int, libraries: Path | None) -> dict[str, Run]:
-    """Write the bundles and exports to the folder. Return the functions that open the candidates."""
+    """Write the bundles and exports to the folder.
+
+    Return the functions that open the candidates.
+    """
     checkpoint, quiet = str(save_checkpoint(folder / "checkpoint", **SWIN_T)), Progress(quiet=True)
     build(checkpoint, folder / "fp32", progress=quiet)
     build(checkpoint, folder / "int8", precision=PrecisionOptions("int8", min_agreement=0), progress=quiet)

@@ -55,7 +55,10 @@ def _weight(node: NodeProto, constant: TensorProto) -> TensorProto:
 
 
 def _of_one(shape: Shape) -> Shape:
-    """Return the shape with a leading batch axis. Where the graph has that axis does not change the products."""
+    """Return the shape with a leading batch axis.
+
+    Where the graph has that axis does not change the products.
+    """
     return (1, *shape)
 
 

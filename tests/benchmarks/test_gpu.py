@@ -152,7 +152,7 @@ def test_without_a_float32_bundle_golden_samples_are_compared(demo: Bundle, monk
 
 
 class Scripted:
-    """A candidate process whose behavior is its name: runs, dies or hangs."""
+    """A candidate process that behaves as its name says: it runs, dies or hangs."""
 
     closed = 0
 

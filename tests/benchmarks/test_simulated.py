@@ -26,7 +26,7 @@ class Clock:
 
 
 class Gate:
-    """A clock whose sleeps block until the gate opens. It records the requested seconds."""
+    """A clock with sleeps that block until the gate opens. It records the requested seconds."""
 
     def __init__(self) -> None:
         self.requested = list[float]()

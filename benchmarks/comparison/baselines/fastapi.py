@@ -4,7 +4,10 @@
 #     "onnxruntime==1.31.1", "numpy==2.4.6", "pillow==13.0.0",
 # ]
 # ///
-"""FastAPI with a process for each core, without batches. Images are decoded and run in its thread pool."""
+"""FastAPI with a process for each core, without batches.
+
+Images are decoded and run in its thread pool.
+"""
 
 from typing import Any
 

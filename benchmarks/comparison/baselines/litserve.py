@@ -1,7 +1,10 @@
 # /// script
 # dependencies = ["litserve==0.2.19", "onnxruntime==1.31.1", "numpy==2.4.6", "pillow==13.0.0"]
 # ///
-"""LitServe: FastAPI in front of worker processes that form batches. Images are base64: it accepts no raw body."""
+"""LitServe: FastAPI in front of worker processes that form batches.
+
+Images are base64: it accepts no raw body.
+"""
 
 import base64
 from collections.abc import Mapping, Sequence

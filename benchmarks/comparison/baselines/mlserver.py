@@ -1,7 +1,10 @@
 # /// script
 # dependencies = ["mlserver==1.7.1", "onnxruntime==1.31.1", "pillow==13.0.0"]
 # ///
-"""MLServer: FastAPI with adaptive batching and the Open Inference Protocol. Images are base64 in JSON."""
+"""MLServer: FastAPI with adaptive batching and the Open Inference Protocol.
+
+Images are base64 in JSON.
+"""
 
 import asyncio
 import base64
