@@ -68,7 +68,7 @@ COLUMNS = {
     "client_us": "{:11.0f}",
 }
 TITLES = (
-    "server                   clients  requests/s        min–max  of swin-serve   CPU ms  cores   other   p50 ms"
+    "server                       clients  requests/s        min–max  of swin-serve   CPU ms  cores   other   p50 ms"
     "  memory MB  difference  refused  wrong  lost  client µs"
 )
 
@@ -94,7 +94,7 @@ def show(name: str, figures: Mapping[str, Any]) -> None:
     """Print the table of a workload."""
     print(f"\n{name}\n{TITLES}")
     for row in figures["servers"]:
-        print(f"{row['server']:24}" + "".join(form.format(row[column]) for column, form in COLUMNS.items()))
+        print(f"{row['server']:28}" + "".join(form.format(row[column]) for column, form in COLUMNS.items()))
     print("{repeated} of {windows} windows repeated; ".format(**figures["disturbance"]), end="")
     print(
         "in the windows that count, other processes used {other_cores:.2f} cores, {max_other_cores:.2f} at most".format(
@@ -104,7 +104,7 @@ def show(name: str, figures: Mapping[str, Any]) -> None:
     if "engine" in figures:
         engine = figures["engine"]
         print(
-            f"the engine alone         {engine['requests_per_second']:19.1f}, in batches of {engine['batch']:.0f}",
+            f"the engine alone             {engine['requests_per_second']:19.1f}, in batches of {engine['batch']:.0f}",
             end="",
         )
         print(f"; the service reaches {figures['share']:.1%} of it")
@@ -114,9 +114,9 @@ def show(name: str, figures: Mapping[str, Any]) -> None:
 
 def show_latency(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the table of response times."""
-    print("\nserver             share  requests/s   p50 ms   p99 ms  p99/p50")
+    print("\nserver                         share  requests/s   p50 ms   p99 ms  p99/p50")
     for row in rows:
-        print("{:17}{:7.0%}{:12.1f}{:9.1f}{:9.1f}{:9.1f}".format(*row.values()))
+        print("{:29}{:7.0%}{:12.1f}{:9.1f}{:9.1f}{:9.1f}".format(*row.values()))
 
 
 def verdict(workloads: Mapping[str, Any]) -> int:
