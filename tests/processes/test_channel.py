@@ -26,7 +26,7 @@ def test_messages_are_whole_however_they_arrive(max_bytes: int) -> None:
     stream = b"".join(HEADER.pack(kind, len(payload)) + payload for kind, payload in sent)
     chance, received = random.Random(0), list[tuple[int, bytes]]()
     handlers = {
-        kind: partial(lambda kind, payload: received.append((kind, payload)), kind) for kind in (SUBMIT, RESULT)
+        int(kind): partial(lambda kind, payload: received.append((kind, payload)), kind) for kind in (SUBMIT, RESULT)
     }
     channel, begin = Channel(handlers, lambda: None), 0
     while begin < len(stream):
