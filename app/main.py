@@ -19,7 +19,7 @@ from app.bundle.load import Bundle, load_bundle
 from app.bundle.manifest import MODEL
 from app.http.application import application, running_service
 from app.inference.engine import Engine
-from app.inference.pool import another, open_engines
+from app.inference.pool import open_engines, open_replacement
 from app.models.model import Service
 from app.observability.metrics import Metrics, exposition
 from app.observability.utilization import Parts, Watch, busy, together
@@ -162,7 +162,7 @@ def open_backend(settings: Settings, metrics: Metrics, there_are: Parts) -> Loca
         """Open another engine on the same device. A fallback to another device would be silent."""
         with restarting:
             failed = engines[index]
-            engines[index] = another(bundle, engines, failed)
+            engines[index] = open_replacement(bundle, engines, failed)
         failed.close()
         metrics.engine_restarts.inc()
         return engines[index].answer

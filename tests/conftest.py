@@ -72,7 +72,7 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture
 def all_batches_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches are as large as the settings allow, whatever is measured at warm-up."""
-    monkeypatch.setattr("app.inference.engine.MIN_SAVING", -1e6)
+    monkeypatch.setattr("app.inference.warmup.MIN_SAVING", -1e6)
 
 
 @pytest.fixture(params=["0", "2"], ids=["alone", "http_workers"])

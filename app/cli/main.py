@@ -12,13 +12,13 @@ from pydantic import ValidationError
 
 from app.cli.arguments import Parser, Source, add_settings, refused
 from app.errors import StartError
+from app.inference import onnx_runtime
 from app.observability import logging as logs
 from app.settings import Settings
 from app.system.process_exit import end
 
-# Packages that another extra or another system provides, and what to do where one is missing.
+# Packages that another system provides, and what to do where one is missing.
 MISSING_PACKAGES = {
-    "onnxruntime": "ONNX Runtime is not installed: pip install 'swin-serve[cpu]', or [gpu]",
     "uvloop": "uvloop is not installed: swin-serve runs on Linux and macOS; on Windows, use its container",
 }
 
@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser, sources = _parser()
     parsed = parser.parse_args(arguments)
     try:
+        onnx_runtime.load()
         command = _check if arguments[0] == "check" else run
         command(Settings(_cli_settings_source=sources[arguments[0]](parsed_args=parsed)))
     except Stopped:

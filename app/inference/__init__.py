@@ -1,4 +1,4 @@
-"""Pixels → logits, by ONNX Runtime on a verified device.
+"""Inference: pixels → logits, by ONNX Runtime on a verified device.
 
 The only package that imports ONNX Runtime. Knows no queue and no HTTP.
 """

@@ -1,4 +1,7 @@
-"""Which engines serve: on what device, how many, with how many threads; and another in the place of one that failed."""
+"""The engines that serve: their devices, number and threads, and replacements after a failure.
+
+Knows no queue: the batcher decides when an engine has failed.
+"""
 
 import contextlib
 import logging
@@ -8,7 +11,7 @@ from app.bundle.load import Bundle
 from app.errors import DeviceError
 from app.inference import cuda
 from app.inference.engine import Engine
-from app.inference.self_test import check_golden, open_proved
+from app.inference.self_test import check_golden, open_verified
 from app.inference.session import require_gpu_build
 from app.settings import Settings
 from app.system.cpus import available_cpus
@@ -16,33 +19,41 @@ from app.system.device import CPU, Device, devices
 
 log = logging.getLogger("swin.start")
 
-SMALL_SECONDS, MIN_GAIN = 0.01, 1.5
-"""Networks that take less for an image are tried with one thread, too: two take a third more CPU time for theirs, or
-more, and decoding wants it. Those that are not at least so many times as fast with all threads get one."""
+# Networks that take at most so many seconds for an image are also tried with one thread. With two
+# threads they need a third more CPU time or more, and decoding needs this CPU time too.
+SMALL_NETWORK_SECONDS = 0.01
 
-ON_CPU, ON_GPU = 1, 2
-"""Engines unless the setting says: a second one on a GPU is meant to copy its batch while the first computes."""
+# A small network gets all threads only if they make it at least so many times as fast as one
+# thread.
+MIN_SPEEDUP = 1.5
+
+# The engines of a device, unless `instances_per_device` is set. The second engine of a GPU is meant
+# to copy its batch while the first one computes.
+CPU_INSTANCES, GPU_INSTANCES = 1, 2
 
 
 def open_engines(bundle: Bundle, settings: Settings) -> list[Engine]:
-    """On each device asked for; for `auto` on all GPUs that prove themselves, or else on the CPU, saying why.
+    """Open the engines of every device in `settings.device`.
+
+    With `auto`, open those of every GPU that can be verified. If there is none, log the reason and
+    use the CPU.
 
     Raises:
-        DeviceError: a device that was asked for cannot be proved.
+        DeviceError: a device that the setting names cannot be verified.
     """
     engines = list[Engine]()
-    with _closed_on_failure(engines):
+    with _close_on_failure(engines):
         if settings.device != "auto":
             for device in devices(settings.device):
                 engines += _open_on(device, bundle, settings)
         else:
-            for proven in _open_proven_gpus(bundle, settings):
-                engines += proven
+            for on_gpu in _open_on_gpus(bundle, settings):
+                engines += on_gpu
     return engines or _open_on(CPU, bundle, settings)
 
 
 @contextlib.contextmanager
-def _closed_on_failure(engines: Sequence[Engine]) -> Iterator[None]:
+def _close_on_failure(engines: Sequence[Engine]) -> Iterator[None]:
     try:
         yield
     except BaseException:
@@ -51,55 +62,64 @@ def _closed_on_failure(engines: Sequence[Engine]) -> Iterator[None]:
         raise
 
 
-def _open_proven_gpus(bundle: Bundle, settings: Settings) -> Iterator[list[Engine]]:
+def _open_on_gpus(bundle: Bundle, settings: Settings) -> Iterator[list[Engine]]:
     try:
         require_gpu_build()
-        count = cuda.gpus()
+        count = cuda.gpu_count()
     except DeviceError as error:
-        log.info("no CUDA", extra={"device": "auto", "why": str(error)})
+        log.info("no GPU can be used", extra={"device": "auto", "why": str(error)})
         return
     for index in range(count):
         try:
             yield _open_on(Device("cuda", index), bundle, settings)
         except DeviceError as error:
-            log.warning("a GPU is left out", extra={"device": "auto", "gpu": index, "why": str(error)})
+            log.warning("a GPU is not used", extra={"device": "auto", "gpu": index, "why": str(error)})
 
 
 def _open_on(device: Device, bundle: Bundle, settings: Settings) -> list[Engine]:
-    """All engines of one device: on the CPU they share a session, on a GPU each has its own stream, hence session."""
+    """Open all engines of one device.
+
+    Engines on the CPU share a session. An engine on a GPU has a session of its own, because a
+    session has one stream.
+    """
     if device == CPU:
         engine = _open_on_cpu(bundle, settings)
-        return [engine, *(engine.sibling() for _ in range((settings.instances_per_device or ON_CPU) - 1))]
+        return [engine, *(engine.sibling() for _ in range((settings.instances_per_device or CPU_INSTANCES) - 1))]
     threads, buckets = settings.threads or 1, _buckets(settings)
-    first = open_proved(bundle, device, threads, buckets, while_cheaper=True, graphs=settings.cuda_graphs)
+    first = open_verified(bundle, device, threads, buckets, while_cheaper=True, graphs=settings.cuda_graphs)
     engines = [first]
-    with _closed_on_failure(engines):
-        for _ in range((settings.instances_per_device or ON_GPU) - 1):
-            engines.append(_like(bundle, first, graphs=settings.cuda_graphs))  # noqa: PERF401 (what was opened before a failure is closed)
+    with _close_on_failure(engines):
+        for _ in range((settings.instances_per_device or GPU_INSTANCES) - 1):
+            engines.append(_open_like(bundle, first, graphs=settings.cuda_graphs))  # noqa: PERF401 (on a failure, the engines opened so far are closed)
     return engines
 
 
 def _open_on_cpu(bundle: Bundle, settings: Settings) -> Engine:
-    """With the threads asked for; else with all there are, unless the network is too small to gain by them."""
-    threads, buckets = (
-        settings.threads or max(available_cpus() // (settings.instances_per_device or ON_CPU), 1),
-        _buckets(settings),
-    )
-    engine = open_proved(bundle, CPU, threads, buckets, while_cheaper=True)
-    if settings.threads or threads == 1 or engine.image_seconds > SMALL_SECONDS:
+    """Open an engine with the threads of the setting.
+
+    By default, the engine gets a thread for each CPU, unless the network is too small to gain by
+    it.
+    """
+    instances, buckets = settings.instances_per_device or CPU_INSTANCES, _buckets(settings)
+    threads = settings.threads or max(available_cpus() // instances, 1)
+    engine = open_verified(bundle, CPU, threads, buckets, while_cheaper=True)
+    if settings.threads or threads == 1 or engine.image_seconds > SMALL_NETWORK_SECONDS:
         return engine
-    alone = open_proved(bundle, CPU, 1, buckets, while_cheaper=True)
-    return alone if alone.image_seconds < MIN_GAIN * engine.image_seconds else engine
+    with_one_thread = open_verified(bundle, CPU, 1, buckets, while_cheaper=True)
+    return with_one_thread if with_one_thread.image_seconds < MIN_SPEEDUP * engine.image_seconds else engine
 
 
-def another(bundle: Bundle, engines: Sequence[Engine], failed: Engine) -> Engine:
-    """In the place of one that failed, on its device: on the CPU on a session that another was restarted with.
+def open_replacement(bundle: Bundle, engines: Sequence[Engine], failed: Engine) -> Engine:
+    """Open an engine in the place of one that failed, on its device.
 
-    So what several engines shared and lost is in memory once more, not once for each of them. On a GPU without graphs,
-    if other engines run meanwhile: while ONNX Runtime records one, no thread of the process may ask CUDA for anything.
+    On the CPU, the replacement joins the session of a replacement that was opened before. So a
+    session that several engines shared and lost is in memory once more, not once for each engine.
+
+    On a GPU, the replacement uses no CUDA graphs if other engines run meanwhile: while ONNX Runtime
+    records a graph, no other thread of the process may call CUDA.
 
     Raises:
-        StartError: the device, or the bundle, is not what it was.
+        StartError: the device or the bundle has changed since the start.
     """
     for engine in engines:
         if (
@@ -110,15 +130,16 @@ def another(bundle: Bundle, engines: Sequence[Engine], failed: Engine) -> Engine
             sibling = engine.sibling()
             check_golden(bundle, sibling)
             return sibling
-    return _like(bundle, failed, graphs=failed.device_report.graphs and len(engines) == 1)
+    return _open_like(bundle, failed, graphs=failed.device_report.graphs and len(engines) == 1)
 
 
-def _like(bundle: Bundle, engine: Engine, *, graphs: bool) -> Engine:
-    """One more as this one, on a session of its own."""
-    return open_proved(bundle, engine.device_report.device, engine.device_report.threads, engine.buckets, graphs=graphs)
+def _open_like(bundle: Bundle, engine: Engine, *, graphs: bool) -> Engine:
+    """Open an engine as `engine` was opened, on a session of its own."""
+    report = engine.device_report
+    return open_verified(bundle, report.device, report.threads, engine.buckets, graphs=graphs)
 
 
 def _buckets(settings: Settings) -> list[int]:
-    """Powers of two, and the largest batch itself."""
+    """Return the powers of two below the largest batch, and the largest batch itself."""
     largest = min(settings.max_batch, settings.max_queue_size)
     return [*(1 << power for power in range((largest - 1).bit_length())), largest]

@@ -1,7 +1,8 @@
-"""Golden samples: images whose pixels and logits are known, run on the device that will serve before it serves.
+"""The self-test of a device: golden samples, whose pixels and logits are known.
 
-They catch what nothing else does: another Pillow that resamples differently, a driver that computes differently, a
-provider that lost an operator.
+Every device runs them before it serves. The self-test finds errors that no other check finds:
+another version of Pillow that resamples differently, a driver that computes differently, a provider
+that lost an operator.
 """
 
 import logging
@@ -23,7 +24,7 @@ from app.system.device import CPU, Device
 log = logging.getLogger("swin.start")
 
 
-def open_proved(
+def open_verified(
     bundle: Bundle,
     device: Device,
     threads: int,
@@ -32,21 +33,28 @@ def open_proved(
     while_cheaper: bool = False,
     graphs: bool = True,
 ) -> Engine:
-    """The bundle's network on this device: proved to be there, to compute what the bundle promises, and warm.
+    """Open the bundle's network on this device, run the self-test, and warm the engine up.
 
-    `while_cheaper`, only for the buckets that are worth their wait: see `Engine.warm_up`. `graphs`: see `open_engine`.
+    Args:
+        bundle: with the network and its golden samples.
+        device: where the network must run.
+        threads: threads for one batch on the CPU.
+        buckets: the batch sizes that will be run.
+        while_cheaper: keep only the buckets that are worth their memory: see `Engine.warm_up`.
+        graphs: see `open_engine`.
 
     Raises:
-        DeviceError: at the first proof that fails.
+        DeviceError: the device is not there, or does not compute the logits that the bundle
+            promises.
         BundleError: the bundle contradicts itself.
     """
-    engine = open_unproved(bundle, device, threads, buckets, graphs=graphs)
+    engine = open_unverified(bundle, device, threads, buckets, graphs=graphs)
     try:
         check_golden(bundle, engine)
         log.debug("golden samples agree")
         engine.warm_up(while_cheaper=while_cheaper)
         log.debug("warm")
-        if device != CPU:  # there, each size has memory and perhaps a graph of its own
+        if device != CPU:  # on a GPU, each size has its own memory and perhaps its own graph
             check_golden(bundle, engine, engine.buckets)
     except BaseException:
         engine.close()
@@ -54,10 +62,10 @@ def open_proved(
     return engine
 
 
-def open_unproved(
+def open_unverified(
     bundle: Bundle, device: Device, threads: int, buckets: Sequence[int], *, graphs: bool = True
 ) -> Engine:
-    """The bundle's network on this device: input and output are the manifest's, what it computes is not yet known.
+    """Open the bundle's network on this device, without the self-test and without warm-up.
 
     Raises:
         DeviceError: the device is not there, or the network would not run on it.
@@ -70,17 +78,17 @@ def open_unproved(
         classes=manifest.classes,
         tokens=(manifest.evidence.positions, manifest.evidence.channels),
         half=manifest.precision == "fp16",
-        others={name: copy.path for name, copy in bundle.others.items() if copy.size},  # what is empty holds no weights
+        others={name: copy.path for name, copy in bundle.others.items() if copy.size},  # an empty file has no weights
     )
     return open_engine(network, device, threads=threads, buckets=buckets, graphs=graphs)
 
 
 def check_golden(bundle: Bundle, engine: Engine, sizes: Sequence[int] = (1,)) -> None:
-    """Run every golden sample through the very path a request takes, in batches of each of these sizes.
+    """Run every golden sample from its bytes to its logits, in batches of each of these sizes.
 
     Raises:
-        BundleError: an image cannot be read, or becomes other pixels than at export.
-        DeviceError: the logits on this device are not those the bundle promises.
+        BundleError: an image cannot be read, or decodes to different pixels than at export.
+        DeviceError: the device does not compute the logits that the bundle promises.
     """
     pixels = golden_pixels(bundle)
     for size in sizes:
@@ -88,10 +96,10 @@ def check_golden(bundle: Bundle, engine: Engine, sizes: Sequence[int] = (1,)) ->
 
 
 def golden_pixels(bundle: Bundle) -> NDArray[np.uint8]:
-    """The golden samples as the network gets them: (samples, height, width, 3).
+    """Return the network's input for the golden samples: (samples, height, width, 3).
 
     Raises:
-        BundleError: an image cannot be read, or becomes other pixels than at export.
+        BundleError: an image cannot be read, or decodes to different pixels than at export.
     """
     return np.stack([_pixels(bundle, sample) for sample in bundle.manifest.golden.samples])
 
@@ -117,6 +125,6 @@ def _pixels(bundle: Bundle, sample: GoldenSample) -> NDArray[np.uint8]:
     pixels = preprocess(image, bundle.manifest.preprocessing)
     if pixels_digest(pixels) != sample.pixels_sha256:
         raise BundleError(
-            f"golden sample {sample.file} becomes other pixels here than at export: is Pillow another one?"
+            f"golden sample {sample.file} decodes to different pixels than at export; check the Pillow version"
         )
     return pixels

@@ -1,8 +1,9 @@
-"""A session of ONNX Runtime: opened on one device, proved to run there, and to have the inputs and outputs agreed on.
+"""A session of ONNX Runtime, verified to run on its device and to have the contract's signature.
 
-ONNX Runtime's Python session falls back to the CPU in silence: when a provider's library does not load, when the
-constructor fails, and during `run`. So a device is believed only after the session says it runs there, every node of
-the network says so too, and the fallback is switched off. What a build *lists* as available proves nothing.
+ONNX Runtime's Python session falls back to the CPU silently: when a provider's library does not
+load, when the constructor fails, and during `run`. So a device counts as verified only if the
+session reports its provider, the session assigns every node to this provider, and the fallback is
+off. The providers that a build lists as available prove nothing.
 """
 
 import contextlib
@@ -15,12 +16,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.errors import BundleError, DeviceError, sentence
-from app.inference import cuda, tensorrt
+from app.inference import cuda, onnx_runtime, tensorrt
 from app.inference.cuda import Gpu
-from app.inference.onnx_runtime import onnxruntime
 from app.system.device import CPU, Device
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 log = logging.getLogger("swin.start")
 
@@ -29,30 +33,31 @@ PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
-CAPI = Path(onnxruntime.__file__).parent / "capi"  # where its provider libraries lie
 INPUT, OUTPUT, TOKENS = "pixels", "logits", "tokens"
-# How ONNX Runtime's complaint begins where a model's weights lie in another file that cannot be read.
+# The beginning of ONNX Runtime's error for a model that keeps weights in another file, which cannot
+# be read.
 EXTERNAL = "External data path validation failed"
 
 
 @dataclass(frozen=True)
 class Network:
-    """An ONNX file, and what it has to be.
+    """An ONNX file, and the properties it must have.
 
-    `others` are files that the model may keep weights in (ONNX's external data), by the names the model has for them.
+    `others` are files that hold weights of the model (ONNX's external data), by the names that the
+    model gives them.
     """
 
     model: Path
     input_size: tuple[int, int]  # height, width
     classes: int
     tokens: tuple[int, int]  # positions, channels
-    half: bool = False  # whether it computes in float16
+    half: bool = False  # whether the network computes in float16
     others: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class DeviceReport:
-    """Where the network runs, as the session itself reports it."""
+    """The device on which the network runs, as reported by the session itself."""
 
     device: Device
     provider: str
@@ -65,8 +70,10 @@ class DeviceReport:
 
 def open_session(
     network: Network, device: Device, *, threads: int, buckets: Sequence[int], graphs: bool
-) -> tuple[onnxruntime.InferenceSession, DeviceReport]:
-    """See `app.inference.engine.open_engine`.
+) -> "tuple[onnxruntime.InferenceSession, DeviceReport]":
+    """Open the network on the device, and verify that it runs there.
+
+    The arguments are those of `app.inference.engine.open_engine`.
 
     Raises:
         DeviceError: the device is not there, or the network would not run on it.
@@ -75,67 +82,78 @@ def open_session(
     options = _options(network, device, buckets, graphs=graphs)
     started = time.monotonic()
     try:
-        session = _opened(network, device, options, threads)
-        device_report = _truth(session, device, threads)
+        session = _open(network, device, options, threads)
+        device_report = _report(session, device, threads)
     except DeviceError:
-        if device != CPU:  # which library is missing, ONNX Runtime tells nobody but stderr
-            cuda.check_libraries(CAPI, device.kind)
+        if device != CPU:  # ONNX Runtime names a missing library on stderr only
+            cuda.check_libraries(_provider_folder(), device.kind)
         raise
-    level = logging.DEBUG if device == CPU else logging.INFO  # elsewhere it takes seconds, and minutes to compile
+    # Seconds on a GPU, and minutes where TensorRT compiles the network.
+    level = logging.DEBUG if device == CPU else logging.INFO
     log.log(level, "session is open", extra={"device": device, "seconds": round(time.monotonic() - started, 1)})
     _check_signature(session, network)
     if device != CPU:
-        device_report = replace(device_report, gpu=cuda.about(device.index), graphs=graphs)
+        device_report = replace(device_report, gpu=cuda.describe_gpu(device.index), graphs=graphs)
     return session, device_report
 
 
 def require_gpu_build(kind: str = "cuda") -> None:
-    """What has to be so before anything else about CUDA, or TensorRT, matters.
+    """Check that ONNX Runtime is built with CUDA, or with TensorRT.
 
     Raises:
-        DeviceError: this ONNX Runtime cannot know it.
+        DeviceError: this ONNX Runtime is built without it.
     """
-    if PROVIDERS[kind] not in onnxruntime.get_available_providers():
+    if PROVIDERS[kind] not in onnx_runtime.load().get_available_providers():
         raise DeviceError(f"this ONNX Runtime is built without {PROVIDERS[kind]}; install swin-serve[gpu] for CUDA")
 
 
-def is_out_of_memory(said: str) -> bool:
-    """Whether it is that what ONNX Runtime, or CUDA, complains about."""
-    return any(words in said for words in ("Failed to allocate memory", "out of memory"))
+def is_out_of_memory(message: str) -> bool:
+    """Return whether a message of ONNX Runtime or CUDA reports a lack of memory."""
+    return any(words in message for words in ("Failed to allocate memory", "out of memory"))
+
+
+def _provider_folder() -> Path:
+    module: str = onnx_runtime.load().__file__ or ""
+    return Path(module).parent / "capi"
 
 
 def _options(network: Network, device: Device, buckets: Sequence[int], *, graphs: bool) -> dict[str, str]:
-    """For the device's provider; what it needs is there when this returns."""
+    """Return the options of the device's provider, after its libraries are loaded."""
     match device.kind:
         case "cpu":
             return {}
         case "cuda":
             _prepare_gpu(device)
-            return _for_cuda(device, graphs=graphs)
+            return _cuda_options(device, graphs=graphs)
         case "tensorrt":
             _prepare_gpu(device)
-            return _for_tensorrt(network, device, buckets)
+            return _tensorrt_options(network, device, buckets)
 
 
 def _prepare_gpu(device: Device) -> None:
     require_gpu_build(device.kind)
-    cuda.check_gpu(device.index, onnxruntime.cuda_version)
-    with redirect_stdout(io.StringIO()):  # it prints what it does not find
-        onnxruntime.preload_dlls()  # CUDA and cuDNN from their wheels, where the loader would not look for them
+    ort = onnx_runtime.load()
+    cuda.check_gpu(device.index, ort.cuda_version)
+    with redirect_stdout(io.StringIO()):  # preload_dlls prints the names of missing libraries
+        ort.preload_dlls()  # loads CUDA and cuDNN from their wheels, which the loader does not search
 
 
-def _for_cuda(device: Device, *, graphs: bool) -> dict[str, str]:
+def _cuda_options(device: Device, *, graphs: bool) -> dict[str, str]:
     return {
         "device_id": str(device.index),
-        "use_tf32": "0",  # it keeps 10 bits of every product: float32 would no longer be what was proved
+        "use_tf32": "0",  # TF32 keeps 10 bits of every product; the export verified float32
         "enable_cuda_graph": str(int(graphs)),
     }
 
 
-def _for_tensorrt(network: Network, device: Device, buckets: Sequence[int]) -> dict[str, str]:
-    """Its own graphs stay off: it is not documented that there can be one for each size of batch."""
+def _tensorrt_options(network: Network, device: Device, buckets: Sequence[int]) -> dict[str, str]:
+    """Return the options of the TensorRT provider.
+
+    CUDA graphs stay off: the provider documents no graph for each batch size.
+    """
     tensorrt.load()
-    cache = tensorrt.cache_folder(network.model, cuda.about(device.index).name, onnxruntime.__version__, buckets)
+    gpu, version = cuda.describe_gpu(device.index).name, onnx_runtime.load().__version__
+    cache = tensorrt.cache_folder(network.model, gpu, version, buckets)
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -146,24 +164,24 @@ def _for_tensorrt(network: Network, device: Device, buckets: Sequence[int]) -> d
     return options | {"device_id": str(device.index)}
 
 
-def _opened(network: Network, device: Device, options: Mapping[str, str], threads: int) -> onnxruntime.InferenceSession:
-    provider, settings = PROVIDERS[device.kind], onnxruntime.SessionOptions()
+def _open(network: Network, device: Device, options: Mapping[str, str], threads: int) -> "onnxruntime.InferenceSession":
+    ort = onnx_runtime.load()
+    provider, settings = PROVIDERS[device.kind], ort.SessionOptions()
     settings.intra_op_num_threads = threads
-    settings.log_severity_level = 4  # what goes wrong is raised, and told then; what warnings warn of is checked below
-    settings.enable_mem_pattern = False  # a second set of activations for each bucket, and no faster
-    # Idle threads that spin steal the cores the decoders need.
+    settings.log_severity_level = 4  # errors are raised, and _report checks what warnings would be about
+    settings.enable_mem_pattern = False  # with it, each bucket has a second set of activations and is no faster
+    # Idle threads that spin take CPU time from the decode threads.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if provider != PROVIDERS["cpu"]:
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    # TensorRT's provider names what it compiles after the model's file, which a private copy does not keep.
+    # TensorRT's provider names its compiled files after the model's file, and a private copy has no
+    # lasting name.
     model = network.model.read_bytes() if device.kind == "tensorrt" else network.model
     try:
         with _mapped(network.others) as others:
             settings.add_external_initializers_from_files_in_memory(*others)
-            session = onnxruntime.InferenceSession(
-                model, settings, providers=[(provider, dict(options))], enable_fallback=0
-            )
+            session = ort.InferenceSession(model, settings, providers=[(provider, dict(options))], enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises bare Exception subclasses of its C++ layer
         if EXTERNAL in str(error):
             raise BundleError(
@@ -178,7 +196,7 @@ def _opened(network: Network, device: Device, options: Mapping[str, str], thread
 
 @contextlib.contextmanager
 def _mapped(files: Mapping[str, Path]) -> Iterator[tuple[list[str], list[mmap.mmap], list[int]]]:
-    """Names, content and lengths, for as long as ONNX Runtime reads them."""
+    """Map the files while ONNX Runtime reads them: names, contents and lengths."""
     with contextlib.ExitStack() as stack:
         contents = list[mmap.mmap]()
         for path in files.values():
@@ -187,28 +205,28 @@ def _mapped(files: Mapping[str, Path]) -> Iterator[tuple[list[str], list[mmap.mm
         yield [*files], contents, [*map(len, contents)]
 
 
-def _truth(session: onnxruntime.InferenceSession, device: Device, threads: int) -> DeviceReport:
-    """Read off the session where it runs.
+def _report(session: "onnxruntime.InferenceSession", device: Device, threads: int) -> DeviceReport:
+    """Return where the session runs, as reported by the session.
 
     Raises:
-        DeviceError: not, or not only, on the provider it was opened for.
+        DeviceError: some node does not run on the provider that the session was opened for.
     """
-    wanted, actual = PROVIDERS[device.kind], session.get_providers()[0]
-    if actual != wanted:
-        raise DeviceError(f"the session was opened for {wanted} but runs on {actual}")
+    expected, actual = PROVIDERS[device.kind], session.get_providers()[0]
+    if actual != expected:
+        raise DeviceError(f"the session was opened for {expected} but runs on {actual}")
     nodes = Counter[str]()
     for part in session.get_provider_graph_assignment_info():
         nodes[part.ep_name] += len(part.get_nodes())
-    if nodes.keys() != {wanted}:
-        raise DeviceError(f"the network would not run on {wanted} alone, but on {dict(nodes)}")
-    return DeviceReport(device, actual, dict(nodes), threads, onnxruntime.__version__)
+    if nodes.keys() != {expected}:
+        raise DeviceError(f"the network would not run on {expected} alone, but on {dict(nodes)}")
+    return DeviceReport(device, actual, dict(nodes), threads, onnx_runtime.load().__version__)
 
 
-def _check_signature(session: onnxruntime.InferenceSession, network: Network) -> None:
-    """Compare names, types and shapes of pixels, logits and tokens, all without the batch axis."""
+def _check_signature(session: "onnxruntime.InferenceSession", network: Network) -> None:
+    """Compare names, types and shapes of input and outputs, without the batch axis."""
     outputs = [(OUTPUT, "tensor(float)", [network.classes]), (TOKENS, "tensor(float)", [*network.tokens])]
-    wanted = ([(INPUT, "tensor(uint8)", [*network.input_size, 3])], outputs)
+    expected = ([(INPUT, "tensor(uint8)", [*network.input_size, 3])], outputs)
     sides = (session.get_inputs(), session.get_outputs())
     actual = tuple([(value.name, value.type, value.shape[1:]) for value in values] for values in sides)
-    if actual != wanted:
-        raise BundleError(f"the model's input and outputs are {actual}, the manifest asks for {wanted}")
+    if actual != expected:
+        raise BundleError(f"the model's input and outputs are {actual}, the manifest asks for {expected}")

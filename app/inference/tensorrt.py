@@ -1,6 +1,7 @@
-"""TensorRT: NVIDIA's compiler, which makes of the network what one GPU runs best, in minutes; kept for the next start.
+"""TensorRT, NVIDIA's compiler: its libraries, its options, and the cache of compiled networks.
 
-Options are ONNX Runtime's for its provider, as documented for it.
+TensorRT compiles a network for one GPU, which takes minutes. The cache keeps the result for the
+next start. Options are those of ONNX Runtime's TensorRT provider, as documented. Opens no session.
 """
 
 import ctypes
@@ -13,26 +14,30 @@ from pathlib import Path
 from app.bundle.digests import file_digest
 
 LIBRARIES = ("libnvinfer.so.10", "libnvonnxparser.so.10")
-PACKAGE = "tensorrt_libs"  # what of NVIDIA's wheels has them, where no loader looks
+# The package of NVIDIA's wheels that contains the libraries. The loader does not search there.
+PACKAGE = "tensorrt_libs"
 
 
 def load() -> None:
-    """The libraries from their wheel, if that is installed; else they are the loader's to find."""
+    """Load the libraries from NVIDIA's wheel. Without the wheel, the loader has to find them."""
     wheel = importlib.util.find_spec(PACKAGE)
     for folder in (wheel.submodule_search_locations or ()) if wheel else ():
         for library in LIBRARIES:
-            with suppress(OSError):  # what is missing is named when the provider is loaded
+            with suppress(OSError):  # cuda.check_libraries names a missing library later
                 ctypes.CDLL(str(Path(folder) / library), ctypes.RTLD_GLOBAL)
 
 
 def options(*, pixels: str, size: tuple[int, int], buckets: Sequence[int], half: bool, cache: Path) -> dict[str, str]:
-    """To compile for every batch up to the largest, best for that one, and to keep what was made and measured.
+    """Return options to compile for every batch up to the largest, and to cache the result.
+
+    The compiled network is optimized for the largest batch.
 
     Args:
         pixels: the name of the input.
         size: (height, width) of an image.
         buckets: batch sizes.
-        half: whether the network computes in float16. In float32 it must not, or it would no longer be what was proved.
+        half: whether the network computes in float16. A float32 network must not: the export
+            verified float32.
         cache: an existing folder.
     """
     smallest, largest = (f"{pixels}:{count}x{size[0]}x{size[1]}x3" for count in (min(buckets), max(buckets)))
@@ -49,9 +54,10 @@ def options(*, pixels: str, size: tuple[int, int], buckets: Sequence[int], half:
 
 
 def cache_folder(model: Path, gpu: str, runtime: str, buckets: Sequence[int]) -> Path:
-    """Where what was compiled of this model lies: of no use to another GPU, another ONNX Runtime or other batches.
+    """Return the folder for what is compiled for this model, GPU, runtime and largest batch.
 
-    In `$XDG_CACHE_HOME`, else `~/.cache` (XDG Base Directory Specification). Not made here.
+    `runtime` is the version of ONNX Runtime. The folder is in `$XDG_CACHE_HOME`, or else in
+    `~/.cache` (XDG Base Directory Specification). It is not created.
     """
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     largest = f"batches-of-{max(buckets)}"

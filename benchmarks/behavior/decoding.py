@@ -22,7 +22,7 @@ from PIL import Image
 from app.bundle.load import Bundle, load_bundle
 from app.images.decode import MAX_PIXELS, Limits, open_image, shrink, to_rgb
 from app.images.preprocess import min_decoded_size, preprocess
-from app.inference.self_test import open_unproved
+from app.inference.self_test import open_unverified
 from app.settings import DEMO_BUNDLE
 from app.system.device import CPU
 from benchmarks.load.images import encode
@@ -74,7 +74,7 @@ def _photos(folder: Path | None) -> Sequence[Image.Image]:
 
 
 def _compare(bundle: Bundle, images: Sequence[Image.Image], side: int) -> Line:
-    engine = open_unproved(bundle, CPU, 1, [1])
+    engine = open_unverified(bundle, CPU, 1, [1])
     seconds, differences, changed = np.zeros(2), list[float](), 0
     for image in images:
         data = _enlarged(image, side)

@@ -24,7 +24,7 @@ import uvloop
 from numpy.typing import NDArray
 
 from app.bundle.load import Bundle, load_bundle
-from app.inference.self_test import golden_pixels, open_unproved
+from app.inference.self_test import golden_pixels, open_unverified
 from app.system.cpus import available_cpus
 from app.system.device import CPU, Device
 from benchmarks.comparison.server import Launch, Server, swin_serve
@@ -196,7 +196,7 @@ def agreement(bundle: Path, effort: Effort, _: argparse.Namespace) -> Iterator[R
 def _logits(bundle: Path, effort: Effort) -> dict[str, NDArray[np.float32]]:
     """Return the logits of the golden samples and of drawn images."""
     loaded = load_bundle(bundle)
-    runs = open_unproved(loaded, effort.device, available_cpus(), (1, max(effort.baseline_batches)))
+    runs = open_unverified(loaded, effort.device, available_cpus(), (1, max(effort.baseline_batches)))
     runs.warm_up()  # without the self-test: this part measures the deviation
     drawn = pixels_of(generated(sets=-(-effort.images // 4)), loaded.manifest.preprocessing)[: effort.images]
     return {

@@ -30,7 +30,7 @@ from rich.console import Console
 
 from app.bundle.load import load_bundle
 from app.errors import DeviceError
-from app.inference.self_test import open_proved
+from app.inference.self_test import open_verified
 from app.inference.session import PROVIDERS
 from app.system.cpus import available_cpus
 from app.system.device import CPU, Device
@@ -50,7 +50,7 @@ FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 def of_bundle(folder: Path, threads: int, sizes: Sequence[int] = SIZES, device: Device = CPU) -> Run:
     """Open the engine of the service, verified and warm, and return a function that runs it."""
-    engine = open_proved(load_bundle(folder), device, threads, sizes)
+    engine = open_verified(load_bundle(folder), device, threads, sizes)
     pixels = np.random.default_rng(0).integers(0, 256, (max(sizes), *engine.image_shape), np.uint8)
     return lambda size: engine.run(pixels[:size])
 

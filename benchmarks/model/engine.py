@@ -18,7 +18,7 @@ import numpy as np
 
 from app.bundle.load import load_bundle
 from app.inference.engine import Engine
-from app.inference.self_test import open_proved
+from app.inference.self_test import open_verified
 from app.system.cpus import available_cpus
 from app.system.device import CPU, Device, one_device
 
@@ -32,9 +32,9 @@ ROUNDS = 2
 def engines(folder: Path, device: Device, batches: Sequence[int], count: int) -> list[Engine]:
     """Open the engines as the service does: on the CPU they share a session, on a GPU each has its own."""
     opened = load_bundle(folder)
-    first = open_proved(opened, device, 1, batches)
+    first = open_verified(opened, device, 1, batches)
     others = range(count - 1)
-    return [first, *(first.sibling() if device == CPU else open_proved(opened, device, 1, batches) for _ in others)]
+    return [first, *(first.sibling() if device == CPU else open_verified(opened, device, 1, batches) for _ in others)]
 
 
 def rate(side_by_side: Sequence[Engine], seconds: float) -> dict[str, float]:

@@ -25,7 +25,7 @@ from app.classification.ranking import top_k
 from app.errors import ServiceError
 from app.images.preprocess import decode_pixels
 from app.inference.engine import Engine
-from app.inference.self_test import open_proved
+from app.inference.self_test import open_verified
 from app.system.cpus import available_cpus
 from app.system.device import CPU, Device
 from model_export.console import percent, table
@@ -141,7 +141,7 @@ def evaluate(
     images = dataset.read(data, bundle.labels, classes)
     if limit is not None:
         images = dataset.subsample(images, limit)
-    engine = open_proved(bundle, device, available_cpus(), (1, batch))
+    engine = open_verified(bundle, device, available_cpus(), (1, batch))
     started = time.perf_counter()
     answers, unreadable = _answers(bundle, engine, images, batch, quiet=quiet)
     seconds = time.perf_counter() - started

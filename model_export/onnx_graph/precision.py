@@ -20,16 +20,9 @@ from typing import Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnxruntime.quantization import (
-    CalibrationDataReader,
-    QuantFormat,
-    QuantType,
-    quantize_dynamic,
-    quantize_static,
-)
-from onnxruntime.quantization.onnx_model import ONNXModel
 
 from app.bundle.manifest import Method
+from app.inference import onnx_runtime
 from app.inference.session import INPUT
 from model_export.onnx_graph.fp16 import to_half
 
@@ -64,6 +57,10 @@ def to_int8(source: Path, output: Path, calibration: Pixels | None) -> Names:
     Activations are scaled by what they hold, batch by batch; with `calibration` (images, height, width, 3) once and for
     all. Products of two activations, in attention, stay in float32.
     """
+    onnx_runtime.load()  # turns telemetry off before the next import would start it
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static  # noqa: PLC0415
+    from onnxruntime.quantization.onnx_model import ONNXModel  # noqa: PLC0415
+
     model = onnx.load(source)
     ONNXModel(model).replace_gemm_with_matmul()  # no kernel scales by batch and has the bias in it
     kept = _ends(model)
@@ -87,7 +84,7 @@ def to_int8(source: Path, output: Path, calibration: Pixels | None) -> Names:
     return kept
 
 
-class Calibration(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
+class Calibration:  # a CalibrationDataReader, which only asks for get_next
     """Hands out one image at a time."""
 
     def __init__(self, pixels: Pixels) -> None:

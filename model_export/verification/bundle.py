@@ -22,7 +22,7 @@ from app.bundle.manifest import MANIFEST, Manifest, Stage
 from app.classification.evidence import contributions
 from app.errors import StartError
 from app.inference.engine import Engine, Logits, Pixels
-from app.inference.self_test import golden_pictures, golden_pixels, open_unproved
+from app.inference.self_test import golden_pictures, golden_pixels, open_unverified
 from app.system.cpus import available_cpus
 from app.system.device import CPU, Device
 from model_export.checkpoints.checkpoint import Checkpoint, Options
@@ -63,7 +63,7 @@ def verify_bundle(
         bundle = load_bundle(folder)
         notes.append(f"{len(bundle.manifest.files)} as the manifest describes them")
     with progress.step("device") as notes, _stage("device"):
-        engine = open_unproved(bundle, device, available_cpus(), bundle.manifest.verified.batch_sizes)
+        engine = open_unverified(bundle, device, available_cpus(), bundle.manifest.verified.batch_sizes)
         notes.append(
             ", ".join(f"{count} nodes on {provider}" for provider, count in engine.device_report.nodes.items())
         )

@@ -15,7 +15,7 @@ from app.bundle import load
 from app.bundle.digests import file_digest
 from app.bundle.load import Bundle, contents, load_bundle
 from app.errors import BundleError
-from app.inference.self_test import check_golden, golden_pixels, open_unproved
+from app.inference.self_test import check_golden, golden_pixels, open_unverified
 from app.settings import DEMO_BUNDLE
 from app.system.device import CPU
 
@@ -140,7 +140,7 @@ def test_an_engine_opened_later_has_the_network_that_was_read(folder: Path) -> N
     bundle = load_bundle(folder)
     shutil.rmtree(folder)
 
-    check_golden(bundle, open_unproved(bundle, CPU, 1, [1]))
+    check_golden(bundle, open_unverified(bundle, CPU, 1, [1]))
 
 
 def test_a_file_changed_after_it_was_read_changes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +155,7 @@ def test_a_file_changed_after_it_was_read_changes_nothing(folder: Path, monkeypa
     monkeypatch.setattr(load, "_read", read)
     bundle = load_bundle(folder)
 
-    check_golden(bundle, open_unproved(bundle, CPU, 1, [1]))
+    check_golden(bundle, open_unverified(bundle, CPU, 1, [1]))
 
 
 def test_a_link_moved_while_the_bundle_is_read_mixes_nothing(
@@ -229,7 +229,7 @@ def test_weights_beside_the_model_are_hashed_and_kept(folder: Path) -> None:
     bundle = load_bundle(with_weights_beside(folder, is_listed=True))
     overwrite(folder)
 
-    check_golden(bundle, open_unproved(bundle, CPU, 1, [1]))
+    check_golden(bundle, open_unverified(bundle, CPU, 1, [1]))
 
 
 def test_weights_without_a_digest_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,4 +238,4 @@ def test_weights_without_a_digest_are_refused(folder: Path, monkeypatch: pytest.
     monkeypatch.chdir(folder)
 
     with pytest.raises(BundleError, match="refers to weights in a file that the manifest does not list"):
-        open_unproved(bundle, CPU, 1, [1])
+        open_unverified(bundle, CPU, 1, [1])

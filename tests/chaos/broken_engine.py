@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from app.cli.main import main
-from app.inference import engine, session
+from app.inference import session, warmup
 
 VARIABLE = "BROKEN_ENGINE"
 
@@ -101,13 +101,13 @@ def tidy_up(*_: object) -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGUSR1, tidy_up)
     # Warm-up on a busy machine can find that batches do not pay. Then none would have the two rows that an order needs.
-    engine.MIN_SAVING = -1e6
-    open_session, place = session._opened, Path(os.environ[VARIABLE])  # noqa: SLF001 (every session is opened there)
+    warmup.MIN_SAVING = -1e6
+    open_session, place = session._open, Path(os.environ[VARIABLE])  # noqa: SLF001 (every session is opened there)
 
     def open_broken(*arguments: Any) -> BrokenSession:
         """Open a session that takes orders, and let go of a run that hangs in the one before."""
         replaced.set()
         return BrokenSession(open_session(*arguments), place)
 
-    session._opened = open_broken  # type: ignore[assignment]  # noqa: SLF001 (likewise)
+    session._open = open_broken  # type: ignore[assignment]  # noqa: SLF001 (likewise)
     sys.exit(main())

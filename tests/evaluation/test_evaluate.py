@@ -190,7 +190,7 @@ def test_few_images_are_in_memory_at_a_time(held_out: Path, monkeypatch: pytest.
     engine = SimpleNamespace(run=run, device_report=SimpleNamespace(device="cpu"))
     monkeypatch.setattr("model_export.evaluation.evaluate.available_cpus", lambda: 2)
     monkeypatch.setattr("model_export.evaluation.evaluate.decode_pixels", decode)
-    monkeypatch.setattr("model_export.evaluation.evaluate.open_proved", lambda *_: engine)
+    monkeypatch.setattr("model_export.evaluation.evaluate.open_verified", lambda *_: engine)
 
     evaluate(DEMO_BUNDLE, held_out, batch=4, limit=60, quiet=True)
 

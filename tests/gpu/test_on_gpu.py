@@ -12,7 +12,7 @@ from app.bundle.load import Bundle
 from app.errors import DeviceError
 from app.inference import cuda
 from app.inference.engine import Engine
-from app.inference.self_test import golden_pixels, open_proved
+from app.inference.self_test import golden_pixels, open_verified
 from app.inference.session import require_gpu_build
 from app.system.device import CPU, Device
 from tests.support.served import Served
@@ -27,7 +27,7 @@ def missing() -> str:
     """Return the reason to skip, or an empty string."""
     try:
         require_gpu_build()
-        cuda.gpus()
+        cuda.gpu_count()
     except DeviceError as error:
         return str(error)
     return ""
@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(missing()), reason=missin
 @pytest.fixture(scope="module")
 def engine(demo: Bundle) -> Engine:
     """The engine of the demonstration bundle on the first GPU, verified and warm."""
-    return open_proved(demo, Device("cuda"), 1, BUCKETS)
+    return open_verified(demo, Device("cuda"), 1, BUCKETS)
 
 
 def free_bytes() -> int:
@@ -62,7 +62,7 @@ def test_the_network_runs_on_cuda(engine: Engine) -> None:
 def test_any_batch_has_the_classes_of_the_cpu(demo: Bundle, engine: Engine) -> None:
     """Random batch sizes, with tokens and without, agree with the CPU, and memory does not grow."""
     random, images = Random(0), golden_pixels(demo)
-    expected = open_proved(demo, CPU, 1, [1]).run
+    expected = open_verified(demo, CPU, 1, [1]).run
     classes = np.concatenate([expected(image[None]) for image in images]).argmax(1)
     free = list[int]()
     for number in range(BATCHES):

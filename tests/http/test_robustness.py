@@ -425,7 +425,7 @@ async def test_a_service_without_an_engine_is_broken(demo: Bundle, monkeypatch: 
     async with app.router.lifespan_context(app), caller_of(app) as caller:
         (engine,) = app.state.service.backend.engines
         monkeypatch.setattr(engine, "_session", FailingSession(engine._session, "exception"))  # noqa: SLF001 (to let it fail)
-        monkeypatch.setattr("app.inference.pool.open_proved", None)
+        monkeypatch.setattr("app.inference.pool.open_verified", None)
         failed = await caller.post("/classify", content=digit(demo))
         await until(lambda: not app.state.service.batcher.alive)
         refused = await caller.post("/classify", content=digit(demo))

@@ -20,7 +20,7 @@ from app.errors import DeviceError
 from app.http import parameters
 from app.images.decode import Limits, open_image, to_rgb
 from app.inference.engine import Engine
-from app.inference.self_test import open_proved, open_unproved
+from app.inference.self_test import open_verified, open_unverified
 from app.main import create_app
 from app.settings import Settings
 from app.system.device import Device
@@ -401,11 +401,11 @@ def test_auto_serves_on_the_cpu_if_cuda_fails(
     def proved(bundle: Bundle, device: Device, threads: int, buckets: Sequence[int], **options: bool) -> Engine:
         if device.kind == "cuda":
             raise DeviceError("golden sample 0 differs by 3 on cuda")
-        return open_proved(bundle, device, threads, buckets, **options)
+        return open_verified(bundle, device, threads, buckets, **options)
 
     monkeypatch.setattr("app.inference.pool.require_gpu_build", lambda: None)
-    monkeypatch.setattr("app.inference.cuda.gpus", lambda: 1)
-    monkeypatch.setattr("app.inference.pool.open_proved", proved)
+    monkeypatch.setattr("app.inference.cuda.gpu_count", lambda: 1)
+    monkeypatch.setattr("app.inference.pool.open_verified", proved)
     with caplog.at_level(logging.INFO), TestClient(create_app(Settings(device="auto"))) as client:
         assert client.get("/model").json()["engines"][0]["device"] == "cpu"
         assert client.post("/classify", content=digit(demo, "two")).status_code == 200
@@ -436,11 +436,11 @@ def test_a_small_network_without_gain_by_threads_gets_one(
 
     def measured(bundle: Bundle, device: Device, threads: int, buckets: Sequence[int], **_: bool) -> Engine:
         tried.append(threads)
-        engine = open_unproved(bundle, device, threads, buckets)
+        engine = open_unverified(bundle, device, threads, buckets)
         engine.bucket_seconds = {1: seconds[threads]}
         return engine
 
-    monkeypatch.setattr("app.inference.pool.open_proved", measured)
+    monkeypatch.setattr("app.inference.pool.open_verified", measured)
     monkeypatch.setattr("app.inference.pool.available_cpus", lambda: 2)
     with TestClient(create_app(Settings.model_validate({"device": "cpu", **given}))) as client:
         engine, *_ = client.get("/model").json()["engines"]

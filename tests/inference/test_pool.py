@@ -1,4 +1,4 @@
-"""Which engines serve, on GPUs that are stand-ins: how many, where, and another in the place of one that failed."""
+"""`app/inference/pool.py` with fake GPUs: engines that serve, and their replacements."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,8 +9,8 @@ from app.bundle.load import Bundle
 from app.cli.check import facts
 from app.errors import DeviceError
 from app.inference.engine import Engine
-from app.inference.pool import another, open_engines
-from app.inference.self_test import open_unproved
+from app.inference.pool import open_engines, open_replacement
+from app.inference.self_test import open_unverified
 from app.main import _describe
 from app.observability.metrics import Metrics, exposition
 from app.settings import Settings
@@ -20,26 +20,26 @@ from tests.support.engines import GPU
 
 @pytest.fixture
 def broken() -> set[Device]:
-    """GPUs that do not prove themselves."""
+    """Name the GPUs whose verification fails."""
     return set()
 
 
 @pytest.fixture(autouse=True)
 def _two_gpus(monkeypatch: pytest.MonkeyPatch, broken: set[Device]) -> None:
-    """Each engine has a session of its own, which says it is where it was asked to be."""
+    """Let each engine have a session of its own that reports the requested device."""
 
-    def proved(bundle: Bundle, device: Device, threads: int, buckets: Sequence[int], **options: bool) -> Engine:
+    def open_on(bundle: Bundle, device: Device, threads: int, buckets: Sequence[int], **options: bool) -> Engine:
         if device in broken:
             raise DeviceError(f"{device} is broken")
-        engine = open_unproved(bundle, CPU, threads, buckets)
+        engine = open_unverified(bundle, CPU, threads, buckets)
         device_report = replace(engine.device_report, device=device, gpu=GPU, graphs=options.get("graphs", True))
-        engine = Engine(engine._session, device_report, buckets)  # noqa: SLF001 (the same)
+        engine = Engine(engine._session, device_report, buckets)  # noqa: SLF001 (the same session)
         engine.bucket_seconds = {1: 1.0}
         return engine
 
-    monkeypatch.setattr("app.inference.pool.open_proved", proved)
+    monkeypatch.setattr("app.inference.pool.open_verified", open_on)
     monkeypatch.setattr("app.inference.pool.require_gpu_build", lambda: None)
-    monkeypatch.setattr("app.inference.cuda.gpus", lambda: 2)
+    monkeypatch.setattr("app.inference.cuda.gpu_count", lambda: 2)
 
 
 def places(bundle: Bundle, **settings: object) -> list[str]:
@@ -50,33 +50,33 @@ def places(bundle: Bundle, **settings: object) -> list[str]:
     ("settings", "expected"),
     [
         ({"device": "cpu"}, ["cpu"]),
-        ({"device": "cpu", "engines": 2}, ["cpu", "cpu"]),
+        ({"device": "cpu", "instances_per_device": 2}, ["cpu", "cpu"]),
         ({"device": "cuda"}, ["cuda:0", "cuda:0"]),
-        ({"device": "cuda:1,0", "engines": 1}, ["cuda:1", "cuda:0"]),
+        ({"device": "cuda:1,0", "instances_per_device": 1}, ["cuda:1", "cuda:0"]),
         ({"device": "auto"}, ["cuda:0", "cuda:0", "cuda:1", "cuda:1"]),
     ],
 )
-def test_engines_are_opened_where_they_were_asked_for(
+def test_engines_are_opened_on_the_requested_devices(
     demo: Bundle, settings: dict[str, object], expected: list[str]
 ) -> None:
-    """One on the CPU and two on each GPU, unless their number was given; `auto` takes every GPU."""
+    """By default the CPU has one engine and each GPU has two; `auto` takes every GPU."""
     assert expected == places(demo, **settings)
 
 
 @pytest.mark.parametrize(
     ("indices", "expected"), [([0], ["cuda:1"]), ([1], ["cuda:0"]), ([0, 1], ["cpu"])], ids=["0", "1", "both"]
 )
-def test_auto_leaves_out_what_does_not_prove_itself(
+def test_auto_skips_gpus_that_fail_verification(
     demo: Bundle, broken: set[Device], indices: list[int], expected: list[str]
 ) -> None:
-    """The others serve; the CPU only where no GPU does."""
+    """The other GPUs serve; the CPU serves only if no GPU does."""
     broken.update(Device("cuda", index) for index in indices)
 
     assert expected == places(demo, instances_per_device=1)
 
 
-def test_a_gpu_that_was_named_is_not_left_out(demo: Bundle, broken: set[Device]) -> None:
-    """Half of what was asked for is not what was asked for."""
+def test_a_named_gpu_is_not_skipped(demo: Bundle, broken: set[Device]) -> None:
+    """If a GPU that the setting names fails, the start fails."""
     broken.add(Device("cuda", 1))
 
     with pytest.raises(DeviceError, match="cuda:1 is broken"):
@@ -84,7 +84,7 @@ def test_a_gpu_that_was_named_is_not_left_out(demo: Bundle, broken: set[Device])
 
 
 def test_engines_of_a_gpu_share_no_session(demo: Bundle) -> None:
-    """On one session, their batches would wait for each other; those of the CPU share the weights."""
+    """On one session, batches of a GPU would wait for each other; the CPU's engines share one."""
     first, second = open_engines(demo, Settings(device="cuda"))
     one, two = open_engines(demo, Settings(device="cpu", instances_per_device=2))
 
@@ -92,40 +92,40 @@ def test_engines_of_a_gpu_share_no_session(demo: Bundle) -> None:
     assert one.shares_session(two)
 
 
-def test_another_is_on_the_device_of_the_failed_one(demo: Bundle) -> None:
-    """On its own GPU, and on a session of its own, though the other engine there has one that still works."""
+def test_a_replacement_is_on_the_device_of_the_failed_engine(demo: Bundle) -> None:
+    """It has a session of its own, although the other engine on this GPU still works."""
     engines = open_engines(demo, Settings(device="cuda:0,1"))
 
-    renewed = another(demo, engines, engines[2])
+    replacement = open_replacement(demo, engines, engines[2])
 
-    assert Device("cuda", 1) == renewed.device_report.device
-    assert [engine for engine in engines if engine.shares_session(renewed)] == []
+    assert Device("cuda", 1) == replacement.device_report.device
+    assert [engine for engine in engines if engine.shares_session(replacement)] == []
 
 
 @pytest.mark.parametrize(("engines", "graphs"), [(1, True), (2, False)])
 def test_no_graph_is_recorded_beside_other_engines(demo: Bundle, engines: int, *, graphs: bool) -> None:
-    """Whose calls to CUDA would fail meanwhile: what is renewed while they run does without."""
+    """Recording would make CUDA calls of other engines fail, so the replacement uses no graph."""
     opened = open_engines(demo, Settings(device="cuda", instances_per_device=engines))
 
-    renewed = another(demo, opened, opened[0])
+    replacement = open_replacement(demo, opened, opened[0])
 
     assert all(engine.device_report.graphs for engine in opened)
-    assert renewed.device_report.graphs == graphs
+    assert replacement.device_report.graphs == graphs
 
 
 @pytest.mark.parametrize("graphs", [True, False])
 def test_graphs_are_recorded_unless_the_setting_says_otherwise(demo: Bundle, *, graphs: bool) -> None:
-    """For all engines of all GPUs alike."""
+    """The setting applies to all engines of all GPUs."""
     opened = open_engines(demo, Settings(device="cuda:0,1", cuda_graphs=graphs))
 
     assert [engine.device_report.graphs for engine in opened] == [graphs] * 4
 
 
-def test_check_tells_of_a_gpu_all_that_is_between_it_and_the_network() -> None:
-    """Its name, the driver and what it runs, CUDA and cuDNN, and how batches are launched."""
-    told = list(facts(Settings(device="cuda", instances_per_device=1)))
+def test_check_lists_the_software_of_a_gpu() -> None:
+    """The lines name the GPU, the driver, CUDA and cuDNN, and say whether graphs are used."""
+    lines = list(facts(Settings(device="cuda", instances_per_device=1)))
 
-    assert told[3:7] == [
+    assert lines[3:7] == [
         "gpu      NVIDIA H200",
         "driver   of unknown version, for CUDA up to 13.1",
         "cuda     13.0, cuDNN 9.10.2",
@@ -134,11 +134,13 @@ def test_check_tells_of_a_gpu_all_that_is_between_it_and_the_network() -> None:
 
 
 def test_every_engine_is_in_the_metrics(demo: Bundle) -> None:
-    """With its place, by the number that its busy time has."""
+    """Each engine is listed with its device, under the number that its busy time has."""
     metrics = Metrics()
     _describe(demo, open_engines(demo, Settings(device="cuda:0,1", instances_per_device=1)), metrics)
 
     lines = exposition(metrics.counts()).decode().splitlines()
-    told = sorted(line for line in lines if line.startswith("swin_engine_info{"))
-    assert len(told) == 2
-    assert all(f'engine="{number}"' in line and f'device="cuda:{number}"' in line for number, line in enumerate(told))
+    engines = sorted(line for line in lines if line.startswith("swin_engine_info{"))
+    assert len(engines) == 2
+    assert all(
+        f'engine="{number}"' in line and f'device="cuda:{number}"' in line for number, line in enumerate(engines)
+    )

@@ -1,4 +1,4 @@
-"""TensorRT's options and its cache, and what is told where it is not."""
+"""`app/inference/tensorrt.py`: options, cache folder, and errors without TensorRT."""
 
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from tests.support.engines import GPU, engine_of
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
-    """The providers that sessions were to be opened with, by a build that has TensorRT, with the cache in a folder."""
-    providers = list[Any]()
+def providers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
+    """Let ONNX Runtime list TensorRT, and record the providers of sessions."""
+    recorded = list[Any]()
 
     def opened(*_: Any, **options: Any) -> None:
-        providers.extend(options["providers"])
+        recorded.extend(options["providers"])
         raise RuntimeError("so far and no further")
 
     listed = ["TensorrtExecutionProvider", *onnxruntime.get_available_providers()]
@@ -27,13 +27,13 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     monkeypatch.setattr(onnxruntime, "InferenceSession", opened)
     for name in ("check_gpu", "check_libraries"):
         monkeypatch.setattr(cuda, name, lambda *_: None)
-    monkeypatch.setattr(cuda, "about", lambda _: GPU)
+    monkeypatch.setattr(cuda, "describe_gpu", lambda _: GPU)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    return providers
+    return recorded
 
 
 def test_every_batch_up_to_the_largest_is_compiled_for(tmp_path: Path) -> None:
-    """Best for the largest; in float16 only what was exported so; kept with its timings."""
+    """Options optimize for the largest batch, and cache results and timings."""
     options = tensorrt.options(pixels="pixels", size=(224, 192), buckets=[4, 1, 64], half=True, cache=tmp_path)
 
     assert options == {
@@ -48,10 +48,8 @@ def test_every_batch_up_to_the_largest_is_compiled_for(tmp_path: Path) -> None:
     }
 
 
-def test_what_was_compiled_is_of_one_model_gpu_runtime_and_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Any other has a folder of its own; the same finds its own again."""
+def test_each_model_gpu_runtime_and_batch_has_its_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder depends on model, GPU, version of ONNX Runtime and largest batch."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     one, other = tmp_path / "one.onnx", tmp_path / "other.onnx"
     one.write_bytes(b"1")
@@ -69,8 +67,8 @@ def test_what_was_compiled_is_of_one_model_gpu_runtime_and_batch(
     assert len({first, *others}) == 5
 
 
-def test_the_cache_is_at_home_unless_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the XDG Base Directory Specification has it, also where the variable is empty."""
+def test_the_cache_is_in_the_home_folder_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty XDG_CACHE_HOME counts as unset (XDG Base Directory Specification)."""
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "model.onnx").touch()
@@ -78,34 +76,34 @@ def test_the_cache_is_at_home_unless_told(tmp_path: Path, monkeypatch: pytest.Mo
     assert tensorrt.cache_folder(tmp_path / "model.onnx", "L4", "1", [1]).is_relative_to(tmp_path / ".cache/swin-serve")
 
 
-def test_tensorrt_is_asked_for_alone(
-    demo: Bundle, asked: list[Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_tensorrt_is_the_only_provider(
+    demo: Bundle, providers: list[Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No provider beside it, and without its graphs; that it compiles is said, but not where it need not."""
+    """There is no second provider and no CUDA graph; the log says once that TensorRT compiles."""
     caplog.set_level("INFO", "swin.start")
     for _ in range(2):
         with pytest.raises(DeviceError, match="cannot open the model with TensorrtExecutionProvider: so far"):
             engine_of(demo, Device("tensorrt", 1), [1, 4])
         (tmp_path / next(tmp_path.rglob("*batches-of-4*")) / "compiled.engine").touch()
 
-    assert [name for name, _ in asked] == ["TensorrtExecutionProvider"] * 2
-    options = asked[0][1]
+    assert [name for name, _ in providers] == ["TensorrtExecutionProvider"] * 2
+    options = providers[0][1]
     assert (options["device_id"], options["trt_fp16_enable"]) == ("1", "0")
     assert "trt_cuda_graph_enable" not in options
     assert Path(options["trt_engine_cache_path"]).is_dir()
     assert [record.message for record in caplog.records] == ["TensorRT compiles the network, for minutes"]
 
 
-def test_a_cache_that_cannot_be_written_is_told(demo: Bundle, asked: list[Any], tmp_path: Path) -> None:
-    """Before minutes are spent on what could not be kept."""
+def test_a_cache_that_cannot_be_written_is_an_error(demo: Bundle, providers: list[Any], tmp_path: Path) -> None:
+    """The error comes before TensorRT spends minutes on a result that cannot be kept."""
     (tmp_path / "swin-serve").write_text("a file where the folder should be")
 
     with pytest.raises(DeviceError, match=r"TensorRT cannot keep what it compiles: .*; set XDG_CACHE_HOME"):
         engine_of(demo, Device("tensorrt"))
-    assert asked == []
+    assert providers == []
 
 
 def test_tensorrt_without_tensorrt_is_an_error(demo: Bundle) -> None:
-    """A build without it says so; there is no session on CUDA instead."""
+    """A build without TensorRT is an error; no session is opened on CUDA instead."""
     with pytest.raises(DeviceError, match="built without TensorrtExecutionProvider"):
         engine_of(demo, Device("tensorrt"))

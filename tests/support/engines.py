@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from app.bundle.load import Bundle
 from app.inference.cuda import Gpu
 from app.inference.engine import Engine
-from app.inference.self_test import open_unproved
+from app.inference.self_test import open_unverified
 from app.system.device import CPU, Device
 from tests.support.waiting import HANG_SECONDS
 
@@ -78,7 +78,7 @@ class HeldSession:
 
 def engine_of(bundle: Bundle, device: Device = CPU, buckets: Sequence[int] = (1,)) -> Engine:
     """The bundle's network on a device, not proved and not warm."""
-    return open_unproved(bundle, device, 1, buckets)
+    return open_unverified(bundle, device, 1, buckets)
 
 
 def rows(values: Iterable[float]) -> list[NDArray[np.float32]]:
