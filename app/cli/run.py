@@ -40,7 +40,7 @@ def run(settings: Settings) -> None:
     log.debug("starting", extra={"version": importlib.metadata.version("swin-serve")})
     for variable in sorted(unknown_variables()):
         log.warning("no such setting", extra={"variable": variable})
-    memory.give_back()
+    memory.configure_malloc()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(settings))
 
@@ -81,7 +81,7 @@ async def _serve_alone(settings: Settings, listener: socket.socket) -> None:
     # uvicorn would log a StartError of the lifespan and exit with its own code, so the lifespan is entered here.
     async with app.router.lifespan_context(app):
         config = uvicorn_config(app, settings)
-        memory.settle()
+        memory.freeze_gc()
         listen(listener, settings.host, settings.port, config.backlog)
         await Server(config, settings, app.state.service).serve(sockets=[listener])
 
@@ -89,7 +89,7 @@ async def _serve_alone(settings: Settings, listener: socket.socket) -> None:
 async def _supervise(settings: Settings, listeners: Sequence[socket.socket]) -> None:
     url, is_draining = url_of(listeners[0]), asyncio.Event()
     async with open_supervisor(settings, listeners) as supervisor:
-        memory.settle()
+        memory.freeze_gc()
 
         def stop() -> None:
             if is_draining.is_set():

@@ -34,7 +34,7 @@ from app.processes.shared_memory import SharedLoad, TensorLayout, TensorPool, re
 from app.server.server import App, Server, uvicorn_config
 from app.settings import Settings
 from app.system import memory
-from app.system.process_exit import end, leave
+from app.system.process_exit import end, exit_now
 
 log = logging.getLogger("swin.processes")
 
@@ -87,7 +87,7 @@ class HttpWorker:
         settings = self._config.settings
         app = application(settings, self._metrics, self._open)
         async with app.router.lifespan_context(app):
-            memory.settle()
+            memory.freeze_gc()
             server = HttpWorkerServer(app, settings, app.state.service, lambda: self._channel.send(MessageType.READY))
             self._server = server
             if self._is_shutdown_requested:
@@ -170,7 +170,7 @@ class HttpWorker:
         """Exit at once if the engine process has exited. Do nothing if this worker has finished."""
         if not self._has_finished:
             log.critical("engine process has exited")
-            leave(1)  # without waiting for requests: none of them can get a result
+            exit_now(1)  # without waiting for requests: none of them can get a result
 
     async def _send_metrics_regularly(self) -> None:
         while True:
@@ -211,7 +211,7 @@ def main() -> int:
     fds = InheritedFds(*map(int, sys.argv[1:]))
     config = _read_config(fds.config)
     logs.configure(config.settings.log_format, config.settings.log_level)
-    memory.give_back()
+    memory.configure_malloc()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(HttpWorker(fds, config).run())
     return end(0)

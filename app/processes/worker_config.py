@@ -7,7 +7,7 @@ from app.bundle.load import Bundle, contents
 from app.processes.http_worker import WorkerConfig
 from app.processes.shared_memory import TensorLayout
 from app.settings import Settings
-from app.system.open_files import connections_within
+from app.system.open_files import connections_within_limit
 
 # Standard deviations above its share of connections that one worker accepts before it refuses. The kernel assigns
 # connections to workers at random, so some workers get more than their share.
@@ -28,7 +28,7 @@ def worker_config(
             share(settings.max_decode_queue_size), min(settings.max_decode_queue_size, settings.max_client_batch_size)
         ),
         # This process has the same limit of open files as its workers.
-        "max_connections": connections_within(max_connections_of_one(settings.max_connections, http_workers)),
+        "max_connections": connections_within_limit(max_connections_of_one(settings.max_connections, http_workers)),
         "max_uploads_mib": max(share(settings.max_uploads_mib), settings.max_body_mib),
     }
     layout = TensorLayout(

@@ -20,7 +20,7 @@ from app.models.model import Service
 from app.server.handshakes import accept_packets, refuse_new_handshakes
 from app.server.protocol import Connection, State
 from app.settings import Settings
-from app.system.open_files import connections_within
+from app.system.open_files import connections_within_limit
 
 log = logging.getLogger("swin.server")
 
@@ -51,7 +51,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to accept connections."""
-        self._state.max_connections = connections_within(self._settings.max_connections)
+        self._state.max_connections = connections_within_limit(self._settings.max_connections)
         await super().startup(sockets)
         self.on_listening(sockets or [])
 

@@ -1,1 +1,4 @@
-"""The machine: CPUs, memory, devices, open files, the end of a process. Imports no other package of the service."""
+"""The machine: CPUs, memory, devices, open files, the end of a process.
+
+Imports no other package of the service.
+"""

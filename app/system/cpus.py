@@ -1,4 +1,7 @@
-"""How many CPUs this process may really use: its affinity and its cgroup's quota, not the host's core count."""
+"""The CPUs that this process may use, by its affinity and its cgroup's quota.
+
+The host's core count plays no role.
+"""
 
 import math
 import os
@@ -8,19 +11,19 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_cpus(cgroup: Path = CGROUP) -> int:
-    """CPUs this process may use, at least 1; a part of one counts as one."""
+    """Return how many CPUs this process may use: at least 1, and a fraction counts as one."""
     return max(1, math.ceil(granted_cpus(cgroup)))
 
 
 def granted_cpus(cgroup: Path = CGROUP) -> float:
-    """Seconds of CPU time a second that this process may use."""
+    """Return how many seconds of CPU time this process may use in a second."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(cgroup)
     return allowed if quota is None else min(allowed, quota)
 
 
 def _quota(cgroup: Path) -> float | None:
-    """CPUs granted by the cgroup, version 2 (`cpu.max`) or 1; None where there is no limit."""
+    """Return the CPUs granted by the cgroup, version 2 (`cpu.max`) or 1; None without a limit."""
     try:
         granted, period = (cgroup / "cpu.max").read_text().split()
         return None if granted == "max" else int(granted) / int(period)

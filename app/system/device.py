@@ -1,22 +1,25 @@
-"""Where a network runs: the CPU, or one GPU of perhaps several."""
+"""The names of devices on which a network runs: the CPU, and GPUs.
+
+Knows no driver: a name does not mean that the device exists.
+"""
 
 import re
 from dataclasses import dataclass
 from typing import Literal
 
+# The names of one or several devices. `cuda` alone is the first GPU; `tensorrt` is the first GPU
+# with another compiler.
 DEVICES = r"cpu|(cuda|tensorrt)(:\d{1,3}(,\d{1,3})*)?"
-"""What names one or several of them; `cuda` alone is the first GPU, `tensorrt` the same with another compiler."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """One place; GPUs are counted as CUDA counts them, among those that CUDA_VISIBLE_DEVICES shows."""
+    """One device. `index` numbers the GPUs that CUDA_VISIBLE_DEVICES shows, as CUDA does."""
 
     kind: Literal["cpu", "cuda", "tensorrt"]
     index: int = 0
 
     def __str__(self) -> str:
-        """As it is asked for."""
         return "cpu" if self.kind == "cpu" else f"{self.kind}:{self.index}"
 
 
@@ -24,10 +27,10 @@ CPU = Device("cpu")
 
 
 def devices(names: str) -> list[Device]:
-    """`cuda:0,1` → both, in that order.
+    """Return the devices with these names, in their order: `cuda:0,1` are two.
 
     Raises:
-        ValueError: this names no device, or one twice.
+        ValueError: this names no device, or a device twice.
     """
     if not re.fullmatch(DEVICES, names):
         raise ValueError(f"{names} is no device: cpu, cuda, cuda:1, cuda:0,1, or tensorrt likewise")
@@ -41,12 +44,12 @@ def devices(names: str) -> list[Device]:
 
 
 def one_device(name: str) -> Device:
-    """`cuda:1` → that one.
+    """Return the device with this name, such as `cuda:1`.
 
     Raises:
-        ValueError: this names no device, or several.
+        ValueError: this names no device, or several devices.
     """
     named = devices(name)
     if len(named) > 1:
-        raise ValueError(f"{name} are several devices, here only one is used")
+        raise ValueError(f"{name} are several devices; name only one")
     return named[0]

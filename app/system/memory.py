@@ -1,34 +1,42 @@
-"""What the C library keeps of memory that was freed, and what the garbage collector looks at."""
+"""The memory of a process: thresholds of malloc, and objects that no collection visits.
+
+Knows nothing of what the memory holds.
+"""
 
 import contextlib
 import ctypes
 import gc
 
+# Parameters of glibc's mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-"""Parameters of glibc's mallopt(3)."""
 
-LARGE, SPARE = 4 * 2**20, 16 * 2**20
-"""Bytes: the pixels of a photo of over a megapixel; and what may stay on the heap for the next, smaller ones, which
-then need nothing from the kernel."""
+# Blocks of 4 MiB or more are mapped from the kernel: the pixels of a photo of over a megapixel.
+MMAP_THRESHOLD_BYTES = 4 * 2**20
+
+# Up to 16 MiB of freed memory stay on the heap. Smaller photos reuse them without a system call.
+TRIM_THRESHOLD_BYTES = 16 * 2**20
 
 
-def give_back() -> None:
-    """From now on, large pieces come from the kernel and go back to it. Elsewhere than on glibc, nothing happens.
+def configure_malloc() -> None:
+    """Let glibc return freed blocks of `MMAP_THRESHOLD_BYTES` or more to the kernel at once.
 
-    glibc begins so as well, but takes ever larger pieces from its heap the larger those are that it sees freed: what an
-    image leaves behind there is then kept for as long as something small lies above it. And it has a heap for each
-    thread that decodes, each of which would keep its own spare.
+    With its defaults, glibc raises this threshold to the size of the largest block that was freed.
+    Then large blocks come from the heap, and stay there as long as a small block lies above them.
+    Each decode thread would also have a heap of its own, with its own unused memory.
+
+    Do nothing if the C library is not glibc.
     """
     with contextlib.suppress(AttributeError, OSError):
         library = ctypes.CDLL(None)
-        library.mallopt(M_MMAP_THRESHOLD, LARGE)
-        library.mallopt(M_TRIM_THRESHOLD, SPARE)
+        library.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
+        library.mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES)
         library.mallopt(M_ARENA_MAX, 1)
 
 
-def settle() -> None:
-    """What was made until now lives as long as the process: the garbage collector does not look at it again.
+def freeze_gc() -> None:
+    """Let the garbage collector skip all objects that exist now. Call this when everything is open.
 
-    It would find nothing there, and nobody is answered meanwhile: 40 ms, once in a thousand requests.
+    These objects live as long as the process. A full collection would look at all of them and find
+    nothing: 40 ms without an answer, once in a thousand requests.
     """
     gc.freeze()

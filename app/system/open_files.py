@@ -1,4 +1,4 @@
-"""Open files: how many this process may have, and how many connections fit in. Knows no sockets."""
+"""The limit of open files, and how many connections fit into it. Knows no sockets."""
 
 import logging
 import resource
@@ -12,24 +12,26 @@ OTHER_FILES = 64
 SPARE_CONNECTIONS = 64
 
 
-def connections_within(most_connections: int) -> int:
-    """Return `most_connections`, or fewer if this process may not open as many files.
+def connections_within_limit(max_connections: int) -> int:
+    """Return `max_connections`, or fewer if this process may not open as many files.
 
-    The soft limit of open files is raised as far as the hard limit allows. A lower number is logged.
+    The soft limit of open files is raised as far as the hard limit allows. A lower number is
+    logged.
     """
-    needed = most_connections + SPARE_CONNECTIONS + OTHER_FILES
-    allowed = _raised(needed)
+    needed = max_connections + SPARE_CONNECTIONS + OTHER_FILES
+    allowed = _raise_soft_limit(needed)
     fewer = max(allowed - SPARE_CONNECTIONS - OTHER_FILES, (allowed - OTHER_FILES) // 2, 1)
-    if fewer >= most_connections:
-        return most_connections
+    if fewer >= max_connections:
+        return max_connections
     log.warning(
         "max_connections is lowered, because the limit of open files (ulimit -n) is too low",
-        extra={"max_connections": most_connections, "lowered_to": fewer, "files": allowed, "files_needed": needed},
+        extra={"max_connections": max_connections, "lowered_to": fewer, "files": allowed, "files_needed": needed},
     )
     return fewer
 
 
-def _raised(needed: int) -> int:
+def _raise_soft_limit(needed: int) -> int:
+    """Raise the soft limit to `needed` if possible, and return how many files may be open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return needed

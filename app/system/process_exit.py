@@ -1,4 +1,7 @@
-"""The end of a process: after its pool threads, or without those that are stuck. The only caller of `os._exit`."""
+"""The end of a process: after its pool threads, or without those that do not end in time.
+
+The only module that calls `os._exit`.
+"""
 
 import logging
 import os
@@ -9,30 +12,31 @@ from typing import NoReturn
 
 log = logging.getLogger("swin.server")
 
-# How the names of threads begin that run engines and decode images.
+# The first part of the names of threads that run engines and decode images.
 POOLS = ("engine", "decode")
 
-# Threads that are told to end do so within milliseconds, or after the batch or image that they work on.
-PATIENCE_SECONDS = 2
+# The timeout for pool threads. A thread that was shut down ends within milliseconds, or after the
+# batch or image that it works on.
+JOIN_TIMEOUT_SECONDS = 2
 
 
 def end(code: int) -> int:
-    """Return the exit code once the pool threads have ended; leave at once if one of them does not.
+    """Return the exit code when the pool threads have ended; exit at once if one of them times out.
 
-    A run that is stuck cannot be ended from outside, and Python would wait for its thread.
+    A run that never returns cannot be cancelled, and Python would wait for its thread.
     """
-    until = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + JOIN_TIMEOUT_SECONDS
     pools = [thread for thread in threading.enumerate() if thread.name.startswith(POOLS)]
     for thread in pools:
-        thread.join(max(until - time.monotonic(), 0))
-    if stuck := [thread.name for thread in pools if thread.is_alive()]:
-        log.warning("exit without stuck threads", extra={"threads": ", ".join(stuck)})
-        leave(code)
+        thread.join(max(deadline - time.monotonic(), 0))
+    if timed_out := [thread.name for thread in pools if thread.is_alive()]:
+        log.warning("threads timed out at exit", extra={"threads": ", ".join(timed_out)})
+        exit_now(code)
     return code
 
 
-def leave(code: int) -> NoReturn:
-    """End the process now: no thread is waited for, and nothing is cleaned up."""
+def exit_now(code: int) -> NoReturn:
+    """End the process at once: wait for no thread, and clean nothing up."""
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

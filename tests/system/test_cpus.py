@@ -1,4 +1,4 @@
-"""`app/system/cpus.py`: what a container grants counts, not what its host has."""
+"""`app/system/cpus.py`: the CPUs that a container grants, not those of its host."""
 
 import os
 from pathlib import Path
@@ -7,23 +7,28 @@ import pytest
 
 from app.system.cpus import available_cpus, granted_cpus
 
-HERE = len(os.sched_getaffinity(0))
+AFFINITY = len(os.sched_getaffinity(0))
 
 
 @pytest.mark.parametrize(
     ("quota", "granted", "available"),
-    [("50000 100000", 0.5, 1), ("max 100000", HERE, HERE), (f"{2 * HERE}00000 100000", HERE, HERE), ("", HERE, HERE)],
+    [
+        ("50000 100000", 0.5, 1),
+        ("max 100000", AFFINITY, AFFINITY),
+        (f"{2 * AFFINITY}00000 100000", AFFINITY, AFFINITY),
+        ("", AFFINITY, AFFINITY),
+    ],
 )
-def test_a_quota_of_the_second_version_counts(tmp_path: Path, quota: str, granted: float, available: int) -> None:
-    """A part of a CPU is one, for threads; more than there are is none, and so is what cannot be read."""
+def test_a_quota_of_cgroup_version_2_counts(tmp_path: Path, quota: str, granted: float, available: int) -> None:
+    """A fraction counts as one CPU, a quota above all CPUs or an unreadable one as none."""
     (tmp_path / "cpu.max").write_text(quota)
 
     assert (granted_cpus(tmp_path), available_cpus(tmp_path)) == (granted, available)
 
 
-@pytest.mark.parametrize(("quota", "granted"), [("50000", 0.5), ("-1", HERE)])
-def test_a_quota_of_the_first_version_counts(tmp_path: Path, quota: str, granted: float) -> None:
-    """Where there is no limit, it says so by a negative number."""
+@pytest.mark.parametrize(("quota", "granted"), [("50000", 0.5), ("-1", AFFINITY)])
+def test_a_quota_of_cgroup_version_1_counts(tmp_path: Path, quota: str, granted: float) -> None:
+    """A negative number means that there is no limit."""
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu/cpu.cfs_quota_us").write_text(quota)
     (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000")
@@ -31,6 +36,6 @@ def test_a_quota_of_the_first_version_counts(tmp_path: Path, quota: str, granted
     assert granted_cpus(tmp_path) == granted
 
 
-def test_without_a_cgroup_all_that_the_process_may_use_are_there(tmp_path: Path) -> None:
-    """Its affinity says."""
-    assert available_cpus(tmp_path) == HERE
+def test_without_a_cgroup_the_affinity_counts(tmp_path: Path) -> None:
+    """Without a quota, the process may use the CPUs of its affinity."""
+    assert available_cpus(tmp_path) == AFFINITY

@@ -1,18 +1,18 @@
-"""`app/system/memory.py`."""
+"""`app/system/memory.py`: objects that the garbage collector skips."""
 
 import gc
 
 from app.system import memory
 
 
-def test_the_collector_passes_over_what_is_settled() -> None:
-    """What exists when everything is open is not looked at again; what is made later is."""
+def test_the_garbage_collector_skips_frozen_objects() -> None:
+    """Objects that exist at `freeze_gc` are skipped; objects that are made later are not."""
     try:
         before: list[object] = []
-        memory.settle()
+        memory.freeze_gc()
         after: list[object] = []
-        looked_at = {id(each) for each in gc.get_objects()}
+        visited = {id(each) for each in gc.get_objects()}
     finally:
         gc.unfreeze()
 
-    assert (id(before) in looked_at, id(after) in looked_at) == (False, True)
+    assert (id(before) in visited, id(after) in visited) == (False, True)

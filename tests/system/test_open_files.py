@@ -1,4 +1,4 @@
-"""`app/system/open_files.py`: a limit of open files that is lower than what the connections need."""
+"""`app/system/open_files.py`: a limit of open files below the need of the connections."""
 
 import time
 from contextlib import ExitStack
@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import pytest
 
 from app.system import open_files
-from app.system.open_files import connections_within
+from app.system.open_files import connections_within_limit
 from tests.support.few_files import VARIABLE
 from tests.support.served import Served, answer_of
 
@@ -25,19 +25,19 @@ LIVE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
         (100, 4, 4),
     ],
 )
-def test_as_many_connections_are_taken_as_files_may_be_open(
+def test_the_limit_of_open_files_bounds_the_connections(
     limit: int, wanted: int, got: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Beside them there is room for refusals and for the files of the service; one warning has both numbers."""
-    monkeypatch.setattr(open_files, "_raised", lambda needed: min(limit, needed))
+    """There is room left for refusals and other files; one warning has both numbers."""
+    monkeypatch.setattr(open_files, "_raise_soft_limit", lambda needed: min(limit, needed))
     lowered = [(wanted, got)] if got < wanted else []
 
-    assert connections_within(wanted) == got
+    assert connections_within_limit(wanted) == got
     assert [(vars(each)["max_connections"], vars(each)["lowered_to"]) for each in caplog.records] == lowered
 
 
-def test_without_a_file_left_the_service_goes_on(http_workers: str) -> None:
-    """More connections than files: it says so at the start, waits without spinning, and then serves again."""
+def test_the_service_survives_a_lack_of_files(http_workers: str) -> None:
+    """With more connections than files, the service warns, does not spin, and serves again."""
     served = Served(
         "--max-connections",
         "200",
@@ -46,7 +46,7 @@ def test_without_a_file_left_the_service_goes_on(http_workers: str) -> None:
         module="tests.support.few_files",
         **{VARIABLE: "200"},
     )
-    told = [event for event in served.starting if event["level"] == "warning"]
+    warnings = [event for event in served.starting if event["level"] == "warning"]
     try:
         with ExitStack() as stack:
             for _ in range(450):
@@ -61,12 +61,12 @@ def test_without_a_file_left_the_service_goes_on(http_workers: str) -> None:
                 connection.sendall(LIVE)
                 try:
                     status, _, _ = answer_of(connection)
-                except OSError:  # closed, because the others have not been let go yet
+                except OSError:  # closed, because the other connections still take the files
                     status = 0
         running = served.process.poll()
     finally:
         served.stop()
 
-    assert [event["lowered_to"] for event in told] == [72]
+    assert [event["lowered_to"] for event in warnings] == [72]
     assert spent < 0.3
     assert running is None
