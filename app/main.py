@@ -21,8 +21,16 @@ from app.http.application import application, running_service
 from app.inference.engine import Engine
 from app.inference.pool import open_engines, open_replacement
 from app.models.model import Service
-from app.observability.metrics import Metrics, exposition
-from app.observability.utilization import Parts, Watch, busy, together
+from app.observability.aggregation import exposition
+from app.observability.metrics import Metrics
+from app.observability.utilization import (
+    BusySeconds,
+    InstanceCounts,
+    Utilization,
+    UtilizationMonitor,
+    busy_seconds,
+    total,
+)
 from app.processes.supervisor import Supervisor
 from app.processes.worker_config import worker_config
 from app.settings import Settings
@@ -48,7 +56,7 @@ class LocalBackend:
     engines: Sequence[Engine]
     batcher: Batcher
     metrics: Metrics
-    watch: Watch
+    monitor: UtilizationMonitor
 
     async def exposition(self) -> bytes:
         """Return the metrics of this process as text for Prometheus."""
@@ -58,8 +66,8 @@ class LocalBackend:
         """Return the device report and batch times of each engine, and the utilization of each component."""
         return {
             "engines": [engine.report() for engine in self.engines],
-            "utilization": {part: round(share, 3) for part, share in self.watch.shares._asdict().items()},
-            "bottleneck": self.watch.verdict,
+            "utilization": {name: round(share, 3) for name, share in self.monitor.utilization._asdict().items()},
+            "bottleneck": self.monitor.verdict,
         }
 
     def close(self) -> None:
@@ -83,11 +91,11 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
         StartError: the service cannot start as configured.
     """
     threads = settings.decode_threads or available_cpus() + EXTRA_DECODE_THREADS
-    backend = open_backend(settings, metrics, Parts(decode=threads, http_worker=1))
+    backend = open_backend(settings, metrics, InstanceCounts(decode=threads, http_worker=1))
     try:
         async with running_service(settings, backend, metrics, threads) as service:
             metrics.ready.set_function(lambda: service.is_ready)
-            async with _watching(backend, lambda: busy(metrics.counts())):
+            async with _watching(backend, lambda: busy_seconds(metrics.counts())):
                 yield service
     finally:
         backend.close()
@@ -102,9 +110,9 @@ async def open_supervisor(settings: Settings, listeners: Sequence[socket]) -> As
     Raises:
         StartError: the service cannot start as configured.
     """
-    metrics, count = Metrics("queue"), len(listeners)
+    metrics, count = Metrics("batcher"), len(listeners)
     threads = -(-(settings.decode_threads or available_cpus() + EXTRA_DECODE_THREADS) // count)
-    backend = open_backend(settings, metrics, Parts(decode=threads * count, http_worker=count, queue=1))
+    backend = open_backend(settings, metrics, InstanceCounts(decode=threads * count, http_worker=count, batcher=1))
     config = worker_config(
         settings,
         backend.bundle,
@@ -126,14 +134,14 @@ async def open_supervisor(settings: Settings, listeners: Sequence[socket]) -> As
 
 
 @asynccontextmanager
-async def _watching(backend: LocalBackend, busy_now: Callable[[], Parts]) -> AsyncIterator[None]:
+async def _watching(backend: LocalBackend, busy_now: Callable[[], BusySeconds]) -> AsyncIterator[None]:
     """Take a reading of the utilization every second inside the block."""
 
     async def watch() -> None:
         while True:
             try:
-                running = Parts(engine=backend.batcher.running_seconds)
-                backend.watch.read(time.monotonic(), together(busy_now(), running))
+                running = BusySeconds(engine=backend.batcher.running_seconds)
+                backend.monitor.record(time.monotonic(), total(busy_now(), running))
             except Exception:
                 log.exception("utilization not read")
             await asyncio.sleep(READING_SECONDS)
@@ -145,10 +153,10 @@ async def _watching(backend: LocalBackend, busy_now: Callable[[], Parts]) -> Asy
         watching.cancel()
 
 
-def open_backend(settings: Settings, metrics: Metrics, there_are: Parts) -> LocalBackend:
+def open_backend(settings: Settings, metrics: Metrics, instances: InstanceCounts) -> LocalBackend:
     """Load the bundle, open and verify the engines, and start the batcher.
 
-    `there_are` is the number of instances of each component besides engines and CPUs.
+    `instances` is the number of instances of each component besides engines and CPUs.
 
     Raises:
         StartError: the service cannot start as configured.
@@ -172,19 +180,19 @@ def open_backend(settings: Settings, metrics: Metrics, there_are: Parts) -> Loca
     _describe(bundle, engines, metrics)
     batcher.start()
     log.info("ready", extra={"model": bundle.manifest.name, "device": ", ".join(_devices(engines))})
-    return LocalBackend(settings, bundle, engines, batcher, metrics, _watch(engines, there_are, metrics))
+    return LocalBackend(settings, bundle, engines, batcher, metrics, _monitor(engines, instances, metrics))
 
 
-def _watch(engines: Sequence[Engine], there_are: Parts, metrics: Metrics) -> Watch:
-    there_are = there_are._replace(engine=len(engines), cpu=granted_cpus())
-    watch = Watch(there_are, engines_use_cpus=engines[0].device_report.device == CPU)
-    for part in Parts._fields:
-        metrics.utilization_ratio.labels(part).set_function(partial(_share, watch, part))
-    return watch
+def _monitor(engines: Sequence[Engine], instances: InstanceCounts, metrics: Metrics) -> UtilizationMonitor:
+    instances = instances._replace(engine=len(engines), cpu=granted_cpus())
+    monitor = UtilizationMonitor(instances, engines_use_cpus=engines[0].device_report.device == CPU)
+    for component in Utilization._fields:
+        metrics.utilization_ratio.labels(component).set_function(partial(_share, monitor, component))
+    return monitor
 
 
-def _share(watch: Watch, part: str) -> float:
-    share: float = getattr(watch.shares, part)
+def _share(monitor: UtilizationMonitor, component: str) -> float:
+    share: float = getattr(monitor.utilization, component)
     return share
 
 

@@ -1,18 +1,20 @@
-"""How busy each part of the service was lately, and which of them is its limit.
+"""The utilization of each component in the last seconds, and the component that limits the service.
 
-What is told, by the first rule that holds, where a part is at its limit from 85 % on, and all CPUs are used from 90 %:
+The verdict follows the first rule that holds. A component is at its limit from 85 % on; all CPUs
+are used from 90 % on.
 
-    engines on the CPU, all CPUs used          CPU-bound       less work for what is busier, or more CPUs
-    engines on the CPU, CPUs left              engine-bound    more threads or engines
-    engines elsewhere                          engine-bound    a faster device, a smaller or more frugal network
-    the loop that serves several HTTP workers     queue-bound     another service beside this one
-    decode threads, all CPUs used              decode-bound    more CPUs, or smaller images
-    decode threads, CPUs left                  decode-bound    more HTTP workers: threads of one wait for each other
-    event loops of the HTTP workers               HTTP worker-bound  more HTTP workers
-    all CPUs used                              CPU-bound       more CPUs
+    engines on the CPU, all CPUs used    CPU-bound          less work for the busier one, or more CPUs
+    engines on the CPU, CPUs left        engine-bound       more threads or engines
+    engines on a GPU                     engine-bound       a faster device, a smaller network
+    the batcher of several HTTP workers  batcher-bound      another service beside this one
+    decode threads, all CPUs used        decode-bound       more CPUs, or smaller images
+    decode threads, CPUs left            decode-bound       more HTTP workers: their threads share a lock
+    event loops of the HTTP workers      HTTP worker-bound  more HTTP workers
+    all CPUs used                        CPU-bound          more CPUs
 
-Of engines and decode threads, seconds are those of the clock: on a CPU that others want, too, they are busy for longer.
-What HTTP workers in other processes did is known as it was a second ago.
+The batcher counts as a component only if HTTP workers are processes of their own. Busy seconds of
+engines and decode threads are wall-clock time, so other programs on the same CPUs make them longer.
+The figures of HTTP workers in other processes are up to a second old.
 """
 
 from collections import deque
@@ -23,100 +25,127 @@ from app.observability.metrics import Counts
 LIMIT, CPU_LIMIT = 0.85, 0.9
 WINDOW_SECONDS = 10
 
-SAMPLES = {  # name of a sample, and the value of its one label that counts → part
+# The component of a sample, by the sample's name and the value of its label `loop`.
+SAMPLES = {
     ("swin_engine_busy_seconds_total", None): "engine",
     ("swin_decode_busy_seconds_total", None): "decode",
     ("swin_loop_busy_seconds_total", "http_worker"): "http_worker",
-    ("swin_loop_busy_seconds_total", "queue"): "queue",
+    ("swin_loop_busy_seconds_total", "batcher"): "batcher",
     ("process_cpu_seconds_total", None): "cpu",
 }
 
 
-class Parts(NamedTuple):
-    """Something of each part of the service: seconds that it was busy, how many there are, or how busy it is."""
+class BusySeconds(NamedTuple):
+    """The seconds that each component has been busy since the start of the service."""
 
     engine: float = 0.0
     decode: float = 0.0
     http_worker: float = 0.0
-    queue: float = 0.0  # the loop that only serves HTTP workers; none where one process does it all
+    batcher: float = 0.0
     cpu: float = 0.0
 
 
-class Watch:
-    """The last seconds of a service.
+class InstanceCounts(NamedTuple):
+    """The number of instances of each component: engines, decode threads, event loops, CPUs.
 
-    Args:
-        there_are: how many of each part: engines, decode threads, and so on.
-        engines_use_cpus: whether they compute on the CPUs that decoding wants, too.
+    `batcher` is 0 if one process does everything. `cpu` may be a fraction.
     """
 
-    def __init__(self, there_are: Parts, *, engines_use_cpus: bool) -> None:
-        self._there_are, self._engines_use_cpus = there_are, engines_use_cpus
-        self._readings: deque[tuple[float, Parts]] = deque()
+    engine: float = 0.0
+    decode: float = 0.0
+    http_worker: float = 0.0
+    batcher: float = 0.0
+    cpu: float = 0.0
 
-    def read(self, now: float, busy: Parts) -> None:
-        """Take a reading: seconds that each part has been busy until now. About one a second."""
+
+class Utilization(NamedTuple):
+    """How busy each component is, from 0 to 1."""
+
+    engine: float = 0.0
+    decode: float = 0.0
+    http_worker: float = 0.0
+    batcher: float = 0.0
+    cpu: float = 0.0
+
+
+# The names of the fields above in a sentence.
+NAMES = ("engine", "decode thread", "HTTP worker", "batcher", "CPU")
+
+
+class UtilizationMonitor:
+    """The utilization of a service in a window of the last seconds.
+
+    Args:
+        instances: the number of instances of each component.
+        engines_use_cpus: whether the engines compute on the CPUs that decoding needs too.
+    """
+
+    def __init__(self, instances: InstanceCounts, *, engines_use_cpus: bool) -> None:
+        self._instances, self._engines_use_cpus = instances, engines_use_cpus
+        self._readings: deque[tuple[float, BusySeconds]] = deque()
+
+    def record(self, now: float, busy: BusySeconds) -> None:
+        """Add a reading of the busy seconds at the time `now`. Call this about once a second."""
         self._readings.append((now, busy))
         while len(self._readings) > 2 and now - self._readings[1][0] >= WINDOW_SECONDS:  # noqa: PLR2004 (a window has two ends)
             self._readings.popleft()
 
     @property
-    def shares(self) -> Parts:
-        """How busy each part was, 0 to 1, between the ends of the window; 0 before there are two readings."""
-        (began, before), (ends, after) = (self._readings[0], self._readings[-1]) if self._readings else NOTHING
-        took = ends - began
-        if took <= 0:
-            return Parts()
-        triples = zip(before, after, self._there_are, strict=True)
-        # Decoding counts when its image is answered: what took long would make it busier than can be.
-        return Parts(*(min((new - old) / took / count, 1.0) if count else 0.0 for old, new, count in triples))
+    def utilization(self) -> Utilization:
+        """The utilization between the ends of the window; 0 before there are two readings."""
+        if not self._readings:
+            return Utilization()
+        (started, before), (ended, after) = self._readings[0], self._readings[-1]
+        seconds = ended - started
+        if seconds <= 0:
+            return Utilization()
+        triples = zip(before, after, self._instances, strict=True)
+        # Busy seconds are added when a batch or an image is done, so long work can exceed the
+        # window.
+        return Utilization(*(min((new - old) / seconds / count, 1.0) if count else 0.0 for old, new, count in triples))
 
     @property
     def verdict(self) -> str:
-        """One sentence for people: what the limit is, and what helps."""
-        shares = self.shares
+        """One sentence: the limit of the service, the figures, and what helps."""
+        utilization = self.utilization
         facts = ", ".join(
             f"{_count(count, name)} at {share:.0%}"
-            for name, share, count in zip(NAMES, shares, self._there_are, strict=True)
+            for name, share, count in zip(NAMES, utilization, self._instances, strict=True)
             if count
         )
-        what, advice = self._limit(shares)
-        return f"{what}: {facts}" + (f": {advice}" if advice else "")
+        limit, advice = self._limit(utilization)
+        return f"{limit}: {facts}" + (f": {advice}" if advice else "")
 
-    def _limit(self, shares: Parts) -> tuple[str, str]:
-        uses_all = shares.cpu >= CPU_LIMIT
-        if uses_all and self._engines_use_cpus:
-            less = "an int8 bundle" if shares.engine >= shares.decode else "decode=fast, smaller images"
+    def _limit(self, utilization: Utilization) -> tuple[str, str]:
+        all_cpus_used = utilization.cpu >= CPU_LIMIT
+        if all_cpus_used and self._engines_use_cpus:
+            less = "an int8 bundle" if utilization.engine >= utilization.decode else "decode=fast, smaller images"
             return "CPU-bound", f"{less}, or more CPUs"
-        if shares.engine >= LIMIT:
-            other = "a faster device, a smaller network, or a bundle of lower precision"
-            return "engine-bound", "more threads or engines" if self._engines_use_cpus else other
-        if shares.queue >= LIMIT:
-            return "queue-bound", "another service beside this one"
-        if shares.decode >= LIMIT:
-            return "decode-bound", "more CPUs, decode=fast, or smaller images" if uses_all else "more HTTP workers"
-        if shares.http_worker >= LIMIT:
+        if utilization.engine >= LIMIT:
+            on_gpu = "a faster device, a smaller network, or a bundle of lower precision"
+            return "engine-bound", "more threads or engines" if self._engines_use_cpus else on_gpu
+        if utilization.batcher >= LIMIT:
+            return "batcher-bound", "another service beside this one"
+        if utilization.decode >= LIMIT:
+            return "decode-bound", "more CPUs, decode=fast, or smaller images" if all_cpus_used else "more HTTP workers"
+        if utilization.http_worker >= LIMIT:
             return "HTTP worker-bound", "more HTTP workers"
-        return ("CPU-bound", "more CPUs") if uses_all else ("nothing is at its limit", "")
+        return ("CPU-bound", "more CPUs") if all_cpus_used else ("nothing is at its limit", "")
 
 
-NOTHING = ((0.0, Parts()), (0.0, Parts()))
-NAMES = ("engine", "decode thread", "http_worker", "queue", "CPU")
-
-
-def busy(counts: Counts) -> Parts:
-    """Seconds that each part has been busy, as the metrics of a process have it."""
-    seconds = dict.fromkeys(Parts._fields, 0.0)
+def busy_seconds(counts: Counts) -> BusySeconds:
+    """Return the busy seconds in the metrics of one process."""
+    seconds = dict.fromkeys(BusySeconds._fields, 0.0)
     for sample in (sample for family in counts for sample in family.samples):
-        part = SAMPLES.get((sample.name, sample.labels.get("loop")))
-        if part is not None:
-            seconds[part] += sample.value
-    return Parts(**seconds)
+        component = SAMPLES.get((sample.name, sample.labels.get("loop")))
+        if component is not None:
+            seconds[component] += sample.value
+    return BusySeconds(**seconds)
 
 
-def together(*parts: Parts) -> Parts:
-    """Of several processes, as if they were one."""
-    return Parts(*map(sum, zip(*parts, strict=True)))
+def total(*of_processes: BusySeconds) -> BusySeconds:
+    """Return the sum of the busy seconds of several processes."""
+    return BusySeconds(*map(sum, zip(*of_processes, strict=True)))
 
 
 def _count(count: float, name: str) -> str:

@@ -19,8 +19,9 @@ from typing import Any
 from app.batching.batcher import Batcher
 from app.errors import StartError
 from app.models.model import Backend
-from app.observability.metrics import Counts, Metrics, exposition, merged, totals
-from app.observability.utilization import Parts, busy, together
+from app.observability.aggregation import exposition, merge, totals
+from app.observability.metrics import Counts, Metrics
+from app.observability.utilization import BusySeconds, busy_seconds, total
 from app.processes.batcher_server import BatcherServer
 from app.processes.http_worker import InheritedFds, WorkerConfig
 from app.processes.messages import REPLY_STRUCT, REQUEST_ID, MessageType
@@ -146,9 +147,9 @@ class Supervisor:
             await asyncio.wait([asyncio.create_task(worker.refresh_metrics()) for worker in self._workers])
         return exposition(*self._all_counts())
 
-    def busy(self) -> Parts:
+    def busy(self) -> BusySeconds:
         """Return the seconds for which each component of the service has been busy."""
-        return together(*map(busy, self._all_counts()))
+        return total(*map(busy_seconds, self._all_counts()))
 
     def _all_counts(self) -> list[Counts]:
         return [self._metrics.counts(), self._exited_counts, *(worker.counts for worker in self._workers)]
@@ -182,7 +183,7 @@ class Supervisor:
         failed_starts = 0
         while True:
             code = await worker.wait()
-            self._exited_counts, worker.counts = merged([self._exited_counts, totals(worker.counts)]), []
+            self._exited_counts, worker.counts = merge([self._exited_counts, totals(worker.counts)]), []
             if self._is_stopping:
                 return
             log.error("HTTP worker exited", extra={"index": worker.index, "code": code})

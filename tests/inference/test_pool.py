@@ -12,7 +12,8 @@ from app.inference.engine import Engine
 from app.inference.pool import open_engines, open_replacement
 from app.inference.self_test import open_unverified
 from app.main import _describe
-from app.observability.metrics import Metrics, exposition
+from app.observability.aggregation import exposition
+from app.observability.metrics import Metrics
 from app.settings import Settings
 from app.system.device import CPU, Device
 from tests.support.engines import GPU

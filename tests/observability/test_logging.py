@@ -1,4 +1,4 @@
-"""`app/observability/logging.py`: one line per event, whatever a caller sends."""
+"""`app/observability/logging.py`: one line per event, whatever a client sends."""
 
 import io
 import json
@@ -13,7 +13,7 @@ FORGED = "/x\n2026-01-01T00:00:00.000+00:00 INFO swin.start ready\x1b[31m"
 
 
 def line(formatter: logging.Formatter, **fields: object) -> str:
-    """What a logger with this formatter writes for one event."""
+    """Return the line that a logger with this formatter writes for one event."""
     written = io.StringIO()
     handler = logging.StreamHandler(written)
     handler.setFormatter(formatter)
@@ -22,7 +22,7 @@ def line(formatter: logging.Formatter, **fields: object) -> str:
 
 
 @pytest.mark.parametrize("formatter", [TextLine(), JsonLine()])
-def test_nothing_a_caller_sends_begins_a_line(formatter: logging.Formatter) -> None:
+def test_text_of_a_client_begins_no_line(formatter: logging.Formatter) -> None:
     """A path with a line break and an escape sequence stays in its field."""
     written = line(formatter, path=FORGED)
 
@@ -30,13 +30,13 @@ def test_nothing_a_caller_sends_begins_a_line(formatter: logging.Formatter) -> N
     assert "\x1b" not in written
 
 
-def test_text_fields_are_told_apart() -> None:
-    """A value with a space or an equals sign is quoted: it cannot look like another field."""
+def test_text_fields_can_be_separated() -> None:
+    """A value with a space or an equals sign is quoted, so it looks like no other field."""
     assert line(TextLine(), path="/x code=200", code=404).endswith('path="/x code=200" code=404\n')
 
 
 def test_json_is_json() -> None:
-    """Every line is one object, with the fields of its event."""
+    """Every line is one object with the fields of its event."""
     event = json.loads(line(JsonLine(), path="/classify", code=200))
 
     assert (event["message"], event["path"], event["code"], event["level"]) == ("request", "/classify", 200, "info")
@@ -44,7 +44,7 @@ def test_json_is_json() -> None:
 
 @pytest.mark.parametrize("formatter", [TextLine(), JsonLine()])
 def test_a_library_s_message_is_one_line(formatter: logging.Formatter) -> None:
-    """Whatever it is made of."""
+    """Line breaks and escape sequences in a message do not reach the log."""
     written = line(formatter, msg="%s", args=("first\n  second\x1b[31m",))
 
     assert written.count("\n") == 1
@@ -53,7 +53,7 @@ def test_a_library_s_message_is_one_line(formatter: logging.Formatter) -> None:
 
 
 def test_a_warning_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """Python prints the line of code below a warning; in the log it stands behind it."""
+    """Python prints the line of code below a warning; the log keeps both in one line."""
     root, shown = logging.getLogger(), warnings.showwarning
     before = root.handlers[:], root.level
     try:
@@ -72,7 +72,7 @@ def test_a_warning_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_no_line_of_a_stack_trace_looks_like_an_event() -> None:
-    """In text, an error's message with line breaks is indented as the trace is; in JSON it is part of a field."""
+    """In text, every line of the trace is indented; in JSON, the trace is a field."""
     raised = (ValueError, ValueError(FORGED), None)
     text = line(TextLine(), exc_info=raised).splitlines()
     (json_line,) = line(JsonLine(), exc_info=raised).splitlines()

@@ -44,7 +44,7 @@ class Pair:
         backend = cast("Any", SimpleNamespace(report=report))
         self.sent = list[tuple[MessageType, bytes]]()
         supervisor = Supervisor(
-            cast("WorkerConfig", None), [], Batcher([], max_batch=1, capacity=1), backend, Metrics("queue")
+            cast("WorkerConfig", None), [], Batcher([], max_batch=1, capacity=1), backend, Metrics("batcher")
         )
         config = cast("WorkerConfig", SimpleNamespace(bundle=None))
         self.http_worker = http_worker = HttpWorker(InheritedFds(0, 0, 0, 0, 0), config)

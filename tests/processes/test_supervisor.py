@@ -20,7 +20,7 @@ async def test_stop_before_start_closes_the_listeners() -> None:
     batcher = Batcher([lambda images, _: images], max_batch=1, capacity=1)
     batcher.start()
     config = cast("Any", SimpleNamespace(settings=Settings(device="cpu")))
-    supervisor = Supervisor(config, [listener], batcher, cast("Any", None), Metrics("queue"))
+    supervisor = Supervisor(config, [listener], batcher, cast("Any", None), Metrics("batcher"))
     was_ready = supervisor.is_ready
 
     await supervisor.stop()

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from app.errors import Draining, InternalError
 from app.http.problems import problem_response
 from app.http.request_head import path_of
-from app.observability.logging import of_request
+from app.observability.logging import request_fields
 from app.observability.metrics import Metrics
 
 log = logging.getLogger("swin.request")
@@ -69,7 +69,7 @@ class RequestContextMiddleware:
         if self._prefix or path[-1:] == "/":
             self._normalize_path(scope, path)
         identity = _identity(scope)
-        token = of_request.set({"request_id": identity, **_trace(scope)})
+        token = request_fields.set({"request_id": identity, **_trace(scope)})
 
         async def send_with_id(message: Message) -> None:
             nonlocal code
@@ -93,7 +93,7 @@ class RequestContextMiddleware:
                 await problem_response(InternalError())(scope, receive, send_with_id)
         finally:
             self._record(scope, path, code or CLIENT_CLOSED_REQUEST, time.perf_counter() - started)
-            of_request.reset(token)
+            request_fields.reset(token)
 
     def _normalize_path(self, scope: Scope, path: str) -> None:
         """Set the prefix, and remove the slash at the end of a known path."""

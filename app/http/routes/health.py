@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse
 
 from app.http.schemas import Health
 from app.http.uploads import service_of
-from app.observability.metrics import CONTENT_TYPE_LATEST
+from app.observability.aggregation import CONTENT_TYPE_LATEST
 
 router = APIRouter(tags=["health"])
 head = partial(router.head, include_in_schema=False)
