@@ -89,7 +89,7 @@ class Bench:
 
     async def _fill(self, sent: bytes) -> Sequence[asyncio.Task[object]]:
         """Block the engine and fill the queue. Return the requests that wait."""
-        broken_engine.give(f"hang {BLOCK_SECONDS}", self._order)
+        broken_engine.inject(f"hang {BLOCK_SECONDS}", self._order)
         waiting: list[asyncio.Task[object]] = []
         while self._order.exists() or (await metrics(self._pool))["swin_queue_depth"] < QUEUE:
             waiting += [asyncio.create_task(self._pool.ask(sent)) for _ in range(2)]

@@ -1,1 +1,1 @@
-"""An attack on a real service whose engine fails, and stops under load."""
+"""Chaos tests: load with failing engines and misbehaving clients, and stops under load."""

@@ -1,4 +1,4 @@
-"""`python -m tests.chaos`: attack a service."""
+"""The command `python -m tests.chaos`."""
 
 import sys
 

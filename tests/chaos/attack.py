@@ -1,6 +1,7 @@
-"""A crowd that behaves as badly as it can, against a real `swin-serve` whose engine fails: `python -m tests.chaos`.
+"""An attack: misbehaving clients against a real `swin-serve` with engine failures.
 
-What it must not be able to do stands in `Attack.violations`: a sentence for each claim that does not hold.
+`python -m tests.chaos` runs it. `Attack.violations` checks the claims that must hold and returns a
+sentence for each claim that does not.
 """
 
 import argparse
@@ -26,54 +27,66 @@ from benchmarks.load.clients import ConnectionPool, closed_loop, request
 from benchmarks.load.images import learn, noise, photo
 from benchmarks.load.served import Accounts, Served, Usage, metrics
 from tests.chaos import broken_engine
-from tests.chaos.scenarios import BEHAVIOURS, BUSY, FAILED, MANY, ONE, PATIENCE, PROMPT, Behavior, Crowd
+from tests.chaos.scenarios import (
+    BATCH,
+    DIGIT,
+    ENGINE_FAILED,
+    OVERLOAD,
+    REQUEST_TIMEOUT_S,
+    SCENARIOS,
+    WELL_BEHAVED,
+    ClientPool,
+    Scenario,
+)
 
 MAX_BATCH = 8
+# Short queues that are full now and then, and short timeouts for engines that hang and for slow
+# clients. The timeouts are seconds: on a busy machine, an engine that works or a client that is in
+# time can wait a second for a CPU.
 OPTIONS = [
     *("--max-batch", str(MAX_BATCH)),
     *("--max-queue-size", "64", "--max-decode-queue-size", "24", "--max-client-batch-size", "16"),
-    *("--batch-timeout", "5", "--header-timeout", f"{PATIENCE:g}", "--body-timeout", f"{PATIENCE:g}"),
+    *("--batch-timeout", "5", "--header-timeout", f"{REQUEST_TIMEOUT_S:g}", "--body-timeout", f"{REQUEST_TIMEOUT_S:g}"),
 ]
-"""Queues so short that they fill now and then, and little patience with engines that hang and callers that dawdle. But
-it is seconds: on a busy machine, an engine that works or a client that is in time can wait a second for a CPU."""
 
+# The longest wait until the service is ready, is idle, or has ended. A longer wait is a hang.
 SETTLING_SECONDS = 60
-"""The longest wait for the service to be ready, to have let go of everything, and to end: it finds a hang."""
 
+# The longest time of a phase beyond its own seconds. A longer time is a hang.
 STALLED_SECONDS = 200
-"""The longest time for one act beyond its own seconds: it finds a hang, too."""
 
-PLAYERS = 16
-MEASURED_SECONDS = 1.5
-SHARE = 0.8
-"""What the machine can do now is measured with so many clients at once, for so long. The attack takes this share."""
+# The capacity of the machine is measured with so many clients for so many seconds. The attack sends
+# LOAD_SHARE of the measured rate.
+MEASURING_CLIENTS = 16
+MEASURING_SECONDS = 1.5
+LOAD_SHARE = 0.8
 
-BETWEEN_FAILURES = 0.5
-SIDES = [(320, 240), (500, 375), (900, 1200), (2000, 1500)]
+SECONDS_BETWEEN_FAILURES = 0.5
+PHOTO_SIZES = [(320, 240), (500, 375), (900, 1200), (2000, 1500)]
 
+# Metrics that are zero when the service is idle.
 GAUGES = ("swin_queue_depth", "swin_decode_in_progress", "swin_uploaded_bytes")
-"""Zero when nobody calls."""
 
-GROWTH = 0.1
-"""Of memory, from the end of the warm-up to the end."""
+# The memory may grow by this part from the end of the warm-up to the end.
+MAX_GROWTH = 0.1
 
 
 @dataclass(frozen=True)
 class Report:
-    """What came of it."""
+    """The result of an attack."""
 
-    outcomes: dict[str, Counter[str]]  # by behavior
+    outcomes: dict[str, Counter[str]]  # by scenario
     injected: Counter[str]  # failures of the engine
-    abandoned: dict[str, float]  # images whose caller left, by stage
-    rate: float  # callers a second
+    cancelled: dict[str, float]  # images of disconnected clients, by stage
+    rate: float  # scenarios per second
     before: Usage
     after: Usage
     violations: list[str]
 
 
 @dataclass(frozen=True)
-class Rest:
-    """The service when nobody calls."""
+class IdleState:
+    """The state of the service when it is idle."""
 
     usage: Usage
     samples: dict[str, float]
@@ -81,14 +94,14 @@ class Rest:
 
 
 class Attack:
-    """One service, and the crowd before it. At the end of the block the crowd has hung up."""
+    """One service and its clients. After the block, all connections are closed."""
 
-    def __init__(self, served: Served, order: Path, failures: Sequence[str], seed: int) -> None:
-        self._served, self._order, self._random = served, order, Random(seed)
-        self._callers, self._failures, self._turns = ConnectionPool(served.address), cycle(failures), len(failures)
+    def __init__(self, served: Served, fault_file: Path, failures: Sequence[str], seed: int) -> None:
+        self._served, self._fault_file, self._random = served, fault_file, Random(seed)
+        self._callers, self._failures, self._remaining = ConnectionPool(served.address), cycle(failures), len(failures)
         self._accounts = served.watch_requests()
-        self._files, self._threads = served.usage().files, sys.maxsize  # at rest, as far as is known
-        self.outcomes = {behavior.name: Counter[str]() for behavior in BEHAVIOURS}
+        self._files, self._threads = served.usage().files, sys.maxsize  # when idle, as far as known
+        self.outcomes = {scenario.name: Counter[str]() for scenario in SCENARIOS}
         self.injected = Counter[str]()
 
     async def __aenter__(self) -> Self:
@@ -98,86 +111,86 @@ class Attack:
         self._callers.close()
         await asyncio.sleep(0)  # a connection ends in the next event-loop iteration
 
-    async def meet(self) -> Crowd:
-        """A crowd that knows what each of its images comes to alone."""
+    async def make_clients(self) -> ClientPool:
+        """Return clients with images of known predictions: each image is classified alone once."""
         digits = await learn(self._callers, [noise(self._random) for _ in range(80)])
-        photos = await learn(self._callers, [photo(*size, self._random) for size in SIDES * 2])
-        return Crowd(self._callers, digits, photos, self._random)
+        photos = await learn(self._callers, [photo(*size, self._random) for size in PHOTO_SIZES * 2])
+        return ClientPool(self._callers, digits, photos, self._random)
 
-    async def pace(self, crowd: Crowd) -> float:
-        """Return how many callers a second the machine can serve now, beside whatever else it does."""
-        before, began = self._seen, time.perf_counter()
+    async def measure_rate(self, clients: ClientPool) -> float:
+        """Return how many scenarios per second the machine can serve beside its other work."""
+        before, began = self._finished, time.perf_counter()
 
-        async def play() -> None:
-            await self._play(self._random.choices(PROMPT, [each.weight for each in PROMPT])[0], crowd)
+        async def run() -> None:
+            await self._run(self._random.choices(WELL_BEHAVED, [each.weight for each in WELL_BEHAVED])[0], clients)
 
-        await closed_loop(PLAYERS, MEASURED_SECONDS, play)
-        return (self._seen - before) / (time.perf_counter() - began)
+        await closed_loop(MEASURING_CLIENTS, MEASURING_SECONDS, run)
+        return (self._finished - before) / (time.perf_counter() - began)
 
-    async def act(self, crowd: Crowd, rate: float, seconds: float) -> Rest:
-        """Let them all in while the engine fails now and then, and return what is left when they are gone.
+    async def run_phase(self, clients: ClientPool, rate: float, seconds: float) -> IdleState:
+        """Run scenarios while the engine fails now and then, and return the idle state after it.
 
-        The act lasts at least so many seconds, and until each behavior and each failure has had its turn.
+        The phase lasts at least so many seconds, and until each scenario and each failure has run.
         """
         async with asyncio.timeout(seconds + STALLED_SECONDS):
             async with asyncio.TaskGroup() as both:
-                breaking = both.create_task(self._break_engine(crowd, seconds))
-                both.create_task(self._crowd_in(crowd, rate, seconds, breaking))
-            return await self._rest()
+                injecting = both.create_task(self._inject_failures(clients, seconds))
+                both.create_task(self._send_load(clients, rate, seconds, injecting))
+            return await self._wait_until_idle()
 
-    async def _crowd_in(self, crowd: Crowd, rate: float, seconds: float, breaking: asyncio.Task[None]) -> None:
+    async def _send_load(self, clients: ClientPool, rate: float, seconds: float, injecting: asyncio.Task[None]) -> None:
         ends = time.perf_counter() + seconds
-        weights = [behavior.weight for behavior in BEHAVIOURS]
-        first = self._random.sample(BEHAVIOURS, len(BEHAVIOURS))
-        async with asyncio.TaskGroup() as visits:
-            while first or not breaking.done() or time.perf_counter() < ends:
-                behavior = first.pop() if first else self._random.choices(BEHAVIOURS, weights)[0]
-                visits.create_task(self._play(behavior, crowd))
-                # Where this process itself is late, the crowd is not: it comes later, not all at once.
+        weights = [scenario.weight for scenario in SCENARIOS]
+        first = self._random.sample(SCENARIOS, len(SCENARIOS))
+        async with asyncio.TaskGroup() as runs:
+            while first or not injecting.done() or time.perf_counter() < ends:
+                scenario = first.pop() if first else self._random.choices(SCENARIOS, weights)[0]
+                runs.create_task(self._run(scenario, clients))
+                # If this process is late, the next scenarios start later, not all at once.
                 await asyncio.sleep(self._random.expovariate(rate))
 
-    async def _play(self, behavior: Behavior, crowd: Crowd) -> str:
-        outcome = await behavior(crowd)
-        self.outcomes[behavior.name][outcome] += 1
+    async def _run(self, scenario: Scenario, clients: ClientPool) -> str:
+        outcome = await scenario(clients)
+        self.outcomes[scenario.name][outcome] += 1
         return outcome
 
     @property
-    def _seen(self) -> int:
+    def _finished(self) -> int:
         return sum(outcomes.total() for outcomes in self.outcomes.values())
 
-    async def _break_engine(self, crowd: Crowd, seconds: float) -> None:
-        """One failure after the other, each when the service has recovered from the last one and answered again.
+    async def _inject_failures(self, clients: ClientPool, seconds: float) -> None:
+        """Inject failures one by one, each after the service has recovered from the one before.
 
-        A slow crowd seldom fills a batch: several images at once see to it that there is one to fail.
+        At a low rate, few batches have two images. Requests with several images cause such a batch.
         """
-        ends, turns = time.perf_counter() + seconds * 0.8, self._turns
+        ends, remaining = time.perf_counter() + seconds * 0.8, self._remaining
         while await self._becomes_ready():
-            await asyncio.sleep(BETWEEN_FAILURES)
-            while await self._play(ONE, crowd) != "200":  # noqa: ASYNC110 (likewise)
+            await asyncio.sleep(SECONDS_BETWEEN_FAILURES)
+            while await self._run(DIGIT, clients) != "200":  # noqa: ASYNC110 (another process recovers)
                 await asyncio.sleep(0.05)
-            if turns <= 0 and time.perf_counter() > ends:
+            if remaining <= 0 and time.perf_counter() > ends:
                 return
-            turns -= 1
+            remaining -= 1
             failure = next(self._failures)
-            broken_engine.give(failure, self._order)
+            broken_engine.inject(failure, self._fault_file)
             self.injected[failure.split()[0]] += 1
-            while self._order.exists():
-                await self._play(MANY, crowd)
-            while await self._failed_batches() < self._to_be_noticed:  # noqa: ASYNC110 (it is another process that counts)
+            while self._fault_file.exists():
+                await self._run(BATCH, clients)
+            while await self._failed_batches() < self._expected_failures:  # noqa: ASYNC110 (another process counts)
                 await asyncio.sleep(0.05)
 
     async def _failed_batches(self) -> float:
         return (await metrics(self._callers))["swin_batches_failed_total"]
 
     @property
-    def _to_be_noticed(self) -> int:
-        """Failures of the engine that the service itself can notice."""
+    def _expected_failures(self) -> int:
+        """The number of injected failures that the service itself can notice."""
         return self.injected.total() - self.injected["cross"]
 
     async def _becomes_ready(self) -> bool:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLING_SECONDS):
-                while not await self._is_ready():  # noqa: ASYNC110 (it is another process that becomes ready)
+                while not await self._is_ready():  # noqa: ASYNC110 (another process becomes ready)
                     await asyncio.sleep(0.1)
                 return True
         return False
@@ -185,61 +198,62 @@ class Attack:
     async def _is_ready(self) -> bool:
         return (await self._callers.ask(request("/health/ready", method="GET"))).status == 200
 
-    async def _rest(self) -> Rest:
-        """Wait until the service has noticed that everybody is gone, or long enough."""
-        ends, was_at_rest = time.perf_counter() + SETTLING_SECONDS, False
+    async def _wait_until_idle(self) -> IdleState:
+        """Wait until the service has noticed all disconnected clients, or until the timeout."""
+        ends, was_idle = time.perf_counter() + SETTLING_SECONDS, False
         while True:
-            # A body can hang on a traceback until it is collected. The next answer comes after that.
+            # A traceback can keep a body alive until it is collected. The signal starts a
+            # collection, and the next response comes after it.
             self._served.process.send_signal(signal.SIGUSR1)
             samples, is_ready = await metrics(self._callers), await self._is_ready()
             self._callers.close()
             await asyncio.sleep(0.2)
             usage = self._served.usage()
             is_idle = usage.files <= self._files and not any(samples[gauge] for gauge in GAUGES)
-            is_whole = is_ready and usage.threads <= self._threads  # what was stuck has still to be given up
-            # Only what is collected at rest leaves the memory that the service needs: on a busy machine, the last
-            # photos go after the signal.
-            if (was_at_rest and is_idle and is_whole) or time.perf_counter() > ends:
+            is_whole = is_ready and usage.threads <= self._threads  # threads of timed-out runs have ended
+            # Two idle readings in a row are needed: on a busy machine, the last photos are freed
+            # after the first signal, and only a collection in the idle state frees their memory.
+            if (was_idle and is_idle and is_whole) or time.perf_counter() > ends:
                 self._threads = usage.threads
-                return Rest(usage, samples, is_ready)
-            was_at_rest = is_idle and is_whole
+                return IdleState(usage, samples, is_ready)
+            was_idle = is_idle and is_whole
 
-    def violations(self, crowd: Crowd, before: Rest, after: Rest) -> Iterator[str]:
-        """A sentence for each claim that does not hold. Ends the service."""
+    def violations(self, clients: ClientPool, before: IdleState, after: IdleState) -> Iterator[str]:
+        """Stop the service, and return a sentence for each claim that does not hold."""
         yield from self._bad_outcomes()
-        yield from self._bad_rest(before, after)
+        yield from self._bad_idle_state(before, after)
         self._end()
         if self._served.process.returncode != 0:
             yield f"SIGTERM ended the service with {self._served.process.returncode}"
-        yield from _bad_accounts(crowd, self._accounts, after.samples)
+        yield from _bad_accounts(clients, self._accounts, after.samples)
         yield from self._bad_log()
 
     def _bad_outcomes(self) -> Iterator[str]:
-        for behavior in BEHAVIOURS:
-            for outcome, count in self.outcomes[behavior.name].items():
-                if outcome not in behavior.allowed | BUSY | {FAILED}:
-                    yield f"{behavior.name}: {outcome}, {count} times"
-        failed = sum(outcomes[FAILED] for outcomes in self.outcomes.values())
-        most = MAX_BATCH * self.injected.total()
-        if failed > most:
-            yield f"{failed} requests heard of a failing engine, which failed at most {most} images"
+        for scenario in SCENARIOS:
+            for outcome, count in self.outcomes[scenario.name].items():
+                if outcome not in scenario.allowed | OVERLOAD | {ENGINE_FAILED}:
+                    yield f"{scenario.name}: {outcome}, {count} times"
+        failed = sum(outcomes[ENGINE_FAILED] for outcomes in self.outcomes.values())
+        maximum = MAX_BATCH * self.injected.total()
+        if failed > maximum:
+            yield f"{failed} requests failed because of the engine, which failed for at most {maximum} images"
 
-    def _bad_rest(self, before: Rest, after: Rest) -> Iterator[str]:
+    def _bad_idle_state(self, before: IdleState, after: IdleState) -> Iterator[str]:
         for gauge in GAUGES:
             if after.samples[gauge]:
-                yield f"{gauge} is {after.samples[gauge]:.0f} when nobody calls"
+                yield f"{gauge} is {after.samples[gauge]:.0f} when the service is idle"
         if not after.is_ready:
             yield "the service is not ready again"
         for name in ("files", "threads"):
-            was, now = getattr(before.usage, name), getattr(after.usage, name)
-            if now > was:
-                yield f"{now} {name} when nobody calls; there were {was}"
+            old, new = getattr(before.usage, name), getattr(after.usage, name)
+            if new > old:
+                yield f"{new} {name} when the service is idle; there were {old}"
         growth = after.usage.rss / before.usage.rss - 1
-        if growth > GROWTH:
+        if growth > MAX_GROWTH:
             yield f"memory grew by {growth:.0%}"
 
     def _end(self) -> None:
-        """Terminate the service. Its log is then complete."""
+        """Stop the service. After that, its log is complete."""
         self._served.process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._served.process.wait(SETTLING_SECONDS)
@@ -256,23 +270,23 @@ class Attack:
                 alarms[f"{str(event['message']).splitlines()[0]}: {trace[-1]}"] += 1
         for alarm, count in alarms.items():
             yield f"in the log, {count} times: {alarm}"
-        if failures != self._to_be_noticed:
-            yield f"{failures} batches failed by the log, {self._to_be_noticed} were made to"
+        if failures != self._expected_failures:
+            yield f"the log has {failures} failed batches; {self._expected_failures} failures were injected"
 
 
-def _bad_accounts(crowd: Crowd, accounts: Accounts, samples: dict[str, float]) -> Iterator[str]:
-    """Each request is counted once, with the code that its client got, by the application or at the connection."""
+def _bad_accounts(clients: ClientPool, accounts: Accounts, samples: dict[str, float]) -> Iterator[str]:
+    """Check that each request is logged once, with the status that its client got."""
     codes, refusals = _by_request(accounts.requests), _by_request(accounts.refusals)
-    for identity, answer in crowd.answers.items():
+    for identity, status in clients.statuses.items():
         account = [*refusals.get(identity, []), *codes.get(identity, [])]
         if identity in refusals and account[1:] and account[1] >= HTTPStatus.BAD_REQUEST:
-            del account[1]  # the application had begun the request that the connection then ended
-        if len(account) > 1 or (answer is not None and account != [answer]):
-            yield f"{identity} got {answer}, and the service's account of it is {account}"
+            del account[1]  # the application had started the request that the connection then ended
+        if len(account) > 1 or (status is not None and account != [status]):
+            yield f"{identity} got {status}, and the service logged {account}"
     counted = sum(count for name, count in samples.items() if name.startswith("swin_requests_total"))
     logged = len(accounts.requests)
-    if not logged - 2 <= counted <= logged:  # the last look at metrics and readiness is not in its own count
-        yield f"{counted:.0f} requests by the metrics, {logged} by the log"
+    if not logged - 2 <= counted <= logged:  # the last requests for metrics and readiness are not in their own count
+        yield f"the metrics have {counted:.0f} requests, the log has {logged}"
 
 
 def _by_request(accounts: Sequence[tuple[str, int]]) -> dict[str, list[int]]:
@@ -291,37 +305,45 @@ async def attack(
     rate: float | None = None,
     options: Sequence[str] = (),
 ) -> Report:
-    """Start a service, warm it up with the same crowd, attack it while its engine fails, and see what is left of it.
+    """Start a service, warm it up, attack it while its engine fails, and check the claims.
 
-    Without a rate, each act takes a share of what the machine can do at its beginning.
+    Warm-up and attack have the same clients and failures. `rate` is in scenarios per second. By
+    default, each phase measures the rate of the machine first, and sends a share of it.
     """
     with tempfile.TemporaryDirectory() as folder:
-        order = Path(folder) / "order"
-        served = Served(*OPTIONS, *options, module="tests.chaos.broken_engine", **{broken_engine.VARIABLE: str(order)})
+        fault_file = Path(folder) / "fault"
+        served = Served(
+            *OPTIONS, *options, module="tests.chaos.broken_engine", **{broken_engine.VARIABLE: str(fault_file)}
+        )
         try:
-            async with Attack(served, order, failures, seed) as scene:
-                crowd = await scene.meet()
-                before = await scene.act(crowd, rate or SHARE * await scene.pace(crowd), warm_up)
-                chosen = rate or SHARE * await scene.pace(crowd)
-                after = await scene.act(crowd, chosen, seconds)
-                violations = list(scene.violations(crowd, before, after))
+            async with Attack(served, fault_file, failures, seed) as run:
+                clients = await run.make_clients()
+                before = await run.run_phase(clients, rate or LOAD_SHARE * await run.measure_rate(clients), warm_up)
+                chosen = rate or LOAD_SHARE * await run.measure_rate(clients)
+                after = await run.run_phase(clients, chosen, seconds)
+                violations = list(run.violations(clients, before, after))
         finally:
             served.stop()
-    abandoned = {name: count for name, count in after.samples.items() if name.startswith("swin_cancelled_total")}
-    return Report(scene.outcomes, scene.injected, abandoned, chosen, before.usage, after.usage, violations)
+    cancelled = {name: count for name, count in after.samples.items() if name.startswith("swin_cancelled_total")}
+    return Report(run.outcomes, run.injected, cancelled, chosen, before.usage, after.usage, violations)
 
 
 def main() -> int:
-    """Attack, and print what came of it. Returns 0, or 1 if a claim does not hold."""
+    """Run an attack and print the report. Return 0, or 1 if a claim does not hold."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seconds", type=float, default=90)
     parser.add_argument("--warm-up", type=float, default=30)
-    parser.add_argument("--rate", type=float, help="callers a second; default: a share of what the machine can do")
+    parser.add_argument("--rate", type=float, help="scenarios per second (default: a share of what the machine can do)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--failures", nargs="+", default=["raise", "rows", "nan", "hang 60"], help="the engine's, in turns"
+        "--failures",
+        nargs="+",
+        default=["raise", "rows", "nan", "hang 60"],
+        help="the failures of the engine, in turns",
     )
-    parser.add_argument("--option", action="append", default=[], dest="options", help="of the service: --option=--x=y")
+    parser.add_argument(
+        "--option", action="append", default=[], dest="options", help="an option of the service: --option=--x=y"
+    )
     report = uvloop.run(attack(**vars(parser.parse_args())))
     print(_table(report))
     for violation in report.violations:
@@ -333,9 +355,9 @@ def _table(report: Report) -> str:
     return "\n".join(
         [
             *(f"{name:24}{outcomes.total():7}   {_shown(outcomes)}" for name, outcomes in report.outcomes.items()),
-            f"callers a second: {report.rate:.0f}",
+            f"scenarios per second: {report.rate:.0f}",
             f"engine failures: {dict(report.injected)}",
-            f"images abandoned: {report.abandoned}",
+            f"images cancelled: {report.cancelled}",
             f"before: {report.before}",
             f"after:  {report.after}",
         ]

@@ -1,10 +1,9 @@
-"""`swin-serve`, whose engine misbehaves on demand.
+"""`swin-serve` with fault injection.
 
-`python -m tests.chaos.broken_engine run …`, in the place of `-m app`.
-
-An order is a file, named by the variable BROKEN_ENGINE, with one of `ORDERS` in it, and for `hang` the most seconds.
-The next run of two rows or more carries it out, once, and takes the file away. SIGUSR1 collects garbage and gives what
-was freed back to the system.
+`python -m tests.chaos.broken_engine run …` replaces `python -m app run …`. The environment variable
+BROKEN_ENGINE names a file. A fault is injected by writing the name of one of `FAULTS` into it, for
+`hang` followed by a number of seconds. The next run of two images or more removes the file and
+fails once. SIGUSR1 collects garbage and returns free memory to the kernel.
 """
 
 import ctypes
@@ -26,88 +25,89 @@ VARIABLE = "BROKEN_ENGINE"
 
 Outputs = list[np.ndarray[Any, Any]]
 
+# Set when a session is opened: by then, a run that hangs has timed out.
 replaced = threading.Event()
-"""Set when a session is opened: a run that hangs has been given up by then."""
 
 
 def fail(_: Outputs) -> Outputs:
-    """As ONNX Runtime does when memory runs out."""
+    """Raise, as ONNX Runtime does when it runs out of memory."""
     raise RuntimeError("an injected failure")
 
 
-def lose_a_row(outputs: Outputs) -> Outputs:
-    """One answer too few."""
+def drop_row(outputs: Outputs) -> Outputs:
+    """Return one row too few."""
     return [values[1:] for values in outputs]
 
 
-def spoil(outputs: Outputs) -> Outputs:
-    """Numbers that are none."""
+def fill_with_nan(outputs: Outputs) -> Outputs:
+    """Return NaN for all values."""
     return [np.full_like(values, np.nan) for values in outputs]
 
 
-def cross(outputs: Outputs) -> Outputs:
-    """To each row its neighbor's answer: what nobody but the callers can notice."""
+def shift_rows(outputs: Outputs) -> Outputs:
+    """Return to each image the output of its neighbor, which only the clients can notice."""
     return [np.roll(values, 1, axis=0) for values in outputs]
 
 
 def hang(outputs: Outputs, seconds: str) -> Outputs:
-    """Return the right answer too late: when the engine has been renewed, or after so many seconds."""
+    """Return the right outputs too late: after an engine restart, or after so many seconds."""
     replaced.clear()
     replaced.wait(float(seconds))
     return outputs
 
 
-ORDERS: Mapping[str, Callable[..., Outputs]] = {
+FAULTS: Mapping[str, Callable[..., Outputs]] = {
     "raise": fail,
-    "rows": lose_a_row,
-    "nan": spoil,
-    "cross": cross,
+    "rows": drop_row,
+    "nan": fill_with_nan,
+    "cross": shift_rows,
     "hang": hang,
 }
 
 
-class BrokenSession:
-    """A session of ONNX Runtime that takes orders."""
+class FaultySession:
+    """A session of ONNX Runtime into which faults can be injected."""
 
-    def __init__(self, session: Any, order: Path) -> None:
-        self._session, self._order = session, order
+    def __init__(self, session: Any, fault_file: Path) -> None:
+        self._session, self._fault_file = session, fault_file
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
     def run(self, *arguments: Any) -> Outputs:
-        """Run, and carry out the order if there is one."""
+        """Run, and apply the injected fault if there is one."""
         outputs: Outputs = self._session.run(*arguments)
-        if len(outputs[0]) < 2 or not self._order.exists():
+        if len(outputs[0]) < 2 or not self._fault_file.exists():
             return outputs
-        order, *details = self._order.read_text().split()
-        self._order.unlink()
-        return ORDERS[order](outputs, *details)
+        fault, *details = self._fault_file.read_text().split()
+        self._fault_file.unlink()
+        return FAULTS[fault](outputs, *details)
 
 
-def give(order: str, place: Path) -> None:
-    """Leave an order, complete from the first moment on."""
-    draft = place.with_suffix(".draft")
-    draft.write_text(order)
-    draft.rename(place)
+def inject(fault: str, fault_file: Path) -> None:
+    """Write the fault in one step, so that the service never reads a part of it."""
+    draft = fault_file.with_suffix(".draft")
+    draft.write_text(fault)
+    draft.rename(fault_file)
 
 
-def tidy_up(*_: object) -> None:
-    """Keep what is in use and nothing else: what the process occupies now is what it holds."""
+def free_memory(*_: object) -> None:
+    """Free all unused memory, so that the memory of the process is what it needs."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGUSR1, tidy_up)
-    # Warm-up on a busy machine can find that batches do not pay. Then none would have the two rows that an order needs.
+    signal.signal(signal.SIGUSR1, free_memory)
+    # On a busy machine, warm-up could find that batches save no time. Then no batch would have the
+    # two images that a fault needs.
     warmup.MIN_SAVING = -1e6
-    open_session, place = session._open, Path(os.environ[VARIABLE])  # noqa: SLF001 (every session is opened there)
+    open_session, fault_file = session._open, Path(os.environ[VARIABLE])  # noqa: SLF001 (opens every session)
 
-    def open_broken(*arguments: Any) -> BrokenSession:
-        """Open a session that takes orders, and let go of a run that hangs in the one before."""
+    def open_faulty_session(*arguments: Any) -> FaultySession:
+        """Open a faulty session, and let a run return that hangs in the session before."""
         replaced.set()
-        return BrokenSession(open_session(*arguments), place)
+        return FaultySession(open_session(*arguments), fault_file)
 
-    session._open = open_broken  # type: ignore[assignment]  # noqa: SLF001 (likewise)
+    session._open = open_faulty_session  # type: ignore[assignment]  # noqa: SLF001 (opens every session)
     sys.exit(main())

@@ -22,7 +22,7 @@ from app.bundle.digests import file_digest
 from app.bundle.load import Bundle
 from app.settings import DEMO_BUNDLE
 from benchmarks.load.served import START_SECONDS
-from tests.chaos.broken_engine import VARIABLE, give
+from tests.chaos.broken_engine import VARIABLE, inject
 from tests.support.images import encode
 from tests.support.served import Served, everything, run, stop_amid
 
@@ -109,7 +109,7 @@ def test_a_stuck_engine_does_not_hold_the_end(tmp_path: Path, demo: Bundle, http
     served = Served(*options, module="tests.chaos.broken_engine", **{VARIABLE: str(order)})
     files = [("files", (demo.folder / f"golden/{name}.png").read_bytes()) for name in ("one", "two", "three", "four")]
     try:
-        give("hang 600", order)
+        inject("hang 600", order)
         with ThreadPoolExecutor(1) as callers:
             call = callers.submit(httpx.post, f"{served.url}/classify/batch", files=files, timeout=START_SECONDS)
             while order.exists():  # until the engine has it
@@ -167,7 +167,7 @@ def test_a_bundle_rewritten_in_place_changes_no_answer(tmp_path: Path, demo: Bun
         answers.append(ask())
         for path in (path for path in folder.rglob("*") if path.is_file()):
             os.truncate(path, 0)
-        give("raise", order)
+        inject("raise", order)
         httpx.post(f"{served.url}/classify/batch", files=[("files", image)] * 8, timeout=START_SECONDS)
         served.wait_for("engine restarted")
         answers.append(ask())
