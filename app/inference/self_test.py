@@ -1,4 +1,4 @@
-"""The self-test of a device: golden samples, whose pixels and logits are known.
+"""The self-test of a device: golden samples, images with known pixels and logits.
 
 Every device runs them before it serves. The self-test finds errors that no other check finds:
 another version of Pillow that resamples differently, a driver that computes differently, a provider

@@ -28,7 +28,7 @@ def measure_buckets(
         buckets: batch sizes, in ascending order.
         run_seconds: runs a batch of this size and returns the seconds that it took.
         min_runs: runs of each size, at least.
-        while_cheaper: stop at the first size whose images cost no less than those of the size
+        while_cheaper: stop at the first size at which images cost no less than those of the size
             before. This size and all larger ones are left out: they would cost memory and waiting
             for nothing.
     """

@@ -15,7 +15,7 @@ from app.observability.metrics import Counts
 
 __all__ = ["CONTENT_TYPE_LATEST", "exposition", "merge", "totals"]
 
-# The last part of the name of samples whose value is a point in time, not an amount.
+# The ends of the names of samples that hold a point in time, not an amount.
 TIME_SUFFIXES = ("_created", "start_time_seconds")
 
 

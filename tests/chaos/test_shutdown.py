@@ -2,8 +2,8 @@
 
 A request is accepted when the client has written all of it to a connection that `connect` had
 returned, unless an earlier response on the connection had `Connection: close`. Each accepted
-request must get a complete response: `200`, or the problem document of a `503`. A request whose
-connection is closed or reset instead is lost. A client whose `connect` fails can use another
+request must get a complete response: `200`, or the problem document of a `503`. A request on a
+connection that is closed or reset instead is lost. If `connect` fails, the client can use another
 instance.
 """
 

@@ -21,7 +21,7 @@ from tests.support.engines import GPU
 
 @pytest.fixture
 def broken() -> set[Device]:
-    """Name the GPUs whose verification fails."""
+    """Return the set of GPUs that fail verification; a test adds to it."""
     return set()
 
 

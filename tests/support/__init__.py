@@ -1,1 +1,1 @@
-"""What tests of several rooms share: stand-ins, clients, a served process."""
+"""Helpers for tests of several packages: fakes, clients, a service process."""

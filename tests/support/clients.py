@@ -11,28 +11,31 @@ from app.http.client_state import ClientState
 
 
 def caller_of(app: FastAPI) -> httpx.AsyncClient:
-    """A client of the application, without sockets."""
+    """Return a client of the application, without sockets."""
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://swin")
 
 
 class Visitor:
-    """Sends an image to `POST /classify`, or its first pieces only, and hangs up when it is told to."""
+    """A client that sends an image, or the first pieces of one, to `POST /classify`.
+
+    The client disconnects when `leave` is called.
+    """
 
     def __init__(self, app: FastAPI, *pieces: bytes, is_whole: bool = True) -> None:
-        self.sent = list[MutableMapping[str, Any]]()  # to it
+        self.sent = list[MutableMapping[str, Any]]()  # messages of the application
         self._app = app
         self._pieces, self._is_whole = list(pieces), is_whole
         self._leaves, self._caller = asyncio.Event(), ClientState()
-        self.waits = asyncio.Event()  # all it has to say has been said
+        self.waits = asyncio.Event()  # set when all pieces have been sent
 
     async def ask(self) -> None:
-        """The request, until it is answered or given up."""
+        """Send the request, and return when the application has finished it."""
         scope = {"type": "http", "method": "POST", "path": "/classify", "query_string": b"", "headers": []}
         state = {"client_state": self._caller}
         await self._app(scope | {"app": self._app, "state": state}, self._receive, self._send)
 
     def leave(self) -> None:
-        """Hang up."""
+        """Disconnect."""
         self._leaves.set()
         self._caller.disconnect()
 

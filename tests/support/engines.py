@@ -1,4 +1,4 @@
-"""Stand-ins for engines and sessions: some wait to be let through, some fail. Knows no torch."""
+"""Fake engines and sessions: some wait at a gate, some fail. Knows no torch."""
 
 import threading
 from collections.abc import Iterable, Sequence
@@ -16,11 +16,11 @@ from tests.support.waiting import HANG_SECONDS
 
 
 class Gate:
-    """An engine that runs a batch only when let through, and adds one to every row."""
+    """An engine that runs a batch only after `open`, and adds one to every row."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []
-        self.return_tokens: list[list[bool]] = []  # by batch, which rows asked for the return_tokens answer
+        self.return_tokens: list[list[bool]] = []  # of each batch
         self._entered, self._opened = threading.Semaphore(0), threading.Semaphore(0)
 
     def __call__(self, rows: Sequence[NDArray[Any]], return_tokens: Sequence[bool] = ()) -> NDArray[Any]:
@@ -28,28 +28,27 @@ class Gate:
         self.batches.append(len(rows))
         self.return_tokens.append(list(return_tokens))
         self._entered.release()
-        assert self._opened.acquire(timeout=HANG_SECONDS), "nobody opened the gate"
+        assert self._opened.acquire(timeout=HANG_SECONDS), "the gate was not opened"
         return np.stack(rows) + 1
 
     def wait_until_entered(self) -> None:
-        """Until a batch stands before the gate."""
+        """Wait until a batch has reached the gate."""
         assert self._entered.acquire(timeout=HANG_SECONDS), "no batch came"
 
     def open(self, times: int = 1) -> None:
-        """Let so many batches through."""
+        """Let `times` batches through."""
         self._opened.release(times)
 
 
+# The error of ONNX Runtime when the memory of a GPU is full.
 ALLOCATION = "FAIL : bfc_arena.cc:360 Failed to allocate memory for requested buffer of size 3687936"
-"""What ONNX Runtime says when a GPU's memory is full."""
 
-
+# A GPU with all libraries, and a driver of unknown version.
 GPU = Gpu("NVIDIA H200", None, "13.1", "13.0", "9.10.2")
-"""One that has all it needs, and a driver that does not tell its version."""
 
 
 class FailingSession:
-    """A session of ONNX Runtime that breaks in one of the ways in which they do."""
+    """A session of ONNX Runtime with a failure: `exception`, `shape` or `nan`."""
 
     def __init__(self, session: Any, failure: str) -> None:
         self._session, self._failure = session, failure
@@ -65,7 +64,7 @@ class FailingSession:
 
 
 class HeldSession:
-    """A session of ONNX Runtime whose every run has to pass a gate first."""
+    """A session of ONNX Runtime in which every run waits at a gate."""
 
     def __init__(self, session: Any, gate: Gate) -> None:
         self._session, self._gate = session, gate
@@ -77,10 +76,10 @@ class HeldSession:
 
 
 def engine_of(bundle: Bundle, device: Device = CPU, buckets: Sequence[int] = (1,)) -> Engine:
-    """The bundle's network on a device, not proved and not warm."""
+    """Open the bundle's network on a device, without self-test and warm-up."""
     return open_unverified(bundle, device, 1, buckets)
 
 
 def rows(values: Iterable[float]) -> list[NDArray[np.float32]]:
-    """One row for each value."""
+    """Return one row for each value."""
     return [np.array([value], np.float32) for value in values]

@@ -8,7 +8,7 @@ from torch import nn
 
 
 def failing_timm(version: str) -> types.ModuleType:
-    """Timm whose classes take other arguments, as 0.4.12 and 0.6.13 do."""
+    """Return a timm with classes of other arguments, such as 0.4.12 and 0.6.13."""
 
     def refuse(*_: Any, **__: Any) -> None:
         raise TypeError("'<=' not supported between instances of 'int' and 'tuple'")
@@ -21,7 +21,7 @@ def failing_timm(version: str) -> types.ModuleType:
 
 
 def wrong_timm(version: str) -> types.ModuleType:
-    """Timm whose network takes all weights and computes something else."""
+    """Return a timm with a network that loads all weights and computes something else."""
 
     class Network(nn.Module):
         def __init__(self, num_classes: int, **_: Any) -> None:
@@ -44,12 +44,12 @@ def wrong_timm(version: str) -> types.ModuleType:
 
 
 def failing_torchvision(version: str) -> types.ModuleType:
-    """Torchvision before it had a Swin."""
+    """Return a torchvision without a Swin."""
     return module("torchvision", version, models=types.SimpleNamespace(), transforms=types.SimpleNamespace())
 
 
 def module(name: str, version: str, **attributes: Any) -> types.ModuleType:
-    """A module of that name and version."""
+    """Return a module with this name and version."""
     made = types.ModuleType(name)
     made.__dict__.update(attributes, __version__=version)
     return made

@@ -1,4 +1,7 @@
-"""A `swin-serve` that may open few files: `python -m tests.support.few_files`, with the number in a variable."""
+"""`swin-serve` with a low limit of open files: `python -m tests.support.few_files`.
+
+The environment variable MAX_FILES has the limit.
+"""
 
 import os
 import resource
@@ -9,6 +12,6 @@ from app.cli.main import main
 VARIABLE = "MAX_FILES"
 
 if __name__ == "__main__":
-    most = int(os.environ[VARIABLE])
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    limit = int(os.environ[VARIABLE])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     sys.exit(main())

@@ -1,4 +1,7 @@
-"""What a test leaves behind: a plugin of pytest. Knows nothing about the service."""
+"""A plugin of pytest that frees leftovers of failed tests and ends leftover processes.
+
+Knows nothing about the service.
+"""
 
 import gc
 import os
@@ -12,15 +15,15 @@ import pytest
 
 
 def pytest_configure() -> None:
-    """End as after Ctrl-C where a run is terminated: every fixture then stops what it has started."""
+    """Treat SIGTERM as Ctrl-C, so that every fixture stops what it has started."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_runtest_logfinish() -> None:
-    """Free what a failed test has left open, without a warning.
+    """Free the open resources of a failed test, without a warning.
 
-    Python keeps the traceback of the last failure, and with it sockets, event loops and coroutines, until the next test
-    is called. Their warnings are errors here, and that test would fail for them.
+    Python keeps the traceback of the last failure until the next test is called, and with it
+    sockets, event loops and coroutines. Their warnings are errors, so the next test would fail.
     """
     failed = [vars(sys).pop(name, None) for name in ("last_type", "last_value", "last_traceback", "last_exc")]
     if not any(failed):
@@ -37,7 +40,7 @@ def pytest_runtest_logfinish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_process_left() -> Iterator[None]:
-    """End every process that a test has started and not ended, and tell."""
+    """Kill every process that a test has started and not ended, and fail if there was one."""
     yield
     left = processes()
     for pid in left:
@@ -46,12 +49,12 @@ def no_process_left() -> Iterator[None]:
 
 
 def processes() -> Mapping[int, str]:
-    """Return the command of each process that this one has started and that still runs, by process id."""
+    """Return the commands of the running child processes, by process id."""
     return {pid: command for pid in _children() if "multiprocessing.resource_tracker" not in (command := _command(pid))}
 
 
 def _children() -> list[int]:
-    lists = Path("/proc/self/task").glob("*/children")  # empty where the kernel does not count them
+    lists = Path("/proc/self/task").glob("*/children")  # empty if the kernel does not list children
     found = [int(pid) for each in lists for pid in each.read_text().split()]
     return [pid for pid in found if "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()]
 

@@ -1,4 +1,4 @@
-"""Networks with every weight random, and the checkpoints that people have of them. Needs torch."""
+"""Networks with random weights, and checkpoints of them. Needs torch."""
 
 import shutil
 from collections.abc import Callable
@@ -16,14 +16,14 @@ from tests.references.draw import draw
 
 
 def randomize(module: nn.Module, seed: int = 0) -> None:
-    """Fill every parameter, so that attention, masks and position biases all matter to the result."""
+    """Fill every parameter, so that attention, masks and position biases affect the result."""
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             parameter.copy_(torch.from_numpy(draw(name, tuple(parameter.shape), seed)))
 
 
 def transformers_swin(seed: int = 0, **config: Any) -> Any:
-    """The transformers library's network, small unless told otherwise, with random weights."""
+    """Return a network of the transformers library, small by default, with random weights."""
     small: dict[str, Any] = {
         "image_size": 32,
         "patch_size": 4,
@@ -44,7 +44,7 @@ def transformers_swin(seed: int = 0, **config: Any) -> Any:
 
 
 def save_checkpoint(folder: Path, *, size: dict[str, int] | None = None, processor: Any = None, **config: Any) -> Path:
-    """What a user has after a fine-tune: network, configuration and preprocessor."""
+    """Save the checkpoint of a fine-tuned network: weights, configuration, preprocessor."""
     network = transformers_swin(**config)
     network.save_pretrained(folder)
     side = config.get("image_size", 32)
@@ -54,7 +54,7 @@ def save_checkpoint(folder: Path, *, size: dict[str, int] | None = None, process
 
 
 def exported_before(bundle: Path) -> Callable[[nn.Module, tuple[int, int], Path], int]:
-    """Return a stand-in for `to_onnx`, most of the time of a build, that takes the graph of a bundle of the network."""
+    """Return a fake `to_onnx` that copies the graph of `bundle`, to save most of a build."""
 
     def take(_network: nn.Module, _input_size: tuple[int, int], path: Path) -> int:
         shutil.copy(bundle / MODEL, path)

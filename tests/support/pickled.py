@@ -1,4 +1,4 @@
-"""Files as `torch.save` writes them, in both of its formats, with steps of a pickle put before the first."""
+"""Files in both formats of `torch.save`, with opcodes inserted at the start of the pickle."""
 
 import io
 import pickle
@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 FORMATS = {"zip": True, "legacy": False}
+# The number of pickles before the content: magic number, protocol, system.
 LEGACY_HEADER = 3
-"""Pickles before the one with the content: magic number, protocol, system."""
 
 
 def save_with(steps: bytes, content: Any, file: Path, form: str) -> None:
-    """Write `content`; a reader takes the steps first and drops what they leave."""
+    """Write `content`. A reader runs `steps` first and drops their result."""
     buffer = io.BytesIO()
     torch.save(content, buffer, _use_new_zipfile_serialization=FORMATS[form])
     buffer.seek(0)
@@ -23,7 +23,7 @@ def save_with(steps: bytes, content: Any, file: Path, form: str) -> None:
 
 
 def _with(steps: bytes, pickled: bytes) -> bytes:
-    """After the two bytes that say the protocol, and before the rest; `0` drops the result."""
+    """Insert `steps` after the two bytes of the protocol; the opcode `0` drops the result."""
     return b"\x80\x04" + steps + b"0" + pickled[2:]
 
 
@@ -38,7 +38,7 @@ def _in_zip(steps: bytes, saved: io.BytesIO) -> bytes:
 
 def _in_legacy(steps: bytes, saved: io.BytesIO) -> bytes:
     for _ in range(LEGACY_HEADER):
-        pickle.load(saved)  # noqa: S301 (written right here)
+        pickle.load(saved)  # noqa: S301 (written by this module)
     before = saved.tell()
     everything = saved.getvalue()
     return everything[:before] + _with(steps, everything[before:])
@@ -51,7 +51,7 @@ Path({trace!r}).mkdir()
 
 
 def set_trap(folder: Path, monkeypatch: Any) -> Path:
-    """A module `trap` that can be imported, and leaves a trace if it is. Returns the place of the trace."""
+    """Make a module `trap` importable; return the path of the folder that importing it creates."""
     (folder / "modules").mkdir()
     (folder / "modules" / "trap.py").write_text(TRAP.format(trace=str(folder / "trace")))
     monkeypatch.syspath_prepend(folder / "modules")

@@ -1,4 +1,4 @@
-"""A real `swin-serve`, and what is said to it over a bare socket."""
+"""A real `swin-serve` process, and requests to it over plain sockets."""
 
 import json
 import os
@@ -18,14 +18,14 @@ from benchmarks.load.served import START_SECONDS
 
 
 class Served(served.Served):
-    """A real `swin-serve`, spoken to without asyncio."""
+    """A real `swin-serve` process, used without asyncio."""
 
     def connect(self) -> socket.socket:
-        """A bare connection to it."""
+        """Open a plain connection to the service."""
         return socket.create_connection(self.address, timeout=START_SECONDS)
 
     def say(self, *pieces: bytes) -> bytes:
-        """Send pieces on a connection of their own; all that is answered until it is closed."""
+        """Send pieces on a new connection; return all bytes until the service closes it."""
         with self.connect() as connection:
             for piece in pieces:
                 connection.sendall(piece)
@@ -33,19 +33,19 @@ class Served(served.Served):
 
 
 def everything(connection: socket.socket) -> bytes:
-    """All that comes until the other side closes."""
+    """Return all bytes until the other side closes."""
     return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
 def answer_of(connection: socket.socket) -> tuple[int, dict[str, str], Any]:
-    """Status, headers and JSON of the next answer, whatever becomes of the connection."""
+    """Return status, headers and JSON of the next response."""
     response = HTTPResponse(connection)
     response.begin()
     return response.status, {name.lower(): value for name, value in response.getheaders()}, json.loads(response.read())
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`swin-serve`, expected to end by itself."""
+    """Run `swin-serve`, which has to end by itself."""
     command = [sys.executable, "-m", "app", *arguments]
     return subprocess.run(  # noqa: S603 (our own interpreter)
         command, capture_output=True, text=True, timeout=START_SECONDS, env=os.environ | environment, check=False
@@ -53,7 +53,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 def stop_amid(served: Served, connection: socket.socket, begun: bytes) -> None:
-    """Send the beginning of a request's content, and SIGTERM once the service holds it."""
+    """Send the beginning of a request's content, and SIGTERM when the service has it."""
     connection.sendall(begun)
     deadline = time.monotonic() + START_SECONDS
     while not re.search(r"^swin_uploaded_bytes [1-9]", httpx.get(f"{served.url}/metrics").text, re.MULTILINE):

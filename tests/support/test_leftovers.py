@@ -1,4 +1,4 @@
-"""`tests/support/leftovers.py`."""
+"""`tests/support/leftovers.py`: leftovers of a test do not affect the next test."""
 
 import subprocess
 import sys
@@ -20,10 +20,10 @@ def test_after_it():
 """
 
 
-def test_what_a_failed_test_leaves_open_is_not_the_next_one_s(
+def test_leftovers_of_a_failed_test_do_not_fail_the_next(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its socket, its event loop and its coroutine are gone before the next test begins, and that one passes."""
+    """Its socket, event loop and coroutine are freed before the next test, which passes."""
     monkeypatch.setenv("PYTHONPATH", str(Path(leftovers.__file__).parents[2]))
     pytester.makepyfile(LEAVES)
 
@@ -33,7 +33,7 @@ def test_what_a_failed_test_leaves_open_is_not_the_next_one_s(
 
 
 def test_a_process_that_still_runs_is_found() -> None:
-    """By its process id, as long as it runs."""
+    """A running child process is found by its process id; one that has ended is not."""
     waits = "import sys; print('waits', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", waits]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # noqa: S603 (our own)

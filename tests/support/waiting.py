@@ -1,4 +1,4 @@
-"""How long a test waits for what has to come."""
+"""The timeout of tests."""
 
+# The longest wait for an event. A longer wait is a hang: a busy machine needs seconds.
 HANG_SECONDS = 120
-"""The longest wait for what has to come: it finds a hang. A busy machine needs seconds."""

@@ -1,4 +1,4 @@
-"""A connection without sockets: pieces of bytes go in, the bytes of the answers come out."""
+"""A connection without sockets: pieces of bytes go in, the bytes of the responses come out."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from app.settings import Settings
 
 
 class Wire(asyncio.Transport):
-    """A transport that notes what is written, and reads nothing while it is paused."""
+    """A transport that records what is written, and reads nothing while it is paused."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,46 +24,38 @@ class Wire(asyncio.Transport):
         self.is_paused = self.is_closed = False
 
     def write(self, data: bytes) -> None:  # type: ignore[override]  # (nothing else is written)
-        """Note it."""
         self.sent += data
 
     def write_eof(self) -> None:
-        """What is noted is all."""
+        """Do nothing: the client reads until the connection is closed."""
 
     def pause_reading(self) -> None:
-        """Read nothing."""
         self.is_paused = True
 
     def resume_reading(self) -> None:
-        """Read again."""
         self.is_paused = False
 
     def is_closing(self) -> bool:
-        """Whether it is closed."""
         return self.is_closed
 
     def close(self) -> None:
-        """Take nothing more."""
         self.is_closed = True
 
     def abort(self) -> None:
-        """Likewise."""
         self.is_closed = True
 
     def get_write_buffer_size(self) -> int:
-        """All of it has been fetched."""
         return 0
 
 
 class NotingParser(httptools.HttpRequestParser):
-    """The parser, and what it was given."""
+    """The parser of httptools, with a record of its input."""
 
     def __init__(self, protocol: object, given: list[bytes | memoryview]) -> None:
         super().__init__(protocol)
         self._given = given
 
     def feed_data(self, data: bytes | memoryview) -> None:  # type: ignore[override]  # (of the two that it is given)
-        """Note it."""
         self._given.append(data)
         super().feed_data(data)
 
@@ -76,12 +68,12 @@ class Answer(NamedTuple):
     content: bytes
 
     def json(self) -> Any:
-        """Its content, if it is JSON."""
+        """Return the content, decoded from JSON."""
         return json.loads(self.content)
 
 
 class Exchange(NamedTuple):
-    """What came of the bytes that were sent on one connection."""
+    """The result of the bytes that were sent on one connection."""
 
     answers: list[Answer]
     is_closed: bool
@@ -89,7 +81,7 @@ class Exchange(NamedTuple):
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with what was asked."""
+    """Respond with the request as JSON."""
     content, more = b"", True
     while more:
         message: MutableMapping[str, Any] = await receive()
@@ -109,14 +101,17 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def exchange(pieces: Iterable[bytes], settings: Settings | None = None, others: int = 0) -> Exchange:
-    """Send pieces on a connection to `echo`, of which so many others are open already, until all are answered."""
+    """Send pieces on a connection to `echo`, and return when all requests are answered.
+
+    `others` is the number of other connections that are already open.
+    """
     service: Any = SimpleNamespace(metrics=METRICS, is_draining=False)
     state = State(settings or Settings(), service)
     state.connections.update(Connection(CONFIG, state, {}) for _ in range(others))
     connection, wire = Connection(CONFIG, state, {}), Wire()
     connection.connection_made(wire)
     for piece in pieces:
-        while wire.is_paused:  # noqa: ASYNC110 (what is asked for announces itself to nobody)
+        while wire.is_paused:  # noqa: ASYNC110 (the transport has no event for it)
             await asyncio.sleep(0)
         if wire.is_closed:
             break
@@ -124,7 +119,7 @@ async def exchange(pieces: Iterable[bytes], settings: Settings | None = None, ot
         await asyncio.sleep(0)
     while state.tasks and not _waits_for_content(connection):  # noqa: ASYNC110 (likewise)
         await asyncio.sleep(0)
-    is_closed = wire.is_closed or connection._is_refused  # noqa: SLF001 (a refusal is closed when its time is over)
+    is_closed = wire.is_closed or connection._is_refused  # noqa: SLF001 (a refused connection is closed later)
     connection.connection_lost(None)
     await asyncio.sleep(0)
     return Exchange(list(_answers(bytes(wire.sent))), is_closed, state)
@@ -139,7 +134,7 @@ def _waits_for_content(connection: Connection) -> bool:
 
 
 def _answers(sent: bytes) -> Iterable[Answer]:
-    """In order. The answer to HEAD is taken for the last: its content does not come."""
+    """Yield the responses in order. A response to HEAD has no content, so it must be the last."""
     while sent:
         head, _, sent = sent.partition(b"\r\n\r\n")
         line, *fields = head.decode("latin-1").split("\r\n")
