@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from app.bundle.load import load_bundle
-from model_export.checkpoints.preprocessing import in_words
+from model_export.checkpoints.preprocessing import describe_preprocessing
 from model_export.console import percent, table
 from model_export.onnx_graph.analysis import constant_bytes, graph_macs, operators, signature
 
@@ -36,7 +36,7 @@ def inspect(folder: Path) -> dict[str, Any]:
     model = onnx.load(bundle.model, load_external_data=False)  # shapes are enough
     return {
         **manifest.model_dump(mode="json", exclude={"files", "schema_version"}),
-        "preprocessing_in_words": in_words(manifest.preprocessing),
+        "preprocessing_in_words": describe_preprocessing(manifest.preprocessing),
         "labels": {"count": len(bundle.labels), "first": [label.name for label in bundle.labels[:FIRST_LABELS]]},
         "files": dict(bundle.sizes),
         "graph": {

@@ -1,4 +1,8 @@
-"""What every reader is asked, what it returns, and how it fills the network."""
+"""The input of every checkpoint reader, its result, and the steps that all readers share.
+
+A reader of one source finds weights and settings. `assemble` combines them with the options and
+fills the network. Knows nothing about file formats.
+"""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -11,26 +15,26 @@ from torch import Tensor
 from app.bundle.manifest import Activation, Label, LabelsFrom, Preprocessing, PreprocessingFrom, Source, SourceKind
 from model_export.checkpoints.files.weights import Weights, digest_of
 from model_export.checkpoints.imagenet import imagenet_labels
-from model_export.checkpoints.parts import StateDict
-from model_export.checkpoints.preprocessing import RecipeOptions, changed, in_words
+from model_export.checkpoints.preprocessing import RecipeOptions, apply_options, describe_preprocessing
 from model_export.checkpoints.reference import Reference
-from model_export.checkpoints.variants import published_recipe
+from model_export.checkpoints.swin_weights import StateDict
+from model_export.checkpoints.variants import published_preprocessing
 from model_export.errors import CheckpointError, RequestError, UnsupportedModel
 from model_export.network.swin import Swin, SwinConfig
 from model_export.network.windows import Size, by
 
+# transformers gives these names to classes without a name.
 PLACEHOLDER = re.compile(r"LABEL_\d+")
-"""What transformers calls a class that nobody named."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the person at the terminal says where the checkpoint is silent, or wrong. Sizes are (height, width)."""
+    """Options of the command line, which replace or complete the checkpoint's values. Sizes are (height, width)."""
 
     source: SourceKind | None = None
     revision: str | None = None
     architecture: str | None = None
-    weights: str | None = None  # which set of them, where a file holds several
+    weights: str | None = None  # the set to take from a file with several
     input_size: Size | None = None
     window: int | None = None
     labels: tuple[Label, ...] | None = None
@@ -39,17 +43,17 @@ class Options:
 
     @property
     def size(self) -> Size | None:
-        """The input size asked for; a crop asks for one, too."""
+        """The input size that the options ask for; `--crop` implies one."""
         return self.input_size or self.recipe.crop
 
 
+# Makes the reference of a network with its weights. The boolean is true if the network was resized.
 MakeReference = Callable[[Swin, Preprocessing, bool], Reference]
-"""Of a network with its weights, its preprocessing, and whether it was resized."""
 
 
 @dataclass(frozen=True)
 class RawCheckpoint:
-    """Weights by their source's names, and where they were."""
+    """Weights by the names of their source library, with the files that held them."""
 
     kind: SourceKind
     id: str
@@ -60,7 +64,7 @@ class RawCheckpoint:
 
 @dataclass(frozen=True)
 class Decision:
-    """One choice that an export makes: the value, where it came from, and the options that change it."""
+    """One choice of an export: its value, its origin, and the options that change it."""
 
     subject: str
     value: str
@@ -69,7 +73,10 @@ class Decision:
 
     @property
     def is_assumed(self) -> bool:
-        """Whether nobody said it: a network that was trained otherwise would be served wrong."""
+        """True if neither checkpoint nor options state the value.
+
+        A wrong assumption gives wrong predictions.
+        """
         return self.origin.startswith("assumed")
 
     def __str__(self) -> str:
@@ -78,20 +85,20 @@ class Decision:
 
 @dataclass(frozen=True)
 class Origins:
-    """Where a reader found what the weights alone do not say, in words for people."""
+    """Origins of the values that are not in the tensors, as text for the terminal."""
 
     size: str
     windows: str
     recipe: str = ""
     labels: str = ""
-    fine_tune: str = ""  # what shows that the network was trained on other classes
+    fine_tune: str = ""  # the sign that the network was trained on other classes
     notes: tuple[str, ...] = ()
-    shape: str = "the configuration"  # that the weights have to have
+    shape: str = "the configuration"  # origin of the shapes that the weights must have
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network with everything that was decided when it was trained."""
+    """A network with its weights, preprocessing, labels, activation and reference."""
 
     source: Source
     network: Swin
@@ -100,58 +107,67 @@ class Checkpoint:
     activation: Activation
     reference: Reference
     decisions: tuple[Decision, ...] = ()
-    notes: tuple[str, ...] = ()  # on how the weights were read
+    notes: tuple[str, ...] = ()  # on the reading of weights and settings
 
 
-def origin(options: Options, *, is_stated: bool) -> PreprocessingFrom:
-    """Where the preprocessing came from."""
-    if options.recipe.says_anything:
+def preprocessing_origin(options: Options, *, is_declared: bool) -> PreprocessingFrom:
+    """Return the origin of the preprocessing. `is_declared`: the checkpoint has one of its own."""
+    if options.recipe.has_changes:
         return "options"
-    return "checkpoint" if is_stated else "published recipe"
+    return "checkpoint" if is_declared else "published recipe"
 
 
 def choose_labels(
     classes: int, own: tuple[Label, ...] | None, options: Options
 ) -> tuple[tuple[Label, ...], LabelsFrom]:
-    """The names of the classes and where they are from: the options, the checkpoint, ImageNet by count, or numbers.
+    """Return the labels and their origin.
+
+    The options come first, then the checkpoint, then ImageNet's labels for the same number of
+    classes, then numbers.
+
+    Args:
+        classes: the number of classes.
+        own: the labels in the checkpoint; None if it has none.
+        options: of the command line.
 
     Raises:
-        RequestError, CheckpointError: there are more or fewer names than classes.
+        RequestError, CheckpointError: the number of names differs from the number of classes.
     """
     if options.labels is not None:
         if len(options.labels) != classes:
             raise RequestError(f"--labels names {len(options.labels)} classes, the network has {classes}")
-        return _writable(options.labels, "--labels"), "options"
+        return _check_encodable(options.labels, "--labels"), "options"
     if own is not None:
         if len(own) != classes:
             raise CheckpointError(f"the configuration names {len(own)} classes, the network has {classes}")
-        return _writable(own, "the configuration"), "checkpoint"
+        return _check_encodable(own, "the configuration"), "checkpoint"
     if published := imagenet_labels(classes):
         return published, "published names"
     return tuple(Label(name=str(index), wnid=None) for index in range(classes)), "numbers"
 
 
-def _writable(labels: tuple[Label, ...], who: str) -> tuple[Label, ...]:
+def _check_encodable(labels: tuple[Label, ...], origin: str) -> tuple[Label, ...]:
     """Return the labels.
 
     Raises:
-        RequestError: one holds half a character, as JSON can, which no file in UTF-8 holds.
+        RequestError: a name holds a lone surrogate, which JSON can express and UTF-8 cannot.
     """
     for index, label in enumerate(labels):
         try:
             label.name.encode()
         except UnicodeEncodeError as error:
-            raise RequestError(f"{who}: the name of class {index} holds half a character; write it again") from error
+            raise RequestError(f"{origin}: the name of class {index} holds half a character; write it again") from error
     return labels
 
 
-def at_size(config: SwinConfig, options: Options) -> SwinConfig:
-    """The network as it was trained, or with the input and window asked for.
+def resize_config(config: SwinConfig, options: Options) -> SwinConfig:
+    """Return the configuration with the input size and window of the options.
 
-    Version 2 then measures offsets in the windows it was trained with (there section 3.3).
+    Swin V2 then still scales its offsets by the windows of the training (section 3.3 of its paper).
 
     Raises:
-        UnsupportedModel: position embedding or bias tables would be interpolated, and are not square.
+        UnsupportedModel: a position embedding or bias table that is not square would be
+            interpolated.
     """
     windows = ((options.window, options.window),) * len(config.depths) if options.window else config.window_sizes
     if (options.size or config.input_size, windows) == (config.input_size, config.window_sizes):
@@ -181,7 +197,7 @@ def _check_square(trained: SwinConfig, wanted: SwinConfig) -> None:
 
 
 def assemble(
-    found: RawCheckpoint,
+    raw: RawCheckpoint,
     trained: SwinConfig,
     config: SwinConfig,
     weights: Weights,
@@ -190,58 +206,59 @@ def assemble(
     labels: tuple[Label, ...] | None,
     activation: Activation,
     reference: MakeReference,
-    in_file: Callable[[str], str],
+    name_in_file: Callable[[str], str],
     options: Options,
     origins: Origins,
 ) -> Checkpoint:
-    """The second half of every reader: what the checkpoint says, completed and overruled.
+    """Return the checkpoint that a reader found, with the options applied. Every reader ends here.
 
     Args:
-        found: the weights and where they were.
-        trained: the network as it was trained.
-        config: the network asked for.
+        raw: the weights and their files.
+        trained: the configuration of the trained network.
+        config: the configuration to export, with another input size or window if the options ask
+            for it.
         weights: by the names of `swin.py`.
-        recipe: the checkpoint's own preprocessing; None where it has none.
-        labels: its own; None where it has none.
-        activation: what its source does with the logits.
-        reference: makes what the result is compared with.
-        in_file: from a name of `swin.py` to the source's usual one.
-        options: what the person at the terminal says.
-        origins: where the reader found the size, the preprocessing and the labels.
+        recipe: the checkpoint's own preprocessing; None if it has none.
+        labels: the checkpoint's own labels; None if it has none.
+        activation: the function that the source library applies to the logits.
+        reference: makes the reference that the network is compared with.
+        name_in_file: maps a name of `swin.py` to the name in the source library.
+        options: of the command line.
+        origins: of input size, windows, preprocessing and labels.
 
     Raises:
-        CheckpointError: weights or labels are not the network's.
-        RequestError: the options do not fit it.
+        CheckpointError: weights or labels do not fit the network.
+        RequestError: the options do not fit the network.
     """
     network = Swin(config)
     if config != trained:
         wanted = network.state_dict()
-        weights = {name: resized(name, weight, wanted.get(name, weight)) for name, weight in weights.items()}
-    load_weights(network, weights, lambda name: found.weights.in_file(in_file(name)), origins.shape)
-    done = changed(recipe or published_recipe(found.kind, config), options.recipe, config.input_size)
+        weights = {name: resize_weight(name, weight, wanted.get(name, weight)) for name, weight in weights.items()}
+    load_weights(network, weights, lambda name: raw.weights.name_in_file(name_in_file(name)), origins.shape)
+    declared_or_published = recipe or published_preprocessing(raw.kind, config)
+    preprocessing = apply_options(declared_or_published, options.recipe, config.input_size)
     names, labels_from = choose_labels(config.num_classes, labels, options)
     source = Source(
-        kind=found.kind,
-        id=found.id,
-        revision=found.revision,
-        weights_sha256=digest_of(found.files),
-        preprocessing_from=origin(options, is_stated=recipe is not None),
+        kind=raw.kind,
+        id=raw.id,
+        revision=raw.revision,
+        weights_sha256=digest_of(raw.files),
+        preprocessing_from=preprocessing_origin(options, is_declared=recipe is not None),
         labels_from=labels_from,
     )
-    made = reference(network, done, config != trained)
     return Checkpoint(
         source,
         network,
-        done,
+        preprocessing,
         names,
         options.activation or activation,
-        made,
-        tuple(_decisions(source, config, done, names, options, origins)),
-        (*found.weights.notes, *origins.notes),
+        reference(network, preprocessing, config != trained),
+        tuple(_decisions(source, config, preprocessing, names, options, origins)),
+        (*raw.weights.notes, *origins.notes),
     )
 
 
-def _decisions(  # noqa: PLR0917 (by place)
+def _decisions(  # noqa: PLR0917 (by position)
     source: Source,
     config: SwinConfig,
     recipe: Preprocessing,
@@ -258,22 +275,22 @@ def _decisions(  # noqa: PLR0917 (by place)
     mean, std = (",".join(f"{channel:.4g}" for channel in channels) for channels in (recipe.mean, recipe.std))
     yield Decision(
         "preprocessing",
-        f"{in_words(recipe)}, mean {mean}, std {std}",
+        f"{describe_preprocessing(recipe)}, mean {mean}, std {std}",
         _recipe_from(source, options, origins),
         "--fit, --resize, --crop, --interpolation, --mean, --std",
     )
     first = "; ".join(label.name for label in labels[:3])
-    shown = f"{len(labels)}: {first}{' …' if len(labels) > 3 else ''}"  # noqa: PLR2004 (as many as are shown)
+    shown = f"{len(labels)}: {first}{' …' if len(labels) > 3 else ''}"  # noqa: PLR2004 (the number of labels shown)
     yield Decision("labels", shown, _labels_from(source, labels, origins), "--labels FILE")
 
 
 def _recipe_from(source: Source, options: Options, origins: Origins) -> str:
     own = f"from {origins.recipe or 'the checkpoint'}"
-    published = f"assumed: the checkpoint does not say it, {source.kind}'s published recipe does it so"
+    published = f"assumed: {source.kind}'s published recipe, because the checkpoint has none"
     if source.preprocessing_from == "options":
         rest = own if origins.recipe else published
-        said = (f"--{item.name}" for item in fields(options.recipe) if getattr(options.recipe, item.name) is not None)
-        return f"{', '.join(said)} from the options, the rest {rest}"
+        given = (f"--{item.name}" for item in fields(options.recipe) if getattr(options.recipe, item.name) is not None)
+        return f"{', '.join(given)} from the options, the rest {rest}"
     return own if source.preprocessing_from == "checkpoint" else published
 
 
@@ -300,35 +317,35 @@ def _labels_from(source: Source, labels: tuple[Label, ...], origins: Origins) ->
 def load_weights(
     network: Swin,
     weights: Mapping[str, Tensor],
-    in_file: Callable[[str], str] = str,
-    asked_by: str = "the configuration",
+    name_in_file: Callable[[str], str] = str,
+    shape_from: str = "the configuration",
 ) -> None:
-    """Fill the network; every weight must be there, fit, and be used.
+    """Load the weights into the network as float32, and freeze it.
 
     Args:
-        network: to fill.
-        weights: by its names.
-        in_file: from its names to those that the person at the terminal knows.
-        asked_by: what the shapes of the network come from.
+        network: receives the weights.
+        weights: by the names of `swin.py`.
+        name_in_file: maps a name of `swin.py` to the name in the file, for messages.
+        shape_from: origin of the network's shapes, for messages.
 
     Raises:
-        CheckpointError: lists what is missing, left over or of another shape.
+        CheckpointError: lists weights that are missing, unknown, of another shape or not finite.
     """
     wanted = network.state_dict()
-    complaints = [
-        *(f"{in_file(name)} is missing" for name in wanted.keys() - weights.keys()),
-        *(f"{in_file(name)} is unknown" for name in weights.keys() - wanted.keys()),
+    errors = [
+        *(f"{name_in_file(name)} is missing" for name in wanted.keys() - weights.keys()),
+        *(f"{name_in_file(name)} is unknown" for name in weights.keys() - wanted.keys()),
         *(
-            f"{in_file(name)} has shape {_shape(weights[name])}, {asked_by} asks for {_shape(wanted[name])}"
+            f"{name_in_file(name)} has shape {_shape(weights[name])}, {shape_from} asks for {_shape(wanted[name])}"
             for name in wanted.keys() & weights.keys()
             if weights[name].shape != wanted[name].shape
         ),
     ]
-    if complaints:
-        first, rest = sorted(complaints)[:5], len(complaints) - 5
+    if errors:
+        first, rest = sorted(errors)[:5], len(errors) - 5
         raise CheckpointError(f"weights: {'; '.join(first)}{f'; and {rest} more' if rest > 0 else ''}")
     if broken := [name for name, weight in weights.items() if not weight.float().isfinite().all()]:
-        raise CheckpointError(f"weights: {in_file(min(broken))} holds values that are not finite")
+        raise CheckpointError(f"weights: {name_in_file(min(broken))} holds values that are not finite")
     network.load_state_dict({name: weight.float() for name, weight in weights.items()})
     network.requires_grad_(requires_grad=False).eval()
 
@@ -337,11 +354,12 @@ def _shape(weight: Tensor) -> str:
     return "×".join(map(str, weight.shape)) or "of one number"
 
 
-def resized(name: str, weight: Tensor, wanted: Tensor) -> Tensor:
-    """A bias table (offsets, heads) or position embedding (1, positions, channels) for another window or input.
+def resize_weight(name: str, weight: Tensor, wanted: Tensor) -> Tensor:
+    """Return a bias table or a position embedding in the shape of `wanted`. Return any other weight unchanged.
 
-    Bicubic, as the authors' `load_pretrained` does when it fine-tunes at another resolution; tables and maps are taken
-    to be square there, and are so here unless the new one is not. Any other weight is returned as it is.
+    Bias tables are `(offsets, heads)`, position embeddings `(1, positions, channels)`. Both are
+    interpolated as square maps and bicubically, as in the authors' `load_pretrained`. A weight
+    stays unchanged if a map is not square.
     """
     if weight.shape == wanted.shape:
         return weight
@@ -353,7 +371,7 @@ def resized(name: str, weight: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _bicubic(values: Tensor, length: int) -> Tensor:
-    """(1, channels, side²) → (1, channels, length), where that is a square; unchanged otherwise."""
+    """Resize `(1, channels, side²)` to `(1, channels, length)`; unchanged if one of the maps is not square."""
     old, new = round(values.shape[2] ** 0.5), round(length**0.5)
     if old**2 != values.shape[2] or new**2 != length:
         return values

@@ -1,7 +1,8 @@
-"""Hugging Face: a `save_pretrained` folder or the id of a repository on the hub.
+"""The reader of Hugging Face's checkpoints: a `save_pretrained` folder or a repository on the hub.
 
-Reads `config.json`, the weights and `preprocessor_config.json` itself; the transformers library
-is asked only for the reference of the proof. Where a file leaves a key out, the library's documented default holds.
+Reads `config.json`, the weights and `preprocessor_config.json` without the transformers library.
+The library is only the reference of the proof. A key that a file lacks has the library's documented
+default.
 """
 
 import json
@@ -19,30 +20,28 @@ from torch import Tensor
 
 from app.bundle.manifest import Activation, Label, Preprocessing
 from app.errors import sentence
-from model_export.checkpoints.checkpoint import Checkpoint, Options, Origins, RawCheckpoint, assemble, at_size
-from model_export.checkpoints.files.folder import config_of, weight_files
+from model_export.checkpoints.checkpoint import Checkpoint, Options, Origins, RawCheckpoint, assemble, resize_config
+from model_export.checkpoints.files.folder import read_json, weight_files
 from model_export.checkpoints.files.weights import Weights, read_files, unwrap
 from model_export.checkpoints.imagenet import with_wnids
 from model_export.checkpoints.preprocessing import from_huggingface
-from model_export.checkpoints.reference import Ours, Reference, ask, in_steps
+from model_export.checkpoints.reference import FallbackReference, Reference, library_reference, preprocess_to_tensor
 from model_export.errors import CheckpointError, RequestError, UnsupportedModel
 from model_export.network.swin import Swin, SwinConfig
 from model_export.network.windows import Size, Windowing, by
 
+# Model types, and the class of their image classifiers.
 CLASSIFIERS = {"swin": "SwinForImageClassification", "swinv2": "Swinv2ForImageClassification"}
-"""Model types, and the class of their image classifiers."""
-
+# The library's Swin V2 adds the mask of shifted windows, -100, twice. Swin V2 scales attention
+# scores so much that -100 and -200 give different logits.
 MASKED_TWICE = -200.0
-"""The library's version 2 adds the mask of shifted windows twice: with its steep temperatures, that can be seen."""
+LABELS_HINT = "give the names with --labels"
 
 Count = Annotated[int, Field(gt=0)]
 
 
-NAME_THEM = "give the names with --labels"
-
-
 class Settings(BaseModel):
-    """The part of `config.json` that decides; `SwinConfig`'s documented defaults for what it leaves out."""
+    """The keys of `config.json` that the export uses, with the defaults of the library's `SwinConfig`."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -61,11 +60,13 @@ class Settings(BaseModel):
     use_absolute_embeddings: bool = False
     layer_norm_eps: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     problem_type: str | None = None
-    id2label: Any = None  # looked at later: --labels replaces it
+    id2label: Any = None  # checked later, because --labels may replace it
     num_labels: Count = 2
     pretrained_window_sizes: tuple[int, ...] | None = None
 
 
+# Patterns of transformers' names → names of swin.py. transformers 5 writes files with the names of
+# transformers 4, and has other names for its modules.
 RENAMES = (
     (r"^swin(?:v2)?\.embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     (r"^swin(?:v2)?\.embeddings\.norm\.", "patch_embed.norm."),
@@ -83,8 +84,7 @@ RENAMES = (
     (r"\.intermediate\.dense\.", ".mlp.fc1."),
     (r"\.output\.dense\.", ".mlp.fc2."),
 )
-"""Names of transformers 4, which version 5 still writes to files, and those of version 5's modules."""
-OWN_NAMES = (  # of swin.py, of transformers 4, of version 5
+OWN_NAMES = (  # patterns of swin.py's names, replacements for transformers 4, replacements for the modules of version 5
     (r"^patch_embed\.proj\.", *("embeddings.patch_embeddings.projection.",) * 2),
     (r"^patch_embed\.norm\.", *("embeddings.norm.",) * 2),
     (r"^absolute_pos_embed$", *("embeddings.position_embeddings",) * 2),
@@ -105,8 +105,8 @@ OWN_NAMES = (  # of swin.py, of transformers 4, of version 5
 )
 QKV = re.compile(r"(?P<layer>.*\.attn)\.(?P<part>[qkv])(?:uery|ey|alue)?\.(?P<kind>weight|bias)")
 PARTS = {"q": "query", "k": "key", "v": "value"}
+# Buffers that older versions saved. `swin.py` computes them.
 COMPUTED = re.compile(r"\.relative_(position_index|coords_table)$")
-"""Buffers older versions saved; `swin.py` computes them."""
 
 
 def read(folder: Path, source_id: str, revision: str | None, options: Options) -> Checkpoint:
@@ -114,44 +114,46 @@ def read(folder: Path, source_id: str, revision: str | None, options: Options) -
 
     Raises:
         CheckpointError: a file is missing, damaged, or contradicts another.
-        UnsupportedModel: it is something else than a Swin image classifier.
+        UnsupportedModel: the network is not a Swin image classifier.
     """
     if options.architecture is not None:
-        raise RequestError("--architecture is for bare state dicts; config.json says what this is")
+        raise RequestError("--architecture is for bare state dicts; this folder's config.json has the architecture")
     settings = _settings(folder)
     own_labels = _labels(settings, options)
     own_recipe, trained_size = _recipe(folder, _pair(settings.image_size), options)
     files = weight_files(folder)
-    found = unwrap(read_files(files), options.weights)
-    if found.kind != "huggingface":
+    raw_weights = unwrap(read_files(files), options.weights)
+    if raw_weights.kind != "huggingface":
         raise CheckpointError(
-            f"{files[0].name} beside config.json has the names of another library, not Hugging Face's"
+            f"{files[0].name} beside config.json has the weight names of another library, not Hugging Face's"
         )
-    weights = dict(_renamed(found))
+    weights = dict(_renamed(raw_weights))
     head = weights.get("head.weight")
     classes = len(own_labels) if options.labels is None or head is None else len(head)
     trained = _config(settings, trained_size, classes)
-    config = at_size(trained, options)
+    config = resize_config(trained, options)
     if config.version != 1 and _windows(trained) != _windows(replace(trained, input_size=_pair(settings.image_size))):
-        raise UnsupportedModel("config.json: Swin V2 has the windows of image_size; the preprocessor's size has others")
+        raise UnsupportedModel(
+            "config.json: Swin V2 has the windows of image_size; the preprocessor's size gives other windows"
+        )
     if config.version != 1 and config.input_size[0] != config.input_size[1]:
         raise UnsupportedModel(
-            f"Swin V2 on images of {by(config.input_size)} pixels: the library takes square ones only"
+            f"Swin V2 on images of {by(config.input_size)} pixels: transformers supports square images only"
         )
     _check_width(config, weights)
 
-    def reference(network: Swin, recipe: Preprocessing, is_resized: bool) -> Reference:  # noqa: FBT001 (by place)
+    def reference(network: Swin, recipe: Preprocessing, is_resized: bool) -> Reference:  # noqa: FBT001 (by position)
         if is_resized:
-            return Ours(network, recipe, "resized, which transformers does not do")
-        is_own = own_recipe is not None and not options.recipe.says_anything
+            return FallbackReference(network, recipe, "transformers does not resize networks")
+        is_own = own_recipe is not None and not options.recipe.has_changes
 
         def make(_: Any) -> Reference:
-            return TransformersReference(folder, found, None if is_own else recipe)
+            return TransformersReference(folder, raw_weights, None if is_own else recipe)
 
-        return ask("transformers", make, network, recipe)
+        return library_reference("transformers", make, network, recipe)
 
     return assemble(
-        RawCheckpoint("huggingface", source_id, revision, files, found),
+        RawCheckpoint("huggingface", source_id, revision, files, raw_weights),
         trained,
         config,
         weights,
@@ -159,7 +161,7 @@ def read(folder: Path, source_id: str, revision: str | None, options: Options) -
         labels=own_labels,
         activation=_activation(settings, len(own_labels)),
         reference=reference,
-        in_file=partial(_own_name, found),
+        name_in_file=partial(_source_name, raw_weights),
         options=options,
         origins=Origins(
             "from config.json" if own_recipe is None else "from preprocessor_config.json",
@@ -175,41 +177,39 @@ def _windows(config: SwinConfig) -> list[Windowing]:
 
 
 def _check_width(config: SwinConfig, weights: Mapping[str, Tensor]) -> None:
-    """Before a network is made that no memory would hold."""
+    """Raise CheckpointError if the width does not fit the weights, before a network larger than memory is made."""
     first = weights.get("patch_embed.proj.weight")
     if first is not None and len(first) != config.embed_dim:
         raise CheckpointError(f"config.json asks for embed_dim {config.embed_dim}, the weights have {len(first)}")
 
 
 def _recipe(folder: Path, image_size: Size, options: Options) -> tuple[Preprocessing | None, Size]:
-    """The folder's own preprocessing, if it has any, and the size it ends with."""
+    """Return the folder's own preprocessing, or None, and the size of its output."""
     if not (folder / "preprocessor_config.json").exists():
         return None, image_size
-    return from_huggingface(config_of(folder, "preprocessor_config.json"), image_size, options.recipe)
+    return from_huggingface(read_json(folder, "preprocessor_config.json"), image_size, options.recipe)
 
 
 class TransformersReference:
-    """The transformers library's own network and, unless told otherwise, image processor, loaded when first asked."""
+    """The transformers library's network and image processor, loaded at the first use."""
 
     is_independent = True
 
     def __init__(self, folder: Path, weights: Weights, recipe: Preprocessing | None = None) -> None:
-        """`weights` by the library's names; `recipe`: in place of the folder's own image processor."""
+        """`weights` has the library's names; `recipe` replaces the folder's own image processor."""
         import transformers
 
-        transformers.utils.logging.disable_progress_bar()  # the proof shows progress of its own
+        transformers.utils.logging.disable_progress_bar()  # the proof shows its own progress
         self.name = f"transformers {transformers.__version__}"
         self._folder, self._weights, self._recipe = folder, weights, recipe
 
     def images(self, image: Image.Image) -> Tensor:
-        """RGB image → normalized float32 (1, 3, height, width)."""
         if self._recipe is not None:
-            return in_steps(image, self._recipe)
+            return preprocess_to_tensor(image, self._recipe)
         pixel_values: Tensor = self._processor(images=image, return_tensors="pt")["pixel_values"]
         return pixel_values.float()
 
     def logits(self, images: Tensor) -> Tensor:
-        """Normalized images → (batch, classes)."""
         with torch.inference_mode():
             logits: Tensor = self._network(pixel_values=images).logits
         return logits
@@ -218,7 +218,7 @@ class TransformersReference:
     def _processor(self) -> Any:
         from transformers import AutoImageProcessor
 
-        # Pillow's resampling, not torchvision's: the two differ, and Swin checkpoints were made with Pillow's.
+        # Swin checkpoints were made with Pillow's resampling, which differs from torchvision's.
         return AutoImageProcessor.from_pretrained(self._folder, backend="pil")
 
     @cached_property
@@ -227,18 +227,19 @@ class TransformersReference:
 
         config = AutoConfig.from_pretrained(self._folder)
         empty = AutoModelForImageClassification.from_config(config)
-        # Not from the folder: its weights may have a prefix, or a head, that the library would replace with noise.
+        # The weights in the folder may have a prefix or another head. The library would fill these
+        # with random numbers.
         network, loading = type(empty).from_pretrained(
             None, config=config, state_dict=dict(self._weights), dtype=torch.float32, output_loading_info=True
         )
         if loading["missing_keys"] or loading["mismatched_keys"]:
-            raise ValueError("the library would fill weights with random numbers")
+            raise ValueError("transformers would fill weights with random numbers")
         return network.eval()
 
 
 def _settings(folder: Path) -> Settings:
     try:
-        settings = Settings.model_validate_json(json.dumps(config_of(folder)))
+        settings = Settings.model_validate_json(json.dumps(read_json(folder)))
     except ValidationError as error:
         raise CheckpointError(f"config.json: {sentence(error)}") from error
     if settings.model_type not in CLASSIFIERS:
@@ -260,7 +261,7 @@ def _config(settings: Settings, input_size: Size, num_classes: int) -> SwinConfi
     image_size = _pair(settings.image_size)
     if settings.use_absolute_embeddings and image_size != input_size:
         raise CheckpointError(
-            f"the position embedding is for {by(image_size)} pixels, but images arrive with {by(input_size)}"
+            f"the position embedding is for {by(image_size)} pixels, but preprocessing ends with {by(input_size)}"
         )
     patch_height, patch_width = _pair(settings.patch_size)
     if patch_height != patch_width:
@@ -277,11 +278,11 @@ def _config(settings: Settings, input_size: Size, num_classes: int) -> SwinConfi
         qkv_bias=settings.qkv_bias,
         ape=settings.use_absolute_embeddings,
         norm_eps=settings.layer_norm_eps,
-        **(_of_version_2(settings) if settings.model_type == "swinv2" else {}),
+        **(_version_2_fields(settings) if settings.model_type == "swinv2" else {}),
     )
 
 
-def _of_version_2(settings: Settings) -> dict[str, Any]:
+def _version_2_fields(settings: Settings) -> dict[str, Any]:
     pretrained = settings.pretrained_window_sizes or (0,) * len(settings.depths)
     return {"version": 2, "pretrained_window_sizes": pretrained, "masked": MASKED_TWICE, "halves_down": True}
 
@@ -290,49 +291,49 @@ def _labels(settings: Settings, options: Options) -> tuple[Label, ...]:
     if options.labels is not None:
         return options.labels
     if settings.id2label is not None and not isinstance(settings.id2label, dict):
-        raise CheckpointError(f"config.json: id2label: Input should be an object from number to name; {NAME_THEM}")
+        raise CheckpointError(f"config.json: id2label: Input should be an object from number to name; {LABELS_HINT}")
     names = settings.id2label or {str(index): f"LABEL_{index}" for index in range(settings.num_labels)}
     if "num_labels" in settings.model_fields_set and len(names) != settings.num_labels:
         raise CheckpointError(
-            f"config.json: num_labels is {settings.num_labels}, id2label names {len(names)}; {NAME_THEM}"
+            f"config.json: num_labels is {settings.num_labels}, id2label names {len(names)}; {LABELS_HINT}"
         )
     if not all(index.isdecimal() for index in names):
-        raise CheckpointError(f"config.json: id2label does not map class numbers to names; {NAME_THEM}")
+        raise CheckpointError(f"config.json: id2label does not map class numbers to names; {LABELS_HINT}")
     if strange := [name for name in names.values() if not isinstance(name, str | int) or isinstance(name, bool)]:
         raise CheckpointError(
-            f"config.json: id2label: {json.dumps(strange[0])} is not the name of a class; {NAME_THEM}"
+            f"config.json: id2label: {json.dumps(strange[0])} is not the name of a class; {LABELS_HINT}"
         )
     by_index = {int(index): str(name) for index, name in names.items()}
     if sorted(by_index) != list(range(len(names))):
-        raise CheckpointError(f"config.json: id2label does not count from 0 to {len(names) - 1}; {NAME_THEM}")
+        raise CheckpointError(f"config.json: id2label does not count from 0 to {len(names) - 1}; {LABELS_HINT}")
     return with_wnids([Label(name=by_index[index], wnid=None) for index in range(len(names))])
 
 
 def _activation(settings: Settings, num_classes: int) -> Activation:
-    """What the library's own pipeline does with the logits."""
+    """Return the function that the library's own pipeline applies to the logits."""
     is_multi_label = settings.problem_type == "multi_label_classification" or num_classes == 1
     return "sigmoid" if is_multi_label else "softmax"
 
 
 def _renamed(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Names of the original code; query, key and value joined into one projection, as there."""
-    apart: dict[tuple[str, str], dict[str, Tensor]] = {}
+    """Yield the weights by the names of `swin.py`, with query, key and value joined into one projection."""
+    separate: dict[tuple[str, str], dict[str, Tensor]] = {}
     for name, weight in weights.items():
         if COMPUTED.search(name):
             continue
         original = _original_name(name)
         if match := QKV.fullmatch(original):
-            apart.setdefault((match["layer"], match["kind"]), {})[match["part"]] = weight
+            separate.setdefault((match["layer"], match["kind"]), {})[match["part"]] = weight
         else:
             yield original, weight
-    for (layer, kind), parts in apart.items():
-        if kind == "bias" and parts.keys() == {"q", "v"}:  # version 2: a key has none
+    for (layer, kind), parts in separate.items():
+        if kind == "bias" and parts.keys() == {"q", "v"}:  # in Swin V2 the key has no bias
             yield f"{layer}.q_bias", parts["q"]
             yield f"{layer}.v_bias", parts["v"]
             continue
-        if absent := PARTS.keys() - parts.keys():
-            lacks = " and no ".join(sorted(PARTS[part] for part in absent))
-            raise CheckpointError(f"weights: {layer} has no {lacks} {kind}")  # by our name of the layer
+        if missing := PARTS.keys() - parts.keys():
+            names = " and no ".join(sorted(PARTS[part] for part in missing))
+            raise CheckpointError(f"weights: {layer} has no {names} {kind}")  # `layer` is the name of swin.py
         yield f"{layer}.qkv.{kind}", torch.cat([parts[part] for part in PARTS])
 
 
@@ -342,8 +343,8 @@ def _original_name(name: str) -> str:
     return name
 
 
-def _own_name(weights: Weights, name: str) -> str:
-    """What the library calls a weight of `swin.py`, in the version that wrote the file."""
+def _source_name(weights: Weights, name: str) -> str:
+    """Return the name of a weight of `swin.py` in the version of the library that wrote the file."""
     model = "swinv2." if any(own.startswith("swinv2.") for own in weights) else "swin."
     is_new = any(".q_proj." in own for own in weights)
     for own, old, new in OWN_NAMES:

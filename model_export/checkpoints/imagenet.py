@@ -1,11 +1,12 @@
-"""Names of the classes of ImageNet, in the order in which published networks have them.
+"""The class names of ImageNet, in the order of the outputs of published networks.
 
     data/labels/imagenet_1k.tsv    the 1,000 classes of ILSVRC 2012
     data/labels/imagenet_22k.tsv   the 21,841 classes of the release of fall 2011
 
-Both are sorted by WordNet id. A name is the list of lemmas that WordNet 3.0 has for that id (Princeton University; its
-license lies beside them), which is also what Hugging Face's checkpoints say. Two of the 1,000 are called "crane": only
-ids name a class for certain. The 22k classes hold all of the 1,000 but one, n04399382 "teddy, teddy bear".
+Both are sorted by WordNet id. A name is the list of lemmas of that id in WordNet 3.0 (Princeton
+University; the license is in the same folder). Hugging Face's checkpoints have the same names. Two
+of the 1,000 classes are named "crane", so only an id identifies a class. The 22k classes include
+all of the 1,000 but n04399382 "teddy, teddy bear".
 """
 
 import csv
@@ -20,7 +21,7 @@ FILES = {1000: "imagenet_1k.tsv", 21841: "imagenet_22k.tsv"}
 
 @cache
 def imagenet_labels(classes: int) -> tuple[Label, ...] | None:
-    """The published names for this number of classes; None where there are none."""
+    """Return ImageNet's labels for this number of classes; None for any other number."""
     if classes not in FILES:
         return None
     text = (files("model_export") / "data" / "labels" / FILES[classes]).read_text(encoding="utf-8")
@@ -29,9 +30,10 @@ def imagenet_labels(classes: int) -> tuple[Label, ...] | None:
 
 
 def with_wnids(labels: Sequence[Label]) -> tuple[Label, ...]:
-    """The labels as they are called, with the ids of ImageNet's classes where these are its classes in its order.
+    """Return the labels, with WordNet ids if they name ImageNet's classes in ImageNet's order.
 
-    They are if each has a lemma in common with the class at its place: some give all lemmas of a class, some the first.
+    They do if each name shares a lemma with the class of the same index. Some checkpoints give all
+    lemmas of a class, others the first.
     """
     published = imagenet_labels(len(labels))
     if published is None or not all(map(_share_a_lemma, labels, published)):

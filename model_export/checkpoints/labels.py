@@ -1,6 +1,7 @@
-"""Names of classes in the forms in which people keep them: lines, tables, lists, and both kinds of JSON object.
+"""Parsers of class names: lines, tables, lists, and JSON objects from name to number or from number to name.
 
-Raises `ValueError` with a sentence for what names no classes, or could be read in two ways.
+Data that does not name classes, or that can be read in two ways, raises `ValueError`. Knows nothing
+about the files.
 """
 
 import csv
@@ -13,8 +14,9 @@ from typing import Any
 from app.bundle.manifest import Label
 from model_export.checkpoints.imagenet import imagenet_labels
 
-# Keys under which JSON files and checkpoints keep names: objects from name to number, objects from number to name, and
-# lists. The key says which of the two an object is, whatever its values look like.
+# Keys of class names in JSON files and checkpoints: of objects from name to number, of objects from
+# number to name, and of lists. The key decides the direction of an object, whatever its values look
+# like.
 TO_NUMBER = (
     "class_to_idx",
     "class2idx",
@@ -36,22 +38,21 @@ TO_NAME = (
     "idx_to_label",
 )
 LISTS = ("classes", "CLASSES", "class_names", "label_names", "categories")
-WORDS = ("labels", "names")
-"""Keys of lists that other things have, too."""
-
-KEYS = (*TO_NUMBER, *TO_NAME, *LISTS, *WORDS)
+# Keys of lists that may hold class names or other data.
+AMBIGUOUS_KEYS = ("labels", "names")
+KEYS = (*TO_NUMBER, *TO_NAME, *LISTS, *AMBIGUOUS_KEYS)
 NUMBER_COLUMNS = ("index", "id", "idx", "class_id", "class_index", "label_id", "number")
 NAME_COLUMNS = ("name", "label", "class", "class_name", "label_name")
 WNID = re.compile(r"n\d{8}")
 NUMBERED = re.compile(r"\s*(?P<index>\d+)(?:\s*(?P<sign>[,;:\t])\s*|\s+)(?P<name>\S.*)")
 BY_WNID = re.compile(r"(?P<wnid>n\d{8})[\s,;]+(?P<name>\S.*)")
 AFTER_NAME = re.compile(r"(?P<name>.*\S)\s*(?:(?P<sign>[,;\t](?! ))|[,;])\s*(?P<index>\d+)\s*")
-HOW = "give one name a line, in the order of the classes"
-IN_NAMES = "or, where the numbers belong to the names, give the names as a JSON list"
+LIST_HINT = "give one name per line, in the order of the classes"
+JSON_HINT = "or, where the numbers belong to the names, give the names as a JSON list"
 
 
 def from_text(text: str) -> tuple[Label, ...]:
-    """Return the names in a file: JSON if it begins like it, else a table with a header, else a line for each class."""
+    """Return the labels in a file: JSON if the text begins like JSON, else a table with a header, else lines."""
     if text.lstrip().startswith(("[", "{")):
         return from_data(json.loads(text, object_pairs_hook=_unique))
     lines = re.split(r"\r\n|\r|\n", text)
@@ -59,81 +60,82 @@ def from_text(text: str) -> tuple[Label, ...]:
         lines.pop()
     if not lines:
         raise ValueError("it is empty")
-    return _complete(_of_table(lines) or _of_lines(lines))
+    return _check_names(_parse_table(lines) or _parse_lines(lines))
 
 
 def from_data(data: Any, key: str = "") -> tuple[Label, ...]:
-    """Return the names in a list, in an object from number to name, or in one from name to number.
+    """Return the labels in a list, in an object from number to name, or in an object from name to number.
 
     Args:
         data: from JSON or from a checkpoint.
-        key: under which it was, which says what an object maps to what.
+        key: of the data in its file; decides the direction of an object.
     """
     if isinstance(data, Mapping):
         inside = {key: data[key] for key in KEYS if isinstance(data.get(key), Mapping | list | tuple)}
         if inside:
             found = {inner: from_data(value, inner) for inner, value in inside.items()}
             if len(set(found.values())) > 1:
-                raise ValueError(f"its {' and '.join(found)} name the classes otherwise; {HOW}")
+                raise ValueError(f"its {' and '.join(found)} name the classes differently; {LIST_HINT}")
             return next(iter(found.values()))
-        return _complete(_of_object(data, key))
+        return _check_names(_parse_object(data, key))
     if isinstance(data, set | frozenset):
-        raise ValueError(f"it is a set, which has no order; {HOW}")  # noqa: TRY004 (read from a file)
+        raise ValueError(f"it is a set, which has no order; {LIST_HINT}")  # noqa: TRY004 (read from a file)
     if not isinstance(data, list | tuple):
         raise ValueError("it holds neither a list nor an object")  # noqa: TRY004 (read from a file)
     if data and all(isinstance(entry, Mapping) and _index_of(entry) is not None for entry in data):
-        return _complete(_in_order([(_index_of(entry), _label(entry)) for entry in data]))
-    if data and key in TO_NUMBER:  # pairs, as of `.items()`
-        return _complete(_of_object(_pairs(data), key))
-    return _complete([_label(entry) for entry in data])
+        return _check_names(_sort_by_number([(_index_of(entry), _label(entry)) for entry in data]))
+    if data and key in TO_NUMBER:  # pairs, as from `.items()`
+        return _check_names(_parse_object(_pairs(data), key))
+    return _check_names([_label(entry) for entry in data])
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
-        raise ValueError(f"'{twice[0]}' is there twice")
+        raise ValueError(f"'{twice[0]}' occurs twice")
     return dict(pairs)
 
 
 def _pairs(data: Sequence[Any]) -> dict[Any, Any]:
-    """Return an object of pairs of name and number."""
+    """Return the object with these pairs of name and number."""
     if not all(isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str | int) for pair in data):  # noqa: PLR2004 (a pair)
-        raise ValueError(f"it holds neither an object nor pairs of name and number; {HOW}")
+        raise ValueError(f"it holds neither an object nor pairs of name and number; {LIST_HINT}")
     return _unique([(name, number) for name, number in data])
 
 
-def _of_object(data: Mapping[Any, Any], key: str) -> list[Label]:
-    """Read an object as its key says, else by the side that counts the classes.
+def _parse_object(data: Mapping[Any, Any], key: str) -> list[Label]:
+    """Return the labels of an object in the direction of its key, else by the side that numbers all classes.
 
-    Where both sides do, the types decide: numbers as values are ImageFolder's `class_to_idx`, text is `id2label`.
+    If both sides number all classes, the types decide: values that are numbers are ImageFolder's
+    `class_to_idx`, values that are text are `id2label`.
     """
     keys, values = [_number(name) for name in data], [_number(value) for value in data.values()]
     by_value = [(index, name) for name, index in zip(data, values, strict=True)]
     by_key = list(zip(keys, data.values(), strict=True))
     if key in TO_NUMBER or key in TO_NAME:
-        return _in_order([(index, _label(name)) for index, name in (by_value if key in TO_NUMBER else by_key)])
+        return _sort_by_number([(index, _label(name)) for index, name in (by_value if key in TO_NUMBER else by_key)])
     kinds = {type(value) for value in data.values()}
-    if _counts(keys) and _counts(values) and kinds not in ({int}, {str}):
-        raise ValueError(f"it can be read as names of numbers and as numbers of names; {HOW}")
-    if _counts(values) and (kinds == {int} or not _counts(keys)):
-        return _in_order([(index, _label(name)) for index, name in by_value])
-    if _counts(keys):
-        return _in_order([(index, _label(name)) for index, name in by_key])
+    if _is_complete_range(keys) and _is_complete_range(values) and kinds not in ({int}, {str}):
+        raise ValueError(f"it can be read as names of numbers and as numbers of names; {LIST_HINT}")
+    if _is_complete_range(values) and (kinds == {int} or not _is_complete_range(keys)):
+        return _sort_by_number([(index, _label(name)) for index, name in by_value])
+    if _is_complete_range(keys):
+        return _sort_by_number([(index, _label(name)) for index, name in by_key])
     if None not in keys:
-        raise ValueError(_not_counting(keys))
+        raise ValueError(_numbering_error(keys))
     if None not in values:
-        raise ValueError(_not_counting(values))
+        raise ValueError(_numbering_error(values))
     raise ValueError("it maps neither numbers to names nor names to numbers")
 
 
-def _of_table(lines: Sequence[str]) -> list[Label] | None:
-    """Return the names of a table whose first line names its columns; None where it does not."""
+def _parse_table(lines: Sequence[str]) -> list[Label] | None:
+    """Return the labels of a table with a header; None if the first line is not a header."""
     delimiter = next((sign for sign in "\t;," if sign in lines[0]), None)
     if delimiter is None:
         return None
     header = [column.strip().strip('"').lower() for column in lines[0].split(delimiter)]
     name = next((column for column in NAME_COLUMNS if column in header), None)
     index = next((column for column in NUMBER_COLUMNS if column in header), None)
-    if index is None and header in (["class", "label"], ["name", "label"]):  # the second is the number
+    if index is None and header in (["class", "label"], ["name", "label"]):  # the second column is the number
         index, name = "label", header[0]
     if name is None or (index is None and "wnid" not in header):
         return None
@@ -145,24 +147,24 @@ def _of_table(lines: Sequence[str]) -> list[Label] | None:
     labels = [Label(name=row.get(name, ""), wnid=row.get("wnid") or None) for row in found]
     if index is None:
         return labels
-    return _in_order([(_number(row.get(index)), label) for row, label in zip(found, labels, strict=True)])
+    return _sort_by_number([(_number(row.get(index)), label) for row, label in zip(found, labels, strict=True)])
 
 
-def _of_lines(lines: Sequence[str]) -> list[Label]:
+def _parse_lines(lines: Sequence[str]) -> list[Label]:
     if all(matches := [BY_WNID.fullmatch(line) for line in lines]):
         return [Label(name=match["name"].strip(), wnid=match["wnid"]) for match in matches if match]
     for form in (NUMBERED, AFTER_NAME):
         numbered = [match for line in lines if (match := form.fullmatch(line))]
         if len(numbered) == len(lines) and _are_numbers_of_classes(numbered):
-            return _of_numbered(numbered)
+            return _parse_numbered(numbered)
     return [Label(name=line.strip(), wnid=None) for line in lines]
 
 
 def _are_numbers_of_classes(matches: Sequence[re.Match[str]]) -> bool:
-    """Whether lines begin or end with numbers of classes, and not with a part of the name ("2012 Audi A4").
+    """Return whether the numbers in these lines are class numbers, and not a part of the name ("2012 Audi A4").
 
-    A sign between number and name is enough. With blanks only, the numbers are distinct and none is beyond the number
-    of lines.
+    They are if a sign separates number and name in every line. Separated by blanks, they are if
+    they are distinct and none exceeds the number of lines.
     """
     numbers = [int(match["index"]) for match in matches]
     return all(match["sign"] for match in matches) or (
@@ -170,35 +172,37 @@ def _are_numbers_of_classes(matches: Sequence[re.Match[str]]) -> bool:
     )
 
 
-def _of_numbered(matches: Sequence[re.Match[str]]) -> list[Label]:
+def _parse_numbered(matches: Sequence[re.Match[str]]) -> list[Label]:
     try:
-        return _in_order([(int(match["index"]), Label(name=match["name"].strip(), wnid=None)) for match in matches])
+        return _sort_by_number(
+            [(int(match["index"]), Label(name=match["name"].strip(), wnid=None)) for match in matches]
+        )
     except ValueError as error:
-        raise ValueError(f"{error}; {IN_NAMES}") from error
+        raise ValueError(f"{error}; {JSON_HINT}") from error
 
 
-def _in_order(entries: Sequence[tuple[int | None, Label]]) -> list[Label]:
+def _sort_by_number(entries: Sequence[tuple[int | None, Label]]) -> list[Label]:
     indices = [index for index, _ in entries]
-    if not _counts(indices):
-        raise ValueError(_not_counting(indices))
+    if not _is_complete_range(indices):
+        raise ValueError(_numbering_error(indices))
     return [label for _, label in sorted(entries, key=lambda entry: entry[0] or 0)]
 
 
-def _counts(indices: Sequence[int | None]) -> bool:
-    """Whether these are the numbers of all classes, each once."""
+def _is_complete_range(indices: Sequence[int | None]) -> bool:
+    """Return whether these are the numbers of all classes, each once."""
     return sorted(index for index in indices if index is not None) == list(range(len(indices)))
 
 
-def _not_counting(indices: Sequence[int | None]) -> str:
+def _numbering_error(indices: Sequence[int | None]) -> str:
     known = sorted(index for index in indices if index is not None)
     if len(known) < len(indices):
-        return f"not every class has a number; {HOW}"
+        return f"not every class has a number; {LIST_HINT}"
     if known == list(range(1, len(known) + 1)):
-        return f"its numbers run from 1 to {len(known)}, but classes count from 0; subtract 1, or {HOW}"
+        return f"its numbers run from 1 to {len(known)}, but classes count from 0; subtract 1, or {LIST_HINT}"
     if twice := [index for index, count in Counter(known).items() if count > 1]:
-        return f"class {twice[0]} has several names; {HOW}"
+        return f"class {twice[0]} has several names; {LIST_HINT}"
     missing = next(index for index in range(len(known)) if index not in known)
-    return f"it does not count from 0 to {len(known) - 1}: class {missing} has no name; {HOW}"
+    return f"it does not count from 0 to {len(known) - 1}: class {missing} has no name; {LIST_HINT}"
 
 
 def _number(value: Any) -> int | None:
@@ -212,7 +216,7 @@ def _index_of(entry: Mapping[str, Any]) -> int | None:
 
 
 def _label(entry: Any) -> Label:
-    """Return a label of a name, of a number, of {"name": …, "wnid": …}, or of a pair of WordNet id and name."""
+    """Return the label in a name, a number, {"name": …, "wnid": …}, or a pair of WordNet id and name."""
     if isinstance(entry, Label):
         return entry
     if isinstance(entry, str) or (isinstance(entry, int) and not isinstance(entry, bool)):
@@ -228,11 +232,11 @@ def _label(entry: Any) -> Label:
     raise ValueError(f"{json.dumps(entry, default=repr)} is not the name of a class")
 
 
-def _complete(labels: Sequence[Label]) -> tuple[Label, ...]:
-    """Return the labels; for WordNet ids of all of ImageNet's classes in their order, with their names.
+def _check_names(labels: Sequence[Label]) -> tuple[Label, ...]:
+    """Return the labels. The WordNet ids of all ImageNet classes, in their order, become ImageNet's labels.
 
     Raises:
-        ValueError: there are none, or one has no name.
+        ValueError: there are no labels, or one has no name.
     """
     if not labels:
         raise ValueError("it names no class")

@@ -1,7 +1,8 @@
-"""OpenMMLab's Swin (mmpretrain, mmcls): its names and its order of patch merging → the authors'.
+"""Conversion of OpenMMLab's Swin (mmpretrain, mmcls) to the authors' names and order of patch merging.
 
-Its networks merge with `nn.Unfold`, which orders the four neighbors within each channel; the authors order channels
-within each neighbor, columns first. Nothing else differs for version 1.
+OpenMMLab merges with `nn.Unfold`, which orders the four neighbors within each channel. The authors
+order the channels within each neighbor, columns first. Version 1 has no other difference. Knows
+nothing about files.
 """
 
 import re
@@ -21,27 +22,27 @@ RENAMES = (
     (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
     (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
 )
+# The authors' order of the four neighbors, which `nn.Unfold` counts along the rows.
 COLUMNS_FIRST = (0, 2, 1, 3)
-"""Of neighbors that are counted along the rows."""
 
 
 def converted(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights by the authors' names, merging in their order.
+    """Return the weights by the authors' names and in the authors' order of merging.
 
     Raises:
-        UnsupportedModel: it is version 2.
+        UnsupportedModel: the network is a Swin V2.
     """
     if any(name.endswith(".logit_scale") for name in weights):
         raise UnsupportedModel(
-            "these are OpenMMLab's names of Swin V2, which are not read; of OpenMMLab's networks only version 1 is"
+            "these are OpenMMLab's names of Swin V2, which is not supported; of OpenMMLab's networks only version 1 is"
         )
     own = {_renamed(name): weight for name, weight in weights.items()}
     return {name: _reordered(weight) if ".downsample." in name else weight for name, weight in own.items()}
 
 
-def names(in_file: Mapping[str, str]) -> dict[str, str]:
-    """Return the names in the file by the authors' names."""
-    return {_renamed(name): called for name, called in in_file.items()}
+def names(names_in_file: Mapping[str, str]) -> dict[str, str]:
+    """Return the names in the file by the authors' names, from the names in the file by OpenMMLab's."""
+    return {_renamed(name): in_file for name, in_file in names_in_file.items()}
 
 
 def _renamed(name: str) -> str:
@@ -51,5 +52,5 @@ def _renamed(name: str) -> str:
 
 
 def _reordered(weight: Tensor) -> Tensor:
-    """(…, channels · 4 neighbors) → (…, 4 neighbors · channels)."""
+    """Reorder `(…, channels · 4 neighbors)` to `(…, 4 neighbors · channels)`."""
     return weight.unflatten(-1, (-1, 4)).mT[..., COLUMNS_FIRST, :].flatten(-2)

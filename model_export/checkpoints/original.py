@@ -1,7 +1,7 @@
-"""The authors' own files: `{"model": …}` with the names that `swin.py` uses, and the tables their code computes.
+"""The reader of the authors' files: `{"model": …}` with the names of `swin.py` and with computed tables.
 
-github.com/microsoft/Swin-Transformer. Their code is no package that could be asked; timm's port of it loads these files
-and is the reference where it is installed.
+The authors' code (github.com/microsoft/Swin-Transformer) is not a package that can be imported.
+timm's port loads the same files, so timm is the reference if it is installed.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Any
 from app.bundle.manifest import Preprocessing
 from model_export.checkpoints import state_dict
 from model_export.checkpoints.checkpoint import Checkpoint, Options, RawCheckpoint
-from model_export.checkpoints.reference import Ours, Reference
+from model_export.checkpoints.reference import FallbackReference, Reference
 from model_export.checkpoints.timm import timm_reference
 from model_export.checkpoints.training.types import NO_TRAINING, Training
 from model_export.errors import UnsupportedModel
@@ -18,21 +18,22 @@ from model_export.network.swin import Swin, SwinConfig
 
 
 def read(
-    found: RawCheckpoint, options: Options, training: Training = NO_TRAINING, content: Mapping[str, Any] | None = None
+    raw: RawCheckpoint, options: Options, training: Training = NO_TRAINING, content: Mapping[str, Any] | None = None
 ) -> Checkpoint:
-    """Read what the authors' training saves.
+    """Read a file of the authors' training script.
 
     Raises:
-        CheckpointError: the weights are no Swin's, or leave something open.
+        CheckpointError: the weights are not a Swin's, or leave a value open.
+        UnsupportedModel: windows or merging do not divide a feature map.
     """
 
-    def reference(network: Swin, recipe: Preprocessing, is_resized: bool) -> Reference:  # noqa: FBT001 (by place)
+    def reference(network: Swin, recipe: Preprocessing, is_resized: bool) -> Reference:  # noqa: FBT001 (by position)
         if is_resized:
-            return Ours(network, recipe, "resized, which timm does otherwise")
-        return timm_reference(found.weights, network, recipe)
+            return FallbackReference(network, recipe, "timm interpolates resized networks in another way")
+        return timm_reference(raw.weights, network, recipe)
 
     checkpoint = state_dict.read(
-        found,
+        raw,
         window_convention="original",
         rename=dict,
         reference=reference,
@@ -45,11 +46,11 @@ def read(
 
 
 def _refuse_padding(config: SwinConfig) -> None:
-    """The authors' classifiers do not pad: they fail on a map that the windows, or the merging, do not divide."""
+    """Raise UnsupportedModel if windows do not divide a map. The authors' classifiers do not pad and fail there."""
     for stage in range(len(config.depths)):
         grid, window = config.stage_grid(stage), config.windowing(stage, 0).size
         if grid[0] % window[0] or grid[1] % window[1]:
             raise UnsupportedModel(
-                f"stage {stage}: windows of {window[0]} do not divide a map of {grid[0]}×{grid[1]}; the authors' "
-                "network does not run so. Another --window or --input-size would"
+                f"stage {stage}: windows of {window[0]} do not divide a map of {grid[0]}×{grid[1]}, so the authors' "
+                "network fails; give another --window or --input-size"
             )

@@ -1,4 +1,7 @@
-"""Finds the checkpoint's own preprocessing, and changes it as asked. What cannot be reproduced exactly is refused."""
+"""The preprocessing that a checkpoint's configuration declares, and its changes by options.
+
+A step that the service cannot reproduce exactly is refused. Knows nothing about weights.
+"""
 
 import json
 import math
@@ -16,14 +19,13 @@ Resize = Squash | ShorterSide | Cover | Pad
 Channels = tuple[float, float, float]
 Fit = Literal["shorter-side", "squash", "pad"]
 
-PILLOW: tuple[Interpolation, ...] = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
-"""Interpolations in the order of Pillow's numbers, which is how Hugging Face writes them."""
-
+# Interpolations in the order of Pillow's numbers, which Hugging Face's files have.
+PILLOW_INTERPOLATIONS: tuple[Interpolation, ...] = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+# Image processors that Swin checkpoints name. All of them do the same.
 HUGGINGFACE_PROCESSORS = frozenset(
     {"ViTImageProcessor", "ViTImageProcessorFast", "ViTImageProcessorPil", "ViTFeatureExtractor"}
 )
-"""What Swin checkpoints name, over the years; all of them do the same."""
-
+# Defaults of `ViTImageProcessor`, for the keys that a file lacks.
 HUGGINGFACE_DEFAULTS: dict[str, Any] = {
     "do_resize": True,
     "size": {"height": 224, "width": 224},
@@ -36,12 +38,11 @@ HUGGINGFACE_DEFAULTS: dict[str, Any] = {
     "image_std": [0.5, 0.5, 0.5],
     "do_pad": False,
 }
-"""Of `ViTImageProcessor`, for the keys a file leaves out."""
 
 
 @dataclass(frozen=True)
 class RecipeOptions:
-    """What the person at the terminal says of the preprocessing. Sizes are (height, width)."""
+    """Options of the command line for the preprocessing. Sizes are (height, width)."""
 
     fit: Fit | None = None
     resize: Size | None = None
@@ -51,33 +52,33 @@ class RecipeOptions:
     std: Channels | None = None
 
     @property
-    def says_anything(self) -> bool:
-        """Whether there is anything to change."""
+    def has_changes(self) -> bool:
+        """True if an option is set."""
         return self != RecipeOptions()
 
 
 NO_OPTIONS = RecipeOptions()
-DEFAULT_FRACTION = 0.875
-"""timm's `DEFAULT_CROP_PCT`."""
+# timm's `DEFAULT_CROP_PCT`.
+DEFAULT_CROP_FRACTION = 0.875
+MAX_CROP_FRACTION = 2
+REPLACE_HINT = "replace it with --fit, --resize, --interpolation, --mean and --std"
+# Steps of image processors that options and the file's other keys can describe completely.
+KNOWN_STEPS = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb", "do_pad"}
 
-MAX_FRACTION = 2
-REPLACE = "replace it with --fit, --resize, --interpolation, --mean and --std"
-STEPS = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb", "do_pad"}
-"""What processors do that is known here, as far as the options and the file say how."""
 
-
-def changed(recipe: Preprocessing, options: RecipeOptions, input_size: Size) -> Preprocessing:
-    """The recipe with what the options say in place of its own; it ends with `input_size`.
+def apply_options(recipe: Preprocessing, options: RecipeOptions, input_size: Size) -> Preprocessing:
+    """Return the preprocessing with the options' values in place of its own. Its output has `input_size`.
 
     Raises:
-        RequestError: the options contradict each other.
+        RequestError: the options contradict each other, or the normalization gives no finite
+            numbers.
     """
-    recipe = _scaled(recipe, input_size)
+    recipe = _resize_in_proportion(recipe, input_size)
     mean, std = options.mean or recipe.mean, options.std or recipe.std
     resize, crop = recipe.resize, recipe.crop
     try:
         if options.fit or options.resize:
-            resize = _fitted(options, recipe.resize, input_size, mean)
+            resize = _fit(options, recipe.resize, input_size, mean)
             crop = None if isinstance(resize, Squash | Pad) else crop
         if options.crop or (crop is None and not isinstance(resize, Squash | Pad)):
             rounding = crop.rounding if crop else "half_even"
@@ -91,18 +92,18 @@ def changed(recipe: Preprocessing, options: RecipeOptions, input_size: Size) -> 
             std=std,
         )
     except ValueError as error:
-        raise RequestError(f"these options make no preprocessing: {sentence(error)}") from error
+        raise RequestError(f"these options give no valid preprocessing: {sentence(error)}") from error
     if new.output_size != input_size:
         raise RequestError(
             f"preprocessing would end with {_pixels(new.output_size)}, the network takes {_pixels(input_size)}; "
-            "--crop cuts the middle out, --input-size makes it another network"
+            "crop images with --crop, or give the network another size with --input-size"
         )
     _check_numbers(new)
     return new
 
 
 def _check_numbers(recipe: Preprocessing) -> None:
-    """Raise RequestError for a normalization that gives no numbers: its logits would tell only after the export."""
+    """Raise RequestError for a normalization that gives no finite numbers, before the export takes its time."""
     if not all(map(math.isfinite, (recipe.scale, *recipe.mean, *recipe.std))):
         raise RequestError("preprocessing: mean, std and scale are not all finite; give others with --mean and --std")
     if min(recipe.std) <= 0:
@@ -115,8 +116,8 @@ def _pixels(size: Size | None) -> str:
     return f"{size[0]}×{size[1]} pixels" if size else "images of any size"
 
 
-def _scaled(recipe: Preprocessing, input_size: Size) -> Preprocessing:
-    """For another input size: all sizes in proportion, rounded down."""
+def _resize_in_proportion(recipe: Preprocessing, input_size: Size) -> Preprocessing:
+    """Return the preprocessing for another input size, with all sizes in proportion and rounded down."""
     old = recipe.output_size
     if old is None or old == input_size:
         return recipe
@@ -134,14 +135,14 @@ def _scaled(recipe: Preprocessing, input_size: Size) -> Preprocessing:
     return recipe.model_copy(update={"resize": resize, "crop": crop})
 
 
-def _fitted(options: RecipeOptions, resize: Resize, input_size: Size, mean: Channels) -> Resize:
+def _fit(options: RecipeOptions, resize: Resize, input_size: Size, mean: Channels) -> Resize:
     modes: dict[str, Fit] = {"squash": "squash", "pad": "pad", "shorter_side": "shorter-side", "cover": "shorter-side"}
     fit = options.fit or modes[resize.mode]
     if fit == "shorter-side":
         if options.resize is None and isinstance(resize, ShorterSide | Cover):
             return resize
         if options.resize is None:
-            raise RequestError("--fit shorter-side needs --resize: how long is the shorter side to be?")
+            raise RequestError("--fit shorter-side needs --resize with the length of the shorter side")
         height, width = options.resize
         return ShorterSide(mode="shorter_side", size=height) if height == width else cover((height, width), 1.0)
     height, width = options.resize or input_size
@@ -158,17 +159,17 @@ def from_timm(
     options: RecipeOptions = NO_OPTIONS,
     where: str = "pretrained_cfg",
 ) -> Preprocessing:
-    """Return the recipe in a `pretrained_cfg` or a run's settings, as `timm.data.create_transform` reads it.
+    """Return the preprocessing in a `pretrained_cfg` or a run's settings, as `timm.data.create_transform` reads it.
 
     Args:
-        settings: timm's names and values.
+        settings: timm's keys and values.
         input_size: of the network.
-        options: what they replace is not looked at.
-        where: the settings' name for people.
+        options: settings that the options replace are not checked.
+        where: the name of the settings in messages.
 
     Raises:
-        UnsupportedModel: the recipe has a step the service does not do.
-        CheckpointError: the recipe contradicts itself.
+        UnsupportedModel: the service does not support a step of the preprocessing.
+        CheckpointError: the settings contradict themselves.
     """
     interpolation: Any = options.interpolation or settings.get("interpolation") or "bicubic"
     mode = "center" if options.fit else settings.get("crop_mode") or "center"
@@ -177,15 +178,15 @@ def from_timm(
             f"{where}: interpolation '{interpolation}' is not supported; give another with --interpolation"
         )
     if mode not in {"center", "squash", "border"}:
-        raise UnsupportedModel(f"{where}: crop_mode '{mode}' is not supported; say how with --fit and --resize")
+        raise UnsupportedModel(f"{where}: crop_mode '{mode}' is not supported; replace it with --fit and --resize")
     try:
-        fraction = DEFAULT_FRACTION if options.resize else settings.get("crop_pct") or DEFAULT_FRACTION
+        fraction = DEFAULT_CROP_FRACTION if options.resize else settings.get("crop_pct") or DEFAULT_CROP_FRACTION
         if not isinstance(fraction, int | float):
-            raise ValueError(f"crop_pct is {_json(fraction)}, not a number")  # noqa: TRY301, TRY004 (told with the rest)
-        if not 0 < fraction <= MAX_FRACTION:
-            raise ValueError(f"crop_pct is {fraction:g}, not a share of the image")  # noqa: TRY301 (told with the rest)
-        mean = options.mean or channels_of(settings.get("mean") or MEAN)
-        std = options.std or channels_of(settings.get("std") or STD)
+            raise ValueError(f"crop_pct is {_json(fraction)}, not a number")  # noqa: TRY301, TRY004 (reported with the others)
+        if not 0 < fraction <= MAX_CROP_FRACTION:
+            raise ValueError(f"crop_pct is {fraction:g}, not a fraction of the image")  # noqa: TRY301 (reported with the others)
+        mean = options.mean or to_channels(settings.get("mean") or MEAN)
+        std = options.std or to_channels(settings.get("std") or STD)
         resize: Resize = cover(input_size, fraction)
         height, width = (resize.size,) * 2 if isinstance(resize, ShorterSide) else (resize.height, resize.width)
         if mode == "squash":
@@ -196,26 +197,26 @@ def from_timm(
         crop = CenterCrop(height=input_size[0], width=input_size[1], rounding="half_even")
         return Preprocessing(resize=resize, crop=crop, interpolation=interpolation, scale=1 / 255, mean=mean, std=std)
     except (TypeError, ValueError, ZeroDivisionError) as error:  # pydantic's ValidationError is a ValueError
-        raise CheckpointError(f"{where} contradicts itself: {sentence(error)}; {REPLACE}") from error
+        raise CheckpointError(f"{where} contradicts itself: {sentence(error)}; {REPLACE_HINT}") from error
 
 
 def from_huggingface(
     settings: Mapping[str, Any], image_size: Size, options: RecipeOptions = NO_OPTIONS
 ) -> tuple[Preprocessing, Size]:
-    """Return the recipe in a `preprocessor_config.json`, and the (height, width) it ends with.
+    """Return the preprocessing in a `preprocessor_config.json`, and the (height, width) of its output.
 
     Args:
         settings: the file's content.
-        image_size: of the network, which holds where the options replace the resize.
-        options: what they replace is not looked at.
+        image_size: of the network; used if the options replace the resize.
+        options: settings that the options replace are not checked.
 
     Raises:
-        UnsupportedModel: the recipe has a step the service does not do.
-        CheckpointError: the recipe contradicts itself.
+        UnsupportedModel: the service does not support a step of the preprocessing.
+        CheckpointError: the settings contradict themselves.
     """
     _check_processor(settings, options)
     recipe = HUGGINGFACE_DEFAULTS | {key: value for key, value in settings.items() if value is not None}
-    if options.fit:  # which says the whole of it: the rest is the crop to the network's size
+    if options.fit:  # replaces the whole resize; only the crop to the network's size remains
         is_whole = options.fit == "squash"
         recipe |= {"do_resize": True, "size": dict(zip(("height", "width"), image_size, strict=True)), "do_pad": False}
         recipe |= {"do_center_crop": False} if is_whole else {}
@@ -223,7 +224,7 @@ def from_huggingface(
         if recipe[key] is not wanted:
             raise UnsupportedModel(
                 f"preprocessor_config.json: {key} is {_json(recipe[key])}; only {_json(wanted)} is supported; "
-                "say how images get their size with --fit and --resize"
+                "replace it with --fit and --resize"
             )
     try:
         do_crop = recipe["do_center_crop"] and not options.fit
@@ -236,41 +237,44 @@ def from_huggingface(
             crop=crop,
             interpolation=options.interpolation or _interpolation(recipe["resample"]),
             scale=recipe["rescale_factor"] if recipe["do_rescale"] else 1.0,
-            mean=options.mean or (channels_of(recipe["image_mean"]) if recipe["do_normalize"] else (0.0, 0.0, 0.0)),
-            std=options.std or (channels_of(recipe["image_std"]) if recipe["do_normalize"] else (1.0, 1.0, 1.0)),
+            mean=options.mean or (to_channels(recipe["image_mean"]) if recipe["do_normalize"] else (0.0, 0.0, 0.0)),
+            std=options.std or (to_channels(recipe["image_std"]) if recipe["do_normalize"] else (1.0, 1.0, 1.0)),
         )
     except (KeyError, IndexError, TypeError, ValueError) as error:  # pydantic's ValidationError is a ValueError
-        raise CheckpointError(f"preprocessor_config.json contradicts itself: {sentence(error)}; {REPLACE}") from error
+        raise CheckpointError(
+            f"preprocessor_config.json contradicts itself: {sentence(error)}; {REPLACE_HINT}"
+        ) from error
     size = preprocessing.output_size
     if size is None:
         side = recipe["size"]["shortest_edge"]
         raise UnsupportedModel(
             f"preprocessor_config.json: images keep their shape after a resize of the shorter side to {side}, but the "
-            f"network needs one size; cut the middle out with --crop {min(side, *image_size)}, or give up the shape "
-            "with --fit squash"
+            f"network needs one size; crop them with --crop {min(side, *image_size)}, or squash them with --fit squash"
         )
     return preprocessing, size
 
 
 def _check_processor(settings: Mapping[str, Any], options: RecipeOptions) -> None:
-    """Refuse a processor of unknown steps, unless the options and the file's own numbers say every one of them."""
+    """Raise UnsupportedModel for an unknown processor, unless options and the file's numbers describe every step."""
     kind = settings.get("image_processor_type") or settings.get("feature_extractor_type") or "ViTImageProcessor"
     if kind in HUGGINGFACE_PROCESSORS:
         return
-    strange = [key for key, value in settings.items() if key.startswith("do_") and value is True and key not in STEPS]
-    if strange:
-        raise UnsupportedModel(f"preprocessor_config.json: {kind} does {strange[0]}, which is not supported")
-    said = {
+    unknown_steps = [
+        key for key, value in settings.items() if key.startswith("do_") and value is True and key not in KNOWN_STEPS
+    ]
+    if unknown_steps:
+        raise UnsupportedModel(f"preprocessor_config.json: {kind} does {unknown_steps[0]}, which is not supported")
+    described = {
         "--fit": options.fit,
         "--resize": options.resize or options.fit in {"squash", "pad"},
         "--interpolation": options.interpolation or settings.get("resample") is not None,
         "--mean": options.mean or settings.get("image_mean") is not None or settings.get("do_normalize") is False,
         "--std": options.std or settings.get("image_std") is not None or settings.get("do_normalize") is False,
     }
-    if missing := [option for option, value in said.items() if not value]:
+    if missing := [option for option, value in described.items() if not value]:
         raise UnsupportedModel(
             f"preprocessor_config.json: {kind} is not known, {', '.join(sorted(HUGGINGFACE_PROCESSORS))} are; "
-            f"say what it does with {', '.join(missing)}"
+            f"describe its steps with {', '.join(missing)}"
         )
 
 
@@ -287,14 +291,14 @@ def _resize(size: Any) -> Squash | ShorterSide:
         case {"shortest_edge": side}:
             return ShorterSide(mode="shorter_side", size=side)
     raise UnsupportedModel(
-        f"preprocessor_config.json: size {_json(size)} is not supported; say how with --fit and --resize"
+        f"preprocessor_config.json: size {_json(size)} is not supported; replace it with --fit and --resize"
     )
 
 
 def _interpolation(resample: Any) -> Interpolation:
-    if resample not in range(len(PILLOW)):
-        raise ValueError(f"resample is {_json(resample)}, not a number of Pillow's")
-    return PILLOW[resample]
+    if resample not in range(len(PILLOW_INTERPOLATIONS)):
+        raise ValueError(f"resample is {_json(resample)}, not one of Pillow's numbers")
+    return PILLOW_INTERPOLATIONS[resample]
 
 
 def _crop(size: Any) -> CenterCrop:
@@ -308,11 +312,11 @@ def _crop(size: Any) -> CenterCrop:
     return CenterCrop(height=height, width=width, rounding="down")
 
 
-def channels_of(values: Any) -> Channels:
-    """Return red, green and blue of three numbers, or of one for all.
+def to_channels(values: Any) -> Channels:
+    """Return red, green and blue from three numbers, or from one number for all.
 
     Raises:
-        ValueError: these are others.
+        ValueError: the values are not one or three numbers.
     """
     is_one = isinstance(values, int | float)
     numbers = [values] if is_one else values
@@ -326,13 +330,13 @@ def channels_of(values: Any) -> Channels:
     return red, green, blue
 
 
-def in_words(recipe: Preprocessing) -> str:
-    """What happens to an image, in a sentence without numbers of the normalization."""
+def describe_preprocessing(recipe: Preprocessing) -> str:
+    """Return resize, interpolation and crop as text for the terminal, without the normalization."""
     kept = f", keep the middle {recipe.crop.height}×{recipe.crop.width}" if recipe.crop else ""
-    return f"resize {_resize_in_words(recipe)} ({recipe.interpolation}){kept}"
+    return f"resize {_describe_resize(recipe)} ({recipe.interpolation}){kept}"
 
 
-def _resize_in_words(recipe: Preprocessing) -> str:
+def _describe_resize(recipe: Preprocessing) -> str:
     match recipe.resize:
         case Squash(height=height, width=width):
             return f"to {height}×{width}, whatever the shape"

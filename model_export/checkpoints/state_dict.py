@@ -1,8 +1,9 @@
-"""A bare state dict, of any of the sources that save one: what the shapes say of the network, and what they do not.
+"""The shared reader of bare state dicts: weights of the authors, timm or torchvision → `Checkpoint`.
 
-Sizes, depths, heads and classes are read off the weights. Window and input size are, too, where the source saves the
-tables it computes (the authors and torchvision do, timm does not); otherwise they are those of the published variant
-that was named, or of the only one that fits.
+Depths, widths, heads and classes follow from the shapes of the weights. Window and input size
+follow from computed tables, which the authors and torchvision save and timm does not. Settings of
+the training run and options come before the tables. Without either, the published variant with
+these shapes decides. Knows nothing about the format of files.
 """
 
 import math
@@ -21,81 +22,88 @@ from model_export.checkpoints.checkpoint import (
     Origins,
     RawCheckpoint,
     assemble,
-    at_size,
+    resize_config,
 )
-from model_export.checkpoints.files.pickles import WAY_OUT
+from model_export.checkpoints.files.pickles import SAVE_STATE_DICT
 from model_export.checkpoints.files.weights import Weights
-from model_export.checkpoints.others import some
-from model_export.checkpoints.parts import COMPUTED
-from model_export.checkpoints.saved_labels import Named, labels_of
+from model_export.checkpoints.other_networks import first_few
+from model_export.checkpoints.saved_labels import SavedLabels, find_labels
+from model_export.checkpoints.swin_weights import COMPUTED
 from model_export.checkpoints.training.types import NO_TRAINING, Training
-from model_export.checkpoints.variants import VARIANTS, Variant, fitting, named, published_recipe
+from model_export.checkpoints.variants import (
+    VARIANTS,
+    Variant,
+    find_variant,
+    published_preprocessing,
+    variants_with_sizes,
+)
 from model_export.errors import CheckpointError, RequestError
 from model_export.network.swin import Dialect, SwinConfig
 from model_export.network.windows import Size, by
 
 
 @dataclass(frozen=True)
-class Metadata:
-    """What a configuration beside the weights says; None where it is silent."""
+class DeclaredConfig:
+    """Values that a configuration beside the weights declares; None for a value that is absent."""
 
     config: Mapping[str, Any]  # fields of SwinConfig
     recipe: Callable[[Size], Preprocessing] | None = None
     labels: tuple[Label, ...] | None = None
     classes: int | None = None
     variant: Variant | None = None
-    place: str = "config.json"  # what says it, for people
+    place: str = "config.json"  # the configuration's name in messages
 
 
-NO_METADATA = Metadata({})
+NO_CONFIG = DeclaredConfig({})
+# Fields of SwinConfig that the weights of a published variant determine.
 SHAPE = ("version", "embed_dim", "depths", "num_heads")
-"""What a published variant has in common with its weights."""
-
-CUT = "the windows of the last stages"
+# The name, in messages, of windows that are as large as the feature map of their stage.
+CUT_WINDOWS = "the windows of the last stages"
+# The version of Swin V2, which has tables and names of its own.
 V2 = 2
-"""The version of Swin V2, which has other windows and other names of weights."""
 
 
 def read(
-    found: RawCheckpoint,
+    raw: RawCheckpoint,
     *,
     window_convention: Dialect,
     rename: Callable[[Weights], Weights],
-    in_file: Callable[[str], str] = str,
+    name_in_file: Callable[[str], str] = str,
     reference: MakeReference,
-    stated: Metadata = NO_METADATA,
+    declared: DeclaredConfig = NO_CONFIG,
     training: Training = NO_TRAINING,
     content: Mapping[str, Any] | None = None,
     options: Options,
 ) -> Checkpoint:
-    """Weights by their source's own names → checkpoint.
+    """Return the checkpoint with these weights.
 
     Args:
-        found: the weights and where they were.
-        window_convention: whose treatment of maps that windows do not divide.
-        rename: to the names of `swin.py`; buffers may stay in.
-        in_file: from a name of `swin.py` to the source's own.
-        reference: makes what the result is compared with.
-        stated: what is known beside the weights.
-        training: the settings of the run that made them.
-        content: all that was in the file.
-        options: what the person at the terminal says.
+        raw: the weights and their files.
+        window_convention: the library that defines the padding of maps that windows do not divide.
+        rename: maps the weights to the names of `swin.py`; computed buffers may stay in.
+        name_in_file: maps a name of `swin.py` to the name in the source library.
+        reference: makes the reference that the network is compared with.
+        declared: the configuration beside the weights.
+        training: the settings of the training run.
+        content: the whole content of the file.
+        options: of the command line.
 
     Raises:
-        CheckpointError: the weights are no Swin, contradict what was said of them, or leave something open.
+        CheckpointError: the weights are not a Swin's, contradict settings or options, or leave a
+            value open.
     """
-    own = rename(found.weights)
+    own = rename(raw.weights)
     tables = {name: own.pop(name) for name in list(own) if name.endswith(COMPUTED)}
-    measured = _measured(own, lambda name: found.weights.in_file(in_file(name)))
-    everything = _Read(own, tables, measured, stated, training, options)
-    trained, size_from, windows_from, notes = _trained(everything, window_convention)
-    config = at_size(trained, options)
-    recipe, recipe_from = _recipe(found.kind, config, stated, training)
-    own_labels = Named(stated.labels, "", ())
-    if stated.labels is None and options.labels is None and content is not None:
-        own_labels = labels_of(content, config.num_classes)
+    measured = _measured(own, lambda name: raw.weights.name_in_file(name_in_file(name)))
+    inputs = _Inputs(own, tables, measured, declared, training, options)
+    trained, size_from, windows_from, notes = _trained(inputs, window_convention)
+    config = resize_config(trained, options)
+    recipe, recipe_from = _recipe(raw.kind, config, declared, training)
+    own_labels = SavedLabels(declared.labels, "", ())
+    if declared.labels is None and options.labels is None and content is not None:
+        own_labels = find_labels(content, config.num_classes)
     return assemble(
-        found,
+        raw,
         trained,
         config,
         own,
@@ -103,7 +111,7 @@ def read(
         labels=own_labels.labels,
         activation="sigmoid" if config.num_classes == 1 else "softmax",
         reference=reference,
-        in_file=in_file,
+        name_in_file=name_in_file,
         options=options,
         origins=Origins(
             size_from,
@@ -112,23 +120,23 @@ def read(
             own_labels.place,
             _fine_tune(training),
             (*training.notes, *notes, *own_labels.notes),
-            f"{stated.place}: model_kwargs" if training.arguments else "the configuration",
+            f"{declared.place}: model_kwargs" if training.arguments else "the configuration",
         ),
     )
 
 
 def _recipe(
-    kind: SourceKind, config: SwinConfig, stated: Metadata, training: Training
+    kind: SourceKind, config: SwinConfig, declared: DeclaredConfig, training: Training
 ) -> tuple[Preprocessing | None, str]:
-    """The checkpoint's own preprocessing, and what says it."""
-    if stated.recipe:
-        return stated.recipe(config.input_size), stated.place
+    """Return the checkpoint's own preprocessing and its origin."""
+    if declared.recipe:
+        return declared.recipe(config.input_size), declared.place
     if training.recipe:
         return training.recipe(config.input_size), training.place
     if training.changes:
-        published = published_recipe(kind, config).model_copy(update=training.changes)
-        said = " and ".join(training.changes)
-        return published, f"{training.place} ({said}; the rest is assumed: {kind}'s published recipe)"
+        published = published_preprocessing(kind, config).model_copy(update=training.changes)
+        changed = " and ".join(training.changes)
+        return published, f"{training.place} ({changed}; the rest is assumed: {kind}'s published recipe)"
     return None, ""
 
 
@@ -140,112 +148,122 @@ def _fine_tune(training: Training) -> str:
 
 
 @dataclass(frozen=True)
-class _Read:
-    """Everything that says something of the network: the file, what lies beside it, and the person at the terminal."""
+class _Inputs:
+    """All sources of the configuration: tensors, declared values, training settings and options."""
 
     weights: Weights
     tables: Weights
-    measured: Mapping[str, Any]  # fields of SwinConfig that shapes decide
-    stated: Metadata
+    measured: Mapping[str, Any]  # fields of SwinConfig that follow from shapes
+    declared: DeclaredConfig
     training: Training
     options: Options
 
     @property
-    def said(self) -> dict[str, Any]:
-        """Fields of SwinConfig that a configuration or a run's settings give."""
-        return dict(self.training.windows if self.measured["version"] == V2 else {}) | dict(self.stated.config)
+    def declared_fields(self) -> dict[str, Any]:
+        """Fields of SwinConfig that a configuration or a run's settings declare."""
+        return dict(self.training.windows if self.measured["version"] == V2 else {}) | dict(self.declared.config)
 
     @property
-    def fits(self) -> list[str]:
+    def matching_variants(self) -> list[str]:
         """Names of the published variants with these sizes."""
-        return list(fitting(*(self.measured[name] for name in SHAPE)))
+        return list(variants_with_sizes(*(self.measured[name] for name in SHAPE)))
 
     @property
     def windows(self) -> tuple[Size, ...] | None:
-        """By stage, as far as the tensors tell them."""
+        """Windows by stage, from the tensors; None if the tensors leave them open."""
         return _windows(self.weights, self.tables, len(self.measured["depths"]))
 
     @property
-    def named(self) -> Variant | None:
-        """The variant that the person or the configuration names."""
-        return _variant(self.options) or self.stated.variant
+    def named_variant(self) -> Variant | None:
+        """The variant that the options or the configuration name."""
+        return _variant(self.options) or self.declared.variant
 
 
-def _trained(read: _Read, window_convention: Dialect) -> tuple[SwinConfig, str, str, list[str]]:
-    """Return the network as it was trained, where its input size and windows came from, and what people should know."""
-    variant, notes = _published(read)
-    windows, windows_from = _asked_windows(read, variant)
-    notes += _check_classes(read)
-    said = read.said
-    size_said = said.pop("input_size", None)
-    asked = {
-        **read.measured,
-        **_shape(read, variant, windows),
+def _trained(inputs: _Inputs, window_convention: Dialect) -> tuple[SwinConfig, str, str, list[str]]:
+    """Return the trained configuration, the origins of its input size and of its windows, and notes."""
+    variant, notes = _choose_variant(inputs)
+    windows, windows_from = _choose_windows(inputs, variant)
+    notes += _check_classes(inputs)
+    declared = inputs.declared_fields
+    declared_size = declared.pop("input_size", None)
+    fields = {
+        **inputs.measured,
+        **_shape(inputs, variant, windows),
         "window_convention": window_convention,
-        **said,
+        **declared,
         "window_sizes": windows,
     }
-    _check_asked(read, asked)
-    _check_windows(read)
-    size, size_from = _input_size(read, asked, variant, size_said)
-    return SwinConfig(**asked, input_size=size), size_from, windows_from, notes
+    _check_fields(inputs, fields)
+    _check_windows(inputs)
+    size, size_from = _input_size(inputs, fields, variant, declared_size)
+    return SwinConfig(**fields, input_size=size), size_from, windows_from, notes
 
 
-def _published(read: _Read) -> tuple[Variant | None, list[str]]:
-    """Return the variant that was named, be it by the run's settings, and a note where its shape is another.
-
-    Raises:
-        CheckpointError: the script made another network by that name.
-    """
-    name, place = read.training.architecture, read.training.place
-    run = named(name) if name else None
-    if name is None or (run is None and (read.named or re.search(r"swin|^(hf[-_]hub|local-dir):", name.lower()))):
-        return read.named, []
-    if run and all(read.measured[part] == read.said.get(part, getattr(run, part)) for part in SHAPE):
-        is_run_s = all(read.measured[part] == getattr(run, part) for part in SHAPE)
-        return read.named or (run if is_run_s else None), []
-    is_what = "whose shape is another than the weights'" if run else "which is no Swin that is known here"
-    note = f"{place} names {name}, {is_what}"
-    if not read.training.is_of_network:
-        return read.named, [note]
-    way = "move it away if it is not of this run" if place == "args.yaml" else WAY_OUT
-    or_say = "" if run else ", or say with --architecture which Swin it is"
-    raise CheckpointError(f"{note}, so the settings seem to be of another network's run; {way}{or_say}")
-
-
-def _asked_windows(read: _Read, variant: Variant | None) -> tuple[tuple[Size, ...], str]:
-    """Return the windows by stage and what says them: a person or settings, else the tensors, else a published variant.
+def _choose_variant(inputs: _Inputs) -> tuple[Variant | None, list[str]]:
+    """Return the variant that options, configuration or settings name, and a note if its shape differs.
 
     Raises:
-        CheckpointError: `--architecture` contradicts the settings, or nothing says the windows.
+        CheckpointError: the settings belong to a training run of another network.
     """
-    asked, said = _variant(read.options), read.said.get("window_sizes")
-    if said:
-        place = read.stated.place if "window_sizes" in read.stated.config else read.training.place
-        if asked and (len(said) != len(asked.windows) or not asked.has_windows(said)):
+    name, place = inputs.training.architecture, inputs.training.place
+    run = find_variant(name) if name else None
+    if name is None or (
+        run is None and (inputs.named_variant or re.search(r"swin|^(hf[-_]hub|local-dir):", name.lower()))
+    ):
+        return inputs.named_variant, []
+    if run and all(inputs.measured[part] == inputs.declared_fields.get(part, getattr(run, part)) for part in SHAPE):
+        has_its_shape = all(inputs.measured[part] == getattr(run, part) for part in SHAPE)
+        return inputs.named_variant or (run if has_its_shape else None), []
+    mismatch = "whose shape differs from the weights'" if run else "which is not a known Swin"
+    note = f"{place} names {name}, {mismatch}"
+    if not inputs.training.must_match_weights:
+        return inputs.named_variant, [note]
+    hint = "move it away if it is not of this run" if place == "args.yaml" else SAVE_STATE_DICT
+    or_name = "" if run else ", or name the Swin with --architecture"
+    raise CheckpointError(f"{note}, so the settings seem to be of another network's run; {hint}{or_name}")
+
+
+def _choose_windows(inputs: _Inputs, variant: Variant | None) -> tuple[tuple[Size, ...], str]:
+    """Return the windows by stage and their origin.
+
+    Settings come first, then a variant named by the options, then the tensors, then a variant named
+    by the run.
+
+    Raises:
+        CheckpointError: `--architecture` contradicts the settings, or the windows are open.
+    """
+    asked, declared = _variant(inputs.options), inputs.declared_fields.get("window_sizes")
+    if declared:
+        place = inputs.declared.place if "window_sizes" in inputs.declared.config else inputs.training.place
+        if asked and (len(declared) != len(asked.windows) or not asked.has_windows(declared)):
             raise CheckpointError(
-                f"--architecture {read.options.architecture} has windows of {_listed(asked.windows)}, {place} of "
-                f"{_listed(tuple(side for side, _ in said))}; leave --architecture out if these are the run's"
+                f"--architecture {inputs.options.architecture} has windows of {_listed(asked.windows)}, {place} of "
+                f"{_listed(tuple(side for side, _ in declared))}; leave --architecture out if these are the run's"
             )
-        return tuple(said), f"from {place}"
-    if variant and read.named:
-        named_by = f"--architecture {read.options.architecture}" if asked else read.stated.place
+        return tuple(declared), f"from {place}"
+    if variant and inputs.named_variant:
+        named_by = f"--architecture {inputs.options.architecture}" if asked else inputs.declared.place
         return tuple(variant.window_sizes), f"from {named_by}"
-    if read.windows:
-        return tuple(read.windows), "from the weights"
+    if inputs.windows:
+        return tuple(inputs.windows), "from the weights"
     if variant:
-        return tuple(variant.window_sizes), f"from {read.training.place}"
-    names = read.fits
-    hint = f"say which with --architecture: {', '.join(names)}" if names else "name one with --architecture"
-    raise CheckpointError(f"these weights do not say the size of their windows; {hint}")
+        return tuple(variant.window_sizes), f"from {inputs.training.place}"
+    names = inputs.matching_variants
+    hint = f"choose one with --architecture: {', '.join(names)}" if names else "name one with --architecture"
+    raise CheckpointError(f"the size of the windows does not follow from these weights; {hint}")
 
 
-def _check_classes(read: _Read) -> list[str]:
-    """Return a note where the run's settings count other classes, which may be of its dataset before it was changed."""
-    stated, run, classes = read.stated.classes, read.training.classes, read.measured["num_classes"]
-    place = read.training.place
-    if stated not in (None, classes):
-        raise CheckpointError(f"the configuration has {stated} classes, the weights {classes}")
+def _check_classes(inputs: _Inputs) -> list[str]:
+    """Return a note if the run's settings have another number of classes.
+
+    Raises:
+        CheckpointError: the configuration, or an `args.yaml` beside the weights, has another number
+            of classes.
+    """
+    declared, run, classes = inputs.declared.classes, inputs.training.classes, inputs.measured["num_classes"]
+    place = inputs.training.place
+    if declared not in (None, classes):
+        raise CheckpointError(f"the configuration has {declared} classes, the weights {classes}")
     if run in (None, classes):
         return []
     if place == "args.yaml":
@@ -256,49 +274,51 @@ def _check_classes(read: _Read) -> list[str]:
     return [f"{place} has {run} classes, the weights {classes}"]
 
 
-def _shape(read: _Read, variant: Variant | None, windows: Sequence[Size]) -> dict[str, Any]:
-    """Return the fields of SwinConfig that the variant gives."""
+def _shape(inputs: _Inputs, variant: Variant | None, windows: Sequence[Size]) -> dict[str, Any]:
+    """Return the fields of SwinConfig that follow from the variant."""
     if variant:
         shape = {name: getattr(variant, name) for name in SHAPE}
         return shape | {"pretrained_window_sizes": variant.pretrained_windows}
-    return {"pretrained_window_sizes": _pretrained(read.tables, windows)} if read.measured["version"] == V2 else {}
+    return {"pretrained_window_sizes": _pretrained(inputs.tables, windows)} if inputs.measured["version"] == V2 else {}
 
 
-def _check_asked(read: _Read, asked: Mapping[str, Any]) -> None:
-    """Raise CheckpointError where the variant or the configuration contradicts the weights."""
-    architecture = read.options.architecture
+def _check_fields(inputs: _Inputs, fields: Mapping[str, Any]) -> None:
+    """Raise CheckpointError if the variant or the configuration contradicts the weights."""
+    architecture = inputs.options.architecture
     for name in (*SHAPE, "patch_size", "qkv_bias"):
-        if asked[name] != read.measured[name]:
-            said_by = f"{read.stated.place}: model_kwargs" if read.training.arguments else "the configuration"
-            who = f"--architecture {architecture}" if architecture else said_by
-            fit = f"; they fit {', '.join(read.fits)}" if architecture and read.fits else ""
+        if fields[name] != inputs.measured[name]:
+            place = f"{inputs.declared.place}: model_kwargs" if inputs.training.arguments else "the configuration"
+            origin = f"--architecture {architecture}" if architecture else place
+            matching = ", ".join(inputs.matching_variants)
+            hint = f"; they fit {matching}" if architecture and matching else ""
             raise CheckpointError(
-                f"{who} asks for {name} {_listed(asked[name])}, the weights have {_listed(read.measured[name])}{fit}"
+                f"{origin} asks for {name} {_listed(fields[name])}, "
+                f"the weights have {_listed(inputs.measured[name])}{hint}"
             )
 
 
-def _check_windows(read: _Read) -> None:
-    """Raise CheckpointError where the variant that the person named has other windows than the tensors."""
-    variant, windows = _variant(read.options), read.windows
+def _check_windows(inputs: _Inputs) -> None:
+    """Raise CheckpointError if the variant named by the options has other windows than the tensors."""
+    variant, windows = _variant(inputs.options), inputs.windows
     if variant and windows and not variant.has_windows(windows):
         raise CheckpointError(
-            f"--architecture {read.options.architecture} has windows of {_listed(variant.windows)}, the weights of "
+            f"--architecture {inputs.options.architecture} has windows of {_listed(variant.windows)}, the weights of "
             f"{_listed(tuple(side for side, _ in windows))}"
         )
 
 
 def _input_size(
-    read: _Read, asked: Mapping[str, Any], variant: Variant | None, size_said: Size | None
+    inputs: _Inputs, fields: Mapping[str, Any], variant: Variant | None, declared_size: Size | None
 ) -> tuple[Size, str]:
-    """Return the input size and where it came from: settings, tensors, the person, else the published variant."""
-    size, size_from = _size_and_origin(read, asked, variant, size_said)
-    _check_masks(read, asked["patch_size"], size)
+    """Return the input size and its origin: settings, else tensors, else options, else the published variant."""
+    size, size_from = _size_and_origin(inputs, fields, variant, declared_size)
+    _check_masks(inputs, fields["patch_size"], size)
     return size, size_from
 
 
-def _check_masks(read: _Read, patch: int, size: Size) -> None:
-    """Raise CheckpointError where attention masks of another shape than a square are for another size."""
-    found = _positions(read.tables, len(read.measured["depths"]))
+def _check_masks(inputs: _Inputs, patch: int, size: Size) -> None:
+    """Raise CheckpointError if attention masks of a map that is not square are for another input size."""
+    found = _mask_positions(inputs.tables, len(inputs.measured["depths"]))
     if found is None or math.isqrt(found[1]) ** 2 == found[1]:
         return
     stage, positions = found
@@ -306,85 +326,89 @@ def _check_masks(read: _Read, patch: int, size: Size) -> None:
     if height * width != positions:
         raise CheckpointError(
             f"the attention masks are for {positions} positions of {patch << stage}×{patch << stage} pixels, which is "
-            f"no square and not {by(size)} pixels; say how high and wide the images were with --input-size HxW"
+            f"no square and not {by(size)} pixels; give the size of the training images with --input-size HxW"
         )
 
 
 def _size_and_origin(
-    read: _Read, asked: Mapping[str, Any], variant: Variant | None, size_said: Size | None
+    inputs: _Inputs, fields: Mapping[str, Any], variant: Variant | None, declared_size: Size | None
 ) -> tuple[Size, str]:
-    evidence = _evidence(read.weights, read.tables, asked["patch_size"], asked["window_sizes"])
-    if evidence and evidence[1] == CUT and "window_sizes" in read.said:
-        evidence = None  # these windows were asked for, not cut off
-    if size_said is not None:
-        return _of_settings(read, evidence, size_said, read.stated.place)
-    if read.training.input_size is not None:
-        return _of_settings(read, evidence, read.training.input_size, read.training.place)
-    if evidence and evidence[1] == CUT and not _is_published(read, evidence[0], asked["window_sizes"]):
-        return evidence[0], f"assumed: {CUT} would be cut off so at this size"
-    if evidence:
-        return evidence[0], f"from {evidence[1]} in the file"
-    return _of_published(read, asked, variant)
+    by_tensors = _size_by_tensors(inputs.weights, inputs.tables, fields["patch_size"], fields["window_sizes"])
+    if by_tensors and by_tensors[1] == CUT_WINDOWS and "window_sizes" in inputs.declared_fields:
+        by_tensors = None  # the settings declare these windows, so no map has cut them
+    if declared_size is not None:
+        return _size_by_settings(inputs, by_tensors, declared_size, inputs.declared.place)
+    if inputs.training.input_size is not None:
+        return _size_by_settings(inputs, by_tensors, inputs.training.input_size, inputs.training.place)
+    if by_tensors and by_tensors[1] == CUT_WINDOWS and not _is_published(inputs, by_tensors[0], fields["window_sizes"]):
+        return by_tensors[0], f"assumed: {CUT_WINDOWS} are as large as their feature maps at this size"
+    if by_tensors:
+        return by_tensors[0], f"from {by_tensors[1]} in the file"
+    return _size_by_variant(inputs, fields, variant)
 
 
-def _is_published(read: _Read, size: Size, windows: Sequence[Size]) -> bool:
-    """Whether a published variant with these sizes has these windows at this input size."""
-    fits = [VARIANTS[name] for name in read.fits]
-    return any((fit.side, fit.side) == size and fit.has_windows(windows) for fit in fits)
+def _is_published(inputs: _Inputs, size: Size, windows: Sequence[Size]) -> bool:
+    """Return whether a published variant with these shapes has these windows at this input size."""
+    variants = [VARIANTS[name] for name in inputs.matching_variants]
+    return any((variant.side, variant.side) == size and variant.has_windows(windows) for variant in variants)
 
 
-def _of_settings(read: _Read, evidence: tuple[Size, str] | None, size: Size, place: str) -> tuple[Size, str]:
-    if evidence and evidence[0] != size and read.options.size is None:
-        verb = "are" if evidence[1].endswith("s") else "is"
+def _size_by_settings(inputs: _Inputs, by_tensors: tuple[Size, str] | None, size: Size, place: str) -> tuple[Size, str]:
+    if by_tensors and by_tensors[0] != size and inputs.options.size is None:
+        verb = "are" if by_tensors[1].endswith("s") else "is"
         raise CheckpointError(
-            f"{place} says {by(size)} pixels, but {evidence[1]} {verb} for "
-            f"{by(evidence[0])}; say which with --input-size"
+            f"{place} has an input size of {by(size)} pixels, but {by_tensors[1]} {verb} for "
+            f"{by(by_tensors[0])}; choose one with --input-size"
         )
     return size, f"from {place}"
 
 
-def _of_published(read: _Read, asked: Mapping[str, Any], variant: Variant | None) -> tuple[Size, str]:
-    """Return the size of the variant that was named, or of the first that fits and has these windows."""
-    fits = {name: VARIANTS[name] for name in read.fits}
-    known = next((name for name, published in fits.items() if published is variant), None)
+def _size_by_variant(inputs: _Inputs, fields: Mapping[str, Any], variant: Variant | None) -> tuple[Size, str]:
+    """Return the size of the named variant, or of the first with these shapes and windows."""
+    matching = {name: VARIANTS[name] for name in inputs.matching_variants}
+    known = next((name for name, published in matching.items() if published is variant), None)
     if variant is None:
-        known = next((name for name, fit in fits.items() if fit.has_windows(asked["window_sizes"])), None)
+        known = next((name for name, own in matching.items() if own.has_windows(fields["window_sizes"])), None)
     published = VARIANTS[known] if known else variant
-    size = read.options.size
-    if size and (published is None or _same_windows(asked, size, published)):
+    size = inputs.options.size
+    if size and (published is None or _same_windows(fields, size, published)):
         return size, "from --input-size"
     if published is None:
-        raise CheckpointError("these weights do not say the size of their images; give it with --input-size")
-    is_run_s = variant and read.training.architecture
-    said_by = "--architecture" if read.options.architecture else read.training.place if is_run_s else ""
+        raise CheckpointError("the input size does not follow from these weights; give it with --input-size")
+    run_place = inputs.training.place if variant and inputs.training.architecture else ""
+    named_by = "--architecture" if inputs.options.architecture else run_place
     origin = f"the published {known or 'network'} has it"
-    origin = f"{said_by} names it: {origin}" if said_by else f"assumed: the weights do not say it, {origin}"
+    origin = f"{named_by} names it: {origin}" if named_by else f"assumed: the weights do not contain it, {origin}"
     return (published.side, published.side), origin
 
 
-def _same_windows(asked: Mapping[str, Any], size: Size, published: Variant) -> bool:
-    """Whether the network computes the same at this size: no window is cut, so no table would be interpolated."""
-    configs = [SwinConfig(**asked, input_size=side) for side in (size, (published.side, published.side))]
-    if asked["ape"]:
+def _same_windows(fields: Mapping[str, Any], size: Size, published: Variant) -> bool:
+    """Return whether both input sizes give the same windows, so that no table has to be interpolated."""
+    configs = [SwinConfig(**fields, input_size=side) for side in (size, (published.side, published.side))]
+    if fields["ape"]:
         return False
     here, there = ([config.windowing(stage, 0).size for stage in range(len(config.depths))] for config in configs)
     return here == there
 
 
-def _evidence(weights: Weights, tables: Weights, patch: int, windows: Sequence[Size]) -> tuple[Size, str] | None:
-    """The input size that the file's tensors are for, and which of them; None where they leave it open."""
-    if size := _of_mask(tables, patch, len(windows)):
+def _size_by_tensors(weights: Weights, tables: Weights, patch: int, windows: Sequence[Size]) -> tuple[Size, str] | None:
+    """Return the input size that tensors imply and the name of these tensors; None if they leave it open."""
+    if size := _size_by_mask(tables, patch, len(windows)):
         return size, "the attention masks"
     embedding = weights.get("absolute_pos_embed")
     if embedding is not None and (side := math.isqrt(embedding.shape[1])) ** 2 == embedding.shape[1]:
         return (side * patch, side * patch), "the position embedding"
-    if size := _of_cut_windows(windows, patch):
-        return size, CUT
+    if size := _size_by_cut_windows(windows, patch):
+        return size, CUT_WINDOWS
     return None
 
 
-def _of_cut_windows(windows: Sequence[Size], patch: int) -> Size | None:
-    """A window that is smaller than the one before is as large as its map, and later ones are halved with it."""
+def _size_by_cut_windows(windows: Sequence[Size], patch: int) -> Size | None:
+    """Return the input size that smaller windows in the last stages imply; None if there are none.
+
+    A window that is smaller than the first is as large as its map. The windows of later stages are
+    halved with the map.
+    """
     sides = [height for height, width in windows if height == width]
     first = next((stage for stage, side in enumerate(sides) if side != sides[0]), None)
     if first is None or len(sides) != len(windows):
@@ -403,17 +427,17 @@ def _listed(value: Any) -> str:
 def _variant(options: Options) -> Variant | None:
     if options.architecture is None:
         return None
-    variant = named(options.architecture)
+    variant = find_variant(options.architecture)
     if variant is None:
         raise RequestError(f"--architecture {options.architecture} is not known; {', '.join(VARIANTS)} are")
     return variant
 
 
-def _measured(weights: Weights, in_file: Callable[[str], str]) -> dict[str, Any]:
-    """What the shapes of the weights decide.
+def _measured(weights: Weights, name_in_file: Callable[[str], str]) -> dict[str, Any]:
+    """Return the fields of SwinConfig that follow from the shapes of the weights.
 
     Raises:
-        CheckpointError: a weight that every Swin has is missing.
+        CheckpointError: a weight that every Swin has is missing, or the patches are not square.
     """
     try:
         embed_dim, _, patch_height, patch_width = weights["patch_embed.proj.weight"].shape
@@ -430,9 +454,11 @@ def _measured(weights: Weights, in_file: Callable[[str], str]) -> dict[str, Any]
         hidden, dim = weights["layers.0.blocks.0.mlp.fc1.weight"].shape
         classes = weights["head.weight"].shape[0]
     except KeyError as error:
-        raise CheckpointError(f"weights: {in_file(error.args[0])} is missing") from error
+        raise CheckpointError(f"weights: {name_in_file(error.args[0])} is missing") from error
     except (ValueError, IndexError) as error:
-        raise CheckpointError(f"weights: they do not have a Swin's shapes; {some(weights)} are among them") from error
+        raise CheckpointError(
+            f"weights: they do not have the shapes of a Swin; {first_few(weights)} are among them"
+        ) from error
     if patch_height != patch_width:
         raise CheckpointError(f"weights: patches of {patch_height}×{patch_width} pixels are not square")
     return {
@@ -454,14 +480,17 @@ def _count(weights: Weights, prefix: str) -> int:
 
 
 def _windows(weights: Weights, tables: Weights, stages: int) -> tuple[Size, ...] | None:
-    """By stage, from the rows of the bias table (2·side - 1)², or of the index table side²·side²."""
+    """Return the windows by stage; None if a stage leaves its window open.
+
+    The bias table has (2·side - 1)² rows, the index table side²·side² entries.
+    """
     found = []
     for stage in range(stages):
         place = f"layers.{stage}.blocks.0.attn."
         bias, index = weights.get(f"{place}relative_position_bias_table"), tables.get(f"{place}relative_position_index")
         if bias is not None:
             side = (math.isqrt(bias.shape[0]) + 1) // 2
-            if (2 * side - 1) ** 2 != bias.shape[0]:  # not square: the shape is not told by the area
+            if (2 * side - 1) ** 2 != bias.shape[0]:  # not a square window: the area leaves its shape open
                 return None
         elif index is not None:
             side = math.isqrt(math.isqrt(index.numel()))
@@ -471,16 +500,16 @@ def _windows(weights: Weights, tables: Weights, stages: int) -> tuple[Size, ...]
     return tuple(found)
 
 
-def _of_mask(tables: Weights, patch: int, stages: int) -> Size | None:
-    """From a stage's mask, where its positions are a square."""
-    found = _positions(tables, stages)
+def _size_by_mask(tables: Weights, patch: int, stages: int) -> Size | None:
+    """Return the input size that the first attention mask implies; None if its map is not square."""
+    found = _mask_positions(tables, stages)
     if found is None or (side := math.isqrt(found[1])) ** 2 != found[1]:
         return None
     return (side * patch << found[0],) * 2
 
 
-def _positions(tables: Weights, stages: int) -> tuple[int, int] | None:
-    """The first stage with a mask, (windows, area, area), and its windows × area positions."""
+def _mask_positions(tables: Weights, stages: int) -> tuple[int, int] | None:
+    """Return the first stage with a mask, `(windows, area, area)`, and its number of positions, windows × area."""
     for stage in range(stages):
         mask = tables.get(f"layers.{stage}.blocks.1.attn_mask")
         if mask is not None and mask.ndim > 1:
@@ -489,7 +518,11 @@ def _positions(tables: Weights, stages: int) -> tuple[int, int] | None:
 
 
 def _pretrained(tables: Weights, windows: Sequence[Size]) -> tuple[int, ...]:
-    """From the largest log-spaced offset, log2(8·(side - 1) / (pretrained - 1) + 1) / log2(8) (equation 4 of V2)."""
+    """Return the pretrained windows by stage, from the largest log-spaced offset of each coordinate table.
+
+    The offset is log2(8·(side - 1) / (pretrained - 1) + 1) / log2(8) (equation 4 of the paper on
+    Swin V2).
+    """
     found = []
     for stage, (side, _) in enumerate(windows):
         table = tables.get(f"layers.{stage}.blocks.0.attn.relative_coords_table")
@@ -502,12 +535,12 @@ def _pretrained(tables: Weights, windows: Sequence[Size]) -> tuple[int, ...]:
 
 
 def renamed(weights: Mapping[str, Tensor], rename: Callable[[str], str]) -> Weights:
-    """Each weight by its new name.
+    """Return the weights by their new names.
 
     Raises:
-        CheckpointError: two weights would get one name.
+        CheckpointError: two weights get the same name.
     """
     own = {rename(name): weight for name, weight in weights.items()}
     if len(own) != len(weights):
-        raise CheckpointError("weights: two of them are the same layer's")
+        raise CheckpointError("weights: two of them belong to the same layer")
     return own

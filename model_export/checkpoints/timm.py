@@ -1,8 +1,9 @@
-"""timm: a folder or hub repository with its `config.json`, or a bare state dict.
+"""The reader of timm's checkpoints: a folder or hub repository with `config.json`, or a bare state dict.
 
-`config.json` has the architecture's name, the arguments it was made with, and `pretrained_cfg` with the preprocessing.
-Its networks merge at the beginning of a stage, everybody else's at the end of the one before. Early versions of timm
-used the authors' names; such a state dict is told from theirs by `--source timm` only.
+`config.json` has the architecture's name, its arguments, and `pretrained_cfg` with the
+preprocessing. timm merges patches at the beginning of a stage, the other libraries at the end of
+the stage before. Early versions of timm used the authors' names. Without timm's settings in the
+file or beside it, only `--source timm` distinguishes such a state dict from the authors'.
 """
 
 import json
@@ -24,10 +25,10 @@ from model_export.checkpoints.checkpoint import Checkpoint, Options, RawCheckpoi
 from model_export.checkpoints.files.weights import Weights
 from model_export.checkpoints.labels import from_data
 from model_export.checkpoints.preprocessing import from_timm
-from model_export.checkpoints.reference import Ours, Reference, ask, in_steps
-from model_export.checkpoints.state_dict import Metadata
+from model_export.checkpoints.reference import FallbackReference, Reference, library_reference, preprocess_to_tensor
+from model_export.checkpoints.state_dict import DeclaredConfig
 from model_export.checkpoints.training.types import NO_TRAINING, Training
-from model_export.checkpoints.variants import VARIANTS, Variant, named
+from model_export.checkpoints.variants import VARIANTS, Variant, find_variant
 from model_export.errors import CheckpointError, UnsupportedModel
 from model_export.network.swin import Swin, SwinConfig
 from model_export.network.windows import Size
@@ -38,8 +39,8 @@ Count = Annotated[int, Field(gt=0, lt=100_000)]
 Ratio = Annotated[float, Field(gt=0, lt=100)]
 
 
-class Arguments(BaseModel):
-    """`model_args`: what the network was made with. What is not here, or has another value, is not followed."""
+class ModelArguments(BaseModel):
+    """`model_args`, the arguments of timm's network. Other arguments and other values are refused."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -67,13 +68,13 @@ class Arguments(BaseModel):
     weight_init: str = ""
 
 
-class Recipe(BaseModel):
-    """`pretrained_cfg`, as far as it says how images are prepared and what the classes are called."""
+class PretrainedConfig(BaseModel):
+    """The part of `pretrained_cfg` that has preprocessing and labels."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
     input_size: tuple[Count, Count, Count] | None = None
-    interpolation: Any = None  # preprocessing and names are looked at later: options may replace them
+    interpolation: Any = None  # preprocessing and labels are checked later, because options may replace them
     crop_pct: Any = None
     crop_mode: Any = None
     mean: Any = None
@@ -81,99 +82,108 @@ class Recipe(BaseModel):
     num_classes: Count | None = None
     label_names: Any = None
     label_descriptions: Any = None
-    labels: Any = None  # of early versions
+    labels: Any = None  # written by early versions
 
     @property
-    def says_how(self) -> bool:
-        """Whether it speaks of preprocessing at all."""
+    def has_preprocessing(self) -> bool:
+        """True if a value for the preprocessing is set."""
         return any((self.interpolation, self.crop_pct, self.crop_mode, self.mean, self.std))
 
 
-class Config(Recipe):
-    """`config.json`. Early versions have no `pretrained_cfg`, but its keys at the top."""
+class Config(PretrainedConfig):
+    """`config.json`. Early versions have the keys of `pretrained_cfg` at its top level."""
 
     architecture: str
     global_pool: Literal["avg", ""] | None = None
-    model_args: Arguments = Arguments()
-    pretrained_cfg: Recipe | None = None
+    model_args: ModelArguments = ModelArguments()
+    pretrained_cfg: PretrainedConfig | None = None
 
 
 def read(
-    found: RawCheckpoint,
+    raw: RawCheckpoint,
     config: Mapping[str, Any] | None,
     options: Options,
     training: Training = NO_TRAINING,
     content: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
-    """Read weights with timm's names, and what `config.json` or a run's settings say of them, if there are any.
+    """Read weights with timm's names, with `config.json` or with the settings of a training run.
+
+    Args:
+        raw: the weights and their files.
+        config: the content of `config.json`; None for a bare state dict.
+        options: of the command line.
+        training: the settings of the training run.
+        content: the whole content of the file; None for a folder.
 
     Raises:
-        CheckpointError: weights and configuration are damaged or contradict each other.
-        UnsupportedModel: the network was made with arguments that are not followed.
+        CheckpointError: weights or configuration are damaged, or contradict each other.
+        UnsupportedModel: an argument of the network is not supported.
     """
     parsed = None if config is None else _parsed(config)
-    stated = _stated(parsed, options) if parsed else _of_run(training)
+    declared = _declared(parsed, options) if parsed else _declared_by_run(training)
     name = options.architecture or (parsed.architecture if parsed else None)
-    training = _with_arch(training, content or {})
+    training = _with_saved_architecture(training, content or {})
 
-    def reference(network: Swin, recipe: Preprocessing, is_resized: bool) -> Reference:  # noqa: FBT001 (by place)
+    def reference(network: Swin, recipe: Preprocessing, is_resized: bool) -> Reference:  # noqa: FBT001 (by position)
         if is_resized:
-            return Ours(network, recipe, "resized, which timm does otherwise")
-        is_own = stated.recipe is not None and not options.recipe.says_anything
+            return FallbackReference(network, recipe, "timm interpolates resized networks in another way")
+        is_own = declared.recipe is not None and not options.recipe.has_changes
         cfg = (config or {}).get("pretrained_cfg", config) if is_own else None
         arguments = (config or {}).get("model_args") or {}
-        return timm_reference(found.weights, network, recipe, name=name, arguments=arguments, preprocessing=cfg)
+        return timm_reference(raw.weights, network, recipe, name=name, arguments=arguments, preprocessing=cfg)
 
     return state_dict.read(
-        found,
+        raw,
         window_convention="timm",
         rename=renamed,
-        in_file=partial(_own_name, found.weights),
+        name_in_file=partial(_source_name, raw.weights),
         reference=reference,
-        stated=stated,
+        declared=declared,
         training=training,
         content=content,
         options=options,
     )
 
 
-def _of_run(training: Training) -> Metadata:
-    """The arguments with which a run made its network.
+def _declared_by_run(training: Training) -> DeclaredConfig:
+    """Return the configuration that a run's `model_kwargs` declare.
 
     Raises:
-        UnsupportedModel: one of them is not followed.
+        UnsupportedModel: an argument is not supported.
     """
     if not training.arguments:
-        return Metadata({})
+        return DeclaredConfig({})
     try:
-        arguments = Arguments.model_validate_json(json.dumps(training.arguments))
-    except TypeError as error:  # of json: a value that is none of its kinds
-        raise UnsupportedModel(f"{training.place}: model_kwargs hold what is not a number, a name or a list") from error
+        arguments = ModelArguments.model_validate_json(json.dumps(training.arguments))
+    except TypeError as error:  # a value that JSON cannot express
+        raise UnsupportedModel(
+            f"{training.place}: model_kwargs hold a value that is not a number, a name or a list"
+        ) from error
     except ValidationError as error:
-        raise UnsupportedModel(f"{training.place}: model_kwargs are not followed: {sentence(error)}") from error
-    variant = named(training.architecture or "")
+        raise UnsupportedModel(f"{training.place}: model_kwargs are not supported: {sentence(error)}") from error
+    variant = find_variant(training.architecture or "")
     stages = len(arguments.depths or (variant.depths if variant else ()))
     shape = _shape(arguments, stages)
-    return Metadata(shape, classes=arguments.num_classes, place=training.place)
+    return DeclaredConfig(shape, classes=arguments.num_classes, place=training.place)
 
 
-def _with_arch(training: Training, content: Mapping[str, Any]) -> Training:
-    """The settings, with the name that timm saves beside the weights where they have none."""
+def _with_saved_architecture(training: Training, content: Mapping[str, Any]) -> Training:
+    """Return the settings; without an architecture in them, add the name that timm saves beside the weights."""
     arch = content.get("arch")
-    if training.architecture or not isinstance(arch, str) or named(arch) is None:
+    if training.architecture or not isinstance(arch, str) or find_variant(arch) is None:
         return training
     return replace(training, architecture=arch, place=training.place or "arch")
 
 
 def renamed(weights: Weights) -> Weights:
-    """By the names of `swin.py`."""
-    if "layers.0.downsample.reduction.weight" in weights:  # of an early version: the authors' names
+    """Return the weights by the names of `swin.py`."""
+    if "layers.0.downsample.reduction.weight" in weights:  # an early version, with the authors' names
         return dict(weights)
     return state_dict.renamed(weights, _original_name)
 
 
 def is_timm(weights: Mapping[str, Any]) -> bool:
-    """Whether names that begin like the authors' go on like timm's."""
+    """Return whether weights in the authors' layout have timm's name of the head."""
     return "head.fc.weight" in weights
 
 
@@ -182,8 +192,8 @@ def _original_name(name: str) -> str:
     return name.replace("head.fc.", "head.")
 
 
-def _own_name(weights: Weights, name: str) -> str:
-    """What timm calls a weight of `swin.py`."""
+def _source_name(weights: Weights, name: str) -> str:
+    """Return timm's name of a weight of `swin.py`."""
     if not is_timm(weights):
         return name
     name = MERGING.sub(lambda match: f"layers.{int(match[1]) + 1}.downsample.", name)
@@ -197,30 +207,30 @@ def _parsed(config: Mapping[str, Any]) -> Config:
         raise CheckpointError(f"config.json: {sentence(error)}") from error
 
 
-def _stated(config: Config, options: Options) -> Metadata:
-    variant, recipe = named(config.architecture), config.pretrained_cfg or config
+def _declared(config: Config, options: Options) -> DeclaredConfig:
+    variant, recipe = find_variant(config.architecture), config.pretrained_cfg or config
     if "swinv2_cr" in config.architecture:
         raise UnsupportedModel(
-            f"config.json: architecture '{config.architecture}' is no Swin that is known here: swinv2_cr is another "
+            f"config.json: architecture '{config.architecture}' is not a known Swin: swinv2_cr is another "
             "network than Swin V2"
         )
     if variant is None:
-        raise UnsupportedModel(f"config.json: architecture '{config.architecture}' is no Swin that is known here")
+        raise UnsupportedModel(f"config.json: architecture '{config.architecture}' is not a known Swin")
     counts = {config.num_classes, recipe.num_classes, config.model_args.num_classes} - {None}
     if len(counts) > 1:
-        said = " and of ".join(str(count) for count in sorted(filter(None, counts)))
-        raise CheckpointError(f"config.json: it says of {said} classes that they are all")
-    return Metadata(
+        declared = " and ".join(str(count) for count in sorted(filter(None, counts)))
+        raise CheckpointError(f"config.json: it declares different numbers of classes, {declared}")
+    return DeclaredConfig(
         _shape(config.model_args, len(config.model_args.depths or variant.depths))
         | {"input_size": _input_size(recipe, config.model_args, variant)},
-        partial(from_timm, recipe.model_dump(), options=options.recipe) if recipe.says_how else None,
+        partial(from_timm, recipe.model_dump(), options=options.recipe) if recipe.has_preprocessing else None,
         None if options.labels is not None else _labels(config, recipe),
         next(iter(counts), None),
         variant,
     )
 
 
-def _input_size(recipe: Recipe, arguments: Arguments, variant: Variant) -> Size:
+def _input_size(recipe: PretrainedConfig, arguments: ModelArguments, variant: Variant) -> Size:
     _, *given = recipe.input_size or (3, variant.side, variant.side)
     made_for = _pair(arguments.img_size or (given[0], given[1]))
     if recipe.input_size and tuple(given) != made_for:
@@ -229,7 +239,7 @@ def _input_size(recipe: Recipe, arguments: Arguments, variant: Variant) -> Size:
     return made_for
 
 
-def _shape(arguments: Arguments, stages: int) -> dict[str, Any]:
+def _shape(arguments: ModelArguments, stages: int) -> dict[str, Any]:
     shape = arguments.model_dump(
         include={"patch_size", "embed_dim", "depths", "num_heads", "pretrained_window_sizes", "mlp_ratio", "qkv_bias"},
         exclude_none=True,
@@ -240,15 +250,22 @@ def _shape(arguments: Arguments, stages: int) -> dict[str, Any]:
 
 
 def _windows(value: Any, stages: int) -> tuple[Size, ...]:
-    """One side, one (height, width), or one of either for each stage; two numbers are a height and a width."""
+    """Return the windows by stage, from one side, one (height, width), or one of either for each stage.
+
+    Two numbers are a height and a width, unless the network has two stages.
+    """
     is_pair = isinstance(value, tuple) and len(value) == 2 != stages and all(isinstance(side, int) for side in value)  # noqa: PLR2004 (height, width)
     if isinstance(value, int) or is_pair:
         return (_pair(value),) * stages
     return tuple(_pair(side) for side in value)
 
 
-def _labels(config: Config, recipe: Recipe) -> tuple[Label, ...] | None:
-    """`label_names`, with `label_descriptions` for people where there are any; ImageNet's names are its wnids."""
+def _labels(config: Config, recipe: PretrainedConfig) -> tuple[Label, ...] | None:
+    """Return `label_names`, replaced by `label_descriptions` if there are any; None without names.
+
+    timm's `label_names` for ImageNet are WordNet ids, which `from_data` replaces by ImageNet's
+    names.
+    """
     names = config.label_names or recipe.label_names or config.labels
     if not names:
         return None
@@ -258,10 +275,10 @@ def _labels(config: Config, recipe: Recipe) -> tuple[Label, ...] | None:
         raise CheckpointError(
             f"config.json: label_names: {sentence(error)}; or give the names with --labels"
         ) from error
-    said = config.label_descriptions or recipe.label_descriptions or {}
-    if not isinstance(said, Mapping) or all(label.wnid for label in labels):
+    descriptions = config.label_descriptions or recipe.label_descriptions or {}
+    if not isinstance(descriptions, Mapping) or all(label.wnid for label in labels):
         return labels
-    return tuple(Label(name=str(said.get(label.name, label.name)), wnid=None) for label in labels)
+    return tuple(Label(name=str(descriptions.get(label.name, label.name)), wnid=None) for label in labels)
 
 
 def _pair(value: Any) -> Size:
@@ -278,21 +295,31 @@ def timm_reference(
     arguments: Mapping[str, Any] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
 ) -> Reference:
-    """Return the network of timm with these weights, by name where it has one, or `swin.py` where timm has none."""
+    """Return timm's network with these weights, or a `FallbackReference` if timm has no such network.
+
+    Args:
+        weights: by the names in the checkpoint.
+        network: `swin.py` with the same weights.
+        recipe: the preprocessing of the export.
+        name: of the architecture in timm; None to make the network from the configuration of
+            `network`.
+        arguments: of the network in timm.
+        preprocessing: `pretrained_cfg`, for timm's own transforms; None to use `recipe`.
+    """
 
     def make(timm: Any) -> Reference | None:
-        if network.config.ape or not network.config.patch_norm:  # which timm's networks do not have
+        if network.config.ape or not network.config.patch_norm:  # not supported by timm's networks
             return None
         if name is None:
             model = _model(timm, network.config)
         else:
-            variant = named(name)
+            variant = find_variant(name)
             own = next((own for own, known in VARIANTS.items() if known is variant), name)
             options = {"num_classes": network.config.num_classes, "img_size": network.config.input_size}
             model = timm.create_model(own, pretrained=False, **(options | dict(arguments or {})))
         return TimmReference(timm, model, weights, recipe, preprocessing)
 
-    return ask("timm", make, network, recipe)
+    return library_reference("timm", make, network, recipe)
 
 
 def _model(timm: Any, config: SwinConfig) -> Any:
@@ -314,13 +341,13 @@ def _model(timm: Any, config: SwinConfig) -> Any:
 
 
 def _window_argument(windows: tuple[Size, ...]) -> Any:
-    """Return one number where all windows are the same square: releases of timm up to 1.0.22 know no other form."""
+    """Return one number if all windows are the same square: timm up to 1.0.22 accepts no other form."""
     sides = {side for window in windows for side in window}
     return sides.pop() if len(sides) == 1 else windows
 
 
 class TimmReference:
-    """timm's own network and, where the checkpoint has its configuration, its own transforms."""
+    """timm's network and, if the checkpoint has timm's configuration, timm's transforms."""
 
     is_independent = True
 
@@ -329,28 +356,26 @@ class TimmReference:
     ) -> None:
         self.name = f"timm {timm.__version__}"
         self._model, self._recipe, self._transform = model, recipe, None
-        self._model.load_state_dict(_filtered(timm, weights, model))
+        self._model.load_state_dict(_convert_weights(timm, weights, model))
         self._model.float().eval()
         if preprocessing is not None:
             config = timm.data.resolve_data_config(pretrained_cfg=dict(preprocessing))
             self._transform = timm.data.create_transform(**config)
 
     def images(self, image: Image.Image) -> Tensor:
-        """RGB image → normalized float32 (1, 3, height, width)."""
         if self._transform is None:
-            return in_steps(image, self._recipe)
+            return preprocess_to_tensor(image, self._recipe)
         images: Tensor = self._transform(image)[None]
         return images
 
     def logits(self, images: Tensor) -> Tensor:
-        """Normalized images → (batch, classes)."""
         with torch.inference_mode():
             logits: Tensor = self._model(images)
         return logits
 
 
-def _filtered(timm: Any, weights: Weights, model: Any) -> Any:
-    """As timm loads them: without computed tables, under its own names."""
+def _convert_weights(timm: Any, weights: Weights, model: Any) -> Any:
+    """Return the weights as timm's networks load them: without computed tables, by timm's current names."""
     modules = timm.models.swin_transformer, timm.models.swin_transformer_v2
     is_2 = isinstance(model, modules[1].SwinTransformerV2)
     return modules[is_2].checkpoint_filter_fn(dict(weights), model)

@@ -1,4 +1,4 @@
-"""torchvision: state dicts of `swin_t`, `swin_s`, `swin_b` and `swin_v2_*`."""
+"""The reader of torchvision's checkpoints: state dicts of `swin_t`, `swin_s`, `swin_b` and `swin_v2_*`."""
 
 import re
 from collections.abc import Mapping
@@ -9,10 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from app.bundle.manifest import Preprocessing, ShorterSide
-from model_export.checkpoints import parts, state_dict
+from model_export.checkpoints import state_dict, swin_weights
 from model_export.checkpoints.checkpoint import Checkpoint, Options, RawCheckpoint
 from model_export.checkpoints.files.weights import Weights
-from model_export.checkpoints.reference import Ours, Reference, ask, in_steps
+from model_export.checkpoints.reference import FallbackReference, Reference, library_reference, preprocess_to_tensor
 from model_export.checkpoints.training.types import NO_TRAINING, Training
 from model_export.network.swin import Swin, SwinConfig
 
@@ -27,28 +27,28 @@ JOINT_BIAS = re.compile(r"(?P<layer>.*\.attn)\.qkv\.bias$")
 
 
 def read(
-    found: RawCheckpoint, options: Options, training: Training = NO_TRAINING, content: Mapping[str, Any] | None = None
+    raw: RawCheckpoint, options: Options, training: Training = NO_TRAINING, content: Mapping[str, Any] | None = None
 ) -> Checkpoint:
-    """Read a state dict of torchvision's.
+    """Read a state dict of torchvision.
 
     Raises:
-        CheckpointError: the weights are no Swin's, or leave something open.
+        CheckpointError: the weights are not a Swin's, or leave a value open.
     """
 
-    def reference(network: Swin, recipe: Preprocessing, _: bool) -> Reference:  # noqa: FBT001 (by place)
+    def reference(network: Swin, recipe: Preprocessing, _: bool) -> Reference:  # noqa: FBT001 (by position)
         if options.window:
-            return Ours(network, recipe, "resized, which torchvision does not do")
+            return FallbackReference(network, recipe, "torchvision does not resize windows")
 
         def make(torchvision: Any) -> Reference:
-            return TorchvisionReference(torchvision, found.weights, network.config, recipe)
+            return TorchvisionReference(torchvision, raw.weights, network.config, recipe)
 
-        return ask("torchvision", make, network, recipe)
+        return library_reference("torchvision", make, network, recipe)
 
     return state_dict.read(
-        found,
+        raw,
         window_convention="torchvision",
         rename=renamed,
-        in_file=_own_name,
+        name_in_file=_source_name,
         reference=reference,
         training=training,
         content=content,
@@ -57,11 +57,12 @@ def read(
 
 
 def renamed(weights: Weights) -> Weights:
-    """By the names of `swin.py`."""
+    """Return the weights by the names of `swin.py`."""
     own = state_dict.renamed(weights, _original_name)
     for name in list(own):
         layer = (match := JOINT_BIAS.match(name)) and match["layer"]
-        if layer and f"{layer}.logit_scale" in own:  # version 2: what stands for the key's bias is set to zero, unused
+        # Swin V2 has no bias for the key: torchvision sets that part of the joint bias to zero.
+        if layer and f"{layer}.logit_scale" in own:
             own[f"{layer}.q_bias"], _, own[f"{layer}.v_bias"] = own.pop(name).chunk(3)
     return own
 
@@ -72,14 +73,14 @@ def _original_name(name: str) -> str:
     place = PLACE.match(name)
     if place is None:
         return name
-    stage, is_merging = divmod(int(place["place"]) - 1, 2)  # features: patches, then blocks and merging in turn
+    stage, is_merging = divmod(int(place["place"]) - 1, 2)  # after the patches, blocks and merging alternate
     if is_merging:
         return f"layers.{stage}.downsample.{place['rest']}"
     return f"layers.{stage}.blocks.{place['block']}.{place['rest']}"
 
 
-def _own_name(name: str) -> str:
-    """What torchvision calls a weight of `swin.py`."""
+def _source_name(name: str) -> str:
+    """Return torchvision's name of a weight of `swin.py`."""
     place = re.match(r"layers\.(?P<stage>\d+)\.(?P<part>blocks\.\d+|downsample)\.(?P<rest>.+)", name)
     if place:
         position = 2 * int(place["stage"]) + 1 + (place["part"] == "downsample")
@@ -91,16 +92,16 @@ def _own_name(name: str) -> str:
 
 
 class TorchvisionReference:
-    """torchvision's own network and transforms."""
+    """torchvision's network and transforms."""
 
     is_independent = True
 
     def __init__(self, torchvision: Any, weights: Weights, config: SwinConfig, recipe: Preprocessing) -> None:
         self.name = f"torchvision {torchvision.__version__}"
         self._recipe, self._transform = recipe, _transform(torchvision, recipe)
-        theirs = torchvision.models.swin_transformer
-        version_2 = {"block": theirs.SwinTransformerBlockV2, "downsample_layer": theirs.PatchMergingV2}
-        self._network = theirs.SwinTransformer(
+        module = torchvision.models.swin_transformer
+        version_2 = {"block": module.SwinTransformerBlockV2, "downsample_layer": module.PatchMergingV2}
+        self._network = module.SwinTransformer(
             patch_size=[config.patch_size] * 2,
             embed_dim=config.embed_dim,
             depths=list(config.depths),
@@ -110,28 +111,28 @@ class TorchvisionReference:
             num_classes=config.num_classes,
             **(version_2 if config.version == 2 else {}),  # noqa: PLR2004 (Swin V2)
         )
-        own = {name: weight for name, weight in weights.items() if not name.endswith(parts.COMPUTED)}
+        own = {name: weight for name, weight in weights.items() if not name.endswith(swin_weights.COMPUTED)}
         self._network.load_state_dict(self._network.state_dict() | own)
         self._network.float().eval()
 
     def images(self, image: Image.Image) -> Tensor:
-        """RGB image → normalized float32 (1, 3, height, width)."""
-        images: Tensor = in_steps(image, self._recipe) if self._transform is None else self._transform(image)[None]
+        images: Tensor = (
+            preprocess_to_tensor(image, self._recipe) if self._transform is None else self._transform(image)[None]
+        )
         return images
 
     def logits(self, images: Tensor) -> Tensor:
-        """Normalized images → (batch, classes)."""
         with torch.inference_mode():
             logits: Tensor = self._network(images)
         return logits
 
 
 def _transform(torchvision: Any, recipe: Preprocessing) -> Any:
-    """The transforms that torchvision's weights carry; None for a recipe they have no word for."""
+    """Return the transforms that torchvision's weights carry; None if they cannot express the preprocessing."""
     resize, crop = recipe.resize, recipe.crop
     if not isinstance(resize, ShorterSide) or crop is None or crop.height != crop.width:
         return None
-    return torchvision.transforms._presets.ImageClassification(  # noqa: SLF001 (where the weights have it from)
+    return torchvision.transforms._presets.ImageClassification(  # noqa: SLF001 (the class that torchvision's weights use)
         crop_size=crop.height,
         resize_size=resize.size,
         mean=recipe.mean,

@@ -1,7 +1,8 @@
-"""The published variants: what a state dict does not say of itself, and how each source's images were prepared.
+"""The published variants: values that state dicts lack, and the preprocessing of each source library.
 
-Names are timm's; the authors' and torchvision's are mapped to them. Sources: the authors' configuration files and
-`data/build.py`, timm's `default_cfgs`, torchvision's weights' metadata, Hugging Face's `microsoft/swin*` repositories.
+Names are timm's; the names of the authors and of torchvision are mapped to them. Sources: the
+authors' configuration files and `data/build.py`, timm's `default_cfgs`, the metadata of
+torchvision's weights, and Hugging Face's `microsoft/swin*` repositories. Knows nothing about files.
 """
 
 import math
@@ -13,29 +14,30 @@ from app.bundle.manifest import CenterCrop, Cover, Preprocessing, ShorterSide, S
 from model_export.network.swin import SwinConfig
 from model_export.network.windows import Size
 
+# Mean and standard deviation of ImageNet, in units of 255. Every published Swin was trained with
+# them.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet, in units of 255: what every published Swin was trained with."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One published shape. The windows are those asked for, before they are cut down to the map."""
+    """One published network shape. A window that exceeds its feature map is given in its full size."""
 
     version: int
     embed_dim: int
     depths: tuple[int, ...]
     num_heads: tuple[int, ...]
-    side: int  # of the input
-    windows: tuple[int, ...]  # by stage
+    side: int  # side of the input in pixels
+    windows: tuple[int, ...]  # side of the windows by stage
     pretrained_windows: tuple[int, ...] = (0, 0, 0, 0)
 
     @property
     def window_sizes(self) -> tuple[Size, ...]:
-        """By stage, (height, width)."""
+        """The windows by stage, (height, width)."""
         return tuple((side, side) for side in self.windows)
 
     def has_windows(self, windows: Sequence[Size]) -> bool:
-        """Whether these are its windows, cut down to its maps or not."""
+        """Return whether these are the variant's windows, in full size or as large as their feature maps."""
         grids = (self.side // 4 >> stage for stage in range(len(self.windows)))
         wanted = ({side, min(side, grid)} for side, grid in zip(self.windows, grids, strict=True))
         return all(side in sides for (side, _), sides in zip(windows, wanted, strict=True))
@@ -47,11 +49,11 @@ SIZES = {  # embed_dim, depths, num_heads
     "base": (128, (2, 2, 18, 2), (4, 8, 16, 32)),
     "large": (192, (2, 2, 18, 2), (6, 12, 24, 48)),
 }
-LARGE = 384
-"""Pixels of the inputs that are evaluated without cutting anything off."""
-
-TRAINED_192 = (12, 12, 12, 6)
-"""Windows of the networks that were pretrained at 192 pixels and fine-tuned at more."""
+# Side in pixels from which published networks are evaluated on whole images, without a crop.
+LARGE_SIDE = 384
+# Pretrained windows of the networks that were pretrained at 192 pixels and fine-tuned at a larger
+# size.
+PRETRAINED_AT_192 = (12, 12, 12, 6)
 
 
 def _variant(version: int, size: str, side: int, window: int, pretrained: tuple[int, ...] = (0,) * 4) -> Variant:
@@ -75,13 +77,13 @@ VARIANTS = {
     "swinv2_base_window8_256": _variant(2, "base", 256, 8),
     "swinv2_base_window16_256": _variant(2, "base", 256, 16),
     "swinv2_base_window12_192": _variant(2, "base", 192, 12),
-    "swinv2_base_window12to16_192to256": _variant(2, "base", 256, 16, TRAINED_192),
-    "swinv2_base_window12to24_192to384": _variant(2, "base", 384, 24, TRAINED_192),
+    "swinv2_base_window12to16_192to256": _variant(2, "base", 256, 16, PRETRAINED_AT_192),
+    "swinv2_base_window12to24_192to384": _variant(2, "base", 384, 24, PRETRAINED_AT_192),
     "swinv2_large_window12_192": _variant(2, "large", 192, 12),
-    "swinv2_large_window12to16_192to256": _variant(2, "large", 256, 16, TRAINED_192),
-    "swinv2_large_window12to24_192to384": _variant(2, "large", 384, 24, TRAINED_192),
+    "swinv2_large_window12to16_192to256": _variant(2, "large", 256, 16, PRETRAINED_AT_192),
+    "swinv2_large_window12to24_192to384": _variant(2, "large", 384, 24, PRETRAINED_AT_192),
 }
-TORCHVISION = {  # name → timm's, and the shorter side its images are resized to
+TORCHVISION = {  # torchvision's name → timm's name, and the side in pixels to which the shorter side is resized
     "swin_t": ("swin_tiny_patch4_window7_224", 232),
     "swin_s": ("swin_small_patch4_window7_224", 246),
     "swin_b": ("swin_base_patch4_window7_224", 238),
@@ -91,16 +93,22 @@ TORCHVISION = {  # name → timm's, and the shorter side its images are resized 
 }
 
 
-def named(name: str) -> Variant | None:
-    """The variant of this name, in anybody's spelling: `timm/swinv2_tiny_window8_256.ms_in1k` is one, too."""
+def find_variant(name: str) -> Variant | None:
+    """Return the variant of this name, as timm, the authors, torchvision or the hub spell it; None if there is none.
+
+    For example, `timm/swinv2_tiny_window8_256.ms_in1k` is the variant `swinv2_tiny_window8_256`.
+    """
     name = name.rsplit("/", 1)[-1].split(".", maxsplit=1)[0].replace("-", "_")
-    name = re.sub(r"_(in)?22k\w*$", "", name)  # …_22k, …_22kto1k, …_22kto1k_ft: the same network, trained otherwise
+    # _22k, _22kto1k and _22kto1k_ft are the same network, trained on other data.
+    name = re.sub(r"_(in)?22k\w*$", "", name)
     name, _ = TORCHVISION.get(name, (name, 0))
     return VARIANTS.get(name) or VARIANTS.get(name.replace("_patch4", ""))
 
 
-def fitting(version: int, embed_dim: int, depths: tuple[int, ...], num_heads: tuple[int, ...]) -> Iterator[str]:
-    """Names of the variants with these sizes: they differ in window and input."""
+def variants_with_sizes(
+    version: int, embed_dim: int, depths: tuple[int, ...], num_heads: tuple[int, ...]
+) -> Iterator[str]:
+    """Yield the names of the variants with this shape. They differ in window and input size."""
     for name, variant in VARIANTS.items():
         if (variant.version, variant.embed_dim, variant.depths, variant.num_heads) == (
             version,
@@ -111,37 +119,39 @@ def fitting(version: int, embed_dim: int, depths: tuple[int, ...], num_heads: tu
             yield name
 
 
-def published_recipe(kind: SourceKind, config: SwinConfig) -> Preprocessing:
-    """How the source prepares images for the published network of this size, or would for one it has not published.
+def published_preprocessing(kind: SourceKind, config: SwinConfig) -> Preprocessing:
+    """Return the preprocessing of the source library for a network of this size, published or not.
 
-    - The authors resize the shorter side to 256/224 of the input and crop; at 384 they squash (`TEST.CROP: False`).
-    - timm takes 0.9 of the image at 192, 224 and 256, and all of it at 384.
-    - torchvision found a size for each network; one it has not published gets the authors' ratio.
+    - The authors resize the shorter side to 256/224 of the input and crop. At 384 they squash
+      (`TEST.CROP: False`).
+    - timm keeps 0.9 of the image at 192, 224 and 256, and the whole image at 384.
+    - torchvision has a resize of its own for each network. Unpublished networks get the authors'
+      ratio.
     - Hugging Face squashes.
     """
     height, width = config.input_size
-    is_large = min(height, width) >= LARGE
+    is_large = min(height, width) >= LARGE_SIDE
     crop = CenterCrop(height=height, width=width, rounding="half_even")
     match kind:
         case "huggingface":
-            return recipe(Squash(mode="squash", height=height, width=width), None)
+            return imagenet_preprocessing(Squash(mode="squash", height=height, width=width), None)
         case "original" if is_large:
-            return recipe(Squash(mode="squash", height=height, width=width), None)
+            return imagenet_preprocessing(Squash(mode="squash", height=height, width=width), None)
         case "timm":
-            return recipe(cover(config.input_size, 1.0 if is_large else 0.9), crop)
+            return imagenet_preprocessing(cover(config.input_size, 1.0 if is_large else 0.9), crop)
         case "torchvision":
-            return recipe(_torchvision_resize(config) or cover(config.input_size, 224 / 256), crop)
+            return imagenet_preprocessing(_torchvision_resize(config) or cover(config.input_size, 224 / 256), crop)
         case _:
-            return recipe(cover(config.input_size, 224 / 256), crop)
+            return imagenet_preprocessing(cover(config.input_size, 224 / 256), crop)
 
 
-def recipe(resize: Squash | ShorterSide | Cover, crop: CenterCrop | None) -> Preprocessing:
-    """With the interpolation and normalization of every published Swin."""
+def imagenet_preprocessing(resize: Squash | ShorterSide | Cover, crop: CenterCrop | None) -> Preprocessing:
+    """Return preprocessing with the interpolation and normalization of every published Swin."""
     return Preprocessing(resize=resize, crop=crop, interpolation="bicubic", scale=1 / 255, mean=MEAN, std=STD)
 
 
 def cover(size: Size, fraction: float) -> ShorterSide | Cover:
-    """A resize after which a crop of `size` (height, width) keeps this fraction of a side; fractions rounded down."""
+    """Return a resize after which a crop of `size` (height, width) keeps this fraction of each side, rounded down."""
     height, width = (math.floor(side / fraction) for side in size)
     if height == width:
         return ShorterSide(mode="shorter_side", size=height)

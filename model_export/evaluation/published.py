@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from app.bundle.manifest import Manifest
-from model_export.checkpoints.variants import named
+from model_export.checkpoints.variants import find_variant
 
 IMAGENET_CLASSES = 1000
 
@@ -57,7 +57,7 @@ class Published:
 
 def published(manifest: Manifest) -> Published | None:
     """What was published of this checkpoint, where anything was: for ImageNet's classes, at that size."""
-    source, variant = manifest.source, named(manifest.source.id.removesuffix(".pth"))
+    source, variant = manifest.source, find_variant(manifest.source.id.removesuffix(".pth"))
     if manifest.classes != IMAGENET_CLASSES or (variant and manifest.input_height != variant.side):
         return None
     match source.kind:

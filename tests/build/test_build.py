@@ -366,5 +366,5 @@ def test_what_is_assumed_is_said_even_if_quiet(
     assert main(["build", str(copy), str(tmp_path / "out"), "--quiet"]) == 2
     first, _ = capsys.readouterr().err.splitlines()
     assert "preprocessing: " in first
-    assert "assumed: the checkpoint does not say it" in first
+    assert "assumed: huggingface's published recipe, because the checkpoint has none" in first
     assert "change it with --fit" in first

@@ -158,7 +158,7 @@ def test_a_set_of_weights_is_chosen(tmp_path: Path) -> None:
     options = Options(input_size=(64, 64), weights="model_ema")
     average["head.weight"] = average.pop("module.head.weight")
 
-    with pytest.raises(CheckpointError, match="several sets of weights: model, model_ema; say which with --weights"):
+    with pytest.raises(CheckpointError, match="several sets of weights: model, model_ema; choose one with --weights"):
         read_checkpoint(str(tmp_path / "both.pth"))
     assert torch.equal(average["head.weight"], read_checkpoint(str(tmp_path / "both.pth"), options).network.head.weight)
 
@@ -297,7 +297,7 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     "truncated": (truncated, "weights.pth is damaged"),
     "text": (text, "weights.pth is text, not weights; it begins with: not weights"),
     "empty": (empty, "weights.pth is empty"),
-    "without a tensor": (without_a_tensor, "weights.pth: it holds no weights"),
+    "without a tensor": (without_a_tensor, "weights.pth: the checkpoint holds no weights"),
     "somebody else's": (somebody_else_s, "no Swin Transformer's weights among layer1.0.conv1.weight"),
     "missing": (changed(lambda weights: weights.pop("norm.bias")), "norm.bias is missing"),
     "unknown": (changed(lambda weights: weights.update(extra=torch.zeros(1))), r"extra \(1\), which is unknown"),
@@ -331,7 +331,7 @@ def test_a_bad_file_is_refused(case: str, tmp_path: Path, capsys: pytest.Capture
 
 
 FOLDERS: dict[str, tuple[dict[str, Any], str]] = {
-    "architecture": ({"architecture": "vit_base_patch16_224"}, "'vit_base_patch16_224' is no Swin"),
+    "architecture": ({"architecture": "vit_base_patch16_224"}, "'vit_base_patch16_224' is not a known Swin"),
     "sizes": (
         {"model_args": ARGUMENTS | {"embed_dim": 48}},
         "asks for embed_dim 48, the weights have 24",
@@ -349,8 +349,11 @@ FOLDERS: dict[str, tuple[dict[str, Any], str]] = {
     "argument": ({"model_args": {"spatial_gating": True}}, "model_args.spatial_gating: unknown key"),
     "crop mode": ({"pretrained_cfg": cases.TIMM_RECIPE | {"crop_mode": "random"}}, "crop_mode 'random'"),
     "interpolation": ({"pretrained_cfg": cases.TIMM_RECIPE | {"interpolation": "random"}}, "interpolation 'random'"),
-    "fraction": ({"pretrained_cfg": cases.TIMM_RECIPE | {"crop_pct": -1}}, "crop_pct is -1, not a share of the image"),
-    "classes": ({"num_classes": 99}, "says of 37 and of 99 classes"),
+    "fraction": (
+        {"pretrained_cfg": cases.TIMM_RECIPE | {"crop_pct": -1}},
+        "crop_pct is -1, not a fraction of the image",
+    ),
+    "classes": ({"num_classes": 99}, "different numbers of classes, 37 and 99"),
     "classes of the weights": (
         {"num_classes": 99, "model_args": ARGUMENTS | {"num_classes": 99}, "pretrained_cfg": cases.TIMM_RECIPE},
         "has 99 classes, the weights 37",
@@ -397,7 +400,7 @@ def test_a_truncated_safetensors_is_refused(
         (["--labels", "nowhere.txt"], "nowhere.txt does not name classes"),
         (["--resize", "32"], "a crop of 64×64 is larger than the resized image"),
         (["--fit", "squash", "--resize", "96"], "would end with 96×96 pixels, the network takes 64×64 pixels"),
-        (["--fit", "pad", "--mean", "123,116,103"], "these options make no preprocessing"),
+        (["--fit", "pad", "--mean", "123,116,103"], "these options give no valid preprocessing"),
         (["--window", "6", "--input-size", "16x64"], "only squares are interpolated"),
     ],
 )

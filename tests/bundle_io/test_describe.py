@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from app.bundle.manifest import CenterCrop, Cover, Pad, Preprocessing, ShorterSide, Squash
 from app.settings import DEMO_BUNDLE
 from model_export.bundle_io.describe import inspect
-from model_export.checkpoints.preprocessing import in_words
+from model_export.checkpoints.preprocessing import describe_preprocessing
 from model_export.cli.main import main
 from model_export.errors import ExportError
 from model_export.onnx_graph.analysis import graph_macs
@@ -103,7 +103,7 @@ def test_preprocessing_in_words(resize: Squash | ShorterSide | Cover | Pad, crop
         std=(1, 1, 1),
     )
 
-    assert in_words(recipe) == words
+    assert describe_preprocessing(recipe) == words
 
 
 def test_it_counts_what_is_there() -> None:

@@ -1,4 +1,4 @@
-"""`model_export/checkpoints/`: what people saved is read whole, or refused in a sentence."""
+"""`model_export/checkpoints/`: Hugging Face folders are read completely, or refused with an error."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from tests.support.networks import save_checkpoint
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A sound checkpoint, to be damaged."""
+    """Return the folder of a valid checkpoint, which a test may damage."""
     return save_checkpoint(tmp_path / "checkpoint")
 
 
@@ -35,7 +35,7 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], objec
 
 
 def test_labels_come_in_the_order_of_their_numbers(folder: Path) -> None:
-    """`id2label` has strings for keys: class 10 comes after class 9, not after class 1."""
+    """The string keys of `id2label` are sorted as numbers: class 10 comes after class 9."""
     edit(folder / "config.json", id2label={str(index): f"name {index}" for index in reversed(range(10))})
 
     labels = read_checkpoint(str(folder)).labels
@@ -44,7 +44,7 @@ def test_labels_come_in_the_order_of_their_numbers(folder: Path) -> None:
 
 
 def test_the_id_of_a_folder_is_its_name(folder: Path) -> None:
-    """A path of the machine that exported does not travel in the manifest."""
+    """The source id of a local folder is its name without the path."""
     assert read_checkpoint(str(folder)).source.id == "checkpoint"
 
 
@@ -57,7 +57,7 @@ def test_the_id_of_a_folder_is_its_name(folder: Path) -> None:
     ],
 )
 def test_the_activation_is_the_pipeline_s(folder: Path, settings: dict[str, str], activation: str) -> None:
-    """Scores are computed as the transformers pipeline computes them."""
+    """`problem_type` gives the activation of the transformers pipeline."""
     edit(folder / "config.json", **settings)
 
     assert activation == read_checkpoint(str(folder)).activation
@@ -75,7 +75,7 @@ def test_the_activation_is_the_pipeline_s(folder: Path, settings: dict[str, str]
     ],
 )
 def test_other_networks_are_refused(folder: Path, settings: dict[str, Any], sentence: str) -> None:
-    """What is not a Swin classifier is refused by name."""
+    """A configuration of another network than a Swin classifier is refused with the value."""
     edit(folder / "config.json", **settings)
 
     with pytest.raises(UnsupportedModel, match=sentence):
@@ -108,7 +108,7 @@ def test_other_networks_are_refused(folder: Path, settings: dict[str, Any], sent
 def test_a_configuration_that_contradicts_its_weights_is_refused(
     folder: Path, settings: dict[str, Any], sentence: str
 ) -> None:
-    """Missing, unknown and misshapen weights are listed, never skipped."""
+    """Missing and unknown weights, wrong shapes and invalid values are named in the error."""
     edit(folder / "config.json", **settings)
 
     with pytest.raises(CheckpointError, match=sentence):
@@ -116,7 +116,7 @@ def test_a_configuration_that_contradicts_its_weights_is_refused(
 
 
 def test_weights_that_are_not_finite_are_refused(folder: Path) -> None:
-    """A diverged training is noticed before it is served."""
+    """A weight with NaN is refused by name."""
     edit_weights(folder, lambda weights: weights["classifier.bias"].fill_(float("nan")))
 
     with pytest.raises(CheckpointError, match=r"classifier\.bias holds values that are not finite"):
@@ -135,7 +135,7 @@ def test_half_precision_weights_are_read(folder: Path) -> None:
 
 
 def test_computed_buffers_of_older_versions_are_left_out(folder: Path) -> None:
-    """Older checkpoints carry the relative position index, which is no weight."""
+    """A checkpoint with a relative position index, which older versions saved, is read."""
     name = "swin.encoder.layers.0.blocks.0.attention.self.relative_position_index"
     edit_weights(folder, lambda weights: weights.update({name: torch.zeros(16, 16, dtype=torch.int64)}))
 
@@ -143,7 +143,7 @@ def test_computed_buffers_of_older_versions_are_left_out(folder: Path) -> None:
 
 
 def test_shards_are_joined(folder: Path) -> None:
-    """A checkpoint split over several files is one network, and its digest covers all of them."""
+    """Shards give the same network as one file, and another digest."""
     whole = read_checkpoint(str(folder))
     weights = load_file(folder / "model.safetensors")
     parts = {"a.safetensors": sorted(weights)[:30], "b.safetensors": sorted(weights)[30:]}
@@ -168,7 +168,7 @@ def test_shards_are_joined(folder: Path) -> None:
     ],
 )
 def test_shards_are_files_beside_their_index(folder: Path, index: dict[str, Any], sentence: str) -> None:
-    """An index that points elsewhere, or to nothing, is refused."""
+    """An index that names files in other folders, or missing files, is refused."""
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
     with pytest.raises(CheckpointError, match=sentence):
@@ -176,8 +176,8 @@ def test_shards_are_files_beside_their_index(folder: Path, index: dict[str, Any]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000], ids=["cut off", "a list", "nested"])
-def test_what_is_no_json_object_is_refused(folder: Path, text: str) -> None:
-    """A configuration that is cut off, something else, or nested deeper than anybody means."""
+def test_a_configuration_that_is_not_a_json_object_is_refused(folder: Path, text: str) -> None:
+    """A configuration that is cut off, a list, or nested too deeply is refused."""
     (folder / "config.json").write_text(text)
 
     with pytest.raises(CheckpointError, match="JSON"):
@@ -186,7 +186,7 @@ def test_what_is_no_json_object_is_refused(folder: Path, text: str) -> None:
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
-    """Each file that is needed is asked for by name."""
+    """The error on a missing file has its name."""
     (folder / name).unlink()
 
     with pytest.raises(CheckpointError, match=name):
@@ -194,7 +194,7 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
 
 
 def test_truncated_weights_are_refused(folder: Path) -> None:
-    """Half a safetensors file is damaged."""
+    """A truncated safetensors file is reported as damaged."""
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
 
@@ -222,7 +222,7 @@ def test_truncated_weights_are_refused(folder: Path) -> None:
 def test_preprocessing_that_cannot_be_reproduced_is_refused(
     folder: Path, settings: dict[str, Any], sentence: str
 ) -> None:
-    """A recipe is followed exactly or not at all."""
+    """Preprocessing with unsupported or contradicting values raises an error of one line."""
     edit(folder / "preprocessor_config.json", **settings)
 
     with pytest.raises(RequestError, match=sentence) as error:
@@ -232,7 +232,7 @@ def test_preprocessing_that_cannot_be_reproduced_is_refused(
 
 
 def test_the_oldest_form_of_the_preprocessor_is_read(folder: Path) -> None:
-    """`feature_extractor_type` and a number for a size, as the first Swin checkpoints on the hub have it."""
+    """`feature_extractor_type` and one number for the size are read, as in the first Swin checkpoints on the hub."""
     settings = {"feature_extractor_type": "ViTFeatureExtractor", "size": 32, "resample": 3, "do_normalize": False}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
 
@@ -243,13 +243,13 @@ def test_the_oldest_form_of_the_preprocessor_is_read(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all"])
 def test_a_path_that_is_not_there_is_not_looked_for_on_the_hub(name: str) -> None:
-    """What is written like a path is one."""
+    """A name that starts like a path is not fetched from the hub."""
     with pytest.raises(CheckpointError, match="there is no"):
         read_checkpoint(name)
 
 
 def test_an_id_is_fetched_from_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hub's client is asked for the id and the revision; the commit it gave goes into the manifest."""
+    """The hub's client gets id and revision, and the source has the commit of the download."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     snapshot = folder.rename(folder.with_name(commit))
     asked = []
@@ -265,15 +265,17 @@ def test_an_id_is_fetched_from_the_hub(folder: Path, monkeypatch: pytest.MonkeyP
     assert ("somebody/swin", commit) == (source.id, source.revision)
 
 
-def test_an_unreachable_hub_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No network, and no such folder: one sentence that names both."""
+def test_an_unreachable_hub_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the hub cannot be reached, the error names the missing folder and the hub."""
 
     def snapshot_download(*_: Any, **__: Any) -> str:
         raise huggingface_hub.errors.LocalEntryNotFoundError("the hub cannot be reached")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
 
-    with pytest.raises(CheckpointError, match="no file or folder 'somebody/swin' here, and the hub did not give it"):
+    with pytest.raises(
+        CheckpointError, match="no file or folder 'somebody/swin', and it cannot be fetched from the hub"
+    ):
         read_checkpoint("somebody/swin")
 
 
@@ -295,7 +297,7 @@ RESIZED = RecipeOptions(fit="shorter-side", resize=(40, 40), crop=(32, 32), inte
 def test_options_replace_preprocessing_that_cannot_be_used(
     folder: Path, settings: dict[str, Any], options: RecipeOptions
 ) -> None:
-    """They are looked at before the file is refused."""
+    """Options replace values of `preprocessor_config.json` that alone would be refused."""
     edit(folder / "preprocessor_config.json", **settings)
 
     recipe = read_checkpoint(str(folder), Options(recipe=options)).preprocessing
@@ -305,14 +307,14 @@ def test_options_replace_preprocessing_that_cannot_be_used(
 
 
 def test_one_number_stands_for_all_channels(folder: Path) -> None:
-    """As the library's own processors take it."""
+    """One number for `image_mean` applies to all channels, as in the library's processors."""
     edit(folder / "preprocessor_config.json", image_mean=0.25, image_std=0.5)
 
     assert read_checkpoint(str(folder)).preprocessing.mean == (0.25, 0.25, 0.25)
 
 
 def test_labels_replace_names_that_cannot_be_used(folder: Path) -> None:
-    """A wrong id2label does not matter where the names are given; numbers for names are names."""
+    """`--labels` replaces an invalid `id2label`; without it, the error names `--labels`."""
     given = tuple(Label(name=f"mine {index}", wnid=None) for index in range(10))
     edit(folder / "config.json", id2label={"1": "a", "3": None})
     assert read_checkpoint(str(folder), Options(labels=given)).labels == given

@@ -1,4 +1,4 @@
-"""Preprocessing of Hugging Face: pixels are those of the library's own processor."""
+"""Hugging Face's preprocessing: the pixels are those of the library's own processor."""
 
 from typing import Any
 
@@ -21,27 +21,27 @@ CROP: dict[str, Any] = {
 
 
 def both(image: Image.Image, settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels of the source's own processor, and ours."""
+    """Return the pixels of the library's own processor and those of the service."""
     processor = ViTImageProcessorPil(**settings, do_rescale=False, do_normalize=False)
-    theirs = processor(images=image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+    expected = processor(images=image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
     recipe, _ = from_huggingface(settings, (64, 64))
-    return theirs.astype(int), preprocess(image, recipe).astype(int)
+    return expected.astype(int), preprocess(image, recipe).astype(int)
 
 
 @pytest.mark.parametrize("resample", range(6))
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_squash_is_the_source_s_own(size: tuple[int, int], resample: int) -> None:
-    """Resizing to a fixed size gives every pixel of the transformers library's processor, in every interpolation."""
-    theirs, ours = both(draw_picture(*size), SQUASH | {"resample": resample})
+    """Resizing to a fixed size gives the pixels of the transformers library, with every interpolation."""
+    expected, pixels = both(draw_picture(*size), SQUASH | {"resample": resample})
 
-    assert np.array_equal(theirs, ours)
+    assert np.array_equal(expected, pixels)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_resizing_only_what_the_crop_keeps_is_the_source_s_own(size: tuple[int, int]) -> None:
-    """Shorter side and crop in one step differ from one after the other by rounding: 0.03 levels in the mean."""
-    theirs, ours = both(draw_picture(*size), CROP | {"resample": 3})
-    difference = np.abs(theirs - ours)
+    """Resize and crop in one step differ from two steps by rounding, 0.03 levels on average."""
+    expected, pixels = both(draw_picture(*size), CROP | {"resample": 3})
+    difference = np.abs(expected - pixels)
 
     assert difference.mean() <= 0.03
     assert difference.max() <= 3
@@ -50,7 +50,7 @@ def test_resizing_only_what_the_crop_keeps_is_the_source_s_own(size: tuple[int, 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("settings", [SQUASH, CROP], ids=["squash", "crop"])
 def test_an_image_of_the_least_size_is_not_enlarged(settings: dict[str, Any], size: tuple[int, int]) -> None:
-    """Neither as it lies nor turned by its EXIF orientation: what is resized to is the least size, or within it."""
+    """The target of the resize is within the least size, also after a rotation by the EXIF orientation."""
     recipe, _ = from_huggingface(settings, (64, 64))
     least = min_decoded_size(size, recipe)
 

@@ -1,4 +1,4 @@
-"""`--labels`: the forms in which people keep the names of their classes, each read right or refused in a sentence."""
+"""`--labels`: each form of a file with class names is read correctly, or refused with an error."""
 
 import json
 from pathlib import Path
@@ -60,7 +60,7 @@ READ: dict[str, tuple[str, list[str]]] = {
 
 @pytest.mark.parametrize("case", READ)
 def test_names_are_read_in_the_order_of_the_classes(case: str, tmp_path: Path) -> None:
-    """Each form gives the name of each class at its place."""
+    """Each form gives the names in the order of the classes."""
     text, names = READ[case]
     (tmp_path / "labels").write_text("\ufeff" + text, encoding="utf-8")
 
@@ -69,7 +69,7 @@ def test_names_are_read_in_the_order_of_the_classes(case: str, tmp_path: Path) -
 
 REFUSED = {
     "numbers from 1": ('{"1": "cat", "2": "dog"}', "run from 1 to 2, but classes count from 0; subtract 1"),
-    "numbers from 1, the other way": ('{"cat": 1, "dog": 2}', "run from 1 to 2, but classes count from 0"),
+    "numbers from 1 as values": ('{"cat": 1, "dog": 2}', "run from 1 to 2, but classes count from 0"),
     "lines numbered from 1": ("1 cat\n2 dog\n", "run from 1 to 2, but classes count from 0"),
     "CUB's classes.txt": ("1 001.Albatross\n2 002.Auklet\n", "run from 1 to 2, but classes count from 0; subtract 1"),
     "numbers that may belong to the names": ("1 euro\n2 euro\n", "give the names as a JSON list"),
@@ -78,7 +78,7 @@ REFUSED = {
     "a gap": ('{"0": "cat", "2": "dog"}', "class 1 has no name"),
     "a gap in lines": ("0 cat\n2 dog\n", "class 1 has no name"),
     "two names for a class": ('{"cat": 0, "dog": 0}', "class 0 has several names"),
-    "two classes of one name": ('{"cat": 0, "cat": 1}', "'cat' is there twice"),
+    "two classes of one name": ('{"cat": 0, "cat": 1}', "'cat' occurs twice"),
     "names to names": ('{"cat": "Katze"}', "maps neither numbers to names nor names to numbers"),
     "an object that can be read both ways": (
         '{"0": 1, "1": "2", "2": 0}',
@@ -99,8 +99,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_could_be_wrong_is_refused(case: str, tmp_path: Path) -> None:
-    """One sentence without Python in it, which names the file and what to do."""
+def test_ambiguous_and_incomplete_names_are_refused(case: str, tmp_path: Path) -> None:
+    """Ambiguous or incomplete names raise an error with the file's name and the reason."""
     text, sentence = REFUSED[case]
     (tmp_path / "labels").write_text(text, encoding="utf-8")
 
@@ -112,7 +112,7 @@ def test_what_could_be_wrong_is_refused(case: str, tmp_path: Path) -> None:
 
 
 def test_text_of_another_encoding_is_refused(tmp_path: Path) -> None:
-    """UTF-16, as spreadsheets save it, is told and not decoded to something else."""
+    """A file in UTF-16, as spreadsheets save it, is refused."""
     (tmp_path / "labels.txt").write_bytes("cat\ndog\n".encode("utf-16"))
 
     with pytest.raises(RequestError, match="it is not text in UTF-8"):
@@ -120,7 +120,7 @@ def test_text_of_another_encoding_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_thousand_wordnet_ids_get_imagenet_s_names(tmp_path: Path) -> None:
-    """ImageFolder's folders of ImageNet are WordNet ids, which are no names for people."""
+    """The 1,000 WordNet ids of ImageNet's folders become ImageNet's labels."""
     published = imagenet_labels(1000) or ()
     (tmp_path / "labels.json").write_text(json.dumps({label.wnid: index for index, label in enumerate(published)}))
 

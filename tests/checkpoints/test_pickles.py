@@ -1,4 +1,4 @@
-"""`model_export/checkpoints/files/pickles.py`: weights are read, what lies beside them is inert, and nothing is run."""
+"""`model_export/checkpoints/files/pickles.py`: weights are read, other objects become records, and no code runs."""
 
 import argparse
 import builtins
@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 
-from model_export.checkpoints.files.pickles import Recorded
+from model_export.checkpoints.files.pickles import RecordedObject
 from model_export.checkpoints.files.weights import read_files
 from model_export.errors import CheckpointError
 from tests.support.pickled import FORMATS, save_with, set_trap
@@ -29,74 +29,78 @@ from tests.support.pickled import FORMATS, save_with, set_trap
 WEIGHTS = {"patch_embed.proj.weight": torch.arange(6.0)}
 
 
-def unicode(text: str) -> bytes:
-    """The step that pushes a text."""
+def push_text(text: str) -> bytes:
+    """Return the opcode that pushes a text."""
     return pickle.BINUNICODE + len(text.encode()).to_bytes(4, "little") + text.encode()
 
 
-def named(module: str, name: str) -> bytes:
-    """The step that pushes a global."""
-    return unicode(module) + unicode(name) + pickle.STACK_GLOBAL
+def push_global(module: str, name: str) -> bytes:
+    """Return the opcodes that push a global."""
+    return push_text(module) + push_text(name) + pickle.STACK_GLOBAL
 
 
 COMMAND = "mkdir trace"
-TRAP = named("trap", "Network")
+TRAP = push_global("trap", "Network")
+# Opcodes that ask for a global that could run code.
 HARMFUL: dict[str, bytes] = {
-    "os.system": named("os", "system") + unicode(COMMAND) + b"\x85R",
+    "os.system": push_global("os", "system") + push_text(COMMAND) + b"\x85R",
     "posix.system, protocol 0": f"cposix\nsystem\n(V{COMMAND}\ntR".encode(),
-    "nt.system": named("nt", "system") + unicode(COMMAND) + b"\x85R",
-    "subprocess.Popen": named("subprocess", "Popen") + unicode(COMMAND) + b"\x85R",
-    "eval": named("builtins", "eval") + unicode("__import__('os').mkdir('trace')") + b"\x85R",
-    "exec": named("builtins", "exec") + unicode("import os; os.mkdir('trace')") + b"\x85R",
-    "exec of Python 2": named("__builtin__", "eval") + unicode("__import__('os').mkdir('trace')") + b"\x85R",
-    "__import__": named("builtins", "__import__") + unicode("trap") + b"\x85R",
-    "import_module": named("importlib", "import_module") + unicode("trap") + b"\x85R",
-    "runpy": named("runpy", "run_module") + unicode("trap") + b"\x85R",
+    "nt.system": push_global("nt", "system") + push_text(COMMAND) + b"\x85R",
+    "subprocess.Popen": push_global("subprocess", "Popen") + push_text(COMMAND) + b"\x85R",
+    "eval": push_global("builtins", "eval") + push_text("__import__('os').mkdir('trace')") + b"\x85R",
+    "exec": push_global("builtins", "exec") + push_text("import os; os.mkdir('trace')") + b"\x85R",
+    "exec of Python 2": push_global("__builtin__", "eval") + push_text("__import__('os').mkdir('trace')") + b"\x85R",
+    "__import__": push_global("builtins", "__import__") + push_text("trap") + b"\x85R",
+    "import_module": push_global("importlib", "import_module") + push_text("trap") + b"\x85R",
+    "runpy": push_global("runpy", "run_module") + push_text("trap") + b"\x85R",
     "getattr of an import": (
-        named("builtins", "getattr")
-        + (named("builtins", "__import__") + unicode("os") + b"\x85R")
-        + unicode("system")
+        push_global("builtins", "getattr")
+        + (push_global("builtins", "__import__") + push_text("os") + b"\x85R")
+        + push_text("system")
         + b"\x86R"
-        + unicode(COMMAND)
+        + push_text(COMMAND)
         + b"\x85R"
     ),
-    "a name with dots": named("builtins", "open.__self__.eval") + unicode("__import__('trap')") + b"\x85R",
+    "a name with dots": push_global("builtins", "open.__self__.eval") + push_text("__import__('trap')") + b"\x85R",
     "INST": f"(V{COMMAND}\nios\nsystem\n".encode(),
-    "OBJ": b"(" + named("os", "system") + unicode(COMMAND) + b"o",
-    "a pickle in a pickle": named("pickle", "loads") + b"C\x0ccos\nmkdir\n(V.\x85R",
+    "OBJ": b"(" + push_global("os", "system") + push_text(COMMAND) + b"o",
+    "a pickle in a pickle": push_global("pickle", "loads") + b"C\x0ccos\nmkdir\n(V.\x85R",
 }
-"""Steps that ask for what could run code."""
+# Opcodes that name a module which leaves a trace if it is imported. They are harmless if it is not
+# imported.
 TRAPPED: dict[str, bytes] = {
-    "a function of a module": named("trap", "run") + unicode(COMMAND) + b"\x85R",
+    "a function of a module": push_global("trap", "run") + push_text(COMMAND) + b"\x85R",
     "GLOBAL": b"ctrap\nrun\n)R",
     "NEWOBJ": TRAP + b")\x81",
-    "NEWOBJ_EX": TRAP + b")}" + unicode("shape") + b"K\x01s\x92",
+    "NEWOBJ_EX": TRAP + b")}" + push_text("shape") + b"K\x01s\x92",
     "INST": b"(K\x01itrap\nNetwork\n",
     "OBJ": b"(" + TRAP + b"K\x01o",
-    "BUILD": TRAP + b")\x81}" + unicode("training") + b"\x88sb",
-    "BUILD of slots": TRAP + b")\x81N}" + unicode("training") + b"\x88s\x86b",
+    "BUILD": TRAP + b")\x81}" + push_text("training") + b"\x88sb",
+    "BUILD of slots": TRAP + b")\x81N}" + push_text("training") + b"\x88s\x86b",
     "BUILD of no mapping": TRAP + b")\x81K\x01b",
-    "items": TRAP + b")\x81(" + unicode("item") + b"K\x01u",
-    "an item": TRAP + b")\x81" + unicode("item") + b"K\x01s",
+    "items": TRAP + b")\x81(" + push_text("item") + b"K\x01u",
+    "an item": TRAP + b")\x81" + push_text("item") + b"K\x01s",
     "APPEND": TRAP + b")\x81K\x01a",
     "APPENDS": TRAP + b")\x81(K\x01K\x02e",
     "ADDITEMS": TRAP + b")\x81(K\x01K\x02\x90",
     "a key of a dictionary": b"}" + TRAP + b")\x81K\x01s",
-    "getattr": named("builtins", "getattr") + TRAP + unicode("run") + b"\x86R)R",
-    "attrgetter": named("operator", "attrgetter") + unicode("system") + b"\x85R" + TRAP + b"\x85R)R",
-    "a chain of calls": named("functools", "partial") + TRAP + b"\x85R)R)R",
-    "a class made while running": named("copyreg", "_reconstructor") + TRAP + named("builtins", "object") + b"N\x87R",
-    "a name with dots": named("trap", "Network.__init__.__globals__") + b")R",
+    "getattr": push_global("builtins", "getattr") + TRAP + push_text("run") + b"\x86R)R",
+    "attrgetter": push_global("operator", "attrgetter") + push_text("system") + b"\x85R" + TRAP + b"\x85R)R",
+    "a chain of calls": push_global("functools", "partial") + TRAP + b"\x85R)R)R",
+    "a class made while running": push_global("copyreg", "_reconstructor")
+    + TRAP
+    + push_global("builtins", "object")
+    + b"N\x87R",
+    "a name with dots": push_global("trap", "Network.__init__.__globals__") + b")R",
 }
-"""Steps that name a module which leaves a trace if it is imported, and are harmless if it is not."""
 
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("case", HARMFUL)
-def test_what_could_run_code_is_refused_and_not_run(
+def test_a_file_that_could_run_code_is_refused_and_not_run(
     case: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that asks for a command is refused by the name it asks for, although its weights are sound."""
+    """A file that asks for a harmful global is refused with the name of the global, and nothing is run."""
     trace = set_trap(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     save_with(HARMFUL[case], {"model": WEIGHTS}, tmp_path / "weights.pth", form)
@@ -109,8 +113,8 @@ def test_what_could_run_code_is_refused_and_not_run(
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("case", TRAPPED)
-def test_what_is_named_is_not_imported(case: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any step with a class that is not known is taken by a stand-in, and the weights after it are read."""
+def test_a_named_module_is_not_imported(case: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any operation on an unknown class is accepted without an import, and the weights after it are read."""
     trace = set_trap(tmp_path, monkeypatch)
     save_with(TRAPPED[case], {"model": WEIGHTS}, tmp_path / "weights.pth", form)
 
@@ -122,7 +126,7 @@ def test_what_is_named_is_not_imported(case: str, form: str, tmp_path: Path, mon
 
 
 def test_the_trap_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python's own unpickler springs it: the two tests before would notice."""
+    """Python's own unpickler imports the trap's module, so the two tests before would fail with it."""
     trace = set_trap(tmp_path, monkeypatch)
 
     with pytest.raises(AttributeError):
@@ -133,13 +137,13 @@ def test_the_trap_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 class Color(enum.Enum):
-    """A class of a training script, which does not exist where the file is read."""
+    """A class of a training script, which the reader cannot import."""
 
     RED = 1
 
 
 class Meter:
-    """Another, which would leave a trace."""
+    """A class with a `__setstate__` that fails the test if it is called."""
 
     def __init__(self) -> None:
         self.average = 0.5
@@ -148,7 +152,7 @@ class Meter:
         raise AssertionError(f"called with {state}")
 
     def mean(self) -> float:
-        """A method, to be pickled bound."""
+        """Return the average; pickled as a bound method."""
         return self.average
 
 
@@ -172,6 +176,7 @@ def _marked() -> torch.Tensor:
     return weight
 
 
+# Objects that training scripts save beside the weights.
 EXTRAS: dict[str, Callable[[], Any]] = {
     "a numpy scalar": lambda: np.float64(81.2),
     "a numpy array": lambda: np.arange(3),
@@ -206,13 +211,12 @@ EXTRAS: dict[str, Callable[[], Any]] = {
     "an error": lambda: ValueError("diverged"),
     "a builtin": lambda: builtins.len,
 }
-"""What training scripts save beside the weights."""
 
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("case", EXTRAS)
 def test_the_weights_beside_an_object_are_read(case: str, form: str, tmp_path: Path) -> None:
-    """What is no weight is ignored, whatever it is."""
+    """The weights are read, whatever object a script saved beside them."""
     content = {"extra": EXTRAS[case](), "model": WEIGHTS}
     torch.save(content, tmp_path / "weights.pth", _use_new_zipfile_serialization=FORMATS[form])
 
@@ -222,7 +226,7 @@ def test_the_weights_beside_an_object_are_read(case: str, form: str, tmp_path: P
 
 
 def _of_module(monkeypatch: pytest.MonkeyPatch, module: str, name: str, base: type) -> Any:
-    """A class of a library that is not installed."""
+    """Return a class of a library that is not installed."""
     made = type(name, (base,), {"__module__": module})
     parts = module.split(".")
     for count in range(1, len(parts) + 1):
@@ -233,7 +237,7 @@ def _of_module(monkeypatch: pytest.MonkeyPatch, module: str, name: str, base: ty
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_settings_become_plain_data(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Argparse's namespace, yacs' configuration, Lightning's and a script's own are mappings of what they hold."""
+    """Namespaces of argparse, and configurations of yacs, Lightning and scripts, become mappings of their content."""
     yacs = _of_module(monkeypatch, "yacs.config", "CfgNode", dict)
     lightning = _of_module(monkeypatch, "pytorch_lightning.utilities.parsing", "AttributeDict", dict)
     own = _of_module(monkeypatch, "train", "Settings", object)()
@@ -254,7 +258,7 @@ def test_settings_become_plain_data(form: str, tmp_path: Path, monkeypatch: pyte
     assert (read["config"]["TEST"]["CROP"], read["config"]["DATA"]["IMG_SIZE"]) == (False, 256)
     assert dict(read["hyper_parameters"]) == {"lr": 0.1, "data": {"size": 64}}
     assert dict(read["cfg"]) == {"mean": (0.5, 0.5, 0.5)}
-    assert all(isinstance(read[name], Recorded) for name in ("args", "config", "hyper_parameters", "cfg"))
+    assert all(isinstance(read[name], RecordedObject) for name in ("args", "config", "hyper_parameters", "cfg"))
 
 
 VALUES: dict[str, tuple[Any, Any]] = {
@@ -275,7 +279,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("case", VALUES)
 def test_plain_values_of_libraries_are_read(case: str, form: str, tmp_path: Path) -> None:
-    """Numbers, names and lists of numpy and torch are values as Python's, also where torch's own reader stops."""
+    """Numbers, texts and arrays of numpy and torch become Python's values, also after an unknown object."""
     value, expected = VALUES[case]
     content = {"model": WEIGHTS, "value": value, "stops": Meter()}
     torch.save(content, tmp_path / "weights.pth", _use_new_zipfile_serialization=FORMATS[form])
@@ -285,7 +289,7 @@ def test_plain_values_of_libraries_are_read(case: str, form: str, tmp_path: Path
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_whole_network_is_named(form: str, tmp_path: Path) -> None:
-    """A pickled module, `torch.save(model)`: the sentence names its class and the way out."""
+    """A file of `torch.save(model)` raises an error with the model's class and a hint."""
     network = torch.nn.Sequential(torch.nn.Linear(2, 2))
     torch.save(network, tmp_path / "model.pth", _use_new_zipfile_serialization=FORMATS[form])
 
@@ -293,9 +297,9 @@ def test_a_whole_network_is_named(form: str, tmp_path: Path) -> None:
         read_files([tmp_path / "model.pth"])
 
 
-def test_what_a_class_is_called_cannot_write_to_the_terminal(tmp_path: Path) -> None:
-    """Names in a file are shown without control characters, and not for ever."""
-    steps = named("os", "system\x1b[31m\n" + "x" * 1000)
+def test_a_class_name_cannot_control_the_terminal(tmp_path: Path) -> None:
+    """Names in a file are shown without control characters and shortened."""
+    steps = push_global("os", "system\x1b[31m\n" + "x" * 1000)
     save_with(steps, {"model": WEIGHTS}, tmp_path / "weights.pth", "zip")
 
     with pytest.raises(CheckpointError) as refused:
@@ -305,8 +309,8 @@ def test_what_a_class_is_called_cannot_write_to_the_terminal(tmp_path: Path) -> 
     assert len(str(refused.value)) < 400
 
 
-def test_nothing_is_started(tmp_path: Path) -> None:
-    """An object whose pickle starts a program."""
+def test_no_program_is_started(tmp_path: Path) -> None:
+    """A pickle that asks for a program is refused, and the program is not started."""
 
     class Starts:
         def __reduce__(self) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Readers and networks against what timm and torchvision themselves computed; see `references/`."""
+"""Readers and networks, compared with stored results of timm and torchvision; see `references/`."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ VARIANTS = [name for name in stored("timm").shapes if name.startswith("swin")]
 
 
 def timm_folder(folder: Path, case: str) -> Path:
-    """What `timm.models.save_for_hf` writes for one of the small networks."""
+    """Write the folder that `timm.models.save_for_hf` writes for one of the small networks."""
     arguments = cases.SMALL | {key: value for key, value in cases.TIMM[case].items() if key != "version"}
     family = "swinv2_tiny_window8_256" if cases.TIMM[case].get("version") == 2 else "swin_tiny_patch4_window7_224"
     config = {
@@ -45,19 +45,19 @@ def timm_folder(folder: Path, case: str) -> Path:
 
 
 def differences(checkpoint: Checkpoint, expected: np.ndarray[Any, Any]) -> tuple[float, float]:
-    """Largest difference of `swin.py` and of the static network from these logits, in units of their range."""
+    """Return the largest differences of `swin.py` and of the static network from these logits, by their range."""
     pixels = torch.from_numpy(draw_pixels(2, *checkpoint.network.config.input_size))
     recipe = checkpoint.preprocessing.model_copy(update={"mean": MEAN, "std": STD, "scale": 1 / 255})
     static = StaticSwin(checkpoint.network, 1 / 255, MEAN, STD).eval()
     with torch.inference_mode():
-        answers = checkpoint.network(normalize(pixels, recipe)), static(pixels)[0]
-    first, second = (float(np.abs(answer.numpy() - expected).max() / np.ptp(expected)) for answer in answers)
+        results = checkpoint.network(normalize(pixels, recipe)), static(pixels)[0]
+    first, second = (float(np.abs(result.numpy() - expected).max() / np.ptp(expected)) for result in results)
     return first, second
 
 
 @pytest.mark.parametrize("case", cases.TIMM)
 def test_timm_s_networks(case: str, tmp_path: Path) -> None:
-    """A folder as timm writes it gives timm's logits: padding after the roll, windows cut side by side, and all."""
+    """A folder as timm writes it gives timm's logits, also with padding and with cut windows."""
     checkpoint = read_checkpoint(str(timm_folder(tmp_path / "timm", case)))
 
     assert checkpoint.source.kind == "timm"
@@ -66,7 +66,7 @@ def test_timm_s_networks(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", cases.TORCHVISION)
 def test_torchvision_s_networks(case: str, tmp_path: Path) -> None:
-    """A state dict of torchvision gives torchvision's logits: windows that reach over the map are padded."""
+    """A state dict of torchvision gives torchvision's logits, also with windows that exceed the map."""
     torch.save(stored("torchvision").state_dict(case), tmp_path / "weights.pth")
     height, width = cases.TORCHVISION[case]["img_size"]
     checkpoint = read_checkpoint(str(tmp_path / "weights.pth"), Options(input_size=(height, width)))
@@ -79,7 +79,7 @@ def test_torchvision_s_networks(case: str, tmp_path: Path) -> None:
     "variant", [pytest.param(name, marks=[] if name in SMALL_ONES else pytest.mark.slow) for name in VARIANTS]
 )
 def test_timm_s_published_shapes(variant: str, tmp_path: Path) -> None:
-    """A bare state dict and the architecture's name are enough, for every variant that is published."""
+    """A bare state dict of each published variant, with `--architecture`, gives timm's logits."""
     torch.save(stored("timm").state_dict(variant), tmp_path / "weights.pth")
     checkpoint = read_checkpoint(str(tmp_path / "weights.pth"), Options(architecture=variant))
 
@@ -95,7 +95,7 @@ def test_timm_s_published_shapes(variant: str, tmp_path: Path) -> None:
     ],
 )
 def test_torchvision_s_published_shapes(variant: str, tmp_path: Path) -> None:
-    """The state dict alone is enough: window, input size and preprocessing are found."""
+    """A bare state dict of each published variant gives torchvision's logits without options."""
     torch.save(stored("torchvision").state_dict(variant), tmp_path / "weights.pth")
     checkpoint = read_checkpoint(str(tmp_path / "weights.pth"))
 
@@ -103,7 +103,7 @@ def test_torchvision_s_published_shapes(variant: str, tmp_path: Path) -> None:
 
 
 def authors_file(path: Path, case: str) -> Path:
-    """The same weights with the authors' names, wrapped as their training wraps them."""
+    """Write timm's weights with the authors' names, as the authors' training saves them. Return the path."""
     weights: dict[str, Tensor] = timm.renamed(stored("timm").state_dict(case))
     torch.save({"model": weights, "epoch": 299, "max_accuracy": 81.2}, path)
     return path
@@ -111,7 +111,7 @@ def authors_file(path: Path, case: str) -> Path:
 
 @pytest.mark.parametrize("variant", ["swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"])
 def test_the_authors_files(variant: str, tmp_path: Path) -> None:
-    """The authors' files give what timm makes of the same weights; their preprocessing is not timm's."""
+    """The authors' files give timm's logits of the same weights, with the authors' preprocessing."""
     path = authors_file(tmp_path / "weights.pth", variant)
     checkpoint = read_checkpoint(str(path), Options(architecture=variant))
     side = checkpoint.network.config.input_size[0]
@@ -123,7 +123,7 @@ def test_the_authors_files(variant: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", cases.TRANSFORMS)
 def test_timm_s_transforms(case: str) -> None:
-    """`pretrained_cfg` becomes timm's transform: the very pixels in steps, 0.03 levels of 255 in the mean at once."""
+    """`pretrained_cfg` gives timm's pixels: equal if done in steps, within 0.03 levels of 255 on average at once."""
     settings = cases.TRANSFORMS[case]
     _, height, width = settings["input_size"]
     recipe = from_timm(settings | {"mean": [0, 0, 0], "std": [1, 1, 1]}, (height, width))
@@ -133,7 +133,7 @@ def test_timm_s_transforms(case: str) -> None:
 
 @pytest.mark.parametrize("case", cases.PRESETS)
 def test_torchvision_s_transforms(case: str) -> None:
-    """A shorter side and a crop are torchvision's preset, in the same sense."""
+    """A resize of the shorter side and a crop give the pixels of torchvision's preset."""
     settings = cases.PRESETS[case]
     recipe = Preprocessing(
         resize=ShorterSide(mode="shorter_side", size=settings["resize_size"]),
@@ -150,9 +150,9 @@ def test_torchvision_s_transforms(case: str) -> None:
 def assert_same_pixels(library: str, case: str, recipe: Preprocessing) -> None:
     differences = []
     for place, size in enumerate(cases.PICTURES):
-        theirs, picture = stored(library).arrays[f"{case} {place}"].astype(int), draw_picture(*size)
-        differences.append(np.abs(preprocess(picture, recipe) - theirs))
+        expected, picture = stored(library).arrays[f"{case} {place}"].astype(int), draw_picture(*size)
+        differences.append(np.abs(preprocess(picture, recipe) - expected))
 
-        assert np.array_equal(theirs, preprocess_in_steps(picture, recipe))
+        assert np.array_equal(expected, preprocess_in_steps(picture, recipe))
     assert np.mean(differences) <= 0.03
     assert np.max(differences) <= 3

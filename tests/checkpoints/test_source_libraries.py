@@ -1,4 +1,4 @@
-"""A source library that is missing, too old or failing is named, and the build goes on without it."""
+"""A source library that is missing, too old or failing is named, and the build continues without it."""
 
 import sys
 import types
@@ -21,7 +21,7 @@ from tests.support.networks import save_checkpoint
 
 @pytest.fixture
 def authors_file(tmp_path: Path) -> Path:
-    """Weights by the authors' names, of a small network."""
+    """Return a file with the weights of a small network by the authors' names."""
     torch.save({"model": timm.renamed(stored("timm").state_dict("plain"))}, tmp_path / "weights.pth")
     return tmp_path / "weights.pth"
 
@@ -43,7 +43,7 @@ def build(file: Path, *options: str) -> int:
 def test_a_release_that_fails_is_named(
     names: str, library: types.ModuleType | None, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of timm, for timm's and the authors' files: a sentence in place of a Python error; it is not independent."""
+    """If timm is missing, too old or fails, the reference is `swin.py`, and its name has the reason."""
     weights = stored("timm").state_dict("plain")
     torch.save(weights if names == "timm" else {"model": timm.renamed(weights)}, tmp_path / "weights.pth")
     monkeypatch.setitem(sys.modules, "timm", library)
@@ -59,7 +59,7 @@ def assert_reference(checkpoint: Path, name: str) -> None:
 
 
 def test_torchvision_before_it_had_a_swin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Likewise of torchvision."""
+    """If torchvision is too old, the reference is `swin.py`, and its name has the reason."""
     torch.save(stored("torchvision").state_dict("plain"), tmp_path / "weights.pth")
     monkeypatch.setitem(sys.modules, "torchvision", failing_torchvision("0.12.0"))
 
@@ -67,17 +67,17 @@ def test_torchvision_before_it_had_a_swin(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_transformers_that_cannot_load_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Likewise of transformers, whose network is loaded only when it is asked."""
+    """If transformers cannot load the folder at the first use, the reference is `swin.py`."""
     folder = save_checkpoint(tmp_path / "checkpoint", image_size=64)
     monkeypatch.setattr("transformers.AutoModelForImageClassification", module("gone", "0"))
 
     assert_reference(folder, f"swin.py (transformers {transformers.__version__} cannot run this network)")
 
 
-def test_the_build_goes_on_and_says_why(
+def test_the_build_continues_and_reports_why(
     authors_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With timm 0.6.13 a bundle is written; the line and the manifest say that timm was not the reference."""
+    """With timm 0.6.13 a bundle is written, the progress has the reason, and the manifest has no network stage."""
     monkeypatch.setitem(sys.modules, "timm", failing_timm("0.6.13"))
 
     assert build(authors_file, "--input-size", "64") == 0
@@ -90,7 +90,7 @@ def test_the_build_goes_on_and_says_why(
 def test_a_network_that_disagrees_still_fails_the_proof(
     authors_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A library that loads the weights and gives other logits is a defect, not a missing library."""
+    """A library that loads the weights and gives other logits fails the build."""
     monkeypatch.setitem(sys.modules, "timm", wrong_timm("1.0.31"))
 
     assert build(authors_file, "--input-size", "64") == 1

@@ -1,7 +1,7 @@
-"""Settings that a training script saved beside the weights decide over the published recipe, and options over them.
+"""Settings of a training run replace the published preprocessing, and options replace the settings.
 
-Expected sizes are those of timm 1.0.31's `resolve_data_config` and `create_transform`, of torchvision 0.28's
-`ImageClassification`, and of `data/build.py` in the authors' repository.
+Expected sizes are those of timm 1.0.31's `resolve_data_config` and `create_transform`, of
+torchvision 0.28's `ImageClassification`, and of `data/build.py` in the authors' repository.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from app.bundle.manifest import Cover, Preprocessing, ShorterSide, Squash
 from model_export.checkpoints import timm
 from model_export.checkpoints.checkpoint import Checkpoint, Options
 from model_export.checkpoints.detect import read_checkpoint
-from model_export.checkpoints.files.pickles import Recorded
+from model_export.checkpoints.files.pickles import RecordedObject
 from model_export.checkpoints.preprocessing import RecipeOptions
 from model_export.checkpoints.training import saved_settings
 from model_export.errors import CheckpointError, RequestError
@@ -33,14 +33,14 @@ HALF = (0.5, 0.5, 0.5)
 
 
 def timm_args(**changes: Any) -> dict[str, Any]:
-    """What timm's train.py keeps, with its defaults."""
+    """Return the settings that timm's train.py saves, with its defaults."""
     defaults: dict[str, Any] = {"model": "swin_tiny_patch4_window7_224", "img_size": 64, "input_size": None}
     defaults |= {"in_chans": None, "crop_pct": None, "mean": None, "std": None, "interpolation": "", "gp": None}
     return defaults | {"num_classes": 10, "model_kwargs": KWARGS, "dataset": ""} | changes
 
 
 def saved(folder: Path, kind: str = "timm", **beside: Any) -> Path:
-    """A file with the weights of a small network, and what lies beside them."""
+    """Write a file with the weights of a small network and these values beside them. Return its path."""
     names = "timm" if kind == "original" else kind
     weights = stored(names).state_dict("plain")
     weights = timm.renamed(weights) if kind == "original" else weights
@@ -52,8 +52,8 @@ def read(file: Path, **options: Any) -> Checkpoint:
     return read_checkpoint(str(file), Options(**options))
 
 
-def in_numbers(recipe: Preprocessing) -> tuple[Any, ...]:
-    """Resize, whether it crops, interpolation, mean."""
+def summary(recipe: Preprocessing) -> tuple[Any, ...]:
+    """Return the resize, whether the preprocessing crops, the interpolation and the mean."""
     match recipe.resize:
         case ShorterSide(size=size):
             resized: Any = size
@@ -90,27 +90,27 @@ TIMM: dict[str, tuple[dict[str, Any], tuple[int, int], tuple[Any, ...]]] = {
 
 @pytest.mark.parametrize("case", TIMM)
 def test_timm_s_settings_are_followed(case: str, tmp_path: Path) -> None:
-    """Input size, crop, interpolation and mean are those with which the run evaluated."""
+    """Input size, crop, interpolation and mean are those of the run's evaluation."""
     changes, size, expected = TIMM[case]
     checkpoint = read(saved(tmp_path, args=argparse.Namespace(**timm_args(**changes))))
 
     assert checkpoint.network.config.input_size == size
-    assert in_numbers(checkpoint.preprocessing) == expected
+    assert summary(checkpoint.preprocessing) == expected
     assert checkpoint.source.preprocessing_from == "checkpoint"
 
 
-def test_args_yaml_beside_the_file_is_as_good(tmp_path: Path) -> None:
-    """The script of timm writes the settings into its output folder, too; a file without them gets those."""
+def test_args_yaml_beside_the_file_is_read(tmp_path: Path) -> None:
+    """A file without settings gets those of the `args.yaml` that timm's script writes into its output folder."""
     file = saved(tmp_path)
     (tmp_path / "args.yaml").write_text(yaml.safe_dump(timm_args(crop_pct=1.0, img_size=96)))
     checkpoint = read(file)
 
     assert checkpoint.network.config.input_size == (96, 96)
-    assert in_numbers(checkpoint.preprocessing) == (96, True, "bicubic", IMAGENET)
+    assert summary(checkpoint.preprocessing) == (96, True, "bicubic", IMAGENET)
 
 
 def test_args_yaml_of_another_run_is_refused(tmp_path: Path) -> None:
-    """Other classes than the weights have: the sentence says what to do."""
+    """An `args.yaml` with another number of classes is refused with a hint."""
     file = saved(tmp_path)
     (tmp_path / "args.yaml").write_text(yaml.safe_dump(timm_args(num_classes=99)))
 
@@ -126,7 +126,7 @@ TORCHVISION: dict[str, tuple[dict[str, Any], tuple[Any, ...]]] = {
 
 @pytest.mark.parametrize("case", TORCHVISION)
 def test_torchvision_s_settings_are_followed(case: str, tmp_path: Path) -> None:
-    """Its references evaluate with bilinear interpolation unless told otherwise."""
+    """Resize and interpolation are those of the settings; the script's default interpolation is bilinear."""
     changes, expected = TORCHVISION[case]
     args = {
         "val_resize_size": 70,
@@ -137,11 +137,11 @@ def test_torchvision_s_settings_are_followed(case: str, tmp_path: Path) -> None:
     checkpoint = read(saved(tmp_path, "torchvision", args=argparse.Namespace(**args | changes)))
 
     assert checkpoint.network.config.input_size == (64, 64)
-    assert in_numbers(checkpoint.preprocessing) == expected
+    assert summary(checkpoint.preprocessing) == expected
 
 
-def test_another_backend_is_said(tmp_path: Path) -> None:
-    """Images that the run resized with torch are resized with Pillow here."""
+def test_another_backend_gives_a_note(tmp_path: Path) -> None:
+    """A note reports that the run resized images with torch, and not with Pillow."""
     args = {"val_resize_size": 70, "val_crop_size": 64, "interpolation": "bilinear", "backend": "tensor"}
     notes = read(saved(tmp_path, "torchvision", args=argparse.Namespace(**args))).notes
 
@@ -152,7 +152,7 @@ AUTHORS: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[Any, ...]]] = {
     "cropped": ({}, {}, (73, True, "bicubic", IMAGENET)),
     "not cropped": ({}, {"CROP": False}, (("squash", 64, 64), False, "bicubic", IMAGENET)),
     "bilinear": ({"INTERPOLATION": "bilinear"}, {}, (73, True, "bilinear", IMAGENET)),
-    "an interpolation that their code does not know": (
+    "an interpolation that their code does not support": (
         {"INTERPOLATION": "nearest"},
         {},
         (73, True, "bilinear", IMAGENET),
@@ -168,15 +168,15 @@ def test_the_authors_settings_are_followed(case: str, tmp_path: Path) -> None:
     checkpoint = read(saved(tmp_path, "original", config=config))
 
     assert (checkpoint.source.kind, checkpoint.network.config.input_size) == ("original", (64, 64))
-    assert in_numbers(checkpoint.preprocessing) == expected
+    assert summary(checkpoint.preprocessing) == expected
 
 
 def test_options_decide_over_settings(tmp_path: Path) -> None:
-    """What the person at the terminal says replaces what the run says, and the rest stays."""
+    """An option replaces the run's setting, even one that is not supported; the other settings stay."""
     file = saved(tmp_path, args=argparse.Namespace(**timm_args(interpolation="random", crop_pct=1.0)))
     checkpoint = read(file, recipe=RecipeOptions(interpolation="bilinear"))
 
-    assert in_numbers(checkpoint.preprocessing) == (64, True, "bilinear", IMAGENET)
+    assert summary(checkpoint.preprocessing) == (64, True, "bilinear", IMAGENET)
     assert checkpoint.source.preprocessing_from == "options"
 
 
@@ -190,34 +190,34 @@ def test_options_decide_over_settings(tmp_path: Path) -> None:
         ({"gp": "max"}, "gp is max; only average"),
         ({"crop_pct": -1}, "crop_pct is -1"),
         ({"crop_pct": [0.9, 1]}, r"crop_pct is \[0.9, 1\], not a number"),
-        ({"img_size": 64.5}, "img_size is 64.5, which is no size of images; give --input-size"),
+        ({"img_size": 64.5}, "img_size is 64.5, which is not an image size; give --input-size"),
         ({"std": [0.2, 0.2, 0]}, "std is 0, not above 0"),
         (
             {"model_kwargs": ["img_size"]},
-            r'model_kwargs is \["img_size"\], which says nothing of a network; save the weights',
+            r'model_kwargs is \["img_size"\], not the arguments of a network; save the weights',
         ),
         ({"mean": [0.5, 0.5]}, "not a number for each of three channels"),
         ({"model_kwargs": KWARGS | {"img_size": 32}}, "made for 32×32 pixels, its images have 64×64"),
     ],
 )
 def test_a_setting_that_cannot_be_followed_is_refused(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
-    """Never dropped: a sentence names it."""
+    """A setting that is not supported raises an error with its name and value."""
     with pytest.raises(RequestError, match=sentence):
         read(saved(tmp_path, args=argparse.Namespace(**timm_args(**changes))))
 
 
 def test_old_files_of_timm_get_timm_s_recipe(tmp_path: Path) -> None:
-    """Before timm 0.9 its names of weights were the authors'; `arch` says that timm made the file."""
+    """A file with the authors' names and timm's `arch` gets timm's preprocessing, as timm before 0.9 wrote it."""
     torch.save(
         {"arch": "swin_tiny_patch4_window7_224", "state_dict": timm.renamed(stored("timm").state_dict("plain"))},
         tmp_path / "model_best.pth.tar",
     )
     checkpoint = read(tmp_path / "model_best.pth.tar", input_size=(64, 64))
 
-    assert (checkpoint.source.kind, in_numbers(checkpoint.preprocessing)[0]) == ("timm", 71)
+    assert (checkpoint.source.kind, summary(checkpoint.preprocessing)[0]) == ("timm", 71)
 
 
-def told(checkpoint: Checkpoint, subject: str) -> str:
+def decision_line(checkpoint: Checkpoint, subject: str) -> str:
     return next(str(decision) for decision in checkpoint.decisions if decision.subject == subject)
 
 
@@ -232,54 +232,56 @@ TINY = "swin_tiny_patch4_window7_224"
         ("plain", {"input_size": (64, 64), "window": 8}, "from --window"),
     ],
 )
-def test_the_line_of_the_windows_says_where_they_come_from(
+def test_the_line_of_the_windows_has_their_origin(
     case: str, options: dict[str, Any], place: str, tmp_path: Path
 ) -> None:
-    """An option stands before the weights."""
+    """The line on the windows names weights, `--architecture` or `--window` as their origin."""
     torch.save(stored("timm").state_dict(case), tmp_path / "weights.pth")
 
-    assert f"; {place}; change it with" in told(read(tmp_path / "weights.pth", **options), "windows")
+    assert f"; {place}; change it with" in decision_line(read(tmp_path / "weights.pth", **options), "windows")
 
 
 def test_the_line_of_the_windows_names_the_configuration_that_has_them(tmp_path: Path) -> None:
-    """A configuration is named by its file."""
+    """The line on the windows of a Hugging Face folder names `config.json`."""
     folder = save_checkpoint(tmp_path / "saved", image_size=64)
 
     assert (
-        told(read_checkpoint(str(folder), Options()), "windows")
+        decision_line(read_checkpoint(str(folder), Options()), "windows")
         == "windows: 4; from config.json; change it with --window"
     )
 
 
-def test_an_assumed_size_is_called_so(tmp_path: Path) -> None:
-    """Bare weights of a published shape do not say it; the line names the option."""
+def test_an_assumed_size_is_marked(tmp_path: Path) -> None:
+    """The lines on an assumed input size and assumed labels say so and name the options."""
     torch.save(stored("timm").state_dict("swin_tiny_patch4_window7_224"), tmp_path / "weights.pth")
     checkpoint = read(tmp_path / "weights.pth")
 
-    assert "224×224; assumed: the weights do not say it" in told(checkpoint, "input size")
-    assert "--input-size" in told(checkpoint, "input size")
-    assert "assumed: ImageNet's names, because their number is 1000" in told(checkpoint, "labels")
-    assert "--labels" in told(checkpoint, "labels")
+    assert "224×224; assumed: the weights do not contain it" in decision_line(checkpoint, "input size")
+    assert "--input-size" in decision_line(checkpoint, "input size")
+    assert "assumed: ImageNet's names, because their number is 1000" in decision_line(checkpoint, "labels")
+    assert "--labels" in decision_line(checkpoint, "labels")
 
 
-def test_masks_of_any_stage_tell_the_size(tmp_path: Path) -> None:
-    """The authors save them where windows are shifted."""
+def test_masks_of_any_stage_give_the_size(tmp_path: Path) -> None:
+    """The attention masks of the second stage give the input size."""
     weights = timm.renamed(stored("timm").state_dict("plain"))
     weights["layers.1.blocks.1.attn_mask"] = torch.zeros(9, 16, 16)  # 12×12 positions of 8 pixels
     torch.save({"model": weights}, tmp_path / "weights.pth")
     checkpoint = read(tmp_path / "weights.pth")
 
     assert checkpoint.network.config.input_size == (96, 96)
-    assert "from the attention masks" in told(checkpoint, "input size")
+    assert "from the attention masks" in decision_line(checkpoint, "input size")
 
 
-def test_settings_against_the_tensors_are_refused(tmp_path: Path) -> None:
-    """Masks for another size than the settings name: the person at the terminal says which."""
+def test_settings_that_contradict_the_tensors_are_refused(tmp_path: Path) -> None:
+    """Settings and attention masks with different input sizes raise an error with both sizes."""
     weights = stored("timm").state_dict("plain")
     weights["layers.1.blocks.1.attn_mask"] = torch.zeros(9, 16, 16)
     torch.save({"state_dict": weights, "args": argparse.Namespace(**timm_args())}, tmp_path / "weights.pth")
 
-    with pytest.raises(CheckpointError, match="args says 64×64 pixels, but the attention masks are for 96×96"):
+    with pytest.raises(
+        CheckpointError, match="args has an input size of 64×64 pixels, but the attention masks are for 96×96"
+    ):
         read(tmp_path / "weights.pth")
 
 
@@ -302,7 +304,7 @@ PLACES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("place", PLACES)
 def test_names_beside_the_weights_are_used(place: str, tmp_path: Path) -> None:
-    """Wherever scripts keep them."""
+    """Class names are found under each key and at each depth where scripts save them."""
     checkpoint = read(saved(tmp_path, **PLACES[place]), input_size=(64, 64))
 
     assert [label.name for label in checkpoint.labels] == NAMES
@@ -310,31 +312,31 @@ def test_names_beside_the_weights_are_used(place: str, tmp_path: Path) -> None:
 
 
 def test_names_of_other_classes_are_refused(tmp_path: Path) -> None:
-    """Unless others are given."""
+    """A `class_to_idx` with another number of classes raises an error that names `--labels`."""
     file = saved(tmp_path, class_to_idx={"cat": 0, "dog": 1})
 
     with pytest.raises(CheckpointError, match="class_to_idx names 2 classes, the network has 10; give their names"):
         read(file, input_size=(64, 64))
 
 
-def test_lightning_s_hyper_parameters_tell_the_size(tmp_path: Path) -> None:
-    """And the line says so, because the rest of the recipe stays an assumption."""
+def test_lightning_s_hyper_parameters_give_the_size(tmp_path: Path) -> None:
+    """Hyper-parameters give the input size, and the preprocessing stays an assumption."""
     checkpoint = read(saved(tmp_path, hyper_parameters={"image_size": 96, "lr": 1e-3}))
 
     assert checkpoint.network.config.input_size == (96, 96)
-    assert re.search("96×96; from hyper_parameters", told(checkpoint, "input size"))
-    assert "assumed" in told(checkpoint, "preprocessing")
+    assert re.search("96×96; from hyper_parameters", decision_line(checkpoint, "input size"))
+    assert "assumed" in decision_line(checkpoint, "preprocessing")
 
 
 SQUARE = (96, 96)
-OTHERS: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
+SIZES: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
     "a number of numpy": ({"img_size": np.int64(96)}, SQUARE),
     "text": ({"img_size": "96"}, SQUARE),
     "text with both sides": ({"img_size": "64x96"}, (64, 96)),
     "a fraction without a rest": ({"img_size": 96.0}, SQUARE),
     "a list of one": ({"img_size": [96]}, SQUARE),
-    "channels before": ({"input_size": (3, 64, 96)}, (64, 96)),
-    "channels behind": ({"image_size": [64, 96, 3]}, (64, 96)),
+    "channels first": ({"input_size": (3, 64, 96)}, (64, 96)),
+    "channels last": ({"image_size": [64, 96, 3]}, (64, 96)),
     "a batch": ({"input_size": [1, 3, 64, 96]}, (64, 96)),
     "a shape of torch": ({"img_size": torch.Size([64, 96])}, (64, 96)),
     "a tensor": ({"img_size": torch.tensor([64, 96])}, (64, 96)),
@@ -343,14 +345,14 @@ OTHERS: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
 }
 
 
-@pytest.mark.parametrize("case", OTHERS)
+@pytest.mark.parametrize("case", SIZES)
 def test_sizes_are_read_in_every_form(case: str, tmp_path: Path) -> None:
-    """What another script says of the size is read at any depth, as numbers, text, lists or arrays."""
-    said, size = OTHERS[case]
-    checkpoint = read(saved(tmp_path, hyper_parameters=said, stops=np.float64(1)))
+    """An input size in hyper-parameters is read at any depth, as numbers, text, lists, arrays or tensors."""
+    settings, size = SIZES[case]
+    checkpoint = read(saved(tmp_path, hyper_parameters=settings, stops=np.float64(1)))
 
     assert checkpoint.network.config.input_size == size
-    assert "from hyper_parameters" in told(checkpoint, "input size")
+    assert "from hyper_parameters" in decision_line(checkpoint, "input size")
 
 
 TEXT = "DATA:\n  IMG_SIZE: 96\nTEST:\n  CROP: false\n"
@@ -385,30 +387,33 @@ BESIDE: dict[str, tuple[dict[str, Any], tuple[Any, ...]]] = {
 
 @pytest.mark.parametrize("case", BESIDE)
 def test_settings_of_any_family_are_followed(case: str, tmp_path: Path) -> None:
-    """The settings' own keys say whose they are, whatever library's names the weights have."""
+    """The keys of the settings decide how they are read, whichever library's names the weights have."""
     beside, expected = BESIDE[case]
     checkpoint = read(saved(tmp_path, **beside), input_size=(64, 64))
 
-    assert in_numbers(checkpoint.preprocessing) == expected
+    assert summary(checkpoint.preprocessing) == expected
     assert checkpoint.source.preprocessing_from == "checkpoint"
 
 
 CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "two sizes of one place": (
         {"hyper_parameters": {"img_size": 96, "crop_size": 64}},
-        r"hyper_parameters: img_size \(96\) and hyper_parameters: crop_size \(64\) differ; say which with --input-size",
+        (
+            r"hyper_parameters: img_size \(96\) and hyper_parameters: crop_size \(64\) differ; "
+            "choose one with --input-size"
+        ),
     ),
     "two sizes of two places": (
         {"hyper_parameters": {"img_size": 96}, "datamodule_hyper_parameters": {"img_size": 64}},
-        "differ; say which with --input-size",
+        "differ; choose one with --input-size",
     ),
     "timm's settings and others": (
         {"args": timm_args(), "hyper_parameters": {"img_size": 96}},
-        "args and hyper_parameters: img_size have two input sizes, 64×64 and 96×96; say which with --input-size",
+        "args and hyper_parameters: img_size have two input sizes, 64×64 and 96×96; choose one with --input-size",
     ),
     "a size that is no number": (
         {"hyper_parameters": {"img_size": argparse.Namespace(train=96)}},
-        "img_size is an object of argparse.Namespace, which is no size of images; give --input-size",
+        "img_size is an object of argparse.Namespace, which is not an image size; give --input-size",
     ),
     "half a normalization": (
         {"hyper_parameters": {"mean": [0.5] * 3}},
@@ -420,14 +425,17 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "another network's run": (
         {"args": timm_args(model="resnet50", model_kwargs={})},
-        "args names resnet50, which is no Swin that is known here, .* or say with --architecture which",
+        "args names resnet50, which is not a known Swin, .* or name the Swin with --architecture",
     ),
     "a larger network's run": (
         {"args": timm_args(model="swin_base_patch4_window12_384", img_size=None, model_kwargs={})},
-        "args names swin_base_patch4_window12_384, whose shape is another than the weights'",
+        "args names swin_base_patch4_window12_384, whose shape differs from the weights'",
     ),
     "a set of names": ({"img_size": 64, "classes": set(NAMES)}, "classes: it is a set, which has no order"),
-    "two equal names": ({"img_size": 64, "classes": [*NAMES[:9], NAMES[0]]}, "classes calls two classes 'class a'"),
+    "two equal names": (
+        {"img_size": 64, "classes": [*NAMES[:9], NAMES[0]]},
+        "classes gives two classes the name 'class a'",
+    ),
     "numbers from 1": (
         {"img_size": 64, "class_to_idx": {name: index for index, name in enumerate(NAMES, 1)}},
         "class_to_idx: its numbers run from 1 to 10, but classes count from 0",
@@ -436,8 +444,8 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", CONTRADICTIONS)
-def test_what_is_not_clear_is_asked(case: str, tmp_path: Path) -> None:
-    """Nothing is guessed: the sentence names file, setting and option."""
+def test_contradicting_settings_are_refused(case: str, tmp_path: Path) -> None:
+    """Settings that contradict each other raise an error with file, setting and option."""
     beside, sentence = CONTRADICTIONS[case]
 
     with pytest.raises(RequestError, match=sentence) as refused:
@@ -447,7 +455,7 @@ def test_what_is_not_clear_is_asked(case: str, tmp_path: Path) -> None:
 
 
 def test_an_option_replaces_what_cannot_be_read(tmp_path: Path) -> None:
-    """The way out that the sentence names works."""
+    """Settings that cannot be read do not matter if options replace them."""
     file = saved(tmp_path, hyper_parameters={"img_size": argparse.Namespace(), "mean": "own", "std": "own"})
     checkpoint = read(file, input_size=(64, 64), recipe=RecipeOptions(mean=HALF, std=HALF))
 
@@ -455,7 +463,7 @@ def test_an_option_replaces_what_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_args_yaml_of_another_network_is_refused(tmp_path: Path) -> None:
-    """The network's name has to be one that fits the weights."""
+    """An `args.yaml` with the name of another network is refused with a hint."""
     file = saved(tmp_path)
     (tmp_path / "args.yaml").write_text(yaml.safe_dump(timm_args(model="resnet50", img_size=448, model_kwargs={})))
 
@@ -464,17 +472,17 @@ def test_args_yaml_of_another_network_is_refused(tmp_path: Path) -> None:
 
 
 def test_args_yaml_beside_old_names_is_timm_s(tmp_path: Path) -> None:
-    """Old releases of timm use the authors' names, and their settings count all the same."""
+    """A file with the authors' names is timm's if timm's `args.yaml` is beside it."""
     file = saved(tmp_path, "original")
     (tmp_path / "args.yaml").write_text(yaml.safe_dump(timm_args(crop_pct=1.0, img_size=96)))
     checkpoint = read(file)
 
     assert (checkpoint.source.kind, checkpoint.network.config.input_size) == ("timm", (96, 96))
-    assert in_numbers(checkpoint.preprocessing) == (96, True, "bicubic", IMAGENET)
+    assert summary(checkpoint.preprocessing) == (96, True, "bicubic", IMAGENET)
 
 
 def test_metadata_of_safetensors_is_read(tmp_path: Path) -> None:
-    """Its values are text, and JSON where they are lists."""
+    """Input size and class names are read from the metadata of a safetensors file."""
     metadata = {"img_size": "96", "class_names": json.dumps(NAMES), "format": "pt"}
     save_file(stored("timm").state_dict("plain"), tmp_path / "weights.safetensors", metadata=metadata)
     checkpoint = read(tmp_path / "weights.safetensors")
@@ -484,32 +492,35 @@ def test_metadata_of_safetensors_is_read(tmp_path: Path) -> None:
 
 
 NOTES: dict[str, tuple[dict[str, Any], str]] = {
-    "lists that may be of anything": ({"hyper_parameters": {"names": NAMES}}, "hyper_parameters.names may name"),
+    "lists that may hold something else": ({"hyper_parameters": {"names": NAMES}}, "hyper_parameters.names may name"),
     "classes of another number": ({"classes": ["cat", "dog"]}, "classes names 2 classes, the network has 10, so it is"),
-    "text in no known form": ({"meta": {"cfg": "model = dict(\n    type='X')\n"}}, "meta: cfg is text in no form"),
-    "settings that are not followed": (
+    "text that is not YAML": (
+        {"meta": {"cfg": "model = dict(\n    type='X')\n"}},
+        "meta: cfg is text that is not a YAML mapping",
+    ),
+    "settings that are not used": (
         {"hyper_parameters": {"resize": 80, "img_size": 64}},
-        "hyper_parameters: resize is 80, which is not followed",
+        "hyper_parameters: resize is 80, which is not used",
     ),
     "settings beside timm's": (
         {"args": timm_args(), "hyper_parameters": {"mean": [0.5] * 3}},
-        r"hyper_parameters: mean is \[0.5, 0.5, 0.5\], which is not followed, because args decides",
+        r"hyper_parameters: mean is \[0.5, 0.5, 0.5\], which is not used, because args decides",
     ),
 }
 
 
 @pytest.mark.parametrize("case", NOTES)
-def test_what_is_not_followed_is_told(case: str, tmp_path: Path) -> None:
-    """Before the long work, in a note."""
+def test_unused_settings_give_a_note(case: str, tmp_path: Path) -> None:
+    """A setting or list that is not used is reported in a note."""
     beside, note = NOTES[case]
     checkpoint = read(saved(tmp_path, **beside), input_size=(64, 64))
 
-    assert any(re.search(note, told) for told in checkpoint.notes)
+    assert any(re.search(note, line) for line in checkpoint.notes)
     assert checkpoint.labels[0].name == "0"
 
 
-def test_masks_that_are_no_square_ask_for_the_size(tmp_path: Path) -> None:
-    """Their number of positions decides whether the size that is given can be right."""
+def test_masks_that_are_not_square_need_the_size(tmp_path: Path) -> None:
+    """Masks of a map that is not square need `--input-size`, and refuse a size with another number of positions."""
     weights = timm.renamed(stored("timm").state_dict("plain"))
     weights["layers.1.blocks.1.attn_mask"] = torch.zeros(6, 16, 16)  # 8×12 positions of 8 pixels
     torch.save({"model": weights}, tmp_path / "weights.pth")
@@ -522,7 +533,7 @@ def test_masks_that_are_no_square_ask_for_the_size(tmp_path: Path) -> None:
 
 
 def test_windows_of_model_kwargs_that_differ_are_named(tmp_path: Path) -> None:
-    """The settings that ask for other shapes are called by their name."""
+    """Settings that contradict the shapes of the weights are named in the error."""
     args = timm_args(model_kwargs=KWARGS | {"window_size": 8})
 
     with pytest.raises(CheckpointError, match="args: model_kwargs asks for 225"):
@@ -533,21 +544,21 @@ AVERAGES: dict[str, str] = {"ema.state_dict": "ema", "callbacks.EMA.ema_state_di
 
 
 @pytest.mark.parametrize("path", AVERAGES)
-def test_averages_at_other_levels_are_asked_for(path: str, tmp_path: Path) -> None:
-    """A second set of weights is named, wherever it is."""
+def test_averages_at_other_levels_are_named(path: str, tmp_path: Path) -> None:
+    """A second set of weights is named with its path, and `--weights` takes that path."""
     weights = stored("timm").state_dict("plain")
     inner: Any = weights
     for key in reversed(path.split(".")):
         inner = {key: inner}
     torch.save({"state_dict": weights, **inner}, tmp_path / "weights.pth")
 
-    with pytest.raises(CheckpointError, match=rf"several sets of weights: .*{path}.*; say which with --weights"):
+    with pytest.raises(CheckpointError, match=rf"several sets of weights: .*{path}.*; choose one with --weights"):
         read(tmp_path / "weights.pth", input_size=(64, 64))
     assert read(tmp_path / "weights.pth", input_size=(64, 64), weights=path).labels
 
 
 def test_windows_that_may_be_cut_off_are_an_assumption(tmp_path: Path) -> None:
-    """Smaller windows in the last stage may be so by choice: the size that would cut them is called assumed."""
+    """An input size that follows only from smaller windows in the last stage is marked as assumed."""
     weights = timm.renamed(stored("timm").state_dict("plain"))
     heads = weights["layers.1.blocks.0.attn.relative_position_bias_table"].shape[1]
     for block in (0, 1):
@@ -556,11 +567,13 @@ def test_windows_that_may_be_cut_off_are_an_assumption(tmp_path: Path) -> None:
     checkpoint = read(tmp_path / "weights.pth")
 
     assert checkpoint.network.config.input_size == (16, 16)
-    assert "assumed: the windows of the last stages would be cut off so" in told(checkpoint, "input size")
+    assert "assumed: the windows of the last stages are as large as their feature maps" in decision_line(
+        checkpoint, "input size"
+    )
 
 
 def saved_with_windows(folder: Path) -> Path:
-    """A file of the authors' script for Swin V2, whose settings say the windows."""
+    """Write a file of the authors' script for Swin V2 with windows in its settings. Return its path."""
     weights = stored("timm").state_dict("v2")
     shape = {"DEPTHS": [2, 2], "WINDOW_SIZE": 16, "PRETRAINED_WINDOW_SIZES": [8, 8]}
     config = {"DATA": {"IMG_SIZE": 64}, "MODEL": {"TYPE": "swinv2", "SWINV2": shape}}
@@ -569,14 +582,14 @@ def saved_with_windows(folder: Path) -> Path:
 
 
 def test_the_line_of_the_windows_names_the_settings_that_have_them(tmp_path: Path) -> None:
-    """Settings of the training run stand before the weights."""
-    line = told(read(saved_with_windows(tmp_path)), "windows")
+    """The line on windows from the settings of a run names the settings."""
+    line = decision_line(read(saved_with_windows(tmp_path)), "windows")
 
     assert line == "windows: 16; from config; change it with --window"
 
 
-def test_windows_of_the_settings_against_an_architecture_are_refused(tmp_path: Path) -> None:
-    """For Swin V2 nothing in the weights could tell which of the two is right."""
+def test_windows_of_the_settings_that_contradict_an_architecture_are_refused(tmp_path: Path) -> None:
+    """Settings and `--architecture` with different windows raise an error with both."""
     file = saved_with_windows(tmp_path)
     trained = read(file).network.config
 
@@ -586,10 +599,10 @@ def test_windows_of_the_settings_against_an_architecture_are_refused(tmp_path: P
 
 
 def test_configurations_of_omegaconf_are_read() -> None:
-    """Its objects keep their content in attributes, and each value in another object."""
-    value, configuration = Recorded(), Recorded()
+    """The objects in which OmegaConf keeps mappings and values become plain settings."""
+    value, configuration = RecordedObject(), RecordedObject()
     value["_val"] = 96
     configuration["_content"] = {"img_size": value}
-    [_, level] = saved_settings.levels({"hyper_parameters": configuration})
+    [_, section] = saved_settings.find_sections({"hyper_parameters": configuration})
 
-    assert level == ("hyper_parameters", {"img_size": 96})
+    assert section == ("hyper_parameters", {"img_size": 96})

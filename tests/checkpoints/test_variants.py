@@ -1,4 +1,4 @@
-"""Every published variant, exported, against its source library: what the README's table of supported models shows."""
+"""The exported graphs of the published variants, compared with their source libraries, as in the README's table."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from model_export.checkpoints.variants import VARIANTS
 from tests.references.table import SOURCES, has, measure
 
-# One of each version. An export of the smallest takes half a minute.
+# One variant of each version. An export of the smallest takes half a minute.
 IN_MINUTES = {("timm", "swin_tiny_patch4_window7_224"), ("huggingface", "swinv2_tiny_window8_256")}
 CASES = [
     pytest.param(source, variant, marks=[] if (source, variant) in IN_MINUTES else pytest.mark.slow)
@@ -19,7 +19,7 @@ CASES = [
 
 @pytest.mark.parametrize(("source", "variant"), CASES)
 def test_the_graph_gives_the_source_s_logits(source: str, variant: str, tmp_path: Path) -> None:
-    """Random weights, every parameter random: within 1e-4 of the logit range, on ONNX Runtime in float32."""
+    """With random weights, the graph in ONNX Runtime differs from the source by at most 1e-4 of the logit range."""
     row = measure(source, variant, tmp_path)
 
     assert row.differences[source] <= 1e-4

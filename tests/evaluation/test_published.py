@@ -5,7 +5,7 @@ import pytest
 from app.bundle.load import load_bundle
 from app.bundle.manifest import Manifest, SourceKind
 from app.settings import DEMO_BUNDLE
-from model_export.checkpoints.variants import named
+from model_export.checkpoints.variants import find_variant
 from model_export.evaluation.published import published
 
 
@@ -13,7 +13,7 @@ def manifest(kind: SourceKind, name: str, digest: str = "0" * 64, classes: int =
     """As of a bundle that was made of it, at the size it was published for."""
     demo = load_bundle(DEMO_BUNDLE).manifest
     source = demo.source.model_copy(update={"kind": kind, "id": name, "weights_sha256": digest})
-    variant = named(name.removesuffix(".pth"))
+    variant = find_variant(name.removesuffix(".pth"))
     side = variant.side if variant else 224
     return demo.model_copy(update={"source": source, "classes": classes, "input_height": side})
 

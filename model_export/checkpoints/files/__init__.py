@@ -1,1 +1,1 @@
-"""Files of weights: bytes → tensors by name. Knows no network and runs no code from a file."""
+"""Checkpoint files: bytes → tensors by name. Runs no code from a file, and knows nothing about networks."""

@@ -1,38 +1,39 @@
-"""A checkpoint's folder, here or on the hub: which files it has, and what is in its configuration."""
+"""Checkpoint folders, local or from the hub: the configuration and the names of weight files. Reads no weights."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from app.errors import sentence
-from model_export.checkpoints.files import foreign
+from model_export.checkpoints.files import unsupported
 from model_export.errors import CheckpointError
 
 WEIGHTS = {".safetensors", ".bin", ".pth", ".pt", ".ckpt"}
 CONFIGURATION = ("config.json", "preprocessor_config.json")
-SAFE = ("model*.safetensors", "model.safetensors.index.json")
+# Weights at the top level of a repository. The folders below hold the checkpoints of a training
+# run.
+SAFETENSORS = ("model*.safetensors", "model.safetensors.index.json")
 PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
-"""Of the repository's top level: a training run's own checkpoints are in folders below."""
 
 
-def config_of(folder: Path, name: str = "config.json") -> dict[str, Any]:
-    """A JSON file of the folder.
+def read_json(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """Return the JSON object in a file of the folder.
 
     Raises:
-        CheckpointError: it is missing, or holds no object.
+        CheckpointError: the file is missing, or does not hold a JSON object.
     """
     path = folder / name
     try:
-        if not path.exists() and (what := foreign.folder_of(folder)):
-            raise CheckpointError(f"{folder} {what}")
+        if not path.exists() and (description := unsupported.describe_folder(folder)):
+            raise CheckpointError(f"{folder} {description}")
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     except json.JSONDecodeError as error:
-        what = foreign.kind_of(path)
-        is_json = what is None or what.startswith("is text")
-        place = f"is not JSON, from line {error.lineno}, column {error.colno} on" if is_json else what
-        raise CheckpointError(f"{path} {place}") from error
+        description = unsupported.describe_file(path)
+        if description is None or description.startswith("is text"):
+            description = f"is not JSON, from line {error.lineno}, column {error.colno} on"
+        raise CheckpointError(f"{path} {description}") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON that can be read") from error
     if not isinstance(content, dict):
@@ -41,10 +42,10 @@ def config_of(folder: Path, name: str = "config.json") -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The file with the weights, or its shards; safetensors where there are both.
+    """Return the file with the weights, or its shards. Safetensors come before pickles.
 
     Raises:
-        CheckpointError: there is none, or the index names files that are not beside it.
+        CheckpointError: the folder has no weights, or the index names files that are not beside it.
     """
     for single in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{single}.index.json"
@@ -52,15 +53,15 @@ def weight_files(folder: Path) -> list[Path]:
             return [_present(folder, name) for name in _shards(folder, index.name)]
         if (folder / single).is_file():
             return [folder / single]
-    if what := foreign.folder_of(folder):
-        raise CheckpointError(f"{folder} {what}")
+    if description := unsupported.describe_folder(folder):
+        raise CheckpointError(f"{folder} {description}")
     others = sorted(path.name for path in folder.iterdir() if path.suffix in WEIGHTS)
     hint = f"; if the weights are in {others[0]}, rename it" if others else ""
     raise CheckpointError(f"there is no model.safetensors and no pytorch_model.bin in {folder}{hint}")
 
 
 def _shards(folder: Path, index: str) -> list[str]:
-    places = config_of(folder, index).get("weight_map")
+    places = read_json(folder, index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise CheckpointError(f"{index}: weight_map does not map weights to files")
     names = {str(name) for name in places.values()}
@@ -76,22 +77,22 @@ def _present(folder: Path, name: str) -> Path:
 
 
 def download(repository: str, revision: str | None) -> tuple[Path, str]:
-    """Fetch a repository's files from the hub: pickles only where it has no safetensors. Returns folder and commit.
+    """Download a repository from the hub, and return its folder and commit. Pickles only if it has no safetensors.
 
     Raises:
-        CheckpointError: there is no such repository, or the hub cannot be reached.
+        CheckpointError: the repository does not exist, or the hub cannot be reached.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        for weights in (SAFE, PICKLED):
+        for weights in (SAFETENSORS, PICKLED):
             patterns = [*CONFIGURATION, *weights]
             folder = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
             if any(folder.glob("model*.safetensors")):
                 break
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
-            f"no file or folder '{repository}' here, and the hub did not give it: {sentence(error)}"
+            f"no file or folder '{repository}', and it cannot be fetched from the hub: {sentence(error)}"
         ) from error
-    return folder, folder.name  # the cache names a snapshot's folder by its commit
+    return folder, folder.name  # the hub's cache names the folder by the commit

@@ -1,6 +1,7 @@
-"""Pickled files: tensors and plain data are read, objects of any other class become a record of what they held.
+"""A reader of pickled files that runs no code from them.
 
-Nothing that a file names is imported or called. Knows nothing about networks.
+Tensors and plain data are read. An object of any other class becomes a `RecordedObject` with its
+attributes and items. Nothing that a file names is imported or called. Knows nothing about networks.
 """
 
 import pickle
@@ -18,14 +19,14 @@ from torch import Tensor
 
 from model_export.errors import CheckpointError
 
-WAY_OUT = 'save the weights alone where it was made: torch.save(model.state_dict(), "weights.pth")'
-"""What to do about a file that cannot be read, for the end of a sentence."""
+# The hint, at the end of a message, for a file that cannot be read.
+SAVE_STATE_DICT = 'save the weights alone where it was made: torch.save(model.state_dict(), "weights.pth")'
+# The hint for a file that ends too early.
+FETCH_AGAIN = "compare its size and checksum with the original's, and fetch it again"
 
-CUT_OFF = "compare its size and checksum with the original's, and fetch it again"
-"""What to do about a file that ends too early."""
-
-# Modules and names that give a command, a file, a program or a library to the caller. A file that asks for one of them
-# is an attack, so it is refused. Any other name is harmless, because nothing is imported or called.
+# Modules and names that run commands, open files or import code. A file that asks for one of them
+# is taken for an attack and refused. Any other name is harmless, because nothing is imported or
+# called.
 DANGEROUS_MODULES = {
     *("code", "ctypes", "importlib", "marshal", "nt", "os", "pdb", "posix", "pty", "runpy", "shutil", "socket"),
     *("subprocess", "sys", "webbrowser"),
@@ -34,22 +35,21 @@ DANGEROUS_NAMES = {
     *("__import__", "apply", "breakpoint", "compile", "eval", "exec", "execfile", "file", "input", "open"),  # builtins
     *("_pickle.loads", "codecs.open", "io.open", "pickle.load", "pickle.loads", "torch.load", "torch.hub.load"),
 }
-# What `torch.save` writes for these modules: its pickles are for Python 2, too.
+# Names of modules in Python 2, which the pickles of `torch.save` contain for compatibility.
 PYTHON_3 = {"__builtin__": "builtins", "commands": "subprocess", "copy_reg": "copyreg"}
-LONGEST_NAME = 100
-"""Characters of a class's name that are repeated in a sentence."""
-
-LONGEST_ARRAY = 1_000_000
-"""Bytes of numpy's arrays that are read; settings and names of classes are shorter."""
-
+# Characters of a class's name in a message.
+MAX_NAME_LENGTH = 100
+# Bytes of a numpy array that is read. Settings and class names are shorter.
+MAX_ARRAY_BYTES = 1_000_000
+# numpy's type codes of integers, floats, booleans (b1), text and bytes.
 PLAIN_CODE = re.compile(r"[bi][1248]|u[1248]|f[248]|[US]\d{1,5}")
-"""numpy's codes of whole numbers, fractions, truth (b1), text and bytes."""
 
 
-class Recorded(Mapping[str, Any]):
-    """What a pickle says of an object: its attributes and items by name, without its class.
+class RecordedObject(Mapping[str, Any]):
+    """The attributes and items of a pickled object by name, without its class.
 
-    It takes every step that a pickle can ask of an object, and does nothing but remember names and values.
+    It accepts every operation that a pickle can apply to an object, and only stores names and
+    values.
     """
 
     class_name = "object"  # of the class that the pickle names; set in subclasses
@@ -60,7 +60,7 @@ class Recorded(Mapping[str, Any]):
         return made
 
     def __init__(self, *_: Any, **__: Any) -> None:
-        self._values: dict[Any, Any]  # made by __new__: not every step calls __init__
+        self._values: dict[Any, Any]  # made by __new__, because not every operation calls __init__
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
@@ -84,32 +84,32 @@ class Recorded(Mapping[str, Any]):
         self._values[name] = value
 
     def __setstate__(self, state: Any) -> None:
-        """Remember attributes: a dictionary, or a pair of it and of what is in slots."""
+        """Store the attributes: a dictionary, or a pair of a dictionary and the values of slots."""
         for part in state if isinstance(state, tuple) else (state,):
             if isinstance(part, Mapping):
                 self._values |= {name: value for name, value in part.items() if not str(name).startswith("__")}
 
     def __call__(self, *_: Any, **__: Any) -> Self:
-        """Return another record: the pickle calls what it takes for a function."""
+        """Return an empty record in place of a function's result."""
         return type(self)()
 
     def append(self, _: Any) -> None:
-        """Forget an item of a list."""
+        """Drop an item of a list."""
 
     def extend(self, _: Any) -> None:
-        """Forget items of a list."""
+        """Drop items of a list."""
 
     def add(self, _: Any) -> None:
-        """Forget an item of a set."""
+        """Drop an item of a set."""
 
     @property
     def is_network(self) -> bool:
-        """Whether it is a `torch.nn.Module` that holds others."""
+        """True if the object is a `torch.nn.Module` with submodules."""
         return bool(self._values.get("_modules"))
 
 
 class Dtype:
-    """What a pickle says of a dtype of numpy's: its code and the order of its bytes."""
+    """The type code and byte order of a pickled numpy dtype."""
 
     def __init__(self, code: Any = "", *_: Any) -> None:
         self._code, self._order = str(code), "<"
@@ -119,14 +119,14 @@ class Dtype:
             self._order = state[1]
 
     def values(self, data: Any) -> np.ndarray[Any, Any] | None:
-        """Return the numbers or strings in these bytes; None for other kinds, and for many."""
-        if not isinstance(data, bytes) or len(data) > LONGEST_ARRAY or not PLAIN_CODE.fullmatch(self._code):
+        """Return the numbers or strings in these bytes; None for other types and for more than `MAX_ARRAY_BYTES`."""
+        if not isinstance(data, bytes) or len(data) > MAX_ARRAY_BYTES or not PLAIN_CODE.fullmatch(self._code):
             return None
         return np.frombuffer(data, dtype=np.dtype(self._order + self._code))
 
 
 class Array(list[Any]):
-    """An array of numpy's as nested lists; with a record in it where its values are not read."""
+    """A numpy array as nested lists. It holds one `RecordedObject` if the values are not read."""
 
     class_name = "numpy.ndarray"
 
@@ -140,23 +140,23 @@ class Array(list[Any]):
 
 
 def _scalar(dtype: Any = None, data: Any = None, *_: Any) -> Any:
-    """Return the number or string that a numpy scalar is; a record where it is of another kind."""
+    """Return the number or string in a numpy scalar; a record for other types."""
     values = dtype.values(data) if isinstance(dtype, Dtype) else None
-    return Recorded() if values is None else values.item()
+    return RecordedObject() if values is None else values.item()
 
 
 def _array(*_: Any) -> Array:
     """Return an array of one unknown value, which its state replaces."""
-    return Array([Recorded()])
+    return Array([RecordedObject()])
 
 
 def _bytes(text: Any = "", *_: Any) -> bytes:
-    """Return the bytes that protocol 2 writes as text."""
+    """Return the bytes that pickle protocol 2 writes as Latin-1 text."""
     return text.encode("latin1") if isinstance(text, str) else b""
 
 
 class Rebuild:
-    """One of torch's functions that make a tensor of its storage; its result is a plain tensor without gradient."""
+    """One of torch's functions that make a tensor from its storage. The result is a plain tensor without gradient."""
 
     __slots__ = ("_name",)
 
@@ -174,10 +174,10 @@ class Rebuild:
                 return data
             case "_rebuild_from_type_v2", (Rebuild() as function, _, tuple() as inner, *_):
                 return function(*inner)
-        return Recorded()
+        return RecordedObject()
 
 
-# What numpy, the standard library and torch name for plain values, and what makes them here.
+# Globals that numpy, the standard library and torch use for plain values → their replacements.
 PLAIN: dict[tuple[str, str], Any] = {
     **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _array for core in ("core", "_core")},
@@ -195,13 +195,13 @@ REBUILDS = {
 
 
 class Unpickler(pickle.Unpickler):
-    """Reads a pickle and imports nothing: tensors and dictionaries are real, everything else is `Recorded`."""
+    """An unpickler that imports nothing: it makes tensors, plain values and `RecordedObject`s."""
 
     def find_class(self, module: str, name: str, /) -> Any:
-        """Return what stands for a global.
+        """Return the replacement of a global.
 
         Raises:
-            CheckpointError: it is one that attacks ask for.
+            CheckpointError: the global could run code.
         """
         module = PYTHON_3.get(module, module)
         called = f"{module}.{name.split('.', maxsplit=1)[0]}".removeprefix("builtins.")
@@ -215,40 +215,44 @@ class Unpickler(pickle.Unpickler):
             return Rebuild(REBUILDS[module, name])
         if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
             return dtype
-        # torch asks a network's class for dump_patches; true would make it write a file.
-        return type(name, (Recorded,), {"class_name": _shown(module, name), "dump_patches": False})
+        # torch reads dump_patches of a network's class; a true value would make torch write a file.
+        return type(name, (RecordedObject,), {"class_name": _shown(module, name), "dump_patches": False})
 
 
 def _shown(module: str, name: str) -> str:
-    return "".join(filter(str.isprintable, f"{module}.{name}"))[:LONGEST_NAME]
+    return "".join(filter(str.isprintable, f"{module}.{name}"))[:MAX_NAME_LENGTH]
 
 
 def load(file: Any, **options: Any) -> Any:
-    """Return the next pickle of an open file, as `pickle.load` does; `torch.load` asks for it."""
+    """Return the next object of an open file, as `pickle.load` does. `torch.load` calls this function."""
     return Unpickler(file, **options).load()
 
 
 def read(file: Path) -> Any:
-    """Return what `torch.save` wrote: tensors, plain data, and `Recorded` objects.
+    """Return the content of a file of `torch.save`: tensors, plain data and `RecordedObject`s.
 
-    torch's own reader goes first. Where it refuses a class or a step, `Unpickler` reads around it. A TorchScript or tar
-    file never gets so far: the first reader ends with another error.
+    torch's own restricted reader goes first. If it refuses a class or an operation, `Unpickler`
+    reads the file. A TorchScript or tar file does not reach `Unpickler`, because the first reader
+    raises another error.
 
     Raises:
-        CheckpointError: the file is damaged, is something else, or asks for what could run code.
+        CheckpointError: the file is damaged, has another format, or asks for a global that could
+            run code.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of unusual protocols, of sources that changed
+        warnings.simplefilter("ignore")  # torch warns of unusual protocols and of changed source code
         try:
             try:
                 return torch.load(file, map_location="cpu", weights_only=True)
             except pickle.UnpicklingError:
                 return torch.load(file, map_location="cpu", weights_only=False, pickle_module=sys.modules[__name__])
         except CheckpointError as error:
-            raise CheckpointError(f"{file.name} {error}; it is not read. If it is yours, {WAY_OUT}") from error
+            raise CheckpointError(f"{file.name} {error}; it is not read. If you trust it, {SAVE_STATE_DICT}") from error
         except pickle.UnpicklingError as error:
-            raise CheckpointError(f"{file.name} is not a file of weights, or is damaged: {CUT_OFF}") from error
-        except Exception as error:  # a damaged pickle makes its reader raise anything
+            raise CheckpointError(f"{file.name} is not a file of weights, or is damaged: {FETCH_AGAIN}") from error
+        except Exception as error:  # a damaged pickle may raise any error
             if "magic number" in str(error):
-                raise CheckpointError(f"{file.name} is a pickle that torch.save did not write; {WAY_OUT}") from error
-            raise CheckpointError(f"{file.name} is damaged: {CUT_OFF}") from error
+                raise CheckpointError(
+                    f"{file.name} is a pickle that torch.save did not write; {SAVE_STATE_DICT}"
+                ) from error
+            raise CheckpointError(f"{file.name} is damaged: {FETCH_AGAIN}") from error

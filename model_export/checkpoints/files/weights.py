@@ -1,7 +1,8 @@
-"""Files of weights → tensors by name. A file cannot run code: safetensors, or pickles of which only tensors are read.
+"""Readers of weight files: safetensors or pickles → tensors by name. A file cannot run code.
 
-What a training run wraps around the weights ({"model": …, "optimizer": …}) is taken off here, and so is a prefix that
-all names share ("module.", "_orig_mod.").
+`unwrap` finds the weights in the dictionaries that training code saves (`{"model": …}`), and
+removes a prefix of the network's names (`module.`, `_orig_mod.`). Knows nothing about
+configurations.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,77 +14,81 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from app.bundle.digests import bytes_digest, file_digest
-from model_export.checkpoints import parts
-from model_export.checkpoints.files import foreign, pickles
-from model_export.checkpoints.files.pickles import CUT_OFF, WAY_OUT, Recorded
-from model_export.checkpoints.others import refuse_others
-from model_export.checkpoints.parts import StateDict
+from model_export.checkpoints import swin_weights
+from model_export.checkpoints.files import pickles, unsupported
+from model_export.checkpoints.files.pickles import FETCH_AGAIN, SAVE_STATE_DICT, RecordedObject
+from model_export.checkpoints.other_networks import refuse
+from model_export.checkpoints.swin_weights import StateDict
 from model_export.errors import CheckpointError
 
 Weights = dict[str, Tensor]
 
-DEEPEST = 4
-"""How many dictionaries may be around a state dict."""
+# The largest number of dictionaries around a state dict.
+MAX_DEPTH = 4
 
 
 def read_files(files: Sequence[Path]) -> dict[str, Any]:
-    """All that is in one file, or in the shards of one.
+    """Return the whole content of one file, or of its shards.
 
     Raises:
-        CheckpointError: a file is missing, damaged, or would run code.
+        CheckpointError: a file is missing, damaged, of another format, or asks for code to be run.
     """
     content: dict[str, Any] = {}
     for file in files:
         try:
-            what = foreign.kind_of(file)
+            description = unsupported.describe_file(file)
         except OSError as error:
             raise CheckpointError(f"cannot read {file}: {error.strerror}") from error
-        if what is not None:
-            raise CheckpointError(f"{file.name} {what}")
+        if description is not None:
+            raise CheckpointError(f"{file.name} {description}")
         content |= _safetensors(file) if _is_safetensors(file) else _pickled(file)
     return content
 
 
 def digest_of(files: Sequence[Path]) -> str:
-    """SHA-256 of the weights: of the file, or of the shards' digests."""
+    """Return the SHA-256 of one file, or of the joined digests of several shards."""
     digests = [file_digest(file) for file in files]
     return digests[0] if len(digests) == 1 else bytes_digest("".join(digests).encode())
 
 
 def unwrap(content: Mapping[str, Any], key: str | None = None) -> StateDict:
-    """The weights in what a file held, without the prefix they share, by the usual names of their source.
+    """Return the weights in a file's content, by the usual names of their source library.
 
     Args:
         content: of the file.
-        key: of the set to take, where a training run saved several (`model_ema`), or the prefix of a network, where
-            there are several in one set (`student`).
+        key: of the set to take if there are several (`model_ema`), or the prefix of the network if
+            a set has several networks (`student`).
 
     Raises:
-        CheckpointError: there is no Swin in it, or more than one and no `key`.
-        UnsupportedModel: it is another network.
+        CheckpointError: the content has no Swin, or more than one and `key` is None.
+        UnsupportedModel: the network is not a Swin classifier.
     """
     sets = _sets(content)
     if key is not None:
-        return _chosen(content, sets, key)
+        return _select(content, sets, key)
     if not sets:
-        _refuse(content)
-    found = {_label(path, prefix, sets): path for path, names in sets.items() for prefix in parts.prefixes(names)}
+        _raise_no_swin(content)
+    found = {
+        _option_value(path, prefix, sets): path
+        for path, names in sets.items()
+        for prefix in swin_weights.find_prefixes(names)
+    }
     if len(found) > 1:
-        raise CheckpointError(f"several sets of weights: {', '.join(sorted(found))}; say which with --weights")
-    return parts.network_of(next(iter(sets.values())))
+        raise CheckpointError(f"several sets of weights: {', '.join(sorted(found))}; choose one with --weights")
+    return swin_weights.extract_network(next(iter(sets.values())))
 
 
-def anchor(names: Mapping[str, Any]) -> bool:
-    """Whether a Swin, of whatever source, is among these names."""
-    return bool(parts.prefixes(names))
+def has_swin(names: Mapping[str, Any]) -> bool:
+    """Return whether these are names of a Swin, from any source library."""
+    return bool(swin_weights.find_prefixes(names))
 
 
 def _sets(content: Mapping[Any, Any]) -> dict[str, Mapping[str, Any]]:
-    """The state dicts by the path to them, at any level; what is inside one is no other."""
+    """Return the state dicts by their paths, at any level. A state dict inside another one does not count."""
     level: dict[str, Mapping[Any, Any]] = {"": content}
     found: dict[str, Mapping[str, Any]] = {}
-    for _ in range(DEEPEST):
-        found |= {path: names for path, names in level.items() if anchor(names)}
+    for _ in range(MAX_DEPTH):
+        found |= {path: names for path, names in level.items() if has_swin(names)}
         level = {
             f"{path}.{name}".removeprefix("."): value
             for path, names in level.items()
@@ -94,44 +99,49 @@ def _sets(content: Mapping[Any, Any]) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def _label(path: str, prefix: str, sets: Mapping[str, Mapping[str, Any]]) -> str:
-    """What to say with --weights: the path to a set if that is enough, else the prefix in it, or both."""
-    if len(parts.prefixes(sets[path])) == 1:
+def _option_value(path: str, prefix: str, sets: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the value of --weights for a network: the path of its set if that is unique, else its prefix, or both."""
+    if len(swin_weights.find_prefixes(sets[path])) == 1:
         return path
     return ".".join(filter(None, [path if len(sets) > 1 else "", prefix.removesuffix(".")]))
 
 
-def _chosen(content: Mapping[str, Any], sets: Mapping[str, Mapping[str, Any]], key: str) -> StateDict:
+def _select(content: Mapping[str, Any], sets: Mapping[str, Mapping[str, Any]], key: str) -> StateDict:
     deeper = _sets(found) if isinstance(found := content.get(key), Mapping) else {}
-    offers = {_label(path, prefix, sets) for path, names in sets.items() for prefix in parts.prefixes(names)}
+    offers = {
+        _option_value(path, prefix, sets)
+        for path, names in sets.items()
+        for prefix in swin_weights.find_prefixes(names)
+    }
     for path, names in {**sets, **({key: next(iter(deeper.values()))} if len(deeper) == 1 else {})}.items():
-        if path == key and len(parts.prefixes(names)) == 1:
-            return parts.network_of(names)
+        if path == key and len(swin_weights.find_prefixes(names)) == 1:
+            return swin_weights.extract_network(names)
         outer = f"{key.removeprefix(f'{path}.') if path else key}."
         inside = {name.removeprefix(outer): value for name, value in names.items() if name.startswith(outer)}
-        if len(parts.prefixes(inside)) == 1:
-            return parts.network_of(inside, outer)
+        if len(swin_weights.find_prefixes(inside)) == 1:
+            return swin_weights.extract_network(inside, outer)
     raise CheckpointError(f"there are no weights under '{key}', but under {', '.join(sorted(offers)) or 'nothing'}")
 
 
-def _refuse(content: Mapping[str, Any]) -> NoReturn:
-    """Say what is there in place of a Swin's weights."""
+def _raise_no_swin(content: Mapping[str, Any]) -> NoReturn:
+    """Raise an error that names the content, which has no Swin."""
     for name, value in content.items():
-        if isinstance(value, Recorded) and value.is_network:
+        if isinstance(value, RecordedObject) and value.is_network:
             raise CheckpointError(
-                f"under {name} is a whole network, a pickled {value.class_name}, which only its own code can read; "
-                f"{WAY_OUT}"
+                f"{name} is a whole network, a pickled {value.class_name}, which only its own code can read; "
+                f"{SAVE_STATE_DICT}"
             )
     names = dict(content)
     for value in content.values():
         if isinstance(value, Mapping) and any(isinstance(inside, Tensor) for inside in value.values()):
             names = dict(value)
             break
-    refuse_others(names)
+    refuse(names)
 
 
 def _is_safetensors(file: Path) -> bool:
-    """By content: a header's length, then the header, which is JSON. A pickle's first bytes are none of it."""
+    # The format begins with eight bytes for the length of a JSON header. The ninth byte of files
+    # of torch.save is never "{".
     with file.open("rb") as opened:
         head = opened.read(9)
     return head[8:9] == b"{" or file.suffix == ".safetensors"
@@ -141,11 +151,11 @@ def _safetensors(file: Path) -> Weights:
     try:
         return load_file(file)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file.name} is damaged: {CUT_OFF}") from error
+        raise CheckpointError(f"{file.name} is damaged: {FETCH_AGAIN}") from error
 
 
 def metadata_of(file: Path) -> dict[str, str]:
-    """Return what safetensors keep beside tensors; nothing for other files."""
+    """Return the metadata of a safetensors file; an empty dictionary for other files."""
     if not _is_safetensors(file):
         return {}
     with safe_open(file, framework="pt") as opened:
@@ -154,12 +164,12 @@ def metadata_of(file: Path) -> dict[str, str]:
 
 def _pickled(file: Path) -> dict[str, Any]:
     content = pickles.read(file)
-    if isinstance(content, Recorded) and content.is_network:
+    if isinstance(content, RecordedObject) and content.is_network:
         raise CheckpointError(
             f"{file.name} holds a whole network, a pickled {content.class_name}, which only its own code can read; "
-            f"{WAY_OUT}"
+            f"{SAVE_STATE_DICT}"
         )
     if not isinstance(content, dict):
-        kind = content.class_name if isinstance(content, Recorded) else type(content).__name__
-        raise CheckpointError(f"{file.name} holds a {kind}, not weights by name; {WAY_OUT}")
+        kind = content.class_name if isinstance(content, RecordedObject) else type(content).__name__
+        raise CheckpointError(f"{file.name} holds a {kind}, not weights by name; {SAVE_STATE_DICT}")
     return content

@@ -1,1 +1,1 @@
-"""Settings that training scripts save beside the weights. Knows no weights."""
+"""Settings that training scripts save beside the weights. Knows nothing about weights."""

@@ -1,6 +1,7 @@
-"""How four families of training scripts write their settings: timm's, torchvision's references, the authors', others.
+"""Conventions of training scripts for their settings: timm's, torchvision's references', the authors' and others'.
 
-They decide over the published recipe, because the run evaluated its images so. The settings' own keys tell the family.
+The keys of the settings determine the convention. The settings come before the published
+preprocessing, because the training run evaluated its images with them. Knows nothing about weights.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,12 +12,30 @@ from typing import Any, TypeVar
 
 from app.bundle.manifest import CenterCrop, Cover, Preprocessing, ShorterSide, SourceKind, Squash
 from model_export.checkpoints.checkpoint import Options
-from model_export.checkpoints.files.pickles import WAY_OUT
-from model_export.checkpoints.preprocessing import PILLOW, from_timm
-from model_export.checkpoints.training import forms, saved_settings
-from model_export.checkpoints.training.saved_settings import Level, Setting
+from model_export.checkpoints.files.pickles import SAVE_STATE_DICT
+from model_export.checkpoints.preprocessing import PILLOW_INTERPOLATIONS, from_timm
+from model_export.checkpoints.training.saved_settings import (
+    Section,
+    Setting,
+    find_sections,
+    find_settings,
+    notes_on_unparsed_text,
+    read_yaml,
+)
 from model_export.checkpoints.training.types import Training
-from model_export.checkpoints.variants import LARGE, cover, named, recipe
+from model_export.checkpoints.training.value_parsers import (
+    RGB_CHANNELS,
+    boolean_parser,
+    channels_parser,
+    choice_parser,
+    format_value,
+    parse_fraction,
+    parse_side,
+    parse_size,
+    parse_unless_replaced,
+    scale_to_unit,
+)
+from model_export.checkpoints.variants import LARGE_SIDE, cover, find_variant, imagenet_preprocessing
 from model_export.errors import CheckpointError, UnsupportedModel
 from model_export.network.windows import Size, by
 
@@ -31,279 +50,308 @@ RESIZES = ("val_resize_size", "resize_size")
 MEANS = ("mean", "image_mean", "img_mean", "pixel_mean", "norm_mean")
 STDS = ("std", "image_std", "img_std", "pixel_std", "norm_std")
 INTERPOLATIONS = ("interpolation", "INTERPOLATION", "val_interpolation", "resample")
-NOT_FOLLOWED = (*RESIZES, *MEANS, *STDS, *INTERPOLATIONS, "crop_pct", "crop_mode", "resize", "test_crop_ratio")
+PREPROCESSING_KEYS = (*RESIZES, *MEANS, *STDS, *INTERPOLATIONS, "crop_pct", "crop_mode", "resize", "test_crop_ratio")
 MODELS = ("model", "model_name", "arch", "architecture", "backbone", "net", "encoder", "variant")
 DATASETS = ("dataset", "data_dir", "data", "data_path", "DATASET", "data_set")
 CLASSES = ("num_classes", "nb_classes", "n_classes", "NUM_CLASSES")
 
-TIMM = "crop_pct"
-TORCHVISION = {"val_resize_size", "val_crop_size", "resize_size"}
-RESIZE, CROP = 256, 224  # defaults of torchvision's references
+TIMM_KEY = "crop_pct"
+TORCHVISION_KEYS = {"val_resize_size", "val_crop_size", "resize_size"}
+TORCHVISION_RESIZE, TORCHVISION_CROP = 256, 224  # defaults of torchvision's references
 
-SMALLEST_RESIZED = 32
-"""Pixels of the authors' input up to which their transforms do not resize."""
+# Side in pixels of the input up to which the authors' transforms do not resize images.
+MAX_UNRESIZED_SIDE = 32
 
-interpolation = forms.choice("--interpolation", (*PILLOW, "nearest-exact"))
+parse_interpolation = choice_parser("--interpolation", (*PILLOW_INTERPOLATIONS, "nearest-exact"))
 
 
 def is_timm(content: Mapping[str, Any], file: Path) -> bool:
-    """Whether timm's training script wrote the file: old releases of timm use the authors' names of weights."""
-    for place, values in saved_settings.levels(content):
-        if place and {TIMM, "img_size"} <= values.keys() and isinstance(values.get("model"), str):
+    """Return whether timm's training script wrote a file with the authors' names, as early versions of timm do."""
+    for place, values in find_sections(content):
+        if place and {TIMM_KEY, "img_size"} <= values.keys() and isinstance(values.get("model"), str):
             return True
     arch = content.get("arch")
-    if isinstance(arch, str) and (named(arch) is not None or arch.lower().startswith("swintransformer")):
+    if isinstance(arch, str) and (find_variant(arch) is not None or arch.lower().startswith("swintransformer")):
         return True
-    return _args_yaml(file) is not None
+    return _read_args_yaml(file) is not None
 
 
-def settings_of(kind: SourceKind, content: Mapping[str, Any], file: Path, options: Options) -> Training:
-    """Return what the file's own settings say, or those in the `args.yaml` that timm writes beside it.
+def read_settings(kind: SourceKind, content: Mapping[str, Any], file: Path, options: Options) -> Training:
+    """Return the settings in the file, or in the `args.yaml` that timm writes beside it.
 
     Raises:
-        UnsupportedModel: a setting cannot be followed.
-        CheckpointError: a setting cannot be read, or two contradict each other.
+        UnsupportedModel: a setting is not supported.
+        CheckpointError: a setting cannot be read, or two settings contradict each other.
     """
-    levels = saved_settings.levels(content)
-    if kind == "timm" and not any(TIMM in level.values for level in levels) and (beside := _args_yaml(file)):
-        levels.append(beside)
-    timm = [level for level in levels if TIMM in level.values]
-    torchvision = [level for level in levels if TORCHVISION & level.values.keys()]
-    authors = [level for level in levels if isinstance(level.values.get("DATA"), Mapping)]
-    for found, read in ((timm, _of_timm), (torchvision, _of_torchvision), (authors, _of_authors)):
+    sections = find_sections(content)
+    has_timm_settings = any(TIMM_KEY in section.values for section in sections)
+    if kind == "timm" and not has_timm_settings and (args_yaml := _read_args_yaml(file)):
+        sections.append(args_yaml)
+    timm = [section for section in sections if TIMM_KEY in section.values]
+    torchvision = [section for section in sections if TORCHVISION_KEYS & section.values.keys()]
+    authors = [section for section in sections if isinstance(section.values.get("DATA"), Mapping)]
+    for found, read in ((timm, _parse_timm), (torchvision, _parse_torchvision), (authors, _parse_authors)):
         if found:
             own = found[0]
-            training = read(own if own.place else Level("the file", own.values), options)
-            return _with_others(training, own.place, levels, options)
-    return _of_others(levels, options)
+            training = read(own if own.place else Section("the file", own.values), options)
+            return _with_notes_on_others(training, own.place, sections, options)
+    return _parse_others(sections, options)
 
 
-def _with_others(training: Training, own: str, levels: list[Level], options: Options) -> Training:
-    """Return the settings of one place, with notes on what other places say.
+def _with_notes_on_others(training: Training, own: str, sections: list[Section], options: Options) -> Training:
+    """Return the settings of one place, with notes on settings of other places.
 
     Raises:
-        CheckpointError: another place says another input size.
+        CheckpointError: another place has another input size.
     """
-    others = [level for level in levels if level.place != own and not level.place.startswith(f"{own}.")]
-    for setting in saved_settings.within(others, SIZES):
-        other = forms.unless(options.size, forms.size, setting)
+    others = [section for section in sections if section.place != own and not section.place.startswith(f"{own}.")]
+    for setting in find_settings(others, SIZES):
+        other = parse_unless_replaced(options.size, parse_size, setting)
         if options.size is None and training.input_size and other != training.input_size:
             raise CheckpointError(
                 f"{training.place} and {setting.name} have two input sizes, {by(training.input_size)} and "
-                f"{by(other)}; say which with --input-size"
+                f"{by(other)}; choose one with --input-size"
             )
     notes = [
-        f"{setting.name} is {forms.shown(setting.value)}, which is not followed, because {training.place} decides"
-        for setting in saved_settings.within(others, NOT_FOLLOWED)
+        f"{setting.name} is {format_value(setting.value)}, which is not used, because {training.place} decides"
+        for setting in find_settings(others, PREPROCESSING_KEYS)
     ]
-    return replace(training, notes=(*training.notes, *notes, *saved_settings.unread(levels)))
+    return replace(training, notes=(*training.notes, *notes, *notes_on_unparsed_text(sections)))
 
 
-def _args_yaml(file: Path) -> Level | None:
-    """The settings of the run whose folder this is; None where there are none, or of another script."""
+def _read_args_yaml(file: Path) -> Section | None:
+    """Return the settings in the file's folder; None if there are none, or if another script wrote them."""
     path = file.with_name("args.yaml")
-    args = saved_settings.of_yaml(path)
-    is_timm_s = isinstance(args, Mapping) and isinstance(args.get("model"), str) and TIMM in args
-    return Level("args.yaml", args) if is_timm_s else None
+    args = read_yaml(path)
+    is_timm_run = isinstance(args, Mapping) and isinstance(args.get("model"), str) and TIMM_KEY in args
+    return Section("args.yaml", args) if is_timm_run else None
 
 
 def _read(
-    level: Level, keys: tuple[str, ...], form: Callable[[Setting], Value], replaced: object = None
+    section: Section, keys: tuple[str, ...], parse: Callable[[Setting], Value], replaced: object = None
 ) -> Value | None:
-    """Return the first of these settings that says something, unless it cannot be read and an option replaces it."""
-    setting = next(saved_settings.within([level], keys), None)
-    return None if setting is None else forms.unless(replaced, form, setting)
+    """Return the first of these settings that is set; None if it cannot be read and an option replaces it."""
+    setting = next(find_settings([section], keys), None)
+    return None if setting is None else parse_unless_replaced(replaced, parse, setting)
 
 
-def _of_timm(level: Level, options: Options) -> Training:
-    """As `timm.data.resolve_data_config` reads them: settings, then the network's own, then ImageNet's."""
-    place, args = level
+def _parse_timm(section: Section, options: Options) -> Training:
+    """Return the settings of timm's script as `timm.data.resolve_data_config` reads them.
+
+    The run's settings come first, then those of the network, then ImageNet's defaults.
+    """
+    place, args = section
     name = args.get("model") if isinstance(args.get("model"), str) else None
-    variant = named(name) if name else None
+    variant = find_variant(name) if name else None
     arguments = args.get("model_kwargs") or {}
     if not isinstance(arguments, Mapping):
         raise CheckpointError(
-            f"{place}: model_kwargs is {forms.shown(arguments)}, which says nothing of a network; {WAY_OUT}"
+            f"{place}: model_kwargs is {format_value(arguments)}, not the arguments of a network; {SAVE_STATE_DICT}"
         )
-    made_for = _read(Level(f"{place}: model_kwargs", arguments), ("img_size",), forms.size, options.size)
-    size = _read(level, ("input_size", "img_size"), forms.size, options.size) or made_for
+    made_for = _read(Section(f"{place}: model_kwargs", arguments), ("img_size",), parse_size, options.size)
+    size = _read(section, ("input_size", "img_size"), parse_size, options.size) or made_for
     if made_for not in (None, size):
         raise CheckpointError(f"{place}: the network is made for {by(made_for)} pixels, its images have {by(size)}")
     size = size or ((variant.side, variant.side) if variant else None)
-    _check_rgb(level)
+    _check_rgb(section)
     recipe_options = options.recipe
-    words = _read(level, ("interpolation",), forms.choice("--interpolation", PILLOW), recipe_options.interpolation)
-    mode = _read(level, ("crop_mode",), forms.choice("--fit", ("center", "squash", "border")), recipe_options.fit)
-    share = _read(level, ("crop_pct",), forms.share, recipe_options.resize)
-    said = {
-        "interpolation": words or "bicubic",
+    parse_pillow_interpolation = choice_parser("--interpolation", PILLOW_INTERPOLATIONS)
+    interpolation = _read(section, ("interpolation",), parse_pillow_interpolation, recipe_options.interpolation)
+    parse_mode = choice_parser("--fit", ("center", "squash", "border"))
+    mode = _read(section, ("crop_mode",), parse_mode, recipe_options.fit)
+    fraction = _read(section, ("crop_pct",), parse_fraction, recipe_options.resize)
+    settings = {
+        "interpolation": interpolation or "bicubic",
         "crop_mode": mode,
-        "crop_pct": share or (1.0 if variant and variant.side >= LARGE else 0.9),
-        "mean": _read(level, ("mean",), forms.channels("--mean"), recipe_options.mean),
-        "std": _read(level, ("std",), forms.channels("--std"), recipe_options.std),
+        "crop_pct": fraction or (1.0 if variant and variant.side >= LARGE_SIDE else 0.9),
+        "mean": _read(section, ("mean",), channels_parser("--mean"), recipe_options.mean),
+        "std": _read(section, ("std",), channels_parser("--std"), recipe_options.std),
     }
-    is_guess = name is not None and variant is None and share is None and not recipe_options.resize
-    guess = f"{place}: crop_pct is not set, and what {name} has is not known here; 0.9 is assumed, --resize changes it"
+    is_assumed = name is not None and variant is None and fraction is None and not recipe_options.resize
+    note = (
+        f"{place}: crop_pct is not set, and the default of {name} is unknown; 0.9 is assumed, change it with --resize"
+    )
     return Training(
         place=place,
         architecture=name,
-        is_of_network=True,
+        must_match_weights=True,
         input_size=size,
-        recipe=partial(from_timm, said, options=recipe_options, where=place),
+        recipe=partial(from_timm, settings, options=recipe_options, where=place),
         arguments={key: value for key, value in arguments.items() if key != "img_size"},
-        dataset=_dataset(level),
-        classes=_count(level),
-        notes=(guess,) if is_guess else (),
+        dataset=_dataset(section),
+        classes=_count(section),
+        notes=(note,) if is_assumed else (),
     )
 
 
-def _check_rgb(level: Level) -> None:
-    place, args = level
-    channels = next(saved_settings.within([level], ("in_chans", "chans")), Setting(place, "in_chans", forms.RGB))
+def _check_rgb(section: Section) -> None:
+    place, args = section
+    channels = next(find_settings([section], ("in_chans", "chans")), Setting(place, "in_chans", RGB_CHANNELS))
     mode = args.get("input_img_mode") or "RGB"
-    if channels.value != forms.RGB or mode != "RGB":
+    if channels.value != RGB_CHANNELS or mode != "RGB":
         in_mode = "" if mode == "RGB" else f", mode {mode}"
         raise UnsupportedModel(
-            f"{place}: images have {forms.shown(channels.value)} channels{in_mode}; only RGB is exported"
+            f"{place}: images have {format_value(channels.value)} channels{in_mode}; only RGB is exported"
         )
     if (args.get("gp") or "avg") != "avg":
         raise UnsupportedModel(f"{place}: gp is {args['gp']}; only average pooling is exported")
 
 
-def _of_torchvision(level: Level, options: Options) -> Training:
-    """As the references' `ClassificationPresetEval` reads them; 256, 224 and bilinear are the script's defaults."""
-    place, args = level
+def _parse_torchvision(section: Section, options: Options) -> Training:
+    """Return the settings of torchvision's references as their `ClassificationPresetEval` reads them.
+
+    The script's defaults are a resize to 256, a crop of 224 and bilinear interpolation.
+    """
+    place, args = section
     asked = options.recipe
     is_replaced = asked.resize or asked.fit
-    crop = _read(level, (*CROPS, *SIZES), forms.size, options.size) or (CROP, CROP)
-    resize = _read(level, RESIZES, forms.side, is_replaced) or RESIZE
-    words = _read(level, INTERPOLATIONS, interpolation, asked.interpolation) or "bilinear"
-    changes = {"interpolation": words.removesuffix("-exact")} | _mean_and_std([level], options)  # Pillow has one of two
+    crop = _read(section, (*CROPS, *SIZES), parse_size, options.size) or (TORCHVISION_CROP, TORCHVISION_CROP)
+    resize = _read(section, RESIZES, parse_side, is_replaced) or TORCHVISION_RESIZE
+    interpolation = _read(section, INTERPOLATIONS, parse_interpolation, asked.interpolation) or "bilinear"
+    # Pillow has one "nearest", which is torch's "nearest-exact".
+    changes = {"interpolation": interpolation.removesuffix("-exact")} | _mean_and_std([section], options)
 
-    def made(size: Size) -> Preprocessing:
+    def make_preprocessing(size: Size) -> Preprocessing:
         scaled = resize if size == crop else resize * size[0] // crop[0]
         shorter: ShorterSide | Cover = ShorterSide(mode="shorter_side", size=scaled)
         if size[0] != size[1]:
             shorter = cover(size, min(crop) / resize)
         if is_replaced:
-            shorter = cover(size, 1.0)  # replaced by the options
+            shorter = cover(size, 1.0)  # a placeholder, which the options replace
         middle = CenterCrop(height=size[0], width=size[1], rounding="half_even")
-        return recipe(shorter, middle).model_copy(update=changes)
+        return imagenet_preprocessing(shorter, middle).model_copy(update=changes)
 
     if not is_replaced and resize < min(crop):
         raise UnsupportedModel(
-            f"{place}: val_resize_size {resize} is below val_crop_size {min(crop)}, so the run filled images up with "
-            "black; give another with --resize"
+            f"{place}: val_resize_size {resize} is below val_crop_size {min(crop)}, so the run padded images with "
+            "black; give another size with --resize"
         )
     backend = str(args.get("backend") or "pil").lower()
-    note = f"{place}: the run resized with torch (backend {backend}); swin-serve uses Pillow, close but not equal"
+    note = (
+        f"{place}: the run resized with torch (backend {backend}); swin-serve uses Pillow, whose pixels differ slightly"
+    )
     return Training(
         place=place,
         architecture=args.get("model") if isinstance(args.get("model"), str) else None,
-        is_of_network=True,
+        must_match_weights=True,
         input_size=crop,
-        recipe=made,
-        dataset=_dataset(level),
-        classes=_count(level),
+        recipe=make_preprocessing,
+        dataset=_dataset(section),
+        classes=_count(section),
         notes=() if backend == "pil" else (note,),
     )
 
 
-def _of_authors(level: Level, options: Options) -> Training:
-    """As `data/build.py` reads them."""
-    place = level.place
-    data, test, model = (_inside(level, key) for key in ("DATA", "TEST", "MODEL"))
+def _parse_authors(section: Section, options: Options) -> Training:
+    """Return the settings of the authors' script as their `data/build.py` reads them."""
+    place = section.place
+    data, test, model = (_inside(section, key) for key in ("DATA", "TEST", "MODEL"))
     kind = str(model.values.get("TYPE") or "swin")
     if kind not in {"swin", "swinv2"}:
         raise UnsupportedModel(f"{place}: MODEL.TYPE is {kind}; only swin and swinv2 are exported")
     shape = _inside(model, "SWINV2" if kind == "swinv2" else "SWIN").values
-    if shape.get("IN_CHANS", forms.RGB) != forms.RGB:
+    if shape.get("IN_CHANS", RGB_CHANNELS) != RGB_CHANNELS:
         raise UnsupportedModel(f"{place}: images have {shape['IN_CHANS']} channels; only RGB is exported")
     if shape.get("QK_SCALE") is not None:
         raise UnsupportedModel(f"{place}: QK_SCALE is {shape['QK_SCALE']}; only the default is exported")
-    input_size = _read(data, ("IMG_SIZE",), forms.size, options.size)
-    words = _read(data, ("INTERPOLATION",), forms.choice("--interpolation", PILLOW), options.recipe.interpolation)
-    if words is not None and words not in {"bicubic", "lanczos", "hamming"}:
-        words = "bilinear"  # as `_pil_interp` does
-    is_small = input_size is not None and max(input_size) <= SMALLEST_RESIZED
-    is_cropped = _read(test, ("CROP",), forms.is_true("--fit"), options.recipe.fit) is not False and not is_small
+    input_size = _read(data, ("IMG_SIZE",), parse_size, options.size)
+    parse_pillow_interpolation = choice_parser("--interpolation", PILLOW_INTERPOLATIONS)
+    interpolation = _read(data, ("INTERPOLATION",), parse_pillow_interpolation, options.recipe.interpolation)
+    if interpolation is not None and interpolation not in {"bicubic", "lanczos", "hamming"}:
+        interpolation = "bilinear"  # as `_pil_interp` does
+    is_small = input_size is not None and max(input_size) <= MAX_UNRESIZED_SIDE
+    is_cropped = _read(test, ("CROP",), boolean_parser("--fit"), options.recipe.fit) is not False and not is_small
 
-    def made(size: Size) -> Preprocessing:
+    def make_preprocessing(size: Size) -> Preprocessing:
         if is_cropped:
             crop = CenterCrop(height=size[0], width=size[1], rounding="half_even")
-            done = recipe(cover(size, 224 / 256), crop)
+            preprocessing = imagenet_preprocessing(cover(size, 224 / 256), crop)
         else:
-            done = recipe(Squash(mode="squash", height=size[0], width=size[1]), None)
-        return done.model_copy(update={"interpolation": options.recipe.interpolation or words or "bicubic"})
+            preprocessing = imagenet_preprocessing(Squash(mode="squash", height=size[0], width=size[1]), None)
+        return preprocessing.model_copy(
+            update={"interpolation": options.recipe.interpolation or interpolation or "bicubic"}
+        )
 
-    note = f"{place}: the run did not resize its images of {by(input_size)} pixels; swin-serve resizes others"
+    note = (
+        f"{place}: the run did not resize images of {by(input_size)} pixels; swin-serve resizes images of other sizes"
+    )
     return Training(
         place=place,
         input_size=input_size,
-        recipe=made,
-        windows=_windows(Level(f"{place}: MODEL.SWINV2", shape), options) if kind == "swinv2" else {},
+        recipe=make_preprocessing,
+        windows=_windows(Section(f"{place}: MODEL.SWINV2", shape), options) if kind == "swinv2" else {},
         dataset=_dataset(data),
         classes=_count(model),
         notes=(note,) if is_small else (),
     )
 
 
-def _windows(level: Level, options: Options) -> dict[str, Any]:
+def _windows(section: Section, options: Options) -> dict[str, Any]:
     """Return the windows of Swin V2 as fields of SwinConfig."""
-    depths, window = level.values.get("DEPTHS") or (), level.values.get("WINDOW_SIZE")
+    depths, window = section.values.get("DEPTHS") or (), section.values.get("WINDOW_SIZE")
     if not depths or not window:
         return {}
-    pretrained = level.values.get("PRETRAINED_WINDOW_SIZES") or [0] * len(depths)
+    pretrained = section.values.get("PRETRAINED_WINDOW_SIZES") or [0] * len(depths)
     values = [window, *pretrained]
     if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
         if options.architecture:
             return {}
-        raise CheckpointError(f"{level.place}: its windows are not whole numbers; say which with --architecture")
+        raise CheckpointError(f"{section.place}: the windows are not integers; name the network with --architecture")
     return {"window_sizes": ((window, window),) * len(depths), "pretrained_window_sizes": tuple(pretrained)}
 
 
-def _of_others(levels: list[Level], options: Options) -> Training:
-    """Lightning's hyper-parameters, or another script's settings: what several places say has to agree."""
-    size, size_at = _agreed(levels, SIZES, forms.size, options.size, "--input-size")
-    words, words_at = _agreed(levels, INTERPOLATIONS, interpolation, options.recipe.interpolation, "--interpolation")
-    changes = _mean_and_std(levels, options)
-    if words:
-        changes["interpolation"] = words.removesuffix("-exact")
-    inside = [level for level in levels if level.place]
-    names = [setting for setting in saved_settings.within(inside, MODELS) if isinstance(setting.value, str)]
-    name = next((setting for setting in names if named(setting.value)), None)
-    places = [*size_at, *words_at, *(setting.place for setting in saved_settings.within(levels, (*MEANS, *STDS)))]
+def _parse_others(sections: list[Section], options: Options) -> Training:
+    """Return the settings of Lightning or another script. Settings of the same meaning must agree.
+
+    Raises:
+        CheckpointError: they do not agree, or one cannot be read.
+    """
+    size, size_at = _agreed_value(sections, SIZES, parse_size, options.size, "--input-size")
+    interpolation, interpolation_at = _agreed_value(
+        sections, INTERPOLATIONS, parse_interpolation, options.recipe.interpolation, "--interpolation"
+    )
+    changes = _mean_and_std(sections, options)
+    if interpolation:
+        changes["interpolation"] = interpolation.removesuffix("-exact")
+    inside = [section for section in sections if section.place]
+    names = [setting for setting in find_settings(inside, MODELS) if isinstance(setting.value, str)]
+    name = next((setting for setting in names if find_variant(setting.value)), None)
+    places = [
+        *size_at,
+        *interpolation_at,
+        *(setting.place for setting in find_settings(sections, (*MEANS, *STDS))),
+    ]
     places += [name.place] if name else []
-    followed = {*MEANS, *STDS, *INTERPOLATIONS}
-    rest = tuple(key for key in NOT_FOLLOWED if key not in followed)
+    used = {*MEANS, *STDS, *INTERPOLATIONS}
+    unused = tuple(key for key in PREPROCESSING_KEYS if key not in used)
     return Training(
         place=" and ".join(dict.fromkeys(place or "the file" for place in places)),
         architecture=name.value if name else None,
         input_size=size,
         dataset=next(filter(None, map(_dataset, inside)), None),
-        classes=next((count for level in inside if (count := _count(level)) is not None), None),
+        classes=next((count for section in inside if (count := _count(section)) is not None), None),
         changes=changes,
         notes=(
             *(
-                f"{setting.name} is {forms.shown(setting.value)}, which is not followed; say it with --fit and --resize"
-                for setting in saved_settings.within(levels, rest)
+                f"{setting.name} is {format_value(setting.value)}, which is not used; set it with --fit and --resize"
+                for setting in find_settings(sections, unused)
             ),
-            *saved_settings.unread(levels),
+            *notes_on_unparsed_text(sections),
         ),
     )
 
 
-def _mean_and_std(levels: list[Level], options: Options) -> dict[str, Any]:
-    """Return mean and standard deviation of the recipe, where the settings say both.
+def _mean_and_std(sections: list[Section], options: Options) -> dict[str, Any]:
+    """Return the fields for mean and standard deviation; none if the settings have neither.
 
     Raises:
-        CheckpointError: they say one of them.
+        CheckpointError: the settings have one of the two, and no option gives the other.
     """
     asked = options.recipe
-    mean, at = _agreed(levels, MEANS, forms.channels("--mean"), asked.mean, "--mean")
-    std, std_at = _agreed(levels, STDS, forms.channels("--std"), asked.std, "--std")
+    mean, at = _agreed_value(sections, MEANS, channels_parser("--mean"), asked.mean, "--mean")
+    std, std_at = _agreed_value(sections, STDS, channels_parser("--std"), asked.std, "--std")
     if mean and std:
-        mean, std = forms.in_unit(mean, std)
+        mean, std = scale_to_unit(mean, std)
         return {"mean": mean, "std": std}
     if (mean and not asked.std) or (std and not asked.mean):
         raise CheckpointError(
@@ -312,36 +360,38 @@ def _mean_and_std(levels: list[Level], options: Options) -> dict[str, Any]:
     return {}
 
 
-def _agreed(
-    levels: list[Level], keys: tuple[str, ...], form: Callable[[Setting], Value], replaced: object, option: str
+def _agreed_value(
+    sections: list[Section], keys: tuple[str, ...], parse: Callable[[Setting], Value], replaced: object, option: str
 ) -> tuple[Value | None, list[str]]:
-    """Return what all settings with these keys say, and the places that say it.
+    """Return the common value of all settings with these keys, and their places.
 
     Raises:
-        CheckpointError: they differ, and no option replaces them.
+        CheckpointError: the values differ, and no option replaces them.
     """
-    found = [(setting, forms.unless(replaced, form, setting)) for setting in saved_settings.within(levels, keys)]
+    found = [(setting, parse_unless_replaced(replaced, parse, setting)) for setting in find_settings(sections, keys)]
     values = {value for _, value in found if value is not None}
     if len(values) > 1 and replaced is None:
-        said = (f"{setting.name} ({forms.shown(setting.value)})" for setting, _ in found)
-        raise CheckpointError(f"{' and '.join(said)} differ; say which with {option}")
+        shown = (f"{setting.name} ({format_value(setting.value)})" for setting, _ in found)
+        raise CheckpointError(f"{' and '.join(shown)} differ; choose one with {option}")
     if len(values) != 1:
         return None, []
     return next(iter(values)), [setting.place for setting, _ in found]
 
 
-def _inside(level: Level, key: str) -> Level:
-    value = level.values.get(key)
-    return Level(f"{level.place}: {key}", value if isinstance(value, Mapping) else {})
+def _inside(section: Section, key: str) -> Section:
+    value = section.values.get(key)
+    return Section(f"{section.place}: {key}", value if isinstance(value, Mapping) else {})
 
 
-def _dataset(level: Level) -> str | None:
+def _dataset(section: Section) -> str | None:
     return next(
-        (setting.value for setting in saved_settings.within([level], DATASETS) if isinstance(setting.value, str)), None
+        (setting.value for setting in find_settings([section], DATASETS) if isinstance(setting.value, str)),
+        None,
     )
 
 
-def _count(level: Level) -> int | None:
+def _count(section: Section) -> int | None:
     return next(
-        (setting.value for setting in saved_settings.within([level], CLASSES) if type(setting.value) is int), None
+        (setting.value for setting in find_settings([section], CLASSES) if type(setting.value) is int),
+        None,
     )

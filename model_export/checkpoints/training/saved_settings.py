@@ -1,6 +1,6 @@
-"""Where settings and names of classes lie in a file: mappings at any depth beside the weights, as plain values.
+"""Settings and class names in a file: the mappings at any depth beside the weights, as plain values.
 
-Knows no key of any script's but those that hold other settings.
+Knows only the keys that hold other settings, and no training script.
 """
 
 import json
@@ -12,28 +12,31 @@ from typing import Any, NamedTuple
 import yaml
 from torch import Tensor
 
-from model_export.checkpoints.files.pickles import Recorded
+from model_export.checkpoints.files.pickles import RecordedObject
 from model_export.errors import CheckpointError
 
-# Attributes in which OmegaConf, mmengine and ml_collections keep what a configuration or one of its values holds.
-HOLDERS = ("_content", "_val", "_cfg_dict", "_fields")
-# Keys of mappings that hold no settings of images: states of a run, and what it began with.
-OTHERS = re.compile(r"^_|optim|scheduler|scaler|^loops$|^callbacks$|rng|(^|_)state(_dict)?$|(^|_)init", re.IGNORECASE)
-TEXTS = ("args", "config", "cfg", "hparams", "hyper_parameters")
-"""Keys under which scripts keep settings as text, YAML or another."""
+# Attributes in which OmegaConf, mmengine and ml_collections keep the content of a configuration or
+# a value.
+VALUE_ATTRIBUTES = ("_content", "_val", "_cfg_dict", "_fields")
+# Keys of mappings without settings of images: states of a run, and arguments of initialization.
+IGNORED_KEYS = re.compile(
+    r"^_|optim|scheduler|scaler|^loops$|^callbacks$|rng|(^|_)state(_dict)?$|(^|_)init", re.IGNORECASE
+)
+# Keys under which scripts save settings as text, in YAML or another form.
+TEXT_KEYS = ("args", "config", "cfg", "hparams", "hyper_parameters")
+# Limits on the depth and number of mappings, the characters of a text, and the numbers in a tensor.
+MAX_DEPTH, MAX_SECTIONS, MAX_TEXT_LENGTH, MAX_NUMBERS = 5, 1000, 200_000, 16
 
-DEEPEST, MOST, LONGEST_TEXT, MAX_NUMBERS = 5, 1000, 200_000, 16
 
-
-class Level(NamedTuple):
-    """One mapping of a file, and the dotted path to it."""
+class Section(NamedTuple):
+    """One mapping of a file, with the dotted path to it."""
 
     place: str
     values: Mapping[str, Any]
 
 
 class Setting(NamedTuple):
-    """One value, and where it is."""
+    """One value of a mapping, with the path to the mapping and its key."""
 
     place: str
     key: str
@@ -41,46 +44,46 @@ class Setting(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What people can look for."""
+        """Path and key, for messages."""
         return f"{self.place}: {self.key}" if self.place else self.key
 
 
-def levels(content: Mapping[Any, Any]) -> list[Level]:
-    """Return the file's own level, and every mapping of settings in it, outer ones first."""
-    found = [Level("", _values(content))]
+def find_sections(content: Mapping[Any, Any]) -> list[Section]:
+    """Return the top level of a file and every mapping of settings in it, outer mappings first."""
+    found = [Section("", _values(content))]
     for place, values in found:
         for key, value in values.items():
-            if len(found) < MOST and place.count(".") < DEEPEST and not OTHERS.search(key):
-                inside = _of_text(value) if key in TEXTS and isinstance(value, str) else value
+            if len(found) < MAX_SECTIONS and place.count(".") < MAX_DEPTH and not IGNORED_KEYS.search(key):
+                inside = _parse_text(value) if key in TEXT_KEYS and isinstance(value, str) else value
                 if isinstance(inside, Mapping) and not _is_weights(inside):
-                    found.append(Level(f"{place}.{key}".removeprefix("."), _values(inside)))
+                    found.append(Section(f"{place}.{key}".removeprefix("."), _values(inside)))
     return found
 
 
-def within(found: list[Level], keys: tuple[str, ...]) -> Iterator[Setting]:
-    """Return the settings with one of these keys that say something, by level."""
+def find_settings(found: list[Section], keys: tuple[str, ...]) -> Iterator[Setting]:
+    """Yield the settings with one of these keys that are set, in the order of the sections."""
     for place, values in found:
         for key in keys:
-            if key in values and not is_silent(values[key]):
+            if key in values and not is_unset(values[key]):
                 yield Setting(place, key, values[key])
 
 
-def is_silent(value: Any) -> bool:
-    """Whether a setting says nothing: an empty text or list is as good as none."""
+def is_unset(value: Any) -> bool:
+    """Return whether a value is None, an empty text or an empty list."""
     return value is None or (isinstance(value, str | list | tuple) and not value)
 
 
-def unread(found: list[Level]) -> list[str]:
-    """Return a note for each text of settings that is not YAML."""
+def notes_on_unparsed_text(found: list[Section]) -> list[str]:
+    """Return a note for each text of settings that is not a YAML mapping."""
     return [
-        f"{setting.name} is text in no form that is read here, so nothing in it is followed"
-        for setting in within(found, TEXTS)
-        if isinstance(setting.value, str) and "\n" in setting.value and _of_text(setting.value) is None
+        f"{setting.name} is text that is not a YAML mapping, so it is not used"
+        for setting in find_settings(found, TEXT_KEYS)
+        if isinstance(setting.value, str) and "\n" in setting.value and _parse_text(setting.value) is None
     ]
 
 
-def of_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Return what safetensors' metadata says; lists and objects are JSON there."""
+def parse_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return the metadata of a safetensors file, with lists and objects parsed from JSON."""
     made: dict[str, Any] = dict(metadata)
     for key, text in metadata.items():
         if text.lstrip().startswith(("[", "{")):
@@ -91,11 +94,11 @@ def of_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
     return made
 
 
-def of_yaml(path: Path) -> Any:
-    """Return the content of a YAML file; None where there is none.
+def read_yaml(path: Path) -> Any:
+    """Return the content of a YAML file; None if there is no such file.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: the file cannot be read.
     """
     if not path.is_file():
         return None
@@ -105,8 +108,8 @@ def of_yaml(path: Path) -> Any:
         raise CheckpointError(f"{path} cannot be read; move it away if it is not of this run") from error
 
 
-def _of_text(text: str) -> Mapping[Any, Any] | None:
-    if len(text) > LONGEST_TEXT:
+def _parse_text(text: str) -> Mapping[Any, Any] | None:
+    if len(text) > MAX_TEXT_LENGTH:
         return None
     try:
         made = yaml.safe_load(text)
@@ -116,19 +119,19 @@ def _of_text(text: str) -> Mapping[Any, Any] | None:
 
 
 def _values(mapping: Mapping[Any, Any]) -> dict[str, Any]:
-    return {key: plain(value) for key, value in mapping.items() if isinstance(key, str)}
+    return {key: unwrap_value(value) for key, value in mapping.items() if isinstance(key, str)}
 
 
 def _is_weights(mapping: Mapping[Any, Any]) -> bool:
     return any(isinstance(value, Tensor) and "." in str(key) for key, value in mapping.items())
 
 
-def plain(value: Any, depth: int = 0) -> Any:
-    """Return a value without what configuration libraries and torch wrap around it."""
-    if isinstance(value, Recorded) and depth < DEEPEST:
-        return next((plain(value[key], depth + 1) for key in HOLDERS if key in value), value)
+def unwrap_value(value: Any, depth: int = 0) -> Any:
+    """Return the plain value inside objects of configuration libraries and small tensors."""
+    if isinstance(value, RecordedObject) and depth < MAX_DEPTH:
+        return next((unwrap_value(value[key], depth + 1) for key in VALUE_ATTRIBUTES if key in value), value)
     if isinstance(value, Tensor) and value.numel() <= MAX_NUMBERS and not value.is_meta:
         return value.tolist()
     if isinstance(value, list | tuple) and depth < 2:  # noqa: PLR2004 (lists in lists)
-        return [plain(item, depth + 1) for item in value]
+        return [unwrap_value(item, depth + 1) for item in value]
     return value

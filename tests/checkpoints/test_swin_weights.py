@@ -1,4 +1,4 @@
-"""`model_export/checkpoints/parts.py`: a Swin is found under any prefix and head, or its file is explained."""
+"""`model_export/checkpoints/swin_weights.py`: a Swin is found with any prefix and head, or refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,42 +24,42 @@ SIZE = Options(input_size=(64, 64))
 
 
 def timm_weights() -> Weights:
-    """Of the network whose logits are stored: 37 classes, 48 features."""
+    """Return the weights of the network with stored logits: 37 classes, 48 features."""
     return stored("timm").state_dict("pipeline")
 
 
 def images(*size: int) -> Tensor:
-    """Two, as the stored logits were computed with."""
+    """Return the two normalized images that the stored logits belong to."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     return (torch.from_numpy(draw_pixels(2, *size)).permute(0, 3, 1, 2) / 255 - mean) / std
 
 
 def logits(checkpoint: Checkpoint) -> Any:
-    """Of `swin.py` with the weights that were read."""
+    """Return the logits of `swin.py` with the checkpoint's weights."""
     with torch.inference_mode():
         return checkpoint.network(images(*checkpoint.network.config.input_size)).numpy()
 
 
 def read(content: Any, folder: Path, **options: Any) -> Checkpoint:
-    """What becomes of a file with this content."""
+    """Write a file with this content and read it as a checkpoint."""
     torch.save(content, folder / "weights.pth")
     return read_checkpoint(str(folder / "weights.pth"), Options(input_size=(64, 64), **options))
 
 
 def assert_like_timm(checkpoint: Checkpoint) -> None:
-    """The logits are those that timm computed."""
+    """Check that the logits are those of timm."""
     expected = stored("timm").arrays["pipeline"]
 
     assert np.abs(logits(checkpoint) - expected).max() <= 1e-5 * np.ptp(expected)
 
 
 def under(prefix: str, weights: Weights) -> Weights:
-    """With this prefix."""
+    """Return the weights with this prefix."""
     return {prefix + name: weight for name, weight in weights.items()}
 
 
 def headed(head: str, weights: Weights) -> Weights:
-    """With the head under another name."""
+    """Return the weights with another name of the head."""
     return {name.replace("head.fc.", head): weight for name, weight in weights.items()}
 
 
@@ -109,22 +109,22 @@ def _wrapped(body: str, head: str, own: Weights) -> Weights:
 
 @pytest.mark.parametrize("case", READ)
 def test_timm_s_network_is_read(case: str, tmp_path: Path) -> None:
-    """Wherever training code puts network and head, the logits are timm's."""
+    """The logits are timm's, whichever names training code gives to network and head."""
     checkpoint = read(READ[case](timm_weights()), tmp_path)
 
     assert checkpoint.source.kind == "timm"
     assert_like_timm(checkpoint)
 
 
-def test_a_head_by_another_name_is_told(tmp_path: Path) -> None:
-    """What was taken for the head is said before the long work."""
+def test_a_head_by_another_name_gives_a_note(tmp_path: Path) -> None:
+    """A head with an unusual name is reported in a note; the usual one is not."""
     assert not read(timm_weights(), tmp_path).notes
     [note] = read(headed("head.1.", timm_weights()), tmp_path).notes
     assert note.startswith("head: head.1.weight is taken for the one linear layer")
 
 
 def test_a_head_without_a_bias(tmp_path: Path) -> None:
-    """`nn.Linear(…, bias=False)` adds nothing."""
+    """A head without a bias gives the logits of a zero bias, and a note."""
     weights = timm_weights()
     weights["head.fc.bias"].zero_()
     expected = logits(read(weights, tmp_path))
@@ -137,7 +137,7 @@ def test_a_head_without_a_bias(tmp_path: Path) -> None:
 
 
 def test_torchvision_s_network_in_a_wrapper(tmp_path: Path) -> None:
-    """A backbone of torchvision's with a head of its own gives torchvision's logits."""
+    """A backbone of torchvision with a separate head gives torchvision's logits."""
     own = stored("torchvision").state_dict("pipeline")
     body = {f"net.{name}": weight for name, weight in own.items() if not name.startswith("head.")}
     checkpoint = read(body | {f"fc.1.{kind}": own[f"head.{kind}"] for kind in ("weight", "bias")}, tmp_path)
@@ -156,7 +156,7 @@ class UnfoldMerging(nn.Module):
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, height, width, channels) → (batch, height/2, width/2, 2·channels)."""
+        """Merge `(batch, height, width, channels)` to `(batch, height / 2, width / 2, 2 · channels)`."""
         batch, height, width, _ = x.shape
         neighbors = nn.functional.unfold(x.permute(0, 3, 1, 2), kernel_size=2, stride=2).mT
         merged: Tensor = self.reduction(self.norm(neighbors))
@@ -164,7 +164,7 @@ class UnfoldMerging(nn.Module):
 
 
 def test_openmmlab_s_network(tmp_path: Path) -> None:
-    """Its names and its order of merging: the logits are those of a network that merges with `nn.Unfold`."""
+    """Weights with OpenMMLab's names give the logits of a network that merges with `nn.Unfold`."""
     authors = timm.renamed(timm_weights())
     names = {}
     for name in authors:
@@ -180,25 +180,25 @@ def test_openmmlab_s_network(tmp_path: Path) -> None:
         called = called.replace("norm.", "norm3.") if called.startswith("norm.") else called
         names[name] = f"head.fc.{name[5:]}" if name.startswith("head.") else f"backbone.{called}"
     checkpoint = read({"meta": {"epoch": 1}, "state_dict": {names[n]: w for n, w in authors.items()}}, tmp_path)
-    theirs = read({"model": authors}, tmp_path).network  # with merging that reads the weights as OpenMMLab does
+    expected_network = read({"model": authors}, tmp_path).network  # gets merging in OpenMMLab's order
     merging = UnfoldMerging(24)
     merging.load_state_dict({name: authors[f"layers.0.downsample.{name}"] for name in merging.state_dict()})
-    theirs.layers[0].downsample = merging
+    expected_network.layers[0].downsample = merging
     with torch.inference_mode():
-        expected = theirs(images(64, 64)).numpy()
+        expected = expected_network(images(64, 64)).numpy()
 
     assert np.abs(logits(checkpoint) - expected).max() <= 1e-5 * np.ptp(expected)
     assert checkpoint.notes[0].startswith("the names are OpenMMLab's")
 
 
-def test_openmmlab_s_version_2_is_named() -> None:
-    """Its second version is another order of blocks and merging, and is refused."""
+def test_openmmlab_s_version_2_is_refused() -> None:
+    """OpenMMLab's Swin V2, which orders blocks and merging differently, is refused."""
     with pytest.raises(UnsupportedModel, match="OpenMMLab's names of Swin V2"):
         openmmlab.converted({"stages.0.blocks.0.attn.w_msa.logit_scale": torch.zeros(1)})
 
 
 def test_simmim_s_names(tmp_path: Path) -> None:
-    """`rpe_mlp` is what the released code calls `cpb_mlp`: the network is the same."""
+    """Weights with SimMIM's name `rpe_mlp` give the logits of the same weights with the name `cpb_mlp`."""
     weights = timm.renamed(stored("timm").state_dict("v2"))
     options = {"architecture": None, "window": 8}
     tables = {
@@ -214,16 +214,16 @@ def test_simmim_s_names(tmp_path: Path) -> None:
 
 
 def test_two_networks_are_named(tmp_path: Path) -> None:
-    """Of a student and a teacher in one state dict, or a model and its average, one has to be chosen."""
+    """Two networks in one file are named in the error, and `--weights` chooses one."""
     own, other = timm_weights(), {name: torch.zeros_like(weight) for name, weight in timm_weights().items()}
     pair = under("student.", own) | under("teacher.", other)
 
-    with pytest.raises(CheckpointError, match=r"several sets of weights: student, teacher; say which with --weights"):
+    with pytest.raises(CheckpointError, match=r"several sets of weights: student, teacher; choose one with --weights"):
         read({"state_dict": pair}, tmp_path)
     with pytest.raises(CheckpointError, match=r"no weights under 'model', but under student, teacher"):
         read({"state_dict": pair}, tmp_path, weights="model")
     assert_like_timm(read({"state_dict": pair}, tmp_path, weights="student"))
-    with pytest.raises(CheckpointError, match="several sets of weights: model, model_ema; say which"):
+    with pytest.raises(CheckpointError, match="several sets of weights: model, model_ema; choose one"):
         read({"model": own, "model_ema": under("module.", other)}, tmp_path)
     assert_like_timm(read({"model": own, "model_ema": under("module.", other)}, tmp_path, weights="model"))
 
@@ -239,7 +239,7 @@ UNKNOWN: dict[str, tuple[Callable[[Weights], Any], str]] = {
     ),
     "a temperature beside the network": (
         lambda own: under("model.", own) | {"temperature": torch.ones(1)},
-        r"there is temperature \(1\), which is unknown; if that is no part of it, say --weights model$",
+        r"there is temperature \(1\), which is unknown; if the network does not use it, give --weights model$",
     ),
     "a mean within the network": (
         lambda own: under("model.", own) | {"model.mean": torch.ones(3, 1, 1)},
@@ -247,7 +247,7 @@ UNKNOWN: dict[str, tuple[Callable[[Weights], Any], str]] = {
     ),
     "a second head": (
         lambda own: under("model.", own) | {"fc.weight": torch.ones(5, 37), "fc.bias": torch.ones(5)},
-        r"there is fc\.bias \(5\), fc\.weight \(5×37\), which is unknown; if that .* --weights model$",
+        r"there is fc\.bias \(5\), fc\.weight \(5×37\), which is unknown; if the network .* --weights model$",
     ),
     "another number of features": (
         lambda own: _wrapped("", "fc.", own) | {"fc.weight": torch.ones(37, 96)},
@@ -257,7 +257,7 @@ UNKNOWN: dict[str, tuple[Callable[[Weights], Any], str]] = {
         lambda own: _wrapped("", "fc.", own) | {"metric_fc.weight": torch.ones(5, 37)},
         r"the classes may be in metric_fc\.weight \(5×37\), a loss with weights of its own",
     ),
-    "classes in a loss's matrix, the other way": (
+    "classes in a loss's transposed matrix": (
         lambda own: own | {"loss_fn.W": torch.ones(37, 5)},
         r"the classes may be in loss_fn\.W \(37×5\)",
     ),
@@ -278,11 +278,14 @@ UNKNOWN: dict[str, tuple[Callable[[Weights], Any], str]] = {
         lambda own: (
             _without_head("", own) | {"head.fc.weight_g": torch.ones(37, 1), "head.fc.weight_v": own["head.fc.weight"]}
         ),
-        r"head\.fc\.weight_g is of a head with weight normalization; take it off .*remove_weight_norm",
+        r"head\.fc\.weight_g is of a head with weight normalization; remove the normalization .*remove_weight_norm",
     ),
     "integers": (
         lambda own: own | {"layers.0.blocks.0.mlp.fc1.weight": torch.ones(96, 24, dtype=torch.int8)},
-        r"weights: layers\.0\.blocks\.0\.mlp\.fc1\.weight holds int8, which is not read; save the weights .* float32",
+        (
+            r"weights: layers\.0\.blocks\.0\.mlp\.fc1\.weight holds int8, which is not supported; "
+            "save the weights .* float32"
+        ),
     ),
     "complex numbers": (lambda own: own | {"norm.bias": torch.ones(48, dtype=torch.complex64)}, "norm.bias holds comp"),
     "float8": (lambda own: own | {"norm.bias": torch.ones(48).to(torch.float8_e4m3fn)}, "norm.bias holds float8_e4m3"),
@@ -295,7 +298,7 @@ UNKNOWN: dict[str, tuple[Callable[[Weights], Any], str]] = {
         lambda own: (
             own | {"head.fc.weight": torch.ones(1).expand(2**38, 48), "head.fc.bias": torch.ones(1).expand(2**38)}
         ),
-        r"weights: head\.fc\.(weight|bias) says 274877906944\S* numbers, and the file holds fewer",
+        r"weights: head\.fc\.(weight|bias) declares 274877906944\S* numbers, and the file holds fewer",
     ),
     "no head": (lambda own: _without_head("backbone.", own), "no head for classes in these weights: they are a backb"),
     "a masked network": (
@@ -345,7 +348,7 @@ UNKNOWN: dict[str, tuple[Callable[[Weights], Any], str]] = {
     ),
     "a whole network": (
         lambda _: {"model": nn.Sequential(nn.Linear(2, 2)), "epoch": 3},
-        r"under model is a whole network, a pickled torch\.nn\.modules\.container\.Sequential, .*torch\.save\(",
+        r"model is a whole network, a pickled torch\.nn\.modules\.container\.Sequential, .*torch\.save\(",
     ),
 }
 
@@ -355,8 +358,8 @@ def _without_head(prefix: str, own: Weights) -> Weights:
 
 
 @pytest.mark.parametrize("case", UNKNOWN)
-def test_what_is_not_read_is_named(case: str, tmp_path: Path) -> None:
-    """In the file's own names, with what to do, as a wrong request."""
+def test_weights_that_cannot_be_read_are_named(case: str, tmp_path: Path) -> None:
+    """Weights that cannot be read raise a `RequestError` of one line with the file's own names."""
     make, sentence = UNKNOWN[case]
 
     with pytest.raises(RequestError, match=sentence) as refused:
@@ -365,8 +368,8 @@ def test_what_is_not_read_is_named(case: str, tmp_path: Path) -> None:
     assert "\n" not in str(refused.value)
 
 
-def test_what_lies_beside_is_left_out_by_name(tmp_path: Path) -> None:
-    """`--weights` with the network's prefix takes nothing else."""
+def test_the_prefix_leaves_other_tensors_out(tmp_path: Path) -> None:
+    """`--weights` with the network's prefix ignores tensors beside the network."""
     content = under("model.", timm_weights()) | {"temperature": torch.ones(1)}
 
     assert_like_timm(read(content, tmp_path, weights="model"))
@@ -375,7 +378,7 @@ def test_what_lies_beside_is_left_out_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("form", ["module names", "state dict", "prefix", "compiled", "sequential classifier"])
 def test_names_of_transformers_5(version: int, form: str, tmp_path: Path) -> None:
-    """What version 5 calls its modules is read in a folder, also behind a prefix: logits and reference are its own."""
+    """A folder with the names of transformers 4 or 5, with or without a prefix, gives the library's logits."""
     network = transformers_swin(version=version)
     save_checkpoint(tmp_path / "folder", version=version)
     weights = dict(network.state_dict())
@@ -399,8 +402,8 @@ def test_names_of_transformers_5(version: int, form: str, tmp_path: Path) -> Non
     assert np.array_equal(checkpoint.reference.logits(pixels).numpy(), expected)
 
 
-def test_complaints_speak_version_5(tmp_path: Path) -> None:
-    """A missing weight is called as it would be in the file."""
+def test_errors_have_the_names_of_transformers_5(tmp_path: Path) -> None:
+    """A missing weight is named as in files of transformers 5."""
     folder = save_checkpoint(tmp_path / "folder")
     transformers_swin().save_pretrained(folder, save_original_format=False)
     weights = load_file(folder / "model.safetensors")

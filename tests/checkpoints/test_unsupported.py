@@ -1,4 +1,4 @@
-"""`model_export/checkpoints/files/foreign.py`: what is no PyTorch checkpoint is named, with what to do."""
+"""`model_export/checkpoints/files/unsupported.py`: files and folders of other formats are named with a hint."""
 
 import io
 import json
@@ -22,7 +22,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 11
 
 
 def zipped(*names: str) -> bytes:
-    """A zip archive with these members."""
+    """Return a zip archive with these members."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as opened:
         for name in names:
@@ -31,7 +31,7 @@ def zipped(*names: str) -> bytes:
 
 
 def tarred() -> bytes:
-    """A tar archive with a file of weights."""
+    """Return a tar archive with a file of weights."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as opened:
         member = tarfile.TarInfo("weights.pth")
@@ -40,8 +40,8 @@ def tarred() -> bytes:
     return file.getvalue()
 
 
-def saved(array: bool) -> bytes:  # noqa: FBT001 (of a table)
-    """What `numpy.save` and `numpy.savez` write."""
+def saved(array: bool) -> bytes:  # noqa: FBT001 (used in a table)
+    """Return a file of `numpy.save`, or of `numpy.savez`."""
     file = io.BytesIO()
     (np.save if array else np.savez)(file, np.zeros(3))
     return file.getvalue()
@@ -84,28 +84,28 @@ FILES: dict[str, tuple[str, Callable[[], bytes], str]] = {
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_a_file_that_is_no_checkpoint_is_named(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By its content: one sentence with what it is and what to do, exit code 2."""
+def test_a_file_of_another_format_is_named(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file of another format gives one line with its format and a hint, and exit code 2."""
     name, make, sentence = FILES[case]
     (tmp_path / name).write_bytes(make())
 
     assert main(["build", str(tmp_path / name), str(tmp_path / "out"), "--quiet"]) == 2
 
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert name in said
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1
+    assert name in output
     with pytest.raises(RequestError, match=sentence):
         read_checkpoint(str(tmp_path / name))
 
 
 def adapter(folder: Path) -> None:
-    """What PEFT's save_pretrained writes."""
+    """Write the files of PEFT's `save_pretrained`."""
     (folder / "adapter_config.json").write_text("{}")
     (folder / "adapter_model.safetensors").write_bytes(b"")
 
 
 def run(best: str | None, *steps: int) -> Callable[[Path], None]:
-    """A Trainer's folder with these checkpoints."""
+    """Return a function that writes a Trainer's folder with these checkpoints."""
 
     def make(folder: Path) -> None:
         for step in steps:
@@ -117,7 +117,7 @@ def run(best: str | None, *steps: int) -> Callable[[Path], None]:
 
 
 def files(*names: str) -> Callable[[Path], None]:
-    """A folder with these."""
+    """Return a function that writes a folder with these files."""
 
     def make(folder: Path) -> None:
         for name in names:
@@ -153,8 +153,8 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("case", FOLDERS)
-def test_a_folder_that_is_no_checkpoint_is_named(case: str, tmp_path: Path) -> None:
-    """With the folder or file to give in its place."""
+def test_a_folder_that_is_not_a_checkpoint_is_named(case: str, tmp_path: Path) -> None:
+    """A folder that is not a checkpoint gives an error with its kind and the file or folder to give."""
     make, sentence = FOLDERS[case]
     (tmp_path / "folder").mkdir()
     make(tmp_path / "folder")
@@ -168,7 +168,7 @@ def test_a_folder_that_is_no_checkpoint_is_named(case: str, tmp_path: Path) -> N
 
 
 def test_weights_by_an_unusual_name_are_named(tmp_path: Path) -> None:
-    """Beside config.json the weights have one of two names."""
+    """A weight file with an unusual name beside `config.json` is named in the error."""
     folder = save_checkpoint(tmp_path / "folder")
     (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
 
@@ -184,8 +184,8 @@ def test_weights_by_an_unusual_name_are_named(tmp_path: Path) -> None:
         (b"{,}", r"config\.json is not JSON, from line 1, column 2 on"),
     ],
 )
-def test_a_configuration_that_is_none_is_named(content: bytes, sentence: str, tmp_path: Path) -> None:
-    """The same goes for a folder's config.json."""
+def test_a_configuration_of_another_format_is_named(content: bytes, sentence: str, tmp_path: Path) -> None:
+    """A `config.json` that is a pointer, a web page or damaged gives an error with its format."""
     folder = save_checkpoint(tmp_path / "folder")
     (folder / "config.json").write_bytes(content)
 
@@ -205,7 +205,7 @@ def test_a_configuration_that_is_none_is_named(content: bytes, sentence: str, tm
     ],
 )
 def test_a_wrong_architecture_is_named(architecture: str, sentence: str, tmp_path: Path) -> None:
-    """The option and the weights are both named."""
+    """The error on an `--architecture` that does not fit has the values of option and weights."""
     torch.save(stored("timm").state_dict("swin_tiny_patch4_window7_224"), tmp_path / "weights.pth")
 
     with pytest.raises(RequestError, match=sentence):

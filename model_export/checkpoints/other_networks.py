@@ -1,4 +1,4 @@
-"""Other networks than a Swin classifier, by names that only their weights have.
+"""Networks that are not Swin classifiers, recognized by names that only their weights have.
 
 Knows nothing about shapes and files.
 """
@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from model_export.errors import UnsupportedModel
 
 PEFT = "call merge_and_unload() on the model with the adapter, and save_pretrained() on the result"
-# Names that only another network has, and what it is.
+# Patterns of names that only one kind of network has, and that kind.
 OTHERS = (
     (r"\blora_[AB]\b|\.base_layer\.|\.modules_to_save\.", f"a PEFT adapter; {PEFT}"),
     (r"\.meta_mlp\.", "timm's swinv2_cr, which is another network than Swin V2"),
@@ -28,36 +28,37 @@ OTHERS = (
 )
 
 
-def refuse_others(names: Mapping[Any, Any]) -> NoReturn:
-    """Raise with the names of some weights, and with the name of their network if it is one that is known here.
+def refuse(names: Mapping[Any, Any]) -> NoReturn:
+    """Refuse weights that are not a Swin's.
 
     Raises:
-        UnsupportedModel: always.
+        UnsupportedModel: always; with a few of the names, and with the kind of network if a name
+            shows it.
     """
     if not names:
-        raise UnsupportedModel("it holds no weights")
+        raise UnsupportedModel("the checkpoint holds no weights")
     known = _known(names)
-    raise UnsupportedModel(f"no Swin Transformer's weights among {some(names)}{f'; {known}' if known else ''}")
+    raise UnsupportedModel(f"no Swin Transformer's weights among {first_few(names)}{f'; {known}' if known else ''}")
 
 
-def refuse_known(names: Mapping[Any, Any]) -> None:
-    """Raise with the name of another network, if it is one that is known here.
+def refuse_if_known(names: Mapping[Any, Any]) -> None:
+    """Refuse weights if a name shows that their network is not a Swin classifier.
 
     Raises:
-        UnsupportedModel: it is another network.
+        UnsupportedModel: a name belongs to another kind of network.
     """
     if known := _known(names):
         raise UnsupportedModel(f"{known}; only Swin classifiers are exported")
 
 
 def _known(names: Mapping[Any, Any]) -> str | None:
-    for pattern, what in OTHERS:
+    for pattern, kind in OTHERS:
         if found := next((str(name) for name in names if re.search(pattern, str(name))), None):
-            return f"{found} belongs to {what}"
+            return f"{found} belongs to {kind}"
     return None
 
 
-def some(names: Mapping[Any, Any]) -> str:
-    """The first few names."""
+def first_few(names: Mapping[Any, Any]) -> str:
+    """Return the first five names as text."""
     first = ", ".join(str(name) for name in list(names)[:5])
-    return f"{first}, …" if len(names) > 5 else first  # noqa: PLR2004 (as many as were named)
+    return f"{first}, …" if len(names) > 5 else first  # noqa: PLR2004 (the number of names shown)

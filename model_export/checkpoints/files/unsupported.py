@@ -1,6 +1,6 @@
-"""Files and folders that are no PyTorch weights: what each is, by its content, and what to do with it.
+"""Descriptions of files and folders that are not PyTorch weights, with a hint on what to give in their place.
 
-Reads first bytes and names only.
+Reads only the first bytes of files, the members of archives and the names in folders.
 """
 
 import json
@@ -10,58 +10,58 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from model_export.checkpoints.files.pickles import WAY_OUT
+from model_export.checkpoints.files.pickles import SAVE_STATE_DICT
 
-HEAD = 4096
-"""Bytes that are looked at."""
-TORCH = "only PyTorch weights are read"
-UNPACK = "unpack it, and give the folder or the file of weights in it"
+# Number of bytes that are compared with known formats.
+HEAD_BYTES = 4096
+ONLY_PYTORCH = "only PyTorch weights are read"
+UNPACK_HINT = "unpack it, and give the folder or the file of weights in it"
 ONNX = "is an ONNX graph; give the checkpoint that it was made of"
 
 STARTS: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "is a git LFS pointer, not the weights; fetch them where it is: git lfs pull"),
-    (b"\x89HDF\r\n\x1a\n", f"is an HDF5 file, as Keras and TensorFlow write it; {TORCH}"),
-    (b"GGUF", f"is a GGUF file; {TORCH}"),
-    (b"\x93NUMPY", f"is a numpy array; {TORCH}"),
-    (b"\x1f\x8b", f"is compressed with gzip; {UNPACK}"),
-    (b"7z\xbc\xaf\x27\x1c", f"is a 7-Zip archive; {UNPACK}"),
-    (b"Rar!", f"is a RAR archive; {UNPACK}"),
-    (b"\xfd7zXZ\x00", f"is compressed with xz; {UNPACK}"),
-    (b"BZh", f"is compressed with bzip2; {UNPACK}"),
+    (b"\x89HDF\r\n\x1a\n", f"is an HDF5 file, as Keras and TensorFlow write it; {ONLY_PYTORCH}"),
+    (b"GGUF", f"is a GGUF file; {ONLY_PYTORCH}"),
+    (b"\x93NUMPY", f"is a numpy array; {ONLY_PYTORCH}"),
+    (b"\x1f\x8b", f"is compressed with gzip; {UNPACK_HINT}"),
+    (b"7z\xbc\xaf\x27\x1c", f"is a 7-Zip archive; {UNPACK_HINT}"),
+    (b"Rar!", f"is a RAR archive; {UNPACK_HINT}"),
+    (b"\xfd7zXZ\x00", f"is compressed with xz; {UNPACK_HINT}"),
+    (b"BZh", f"is compressed with bzip2; {UNPACK_HINT}"),
 )
 SUFFIXES = {
     ".onnx": ONNX,
-    ".h5": f"is a file of Keras or TensorFlow; {TORCH}",
-    ".keras": f"is a Keras model; {TORCH}",
-    ".tflite": f"is a TensorFlow Lite model; {TORCH}",
-    ".pb": f"is a TensorFlow graph; {TORCH}",
-    ".msgpack": f"is a file of Flax; {TORCH}",
-    ".npz": f"is an archive of numpy arrays; {TORCH}",
+    ".h5": f"is a file of Keras or TensorFlow; {ONLY_PYTORCH}",
+    ".keras": f"is a Keras model; {ONLY_PYTORCH}",
+    ".tflite": f"is a TensorFlow Lite model; {ONLY_PYTORCH}",
+    ".pb": f"is a TensorFlow graph; {ONLY_PYTORCH}",
+    ".msgpack": f"is a file of Flax; {ONLY_PYTORCH}",
+    ".npz": f"is an archive of numpy arrays; {ONLY_PYTORCH}",
     ".engine": "is a TensorRT engine; give the checkpoint that it was made of",
     ".mlmodel": "is a Core ML model; give the checkpoint that it was made of",
-    ".pdparams": f"is a file of PaddlePaddle; {TORCH}",
+    ".pdparams": f"is a file of PaddlePaddle; {ONLY_PYTORCH}",
 }
 MEMBERS: tuple[tuple[str, str], ...] = (  # of zip files
-    (r"(^|/)constants\.pkl$", f"is a TorchScript program (torch.jit.save), not weights by name; {WAY_OUT}"),
+    (r"(^|/)constants\.pkl$", f"is a TorchScript program (torch.jit.save), not weights by name; {SAVE_STATE_DICT}"),
     (
         r"(^|/)(archive_format|serialized_exported_program\.json|models/[^/]+\.json)$",
-        f"is an exported program (torch.export.save), not weights by name; {WAY_OUT}",
+        f"is an exported program (torch.export.save), not weights by name; {SAVE_STATE_DICT}",
     ),
-    (r"(^|/)data\.pkl$", ""),  # what torch.save writes
-    (r"^MAR-INF/", f"is a TorchServe archive; {UNPACK}"),
-    (r"(^|/)model\.weights\.h5$", f"is a Keras model; {TORCH}"),
-    (r"\.npy$", f"is an archive of numpy arrays; {TORCH}"),
+    (r"(^|/)data\.pkl$", ""),  # a file of torch.save
+    (r"^MAR-INF/", f"is a TorchServe archive; {UNPACK_HINT}"),
+    (r"(^|/)model\.weights\.h5$", f"is a Keras model; {ONLY_PYTORCH}"),
+    (r"\.npy$", f"is an archive of numpy arrays; {ONLY_PYTORCH}"),
 )
 
 
-def kind_of(file: Path) -> str | None:
-    """Return what a file is, as the rest of a sentence; None where it may be weights.
+def describe_file(file: Path) -> str | None:
+    """Return the format of a file as the rest of a sentence; None if it may be PyTorch weights.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with file.open("rb") as opened:
-        head = opened.read(HEAD)
+        head = opened.read(HEAD_BYTES)
     if not head:
         return "is empty; fetch or save it again"
     return _start(head) or _archive(file) or SUFFIXES.get(file.suffix.lower()) or _text(head)
@@ -80,7 +80,7 @@ def _start(head: bytes) -> str | None:
 def _archive(file: Path) -> str | None:
     if zipfile.is_zipfile(file):
         return _zip(file)
-    return f"is a tar archive; {UNPACK}" if tarfile.is_tarfile(file) else None
+    return f"is a tar archive; {UNPACK_HINT}" if tarfile.is_tarfile(file) else None
 
 
 def _zip(file: Path) -> str | None:
@@ -88,11 +88,11 @@ def _zip(file: Path) -> str | None:
         with zipfile.ZipFile(file) as opened:
             names = opened.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return None  # torch's own reader says what is wrong
+        return None  # torch's own reader reports the damage
     for pattern, what in MEMBERS:
         if any(re.search(pattern, name) for name in names):
             return what or None
-    return f"is a zip archive that torch.save did not write; {UNPACK}"
+    return f"is a zip archive that torch.save did not write; {UNPACK_HINT}"
 
 
 def _text(head: bytes) -> str | None:
@@ -103,18 +103,18 @@ def _text(head: bytes) -> str | None:
     if "\0" in text:
         return None
     words = "".join(filter(str.isprintable, text[:40])).strip()
-    # The oldest pickles are text, too: they have a line of one character.
+    # Pickles of protocol 0 are text, too. They end with a "." at the beginning of a line.
     return None if text.isascii() and "\n." in text else f"is text, not weights; it begins with: {words}"
 
 
-def folder_of(folder: Path) -> str | None:
-    """Return what a folder without a readable checkpoint is, as the rest of a sentence; None where nothing is known."""
+def describe_folder(folder: Path) -> str | None:
+    """Return the kind of a folder without a readable checkpoint, as the rest of a sentence; None if it is unknown."""
     names = sorted(path.name for path in folder.iterdir())
     if not names:
         return "is empty"
-    for is_it in FOLDERS:
-        if said := is_it(folder, names):
-            return said
+    for describe in FOLDERS:
+        if description := describe(folder, names):
+            return description
     return None
 
 
@@ -128,7 +128,7 @@ def _adapter(_: Path, names: list[str]) -> str | None:
 
 
 def _run(folder: Path, names: list[str]) -> str | None:
-    """The folder of a Trainer, with a checkpoint for each step that was saved."""
+    # transformers' Trainer writes a folder for each saved step.
     steps = [name for name in names if re.fullmatch(r"checkpoint-\d+", name) and (folder / name).is_dir()]
     if not steps:
         return None
@@ -157,8 +157,7 @@ def _distributed(_: Path, names: list[str]) -> str | None:
     )
 
 
-def _state(_: Path, names: list[str]) -> str | None:
-    """What accelerate's save_state writes."""
+def _accelerate_state(_: Path, names: list[str]) -> str | None:
     is_state = any(re.match(r"(random_states_\d+\.pkl|optimizer(_\d+)?\.bin|scheduler(_\d+)?\.bin)$", n) for n in names)
     if not is_state or "config.json" in names:
         return None
@@ -170,13 +169,13 @@ def _state(_: Path, names: list[str]) -> str | None:
 
 def _tensorflow(_: Path, names: list[str]) -> str | None:
     if "saved_model.pb" in names:
-        return f"is a SavedModel of TensorFlow; {TORCH}"
-    strange = [name for name in names if name in {"tf_model.h5", "flax_model.msgpack", "model.onnx"}]
-    return f"has {' and '.join(strange)} only; {TORCH}" if strange and not _weights(names) else None
+        return f"is a SavedModel of TensorFlow; {ONLY_PYTORCH}"
+    others = [name for name in names if name in {"tf_model.h5", "flax_model.msgpack", "model.onnx"}]
+    return f"has {' and '.join(others)} only; {ONLY_PYTORCH}" if others and not _weights(names) else None
 
 
 def _inside(folder: Path, names: list[str]) -> str | None:
-    """A folder around the checkpoint, as of a hub's cache or an archive."""
+    # The hub's cache and unpacked archives have folders around the checkpoint.
     if "config.json" in names or _weights(names):
         return None
     found = sorted(folder.glob("*/config.json")) or sorted(folder.glob("*/*/config.json"))
@@ -200,7 +199,7 @@ FOLDERS: tuple[Callable[[Path, list[str]], str | None], ...] = (
     _adapter,
     _run,
     _distributed,
-    _state,
+    _accelerate_state,
     _tensorflow,
     _inside,
     _bare,
