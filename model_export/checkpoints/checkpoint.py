@@ -29,7 +29,7 @@ PLACEHOLDER = re.compile(r"LABEL_\d+")
 
 @dataclass(frozen=True)
 class Options:
-    """Options of the command line, which replace or complete the checkpoint's values. Sizes are (height, width)."""
+    """Options of the command line that replace the checkpoint's values. Sizes: (height, width)."""
 
     source: SourceKind | None = None
     revision: str | None = None
@@ -355,7 +355,7 @@ def _shape(weight: Tensor) -> str:
 
 
 def resize_weight(name: str, weight: Tensor, wanted: Tensor) -> Tensor:
-    """Return a bias table or a position embedding in the shape of `wanted`. Return any other weight unchanged.
+    """Return a bias table or position embedding in the shape of `wanted`, other weights unchanged.
 
     Bias tables are `(offsets, heads)`, position embeddings `(1, positions, channels)`. Both are
     interpolated as square maps and bicubically, as in the authors' `load_pretrained`. A weight
@@ -371,7 +371,7 @@ def resize_weight(name: str, weight: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _bicubic(values: Tensor, length: int) -> Tensor:
-    """Resize `(1, channels, side²)` to `(1, channels, length)`; unchanged if one of the maps is not square."""
+    """Resize `(1, channels, side²)` to `(1, channels, length)`; maps that are not square stay."""
     old, new = round(values.shape[2] ** 0.5), round(length**0.5)
     if old**2 != values.shape[2] or new**2 != length:
         return values

@@ -1,4 +1,4 @@
-"""The head of a network: the one linear layer among the weights outside the body, or an error that says why not.
+"""The head of a network: the one linear layer among the weights outside the body.
 
 Knows names and shapes, and nothing about the body.
 """
@@ -58,12 +58,12 @@ def find_head(rest: RemainingWeights) -> str:
 
 
 def _is_linear(value: Tensor) -> bool:
-    """Return whether this is a matrix, or a 1×1 convolution, which computes the same after the mean."""
+    """Return whether this is a matrix, or a 1×1 convolution, which is equivalent on the mean."""
     return value.ndim == 2 or (value.ndim == 4 and value.shape[2:] == (1, 1))  # noqa: PLR2004 (a matrix, a convolution)
 
 
 def _is_loss_or_metric(name: str, value: Tensor, head: torch.Size) -> bool:
-    """Return whether a weight belongs to a loss or metric that a head of shape (classes, features) does not need.
+    """Return whether a weight is of a loss or metric without which the head computes the same.
 
     The head does not need class weights, centers (classes, features) or confusion matrices
     (classes, classes). A loss with another matrix on the head's output, such as ArcFace or a proxy
@@ -117,7 +117,7 @@ def _no_head_error(rest: RemainingWeights, heads: Mapping[str, set[str]]) -> Che
 
 
 def _loss_error(rest: RemainingWeights, heads: Mapping[str, set[str]]) -> CheckpointError | None:
-    """Return the error for a loss that may hold the weights of the classes; None if there is none."""
+    """Return the error for a loss that may hold the classes; None if there is none."""
     outputs: set[int | None] = {len(rest.weights[f"{stem}weight"]) for stem in heads}
     for name, value in rest.weights.items():
         if LOSS_OR_METRIC.search(name) and value.ndim > 1 and (outputs or {rest.features}) & {*value.shape}:
@@ -129,7 +129,7 @@ def _loss_error(rest: RemainingWeights, heads: Mapping[str, set[str]]) -> Checkp
 
 
 def _is_in_head(beside: Mapping[str, Any], stem: str, prefix: str) -> bool:
-    """Return whether all these weights are in the module of the linear layer, such as `head.0.` beside `head.3.`."""
+    """Return whether all these are in the linear layer's module: `head.0.` beside `head.3.`."""
     module = parent(stem)
     return bool(module) and module != prefix and all(name.startswith(module) for name in beside)
 

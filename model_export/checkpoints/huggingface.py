@@ -41,7 +41,7 @@ Count = Annotated[int, Field(gt=0)]
 
 
 class Settings(BaseModel):
-    """The keys of `config.json` that the export uses, with the defaults of the library's `SwinConfig`."""
+    """The keys of `config.json` that the export uses, with the library's defaults."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
@@ -110,7 +110,7 @@ COMPUTED = re.compile(r"\.relative_(position_index|coords_table)$")
 
 
 def read(folder: Path, source_id: str, revision: str | None, options: Options) -> Checkpoint:
-    """Read a folder with the files of a `SwinForImageClassification` or `Swinv2ForImageClassification`.
+    """Read the folder of a `SwinForImageClassification` or `Swinv2ForImageClassification`.
 
     Raises:
         CheckpointError: a file is missing, damaged, or contradicts another.
@@ -177,7 +177,7 @@ def _windows(config: SwinConfig) -> list[Windowing]:
 
 
 def _check_width(config: SwinConfig, weights: Mapping[str, Tensor]) -> None:
-    """Raise CheckpointError if the width does not fit the weights, before a network larger than memory is made."""
+    """Raise CheckpointError for a wrong width, before a network larger than memory is made."""
     first = weights.get("patch_embed.proj.weight")
     if first is not None and len(first) != config.embed_dim:
         raise CheckpointError(f"config.json asks for embed_dim {config.embed_dim}, the weights have {len(first)}")
@@ -316,7 +316,7 @@ def _activation(settings: Settings, num_classes: int) -> Activation:
 
 
 def _renamed(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the weights by the names of `swin.py`, with query, key and value joined into one projection."""
+    """Yield the weights by the names of `swin.py`, with query, key and value joined."""
     separate: dict[tuple[str, str], dict[str, Tensor]] = {}
     for name, weight in weights.items():
         if COMPUTED.search(name):
@@ -344,7 +344,7 @@ def _original_name(name: str) -> str:
 
 
 def _source_name(weights: Weights, name: str) -> str:
-    """Return the name of a weight of `swin.py` in the version of the library that wrote the file."""
+    """Return the name of a weight of `swin.py` in the library's version of the file."""
     model = "swinv2." if any(own.startswith("swinv2.") for own in weights) else "swin."
     is_new = any(".q_proj." in own for own in weights)
     for own, old, new in OWN_NAMES:

@@ -1,4 +1,4 @@
-"""Parsers of class names: lines, tables, lists, and JSON objects from name to number or from number to name.
+"""Parsers of class names: lines, tables, lists, and JSON objects in both directions.
 
 Data that does not name classes, or that can be read in two ways, raises `ValueError`. Knows nothing
 about the files.
@@ -52,7 +52,7 @@ JSON_HINT = "or, where the numbers belong to the names, give the names as a JSON
 
 
 def from_text(text: str) -> tuple[Label, ...]:
-    """Return the labels in a file: JSON if the text begins like JSON, else a table with a header, else lines."""
+    """Return the labels in a file: JSON, a table with a header, or lines."""
     if text.lstrip().startswith(("[", "{")):
         return from_data(json.loads(text, object_pairs_hook=_unique))
     lines = re.split(r"\r\n|\r|\n", text)
@@ -64,7 +64,7 @@ def from_text(text: str) -> tuple[Label, ...]:
 
 
 def from_data(data: Any, key: str = "") -> tuple[Label, ...]:
-    """Return the labels in a list, in an object from number to name, or in an object from name to number.
+    """Return the labels in a list or in an object from number to name or from name to number.
 
     Args:
         data: from JSON or from a checkpoint.
@@ -103,7 +103,7 @@ def _pairs(data: Sequence[Any]) -> dict[Any, Any]:
 
 
 def _parse_object(data: Mapping[Any, Any], key: str) -> list[Label]:
-    """Return the labels of an object in the direction of its key, else by the side that numbers all classes.
+    """Return the labels of an object; its key or its numbers decide the direction.
 
     If both sides number all classes, the types decide: values that are numbers are ImageFolder's
     `class_to_idx`, values that are text are `id2label`.
@@ -161,7 +161,7 @@ def _parse_lines(lines: Sequence[str]) -> list[Label]:
 
 
 def _are_numbers_of_classes(matches: Sequence[re.Match[str]]) -> bool:
-    """Return whether the numbers in these lines are class numbers, and not a part of the name ("2012 Audi A4").
+    """Return whether the numbers are class numbers, not a part of the name ("2012 Audi A4").
 
     They are if a sign separates number and name in every line. Separated by blanks, they are if
     they are distinct and none exceeds the number of lines.
@@ -216,7 +216,7 @@ def _index_of(entry: Mapping[str, Any]) -> int | None:
 
 
 def _label(entry: Any) -> Label:
-    """Return the label in a name, a number, {"name": …, "wnid": …}, or a pair of WordNet id and name."""
+    """Return the label in a name, a number, `{"name": …, "wnid": …}`, or a pair of id and name."""
     if isinstance(entry, Label):
         return entry
     if isinstance(entry, str) or (isinstance(entry, int) and not isinstance(entry, bool)):
@@ -233,7 +233,7 @@ def _label(entry: Any) -> Label:
 
 
 def _check_names(labels: Sequence[Label]) -> tuple[Label, ...]:
-    """Return the labels. The WordNet ids of all ImageNet classes, in their order, become ImageNet's labels.
+    """Return the labels; the WordNet ids of all ImageNet classes become ImageNet's labels.
 
     Raises:
         ValueError: there are no labels, or one has no name.

@@ -1,4 +1,4 @@
-"""Conversion of OpenMMLab's Swin (mmpretrain, mmcls) to the authors' names and order of patch merging.
+"""Conversion of OpenMMLab's Swin (mmpretrain, mmcls) to the authors' names and merging.
 
 OpenMMLab merges with `nn.Unfold`, which orders the four neighbors within each channel. The authors
 order the channels within each neighbor, columns first. Version 1 has no other difference. Knows
@@ -41,7 +41,7 @@ def converted(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def names(names_in_file: Mapping[str, str]) -> dict[str, str]:
-    """Return the names in the file by the authors' names, from the names in the file by OpenMMLab's."""
+    """Return the names in the file, by the authors' names in place of OpenMMLab's."""
     return {_renamed(name): in_file for name, in_file in names_in_file.items()}
 
 

@@ -1,4 +1,4 @@
-"""The reader of the authors' files: `{"model": …}` with the names of `swin.py` and with computed tables.
+"""The reader of the authors' files: `{"model": …}` with the names of `swin.py`.
 
 The authors' code (github.com/microsoft/Swin-Transformer) is not a package that can be imported.
 timm's port loads the same files, so timm is the reference if it is installed.
@@ -46,7 +46,7 @@ def read(
 
 
 def _refuse_padding(config: SwinConfig) -> None:
-    """Raise UnsupportedModel if windows do not divide a map. The authors' classifiers do not pad and fail there."""
+    """Raise UnsupportedModel if windows do not divide a map: the authors' networks do not pad."""
     for stage in range(len(config.depths)):
         grid, window = config.stage_grid(stage), config.windowing(stage, 0).size
         if grid[0] % window[0] or grid[1] % window[1]:

@@ -67,7 +67,7 @@ KNOWN_STEPS = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_
 
 
 def apply_options(recipe: Preprocessing, options: RecipeOptions, input_size: Size) -> Preprocessing:
-    """Return the preprocessing with the options' values in place of its own. Its output has `input_size`.
+    """Return the preprocessing with the options' values and an output of `input_size`.
 
     Raises:
         RequestError: the options contradict each other, or the normalization gives no finite
@@ -103,7 +103,7 @@ def apply_options(recipe: Preprocessing, options: RecipeOptions, input_size: Siz
 
 
 def _check_numbers(recipe: Preprocessing) -> None:
-    """Raise RequestError for a normalization that gives no finite numbers, before the export takes its time."""
+    """Raise RequestError for a normalization that gives no finite numbers."""
     if not all(map(math.isfinite, (recipe.scale, *recipe.mean, *recipe.std))):
         raise RequestError("preprocessing: mean, std and scale are not all finite; give others with --mean and --std")
     if min(recipe.std) <= 0:
@@ -117,7 +117,7 @@ def _pixels(size: Size | None) -> str:
 
 
 def _resize_in_proportion(recipe: Preprocessing, input_size: Size) -> Preprocessing:
-    """Return the preprocessing for another input size, with all sizes in proportion and rounded down."""
+    """Return the preprocessing for another input size, in proportion and rounded down."""
     old = recipe.output_size
     if old is None or old == input_size:
         return recipe
@@ -159,7 +159,7 @@ def from_timm(
     options: RecipeOptions = NO_OPTIONS,
     where: str = "pretrained_cfg",
 ) -> Preprocessing:
-    """Return the preprocessing in a `pretrained_cfg` or a run's settings, as `timm.data.create_transform` reads it.
+    """Return the preprocessing that `timm.data.create_transform` makes from these settings.
 
     Args:
         settings: timm's keys and values.
@@ -203,7 +203,7 @@ def from_timm(
 def from_huggingface(
     settings: Mapping[str, Any], image_size: Size, options: RecipeOptions = NO_OPTIONS
 ) -> tuple[Preprocessing, Size]:
-    """Return the preprocessing in a `preprocessor_config.json`, and the (height, width) of its output.
+    """Return the preprocessing in a `preprocessor_config.json` and its output (height, width).
 
     Args:
         settings: the file's content.
@@ -255,7 +255,7 @@ def from_huggingface(
 
 
 def _check_processor(settings: Mapping[str, Any], options: RecipeOptions) -> None:
-    """Raise UnsupportedModel for an unknown processor, unless options and the file's numbers describe every step."""
+    """Raise UnsupportedModel for an unknown processor that options and file do not describe."""
     kind = settings.get("image_processor_type") or settings.get("feature_extractor_type") or "ViTImageProcessor"
     if kind in HUGGINGFACE_PROCESSORS:
         return

@@ -1,4 +1,4 @@
-"""The reference of the proof: the source library's own network, or `swin.py` where the library cannot be used.
+"""The reference of the proof: the source library's network, or `swin.py` if the library fails.
 
 Knows nothing about checkpoints.
 """
@@ -64,7 +64,7 @@ class FallbackReference:
 
 
 def preprocess_to_tensor(image: Image.Image, recipe: Preprocessing) -> Tensor:
-    """Return an RGB image as normalized float32 `(1, 3, height, width)`, resized as a whole and then cropped."""
+    """Resize, then crop an RGB image. Return normalized float32 `(1, 3, height, width)`."""
     pixels = torch.from_numpy(preprocess_in_steps(image, recipe).copy()).permute(2, 0, 1)[None]
     mean, std = (torch.tensor(channels).view(3, 1, 1) for channels in (recipe.mean, recipe.std))
     return (pixels.float() * recipe.scale - mean) / std
@@ -76,7 +76,7 @@ def library_reference(
     network: Swin,
     recipe: Preprocessing,
 ) -> Reference:
-    """Return the source library's network, or a `FallbackReference` if the library is missing, too old or fails.
+    """Return the source library's network, or a `FallbackReference` if the library fails.
 
     Args:
         name: of the library.
@@ -108,7 +108,7 @@ def library_reference(
 
 
 def usable(reference: Reference, network: Swin, recipe: Preprocessing) -> Reference:
-    """Return the reference if it runs, else a `FallbackReference`. The proof compares its values later."""
+    """Return the reference if it runs, else a `FallbackReference`. Values are compared later."""
     if not reference.is_independent:
         return reference
     height, width = network.config.input_size

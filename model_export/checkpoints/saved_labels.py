@@ -19,7 +19,7 @@ LABELS_HINT = "give their names with --labels"
 
 
 class SavedLabels(NamedTuple):
-    """Labels, their place in the file, and notes on unused lists. Without labels, `place` is empty."""
+    """Labels, their place in the file ("" without labels), and notes on unused lists."""
 
     labels: tuple[Label, ...] | None
     place: str
@@ -55,7 +55,7 @@ def _path(setting: Setting) -> str:
 
 
 def _note_on_ambiguous(setting: Setting, classes: int) -> list[str]:
-    """Return a note on a list that may name the classes or something else; no note if it cannot name the classes."""
+    """Return a note on a list that may name the classes or something else."""
     value = setting.value
     if not isinstance(value, list | tuple) or len(value) != classes or not all(isinstance(name, str) for name in value):
         return []

@@ -1,4 +1,4 @@
-"""The shared reader of bare state dicts: weights of the authors, timm or torchvision → `Checkpoint`.
+"""The shared reader of bare state dicts of the authors, timm and torchvision.
 
 Depths, widths, heads and classes follow from the shapes of the weights. Window and input size
 follow from computed tables, which the authors and torchvision save and timm does not. Settings of
@@ -180,7 +180,7 @@ class _Inputs:
 
 
 def _trained(inputs: _Inputs, window_convention: Dialect) -> tuple[SwinConfig, str, str, list[str]]:
-    """Return the trained configuration, the origins of its input size and of its windows, and notes."""
+    """Return the trained configuration, the origins of input size and windows, and notes."""
     variant, notes = _choose_variant(inputs)
     windows, windows_from = _choose_windows(inputs, variant)
     notes += _check_classes(inputs)
@@ -200,7 +200,7 @@ def _trained(inputs: _Inputs, window_convention: Dialect) -> tuple[SwinConfig, s
 
 
 def _choose_variant(inputs: _Inputs) -> tuple[Variant | None, list[str]]:
-    """Return the variant that options, configuration or settings name, and a note if its shape differs.
+    """Return the variant that options, configuration or settings name, and notes.
 
     Raises:
         CheckpointError: the settings belong to a training run of another network.
@@ -214,7 +214,7 @@ def _choose_variant(inputs: _Inputs) -> tuple[Variant | None, list[str]]:
     if run and all(inputs.measured[part] == inputs.declared_fields.get(part, getattr(run, part)) for part in SHAPE):
         has_its_shape = all(inputs.measured[part] == getattr(run, part) for part in SHAPE)
         return inputs.named_variant or (run if has_its_shape else None), []
-    mismatch = "whose shape differs from the weights'" if run else "which is not a known Swin"
+    mismatch = "which has another shape than the weights" if run else "which is not a known Swin"
     note = f"{place} names {name}, {mismatch}"
     if not inputs.training.must_match_weights:
         return inputs.named_variant, [note]
@@ -226,23 +226,23 @@ def _choose_variant(inputs: _Inputs) -> tuple[Variant | None, list[str]]:
 def _choose_windows(inputs: _Inputs, variant: Variant | None) -> tuple[tuple[Size, ...], str]:
     """Return the windows by stage and their origin.
 
-    Settings come first, then a variant named by the options, then the tensors, then a variant named
-    by the run.
+    Settings come first, then a variant that options or configuration name, then the tensors, then a
+    variant that the run names.
 
     Raises:
         CheckpointError: `--architecture` contradicts the settings, or the windows are open.
     """
-    asked, declared = _variant(inputs.options), inputs.declared_fields.get("window_sizes")
+    named, declared = _variant(inputs.options), inputs.declared_fields.get("window_sizes")
     if declared:
         place = inputs.declared.place if "window_sizes" in inputs.declared.config else inputs.training.place
-        if asked and (len(declared) != len(asked.windows) or not asked.has_windows(declared)):
+        if named and (len(declared) != len(named.windows) or not named.has_windows(declared)):
             raise CheckpointError(
-                f"--architecture {inputs.options.architecture} has windows of {_listed(asked.windows)}, {place} of "
+                f"--architecture {inputs.options.architecture} has windows of {_listed(named.windows)}, {place} of "
                 f"{_listed(tuple(side for side, _ in declared))}; leave --architecture out if these are the run's"
             )
         return tuple(declared), f"from {place}"
     if variant and inputs.named_variant:
-        named_by = f"--architecture {inputs.options.architecture}" if asked else inputs.declared.place
+        named_by = f"--architecture {inputs.options.architecture}" if named else inputs.declared.place
         return tuple(variant.window_sizes), f"from {named_by}"
     if inputs.windows:
         return tuple(inputs.windows), "from the weights"
@@ -298,7 +298,7 @@ def _check_fields(inputs: _Inputs, fields: Mapping[str, Any]) -> None:
 
 
 def _check_windows(inputs: _Inputs) -> None:
-    """Raise CheckpointError if the variant named by the options has other windows than the tensors."""
+    """Raise CheckpointError if `--architecture` has other windows than the tensors."""
     variant, windows = _variant(inputs.options), inputs.windows
     if variant and windows and not variant.has_windows(windows):
         raise CheckpointError(
@@ -310,14 +310,14 @@ def _check_windows(inputs: _Inputs) -> None:
 def _input_size(
     inputs: _Inputs, fields: Mapping[str, Any], variant: Variant | None, declared_size: Size | None
 ) -> tuple[Size, str]:
-    """Return the input size and its origin: settings, else tensors, else options, else the published variant."""
+    """Return the input size and its origin: settings, tensors, options or published variant."""
     size, size_from = _size_and_origin(inputs, fields, variant, declared_size)
     _check_masks(inputs, fields["patch_size"], size)
     return size, size_from
 
 
 def _check_masks(inputs: _Inputs, patch: int, size: Size) -> None:
-    """Raise CheckpointError if attention masks of a map that is not square are for another input size."""
+    """Raise CheckpointError if masks of a map that is not square are for another input size."""
     found = _mask_positions(inputs.tables, len(inputs.measured["depths"]))
     if found is None or math.isqrt(found[1]) ** 2 == found[1]:
         return
@@ -383,7 +383,7 @@ def _size_by_variant(inputs: _Inputs, fields: Mapping[str, Any], variant: Varian
 
 
 def _same_windows(fields: Mapping[str, Any], size: Size, published: Variant) -> bool:
-    """Return whether both input sizes give the same windows, so that no table has to be interpolated."""
+    """Return whether both input sizes give the same windows, without interpolated tables."""
     configs = [SwinConfig(**fields, input_size=side) for side in (size, (published.side, published.side))]
     if fields["ape"]:
         return False
@@ -392,7 +392,7 @@ def _same_windows(fields: Mapping[str, Any], size: Size, published: Variant) -> 
 
 
 def _size_by_tensors(weights: Weights, tables: Weights, patch: int, windows: Sequence[Size]) -> tuple[Size, str] | None:
-    """Return the input size that tensors imply and the name of these tensors; None if they leave it open."""
+    """Return the input size that tensors imply and their name; None if they leave it open."""
     if size := _size_by_mask(tables, patch, len(windows)):
         return size, "the attention masks"
     embedding = weights.get("absolute_pos_embed")
@@ -501,7 +501,7 @@ def _windows(weights: Weights, tables: Weights, stages: int) -> tuple[Size, ...]
 
 
 def _size_by_mask(tables: Weights, patch: int, stages: int) -> Size | None:
-    """Return the input size that the first attention mask implies; None if its map is not square."""
+    """Return the input size that the first mask implies; None if its map is not square."""
     found = _mask_positions(tables, stages)
     if found is None or (side := math.isqrt(found[1])) ** 2 != found[1]:
         return None
@@ -509,7 +509,7 @@ def _size_by_mask(tables: Weights, patch: int, stages: int) -> Size | None:
 
 
 def _mask_positions(tables: Weights, stages: int) -> tuple[int, int] | None:
-    """Return the first stage with a mask, `(windows, area, area)`, and its number of positions, windows × area."""
+    """Return the first stage with a mask `(windows, area, area)`, and windows × area."""
     for stage in range(stages):
         mask = tables.get(f"layers.{stage}.blocks.1.attn_mask")
         if mask is not None and mask.ndim > 1:
@@ -518,7 +518,7 @@ def _mask_positions(tables: Weights, stages: int) -> tuple[int, int] | None:
 
 
 def _pretrained(tables: Weights, windows: Sequence[Size]) -> tuple[int, ...]:
-    """Return the pretrained windows by stage, from the largest log-spaced offset of each coordinate table.
+    """Return the pretrained windows by stage, from the largest offset of each coordinate table.
 
     The offset is log2(8·(side - 1) / (pretrained - 1) + 1) / log2(8) (equation 4 of the paper on
     Swin V2).

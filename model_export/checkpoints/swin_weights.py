@@ -89,7 +89,7 @@ class StateDict(dict[str, Tensor]):
         self._names_in_file, self._prefix = names_in_file, prefix
 
     def name_in_file(self, name: str) -> str:
-        """Return the name of a weight in the file. A weight that the file lacks gets the prefix of the others."""
+        """Return a weight's name in the file, also if the file lacks the weight."""
         return self._names_in_file.get(name, self._prefix + name)
 
 

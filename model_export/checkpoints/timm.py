@@ -1,4 +1,4 @@
-"""The reader of timm's checkpoints: a folder or hub repository with `config.json`, or a bare state dict.
+"""The reader of timm's checkpoints: a folder with `config.json`, or a bare state dict.
 
 `config.json` has the architecture's name, its arguments, and `pretrained_cfg` with the
 preprocessing. timm merges patches at the beginning of a stage, the other libraries at the end of
@@ -40,7 +40,7 @@ Ratio = Annotated[float, Field(gt=0, lt=100)]
 
 
 class ModelArguments(BaseModel):
-    """`model_args`, the arguments of timm's network. Other arguments and other values are refused."""
+    """`model_args`, the arguments of timm's network. Other arguments and values are refused."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -168,7 +168,7 @@ def _declared_by_run(training: Training) -> DeclaredConfig:
 
 
 def _with_saved_architecture(training: Training, content: Mapping[str, Any]) -> Training:
-    """Return the settings; without an architecture in them, add the name that timm saves beside the weights."""
+    """Return the settings, with timm's `arch` beside the weights if they have no architecture."""
     arch = content.get("arch")
     if training.architecture or not isinstance(arch, str) or find_variant(arch) is None:
         return training
@@ -250,7 +250,7 @@ def _shape(arguments: ModelArguments, stages: int) -> dict[str, Any]:
 
 
 def _windows(value: Any, stages: int) -> tuple[Size, ...]:
-    """Return the windows by stage, from one side, one (height, width), or one of either for each stage.
+    """Return the windows by stage, from one side or (height, width) for all stages or for each.
 
     Two numbers are a height and a width, unless the network has two stages.
     """
@@ -295,7 +295,7 @@ def timm_reference(
     arguments: Mapping[str, Any] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
 ) -> Reference:
-    """Return timm's network with these weights, or a `FallbackReference` if timm has no such network.
+    """Return timm's network with these weights, or a `FallbackReference` if timm has none.
 
     Args:
         weights: by the names in the checkpoint.
@@ -341,7 +341,7 @@ def _model(timm: Any, config: SwinConfig) -> Any:
 
 
 def _window_argument(windows: tuple[Size, ...]) -> Any:
-    """Return one number if all windows are the same square: timm up to 1.0.22 accepts no other form."""
+    """Return one number for equal square windows: timm up to 1.0.22 accepts no other form."""
     sides = {side for window in windows for side in window}
     return sides.pop() if len(sides) == 1 else windows
 
@@ -375,7 +375,7 @@ class TimmReference:
 
 
 def _convert_weights(timm: Any, weights: Weights, model: Any) -> Any:
-    """Return the weights as timm's networks load them: without computed tables, by timm's current names."""
+    """Return the weights without computed tables and by timm's current names."""
     modules = timm.models.swin_transformer, timm.models.swin_transformer_v2
     is_2 = isinstance(model, modules[1].SwinTransformerV2)
     return modules[is_2].checkpoint_filter_fn(dict(weights), model)

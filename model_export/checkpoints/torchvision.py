@@ -1,4 +1,4 @@
-"""The reader of torchvision's checkpoints: state dicts of `swin_t`, `swin_s`, `swin_b` and `swin_v2_*`."""
+"""The reader of torchvision's state dicts: `swin_t`, `swin_s`, `swin_b` and `swin_v2_*`."""
 
 import re
 from collections.abc import Mapping
@@ -128,7 +128,7 @@ class TorchvisionReference:
 
 
 def _transform(torchvision: Any, recipe: Preprocessing) -> Any:
-    """Return the transforms that torchvision's weights carry; None if they cannot express the preprocessing."""
+    """Return torchvision's own transforms; None if they cannot express the preprocessing."""
     resize, crop = recipe.resize, recipe.crop
     if not isinstance(resize, ShorterSide) or crop is None or crop.height != crop.width:
         return None

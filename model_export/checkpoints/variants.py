@@ -1,4 +1,4 @@
-"""The published variants: values that state dicts lack, and the preprocessing of each source library.
+"""The published variants, and the preprocessing of each source library.
 
 Names are timm's; the names of the authors and of torchvision are mapped to them. Sources: the
 authors' configuration files and `data/build.py`, timm's `default_cfgs`, the metadata of
@@ -21,7 +21,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Variant:
-    """One published network shape. A window that exceeds its feature map is given in its full size."""
+    """One published network shape. Windows have their full size, even if it exceeds the map."""
 
     version: int
     embed_dim: int
@@ -37,7 +37,7 @@ class Variant:
         return tuple((side, side) for side in self.windows)
 
     def has_windows(self, windows: Sequence[Size]) -> bool:
-        """Return whether these are the variant's windows, in full size or as large as their feature maps."""
+        """Return whether these are the variant's windows, in full size or cut to their maps."""
         grids = (self.side // 4 >> stage for stage in range(len(self.windows)))
         wanted = ({side, min(side, grid)} for side, grid in zip(self.windows, grids, strict=True))
         return all(side in sides for (side, _), sides in zip(windows, wanted, strict=True))
@@ -94,7 +94,7 @@ TORCHVISION = {  # torchvision's name → timm's name, and the side in pixels to
 
 
 def find_variant(name: str) -> Variant | None:
-    """Return the variant of this name, as timm, the authors, torchvision or the hub spell it; None if there is none.
+    """Return the variant of this name in any library's spelling; None if there is none.
 
     For example, `timm/swinv2_tiny_window8_256.ms_in1k` is the variant `swinv2_tiny_window8_256`.
     """
@@ -151,7 +151,7 @@ def imagenet_preprocessing(resize: Squash | ShorterSide | Cover, crop: CenterCro
 
 
 def cover(size: Size, fraction: float) -> ShorterSide | Cover:
-    """Return a resize after which a crop of `size` (height, width) keeps this fraction of each side, rounded down."""
+    """Return a resize after which a crop of `size` (height, width) keeps a fraction of a side."""
     height, width = (math.floor(side / fraction) for side in size)
     if height == width:
         return ShorterSide(mode="shorter_side", size=height)

@@ -1,4 +1,4 @@
-"""`model_export/checkpoints/`: Hugging Face folders are read completely, or refused with an error."""
+"""`model_export/checkpoints/`: Hugging Face folders are read, or refused with an error."""
 
 import json
 from collections.abc import Callable
@@ -232,7 +232,7 @@ def test_preprocessing_that_cannot_be_reproduced_is_refused(
 
 
 def test_the_oldest_form_of_the_preprocessor_is_read(folder: Path) -> None:
-    """`feature_extractor_type` and one number for the size are read, as in the first Swin checkpoints on the hub."""
+    """`feature_extractor_type` and one number for the size are read, as in early checkpoints."""
     settings = {"feature_extractor_type": "ViTFeatureExtractor", "size": 32, "resample": 3, "do_normalize": False}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
 
@@ -252,16 +252,16 @@ def test_an_id_is_fetched_from_the_hub(folder: Path, monkeypatch: pytest.MonkeyP
     """The hub's client gets id and revision, and the source has the commit of the download."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     snapshot = folder.rename(folder.with_name(commit))
-    asked = []
+    calls = []
 
     def snapshot_download(repository: str, *, revision: str, allow_patterns: list[str]) -> str:
-        asked.append((repository, revision, "config.json" in allow_patterns))
+        calls.append((repository, revision, "config.json" in allow_patterns))
         return str(snapshot)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     source = read_checkpoint("somebody/swin", Options(revision="v2")).source
 
-    assert asked == [("somebody/swin", "v2", True)]
+    assert calls == [("somebody/swin", "v2", True)]
     assert ("somebody/swin", commit) == (source.id, source.revision)
 
 

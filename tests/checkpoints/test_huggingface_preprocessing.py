@@ -31,7 +31,7 @@ def both(image: Image.Image, settings: dict[str, Any]) -> tuple[np.ndarray, np.n
 @pytest.mark.parametrize("resample", range(6))
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_squash_is_the_source_s_own(size: tuple[int, int], resample: int) -> None:
-    """Resizing to a fixed size gives the pixels of the transformers library, with every interpolation."""
+    """Resizing to a fixed size gives the pixels of transformers, with every interpolation."""
     expected, pixels = both(draw_picture(*size), SQUASH | {"resample": resample})
 
     assert np.array_equal(expected, pixels)
@@ -50,7 +50,7 @@ def test_resizing_only_what_the_crop_keeps_is_the_source_s_own(size: tuple[int, 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("settings", [SQUASH, CROP], ids=["squash", "crop"])
 def test_an_image_of_the_least_size_is_not_enlarged(settings: dict[str, Any], size: tuple[int, int]) -> None:
-    """The target of the resize is within the least size, also after a rotation by the EXIF orientation."""
+    """The target of the resize is within the least size, also after an EXIF rotation."""
     recipe, _ = from_huggingface(settings, (64, 64))
     least = min_decoded_size(size, recipe)
 

@@ -22,7 +22,7 @@ READ: dict[str, tuple[str, list[str]]] = {
     "class_to_idx of folders that do not count from 0": ('{"11": 1, "7": 0}', ["7", "11"]),
     "class_to_idx with numbers as strings": ('{"7": "1", "3": "0"}', ["3", "7"]),
     "id2label": (json.dumps({str(index): f"name {index}" for index in reversed(range(11))}), NAMES),
-    "id2label whose names are a permutation": ('{"0": "1", "1": "2", "2": "0"}', ["1", "2", "0"]),
+    "id2label with a permutation as names": ('{"0": "1", "1": "2", "2": "0"}', ["1", "2", "0"]),
     "id2label with numbers for names": ('{"0": 7, "1": 3}', ["7", "3"]),
     "a configuration with id2label": ('{"model_type": "swin", "id2label": {"0": "cat", "1": "dog"}}', ["cat", "dog"]),
     "idx_to_class with numbers for names": ('{"idx_to_class": {"0": 4, "1": 2, "2": 0, "3": 1, "4": 3}}', [*"42013"]),

@@ -1,4 +1,4 @@
-"""`model_export/checkpoints/files/pickles.py`: weights are read, other objects become records, and no code runs."""
+"""`model_export/checkpoints/files/pickles.py`: weights are read, and no code runs."""
 
 import argparse
 import builtins
@@ -100,7 +100,7 @@ TRAPPED: dict[str, bytes] = {
 def test_a_file_that_could_run_code_is_refused_and_not_run(
     case: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that asks for a harmful global is refused with the name of the global, and nothing is run."""
+    """A file that asks for a harmful global is refused with its name, and nothing is run."""
     trace = set_trap(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     save_with(HARMFUL[case], {"model": WEIGHTS}, tmp_path / "weights.pth", form)
@@ -114,7 +114,7 @@ def test_a_file_that_could_run_code_is_refused_and_not_run(
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("case", TRAPPED)
 def test_a_named_module_is_not_imported(case: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any operation on an unknown class is accepted without an import, and the weights after it are read."""
+    """Operations on an unknown class import nothing, and the weights after them are read."""
     trace = set_trap(tmp_path, monkeypatch)
     save_with(TRAPPED[case], {"model": WEIGHTS}, tmp_path / "weights.pth", form)
 
@@ -126,7 +126,7 @@ def test_a_named_module_is_not_imported(case: str, form: str, tmp_path: Path, mo
 
 
 def test_the_trap_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python's own unpickler imports the trap's module, so the two tests before would fail with it."""
+    """Python's own unpickler imports the trap, so the two tests before would fail with it."""
     trace = set_trap(tmp_path, monkeypatch)
 
     with pytest.raises(AttributeError):
@@ -237,7 +237,7 @@ def _of_module(monkeypatch: pytest.MonkeyPatch, module: str, name: str, base: ty
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_settings_become_plain_data(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Namespaces of argparse, and configurations of yacs, Lightning and scripts, become mappings of their content."""
+    """Settings of argparse, yacs, Lightning and scripts become mappings of their content."""
     yacs = _of_module(monkeypatch, "yacs.config", "CfgNode", dict)
     lightning = _of_module(monkeypatch, "pytorch_lightning.utilities.parsing", "AttributeDict", dict)
     own = _of_module(monkeypatch, "train", "Settings", object)()
@@ -279,7 +279,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("case", VALUES)
 def test_plain_values_of_libraries_are_read(case: str, form: str, tmp_path: Path) -> None:
-    """Numbers, texts and arrays of numpy and torch become Python's values, also after an unknown object."""
+    """Numbers, texts and arrays of numpy and torch become plain values of Python."""
     value, expected = VALUES[case]
     content = {"model": WEIGHTS, "value": value, "stops": Meter()}
     torch.save(content, tmp_path / "weights.pth", _use_new_zipfile_serialization=FORMATS[form])

@@ -45,7 +45,7 @@ def timm_folder(folder: Path, case: str) -> Path:
 
 
 def differences(checkpoint: Checkpoint, expected: np.ndarray[Any, Any]) -> tuple[float, float]:
-    """Return the largest differences of `swin.py` and of the static network from these logits, by their range."""
+    """Return the largest differences of `swin.py` and `StaticSwin`, relative to the logit range."""
     pixels = torch.from_numpy(draw_pixels(2, *checkpoint.network.config.input_size))
     recipe = checkpoint.preprocessing.model_copy(update={"mean": MEAN, "std": STD, "scale": 1 / 255})
     static = StaticSwin(checkpoint.network, 1 / 255, MEAN, STD).eval()
@@ -66,7 +66,7 @@ def test_timm_s_networks(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", cases.TORCHVISION)
 def test_torchvision_s_networks(case: str, tmp_path: Path) -> None:
-    """A state dict of torchvision gives torchvision's logits, also with windows that exceed the map."""
+    """A state dict of torchvision gives its logits, also with windows that exceed the map."""
     torch.save(stored("torchvision").state_dict(case), tmp_path / "weights.pth")
     height, width = cases.TORCHVISION[case]["img_size"]
     checkpoint = read_checkpoint(str(tmp_path / "weights.pth"), Options(input_size=(height, width)))
@@ -103,7 +103,7 @@ def test_torchvision_s_published_shapes(variant: str, tmp_path: Path) -> None:
 
 
 def authors_file(path: Path, case: str) -> Path:
-    """Write timm's weights with the authors' names, as the authors' training saves them. Return the path."""
+    """Write timm's weights as the authors' training saves them. Return the path."""
     weights: dict[str, Tensor] = timm.renamed(stored("timm").state_dict(case))
     torch.save({"model": weights, "epoch": 299, "max_accuracy": 81.2}, path)
     return path
@@ -111,7 +111,7 @@ def authors_file(path: Path, case: str) -> Path:
 
 @pytest.mark.parametrize("variant", ["swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256"])
 def test_the_authors_files(variant: str, tmp_path: Path) -> None:
-    """The authors' files give timm's logits of the same weights, with the authors' preprocessing."""
+    """The authors' files give timm's logits, with the authors' preprocessing."""
     path = authors_file(tmp_path / "weights.pth", variant)
     checkpoint = read_checkpoint(str(path), Options(architecture=variant))
     side = checkpoint.network.config.input_size[0]
@@ -123,7 +123,7 @@ def test_the_authors_files(variant: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", cases.TRANSFORMS)
 def test_timm_s_transforms(case: str) -> None:
-    """`pretrained_cfg` gives timm's pixels: equal if done in steps, within 0.03 levels of 255 on average at once."""
+    """`pretrained_cfg` gives timm's pixels: equal in steps, within 0.03 levels on average."""
     settings = cases.TRANSFORMS[case]
     _, height, width = settings["input_size"]
     recipe = from_timm(settings | {"mean": [0, 0, 0], "std": [1, 1, 1]}, (height, width))

@@ -1,4 +1,4 @@
-"""A source library that is missing, too old or failing is named, and the build continues without it."""
+"""A source library that is missing, too old or failing is named; the build continues."""
 
 import sys
 import types
@@ -43,7 +43,7 @@ def build(file: Path, *options: str) -> int:
 def test_a_release_that_fails_is_named(
     names: str, library: types.ModuleType | None, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If timm is missing, too old or fails, the reference is `swin.py`, and its name has the reason."""
+    """If timm is missing, too old or fails, the reference is `swin.py` with the reason."""
     weights = stored("timm").state_dict("plain")
     torch.save(weights if names == "timm" else {"model": timm.renamed(weights)}, tmp_path / "weights.pth")
     monkeypatch.setitem(sys.modules, "timm", library)
@@ -77,7 +77,7 @@ def test_transformers_that_cannot_load_the_folder(tmp_path: Path, monkeypatch: p
 def test_the_build_continues_and_reports_why(
     authors_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With timm 0.6.13 a bundle is written, the progress has the reason, and the manifest has no network stage."""
+    """With timm 0.6.13 a bundle is written, without a verified network stage in the manifest."""
     monkeypatch.setitem(sys.modules, "timm", failing_timm("0.6.13"))
 
     assert build(authors_file, "--input-size", "64") == 0

@@ -1,4 +1,4 @@
-"""`model_export/checkpoints/swin_weights.py`: a Swin is found with any prefix and head, or refused."""
+"""`model_export/checkpoints/swin_weights.py`: a Swin is found with any prefix and head."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -156,7 +156,7 @@ class UnfoldMerging(nn.Module):
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Merge `(batch, height, width, channels)` to `(batch, height / 2, width / 2, 2 · channels)`."""
+        """Merge `(batch, height, width, channels)` to `(batch, height/2, width/2, 2·channels)`."""
         batch, height, width, _ = x.shape
         neighbors = nn.functional.unfold(x.permute(0, 3, 1, 2), kernel_size=2, stride=2).mT
         merged: Tensor = self.reduction(self.norm(neighbors))
@@ -198,7 +198,7 @@ def test_openmmlab_s_version_2_is_refused() -> None:
 
 
 def test_simmim_s_names(tmp_path: Path) -> None:
-    """Weights with SimMIM's name `rpe_mlp` give the logits of the same weights with the name `cpb_mlp`."""
+    """Weights with SimMIM's name `rpe_mlp` give the same logits as with the name `cpb_mlp`."""
     weights = timm.renamed(stored("timm").state_dict("v2"))
     options = {"architecture": None, "window": 8}
     tables = {
@@ -378,7 +378,7 @@ def test_the_prefix_leaves_other_tensors_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("form", ["module names", "state dict", "prefix", "compiled", "sequential classifier"])
 def test_names_of_transformers_5(version: int, form: str, tmp_path: Path) -> None:
-    """A folder with the names of transformers 4 or 5, with or without a prefix, gives the library's logits."""
+    """A folder with names of transformers 4 or 5, also with a prefix, gives its logits."""
     network = transformers_swin(version=version)
     save_checkpoint(tmp_path / "folder", version=version)
     weights = dict(network.state_dict())

@@ -40,7 +40,7 @@ def timm_args(**changes: Any) -> dict[str, Any]:
 
 
 def saved(folder: Path, kind: str = "timm", **beside: Any) -> Path:
-    """Write a file with the weights of a small network and these values beside them. Return its path."""
+    """Write a file with the weights of a small network and these values. Return its path."""
     names = "timm" if kind == "original" else kind
     weights = stored(names).state_dict("plain")
     weights = timm.renamed(weights) if kind == "original" else weights
@@ -100,7 +100,7 @@ def test_timm_s_settings_are_followed(case: str, tmp_path: Path) -> None:
 
 
 def test_args_yaml_beside_the_file_is_read(tmp_path: Path) -> None:
-    """A file without settings gets those of the `args.yaml` that timm's script writes into its output folder."""
+    """A file without settings gets those of the `args.yaml` in its folder."""
     file = saved(tmp_path)
     (tmp_path / "args.yaml").write_text(yaml.safe_dump(timm_args(crop_pct=1.0, img_size=96)))
     checkpoint = read(file)
@@ -126,7 +126,7 @@ TORCHVISION: dict[str, tuple[dict[str, Any], tuple[Any, ...]]] = {
 
 @pytest.mark.parametrize("case", TORCHVISION)
 def test_torchvision_s_settings_are_followed(case: str, tmp_path: Path) -> None:
-    """Resize and interpolation are those of the settings; the script's default interpolation is bilinear."""
+    """Resize and interpolation are those of the settings; the script's default is bilinear."""
     changes, expected = TORCHVISION[case]
     args = {
         "val_resize_size": 70,
@@ -172,7 +172,7 @@ def test_the_authors_settings_are_followed(case: str, tmp_path: Path) -> None:
 
 
 def test_options_decide_over_settings(tmp_path: Path) -> None:
-    """An option replaces the run's setting, even one that is not supported; the other settings stay."""
+    """An option replaces the run's setting, even an unsupported one; the other settings stay."""
     file = saved(tmp_path, args=argparse.Namespace(**timm_args(interpolation="random", crop_pct=1.0)))
     checkpoint = read(file, recipe=RecipeOptions(interpolation="bilinear"))
 
@@ -207,7 +207,7 @@ def test_a_setting_that_cannot_be_followed_is_refused(changes: dict[str, Any], s
 
 
 def test_old_files_of_timm_get_timm_s_recipe(tmp_path: Path) -> None:
-    """A file with the authors' names and timm's `arch` gets timm's preprocessing, as timm before 0.9 wrote it."""
+    """A file with the authors' names and timm's `arch` gets timm's preprocessing."""
     torch.save(
         {"arch": "swin_tiny_patch4_window7_224", "state_dict": timm.renamed(stored("timm").state_dict("plain"))},
         tmp_path / "model_best.pth.tar",
@@ -252,7 +252,7 @@ def test_the_line_of_the_windows_names_the_configuration_that_has_them(tmp_path:
 
 
 def test_an_assumed_size_is_marked(tmp_path: Path) -> None:
-    """The lines on an assumed input size and assumed labels say so and name the options."""
+    """The lines on assumed input size and labels are marked as assumed and name the options."""
     torch.save(stored("timm").state_dict("swin_tiny_patch4_window7_224"), tmp_path / "weights.pth")
     checkpoint = read(tmp_path / "weights.pth")
 
@@ -347,7 +347,7 @@ SIZES: dict[str, tuple[dict[str, Any], tuple[int, int]]] = {
 
 @pytest.mark.parametrize("case", SIZES)
 def test_sizes_are_read_in_every_form(case: str, tmp_path: Path) -> None:
-    """An input size in hyper-parameters is read at any depth, as numbers, text, lists, arrays or tensors."""
+    """An input size is read at any depth, as numbers, text, lists, arrays or tensors."""
     settings, size = SIZES[case]
     checkpoint = read(saved(tmp_path, hyper_parameters=settings, stops=np.float64(1)))
 
@@ -387,7 +387,7 @@ BESIDE: dict[str, tuple[dict[str, Any], tuple[Any, ...]]] = {
 
 @pytest.mark.parametrize("case", BESIDE)
 def test_settings_of_any_family_are_followed(case: str, tmp_path: Path) -> None:
-    """The keys of the settings decide how they are read, whichever library's names the weights have."""
+    """The keys of the settings decide how they are read, not the names of the weights."""
     beside, expected = BESIDE[case]
     checkpoint = read(saved(tmp_path, **beside), input_size=(64, 64))
 
@@ -429,7 +429,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a larger network's run": (
         {"args": timm_args(model="swin_base_patch4_window12_384", img_size=None, model_kwargs={})},
-        "args names swin_base_patch4_window12_384, whose shape differs from the weights'",
+        "args names swin_base_patch4_window12_384, which has another shape than the weights",
     ),
     "a set of names": ({"img_size": 64, "classes": set(NAMES)}, "classes: it is a set, which has no order"),
     "two equal names": (
@@ -520,7 +520,7 @@ def test_unused_settings_give_a_note(case: str, tmp_path: Path) -> None:
 
 
 def test_masks_that_are_not_square_need_the_size(tmp_path: Path) -> None:
-    """Masks of a map that is not square need `--input-size`, and refuse a size with another number of positions."""
+    """Masks of a map that is not square need an `--input-size` with the same positions."""
     weights = timm.renamed(stored("timm").state_dict("plain"))
     weights["layers.1.blocks.1.attn_mask"] = torch.zeros(6, 16, 16)  # 8×12 positions of 8 pixels
     torch.save({"model": weights}, tmp_path / "weights.pth")
@@ -558,7 +558,7 @@ def test_averages_at_other_levels_are_named(path: str, tmp_path: Path) -> None:
 
 
 def test_windows_that_may_be_cut_off_are_an_assumption(tmp_path: Path) -> None:
-    """An input size that follows only from smaller windows in the last stage is marked as assumed."""
+    """An input size that follows only from smaller windows is marked as assumed."""
     weights = timm.renamed(stored("timm").state_dict("plain"))
     heads = weights["layers.1.blocks.0.attn.relative_position_bias_table"].shape[1]
     for block in (0, 1):
@@ -573,7 +573,7 @@ def test_windows_that_may_be_cut_off_are_an_assumption(tmp_path: Path) -> None:
 
 
 def saved_with_windows(folder: Path) -> Path:
-    """Write a file of the authors' script for Swin V2 with windows in its settings. Return its path."""
+    """Write a file of the authors' Swin V2 with windows in its settings. Return its path."""
     weights = stored("timm").state_dict("v2")
     shape = {"DEPTHS": [2, 2], "WINDOW_SIZE": 16, "PRETRAINED_WINDOW_SIZES": [8, 8]}
     config = {"DATA": {"IMG_SIZE": 64}, "MODEL": {"TYPE": "swinv2", "SWINV2": shape}}

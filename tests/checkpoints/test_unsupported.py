@@ -1,4 +1,4 @@
-"""`model_export/checkpoints/files/unsupported.py`: files and folders of other formats are named with a hint."""
+"""`model_export/checkpoints/files/unsupported.py`: other formats are named with a hint."""
 
 import io
 import json
@@ -154,7 +154,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 @pytest.mark.parametrize("case", FOLDERS)
 def test_a_folder_that_is_not_a_checkpoint_is_named(case: str, tmp_path: Path) -> None:
-    """A folder that is not a checkpoint gives an error with its kind and the file or folder to give."""
+    """A folder that is not a checkpoint gives an error with its kind and a hint."""
     make, sentence = FOLDERS[case]
     (tmp_path / "folder").mkdir()
     make(tmp_path / "folder")

@@ -1,4 +1,4 @@
-"""The exported graphs of the published variants, compared with their source libraries, as in the README's table."""
+"""Exported graphs of the published variants, compared with their source libraries."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ CASES = [
 
 @pytest.mark.parametrize(("source", "variant"), CASES)
 def test_the_graph_gives_the_source_s_logits(source: str, variant: str, tmp_path: Path) -> None:
-    """With random weights, the graph in ONNX Runtime differs from the source by at most 1e-4 of the logit range."""
+    """The graph with random weights differs from the source by at most 1e-4 of the logit range."""
     row = measure(source, variant, tmp_path)
 
     assert row.differences[source] <= 1e-4

@@ -1,1 +1,1 @@
-"""Checkpoint files: bytes → tensors by name. Runs no code from a file, and knows nothing about networks."""
+"""Checkpoint files: bytes → tensors by name. Runs no code from a file."""

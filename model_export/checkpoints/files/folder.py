@@ -1,4 +1,4 @@
-"""Checkpoint folders, local or from the hub: the configuration and the names of weight files. Reads no weights."""
+"""Checkpoint folders, local or from the hub: configuration and names of weight files."""
 
 import json
 from pathlib import Path
@@ -77,7 +77,9 @@ def _present(folder: Path, name: str) -> Path:
 
 
 def download(repository: str, revision: str | None) -> tuple[Path, str]:
-    """Download a repository from the hub, and return its folder and commit. Pickles only if it has no safetensors.
+    """Download a repository from the hub, and return its folder and commit.
+
+    Pickled weights are downloaded only if the repository has no safetensors.
 
     Raises:
         CheckpointError: the repository does not exist, or the hub cannot be reached.

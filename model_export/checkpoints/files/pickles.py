@@ -119,7 +119,7 @@ class Dtype:
             self._order = state[1]
 
     def values(self, data: Any) -> np.ndarray[Any, Any] | None:
-        """Return the numbers or strings in these bytes; None for other types and for more than `MAX_ARRAY_BYTES`."""
+        """Return the numbers or strings in these bytes; None for other types and long arrays."""
         if not isinstance(data, bytes) or len(data) > MAX_ARRAY_BYTES or not PLAIN_CODE.fullmatch(self._code):
             return None
         return np.frombuffer(data, dtype=np.dtype(self._order + self._code))
@@ -156,7 +156,7 @@ def _bytes(text: Any = "", *_: Any) -> bytes:
 
 
 class Rebuild:
-    """One of torch's functions that make a tensor from its storage. The result is a plain tensor without gradient."""
+    """One of torch's functions that make a tensor from its storage, without gradient."""
 
     __slots__ = ("_name",)
 
@@ -224,7 +224,7 @@ def _shown(module: str, name: str) -> str:
 
 
 def load(file: Any, **options: Any) -> Any:
-    """Return the next object of an open file, as `pickle.load` does. `torch.load` calls this function."""
+    """Return the next object of an open file. `torch.load` calls it in place of `pickle.load`."""
     return Unpickler(file, **options).load()
 
 

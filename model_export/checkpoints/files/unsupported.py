@@ -1,4 +1,4 @@
-"""Descriptions of files and folders that are not PyTorch weights, with a hint on what to give in their place.
+"""Descriptions of files and folders that are not PyTorch weights, with hints.
 
 Reads only the first bytes of files, the members of archives and the names in folders.
 """
@@ -108,7 +108,7 @@ def _text(head: bytes) -> str | None:
 
 
 def describe_folder(folder: Path) -> str | None:
-    """Return the kind of a folder without a readable checkpoint, as the rest of a sentence; None if it is unknown."""
+    """Return the kind of a folder as the rest of a sentence; None if it is unknown."""
     names = sorted(path.name for path in folder.iterdir())
     if not names:
         return "is empty"

@@ -84,7 +84,7 @@ def has_swin(names: Mapping[str, Any]) -> bool:
 
 
 def _sets(content: Mapping[Any, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return the state dicts by their paths, at any level. A state dict inside another one does not count."""
+    """Return the outermost state dicts at any level by their paths."""
     level: dict[str, Mapping[Any, Any]] = {"": content}
     found: dict[str, Mapping[str, Any]] = {}
     for _ in range(MAX_DEPTH):
@@ -100,7 +100,7 @@ def _sets(content: Mapping[Any, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _option_value(path: str, prefix: str, sets: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the value of --weights for a network: the path of its set if that is unique, else its prefix, or both."""
+    """Return the value of --weights for a network: the path of its set, its prefix, or both."""
     if len(swin_weights.find_prefixes(sets[path])) == 1:
         return path
     return ".".join(filter(None, [path if len(sets) > 1 else "", prefix.removesuffix(".")]))

@@ -1,4 +1,4 @@
-"""Conventions of training scripts for their settings: timm's, torchvision's references', the authors' and others'.
+"""Conventions of training scripts: timm's, torchvision's, the authors' and others'.
 
 The keys of the settings determine the convention. The settings come before the published
 preprocessing, because the training run evaluated its images with them. Knows nothing about weights.
@@ -66,7 +66,7 @@ parse_interpolation = choice_parser("--interpolation", (*PILLOW_INTERPOLATIONS, 
 
 
 def is_timm(content: Mapping[str, Any], file: Path) -> bool:
-    """Return whether timm's training script wrote a file with the authors' names, as early versions of timm do."""
+    """Return whether an early version of timm wrote a file with the authors' names."""
     for place, values in find_sections(content):
         if place and {TIMM_KEY, "img_size"} <= values.keys() and isinstance(values.get("model"), str):
             return True
@@ -120,7 +120,7 @@ def _with_notes_on_others(training: Training, own: str, sections: list[Section],
 
 
 def _read_args_yaml(file: Path) -> Section | None:
-    """Return the settings in the file's folder; None if there are none, or if another script wrote them."""
+    """Return the `args.yaml` in the file's folder; None if there is none or it is not timm's."""
     path = file.with_name("args.yaml")
     args = read_yaml(path)
     is_timm_run = isinstance(args, Mapping) and isinstance(args.get("model"), str) and TIMM_KEY in args
@@ -130,7 +130,7 @@ def _read_args_yaml(file: Path) -> Section | None:
 def _read(
     section: Section, keys: tuple[str, ...], parse: Callable[[Setting], Value], replaced: object = None
 ) -> Value | None:
-    """Return the first of these settings that is set; None if it cannot be read and an option replaces it."""
+    """Return the first of these settings that is set; None if an option replaces a bad value."""
     setting = next(find_settings([section], keys), None)
     return None if setting is None else parse_unless_replaced(replaced, parse, setting)
 
@@ -198,17 +198,17 @@ def _check_rgb(section: Section) -> None:
 
 
 def _parse_torchvision(section: Section, options: Options) -> Training:
-    """Return the settings of torchvision's references as their `ClassificationPresetEval` reads them.
+    """Return the settings of torchvision's script as `ClassificationPresetEval` reads them.
 
     The script's defaults are a resize to 256, a crop of 224 and bilinear interpolation.
     """
     place, args = section
-    asked = options.recipe
-    is_replaced = asked.resize or asked.fit
+    recipe_options = options.recipe
+    is_replaced = recipe_options.resize or recipe_options.fit
     crop = _read(section, (*CROPS, *SIZES), parse_size, options.size) or (TORCHVISION_CROP, TORCHVISION_CROP)
     resize = _read(section, RESIZES, parse_side, is_replaced) or TORCHVISION_RESIZE
-    interpolation = _read(section, INTERPOLATIONS, parse_interpolation, asked.interpolation) or "bilinear"
-    # Pillow has one "nearest", which is torch's "nearest-exact".
+    interpolation = _read(section, INTERPOLATIONS, parse_interpolation, recipe_options.interpolation) or "bilinear"
+    # Pillow has one kind of "nearest"; torch distinguishes "nearest" and "nearest-exact".
     changes = {"interpolation": interpolation.removesuffix("-exact")} | _mean_and_std([section], options)
 
     def make_preprocessing(size: Size) -> Preprocessing:
@@ -228,7 +228,8 @@ def _parse_torchvision(section: Section, options: Options) -> Training:
         )
     backend = str(args.get("backend") or "pil").lower()
     note = (
-        f"{place}: the run resized with torch (backend {backend}); swin-serve uses Pillow, whose pixels differ slightly"
+        f"{place}: the run resized with torch (backend {backend}); swin-serve uses Pillow, "
+        "which gives slightly different pixels"
     )
     return Training(
         place=place,
@@ -347,13 +348,13 @@ def _mean_and_std(sections: list[Section], options: Options) -> dict[str, Any]:
     Raises:
         CheckpointError: the settings have one of the two, and no option gives the other.
     """
-    asked = options.recipe
-    mean, at = _agreed_value(sections, MEANS, channels_parser("--mean"), asked.mean, "--mean")
-    std, std_at = _agreed_value(sections, STDS, channels_parser("--std"), asked.std, "--std")
+    recipe_options = options.recipe
+    mean, at = _agreed_value(sections, MEANS, channels_parser("--mean"), recipe_options.mean, "--mean")
+    std, std_at = _agreed_value(sections, STDS, channels_parser("--std"), recipe_options.std, "--std")
     if mean and std:
         mean, std = scale_to_unit(mean, std)
         return {"mean": mean, "std": std}
-    if (mean and not asked.std) or (std and not asked.mean):
+    if (mean and not recipe_options.std) or (std and not recipe_options.mean):
         raise CheckpointError(
             f"{(at or std_at)[0] or 'the file'} has one of mean and std; give both with --mean and --std"
         )

@@ -1,4 +1,4 @@
-"""Settings and class names in a file: the mappings at any depth beside the weights, as plain values.
+"""Settings and class names in a file: mappings beside the weights, as plain values.
 
 Knows only the keys that hold other settings, and no training script.
 """

@@ -1,4 +1,4 @@
-"""Parsers of setting values: sizes, channels, fractions, choices and booleans in the forms that scripts use.
+"""Parsers of setting values: sizes, channels, fractions, choices and booleans.
 
 A value in another form is refused. Knows neither keys nor training scripts.
 """
@@ -38,7 +38,7 @@ def parse_unless_replaced(replaced: object, parse: Callable[[Setting], Value], s
 
 
 def parse_size(setting: Setting) -> Size:
-    """Return (height, width) from one side, two sides, two sides with channels first or last, or a batch shape.
+    """Return (height, width) from one side, two sides, or a shape with channels and batch.
 
     Raises:
         CheckpointError: the value is not a size.
@@ -108,7 +108,7 @@ def parse_fraction(setting: Setting) -> float:
 
 
 def choice_parser(option: str, known: Collection[str]) -> Callable[[Setting], str]:
-    """Return a parser of one of the known words, or of Pillow's number of an interpolation; messages name `option`."""
+    """Return a parser of a known word or of Pillow's number of one; messages name `option`."""
 
     def parse(setting: Setting) -> str:
         value = setting.value
@@ -137,7 +137,7 @@ def boolean_parser(option: str) -> Callable[[Setting], bool]:
 
 
 def scale_to_unit(mean: Channels, std: Channels) -> tuple[Channels, Channels]:
-    """Return mean and standard deviation in units of 255. Some scripts write them as levels from 0 to 255."""
+    """Return mean and standard deviation in units of 255. Some scripts write them as levels."""
     if max(mean) <= 1:
         return mean, std
     (red, green, blue), (red_std, green_std, blue_std) = ([value / MAX_LEVEL for value in row] for row in (mean, std))
@@ -152,7 +152,7 @@ def format_value(value: Any) -> str:
 
 
 def _numbers(value: Any) -> list[float] | None:
-    """Return the numbers in a number, a text or nested lists; None if there is another value among them."""
+    """Return the numbers in a number, a text or nested lists; None for other values."""
     if isinstance(value, str):
         value = [word for word in re.split(r"[\s,;x×()\[\]]+", value) if word]
         if not all(re.fullmatch(r"[-+]?\d+(\.\d*)?(e[-+]?\d+)?|[-+]?\.\d+", word, re.IGNORECASE) for word in value):
