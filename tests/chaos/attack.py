@@ -70,6 +70,9 @@ GAUGES = ("swin_queue_depth", "swin_decode_in_progress", "swin_uploaded_bytes")
 # The memory may grow by this part from the end of the warm-up to the end.
 MAX_GROWTH = 0.1
 
+# Log events of a batch that failed, one for each.
+FAILURE_EVENTS = {"engine failed", "engine timed out"}
+
 
 @dataclass(frozen=True)
 class Report:
@@ -263,7 +266,7 @@ class Attack:
         failures, alarms = 0, Counter[str]()
         while not self._served.log.empty():
             event = self._served.log.get()
-            if str(event["message"]).startswith("engine 0: "):
+            if event["message"] in FAILURE_EVENTS:
                 failures += 1
             elif event["level"] in {"error", "critical"} or "exception" in event:
                 trace = str(event.get("exception", event["message"])).splitlines()

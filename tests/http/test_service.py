@@ -20,7 +20,7 @@ from app.errors import DeviceError
 from app.http import parameters
 from app.images.decode import Limits, open_image, to_rgb
 from app.inference.engine import Engine
-from app.inference.self_test import open_verified, open_unverified
+from app.inference.self_test import open_unverified, open_verified
 from app.main import create_app
 from app.settings import Settings
 from app.system.device import Device

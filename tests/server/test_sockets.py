@@ -68,5 +68,5 @@ def test_a_bound_socket_accepts_no_connection() -> None:
     with bound_socket(HOST, 0) as listener, socket.socket() as client:
         address = listener.getsockname()
         assert client.connect_ex(address) != 0
-        listen(listener, *address, backlog=8)
+        listen(listener, HOST, address[1], 8)
         assert client.connect_ex(address) == 0
