@@ -1,4 +1,4 @@
-"""Tests mirror the packages: `test_batcher.py` is about `app/batching/batcher.py`."""
+"""Tests, in packages with the names of the code: `tests/batching/test_batcher.py` tests `app/batching/batcher.py`."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What many tests share."""
+"""Fixtures for tests of several packages."""
 
 import os
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_settings_but_a_test_s() -> Iterator[None]:
-    """What is set where the tests are run is no setting of the services that they start."""
+    """Remove settings from the environment, so that services under test do not read them."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("SWIN_")]:
             patch.delenv(name)
@@ -32,20 +32,20 @@ def no_settings_but_a_test_s() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def patient_clients() -> None:
-    """Give every client of a test as long as a hang takes: httpx gives up after 5 s, which a busy machine may need."""
+    """Raise the timeout of httpx clients: the default is 5 s, and a busy machine can need more."""
     default = httpx._config.DEFAULT_TIMEOUT_CONFIG  # noqa: SLF001 (what every function and client of httpx begins with)
     default.connect = default.read = default.write = default.pool = START_SECONDS
 
 
 @pytest.fixture(scope="session")
 def demo() -> Bundle:
-    """The bundle that ships."""
+    """Return the demonstration bundle."""
     return load_bundle(DEMO_BUNDLE)
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small `save_pretrained` folder with random weights; it rescales 20 classes of pictures to 64×64."""
+    """Return a small `save_pretrained` folder with random weights, 20 classes and inputs of 64×64."""
     from tests.support.networks import save_checkpoint
 
     return save_checkpoint(
@@ -60,7 +60,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `swin-export build` makes of it."""
+    """Return the bundle of the small checkpoint."""
     from model_export.build import build
     from model_export.console import Progress
 
@@ -71,20 +71,20 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def all_batches_pay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches are as large as the settings allow, whatever is measured at warm-up."""
+    """Let batches be as large as the settings allow, whatever warm-up measures."""
     monkeypatch.setattr("app.inference.warmup.MIN_SAVING", -1e6)
 
 
 @pytest.fixture(params=["0", "2"], ids=["alone", "http_workers"])
 def http_workers(request: pytest.FixtureRequest) -> str:
-    """How many of them: a service is the same with one process and with several."""
+    """Return the setting `http_workers`: a test runs with one process and with several."""
     many: str = request.param
     return many
 
 
 @pytest.fixture
 def served(http_workers: str) -> Iterator[Served]:
-    """The demonstration bundle, served by processes of its own."""
+    """Start a service with the demonstration bundle, and stop it after the test."""
     served = Served("--http-workers", http_workers)
     try:
         yield served

@@ -1,6 +1,6 @@
-"""The house as drawn: what things are called, what each room says of itself, and what the service never loads.
+"""Tests of the layout: names, docstrings of packages, and libraries that the service never imports.
 
-Who may import whom is in `pyproject.toml`: the contracts of import-linter, which `make lint` checks.
+The import contracts are in `pyproject.toml`; `make lint` checks them.
 """
 
 import ast
@@ -17,7 +17,7 @@ NAMES_NOT_USED = {"utils", "util", "common", "core", "helpers", "manager", "hand
 
 
 def test_no_name_explains_nothing() -> None:
-    """If a function has no home, a concept is missing a file; not a drawer for the rest."""
+    """No module or package has a name without meaning, such as `utils`."""
     names = {path.stem for path in MODULES} | {path.parent.name for path in MODULES}
 
     assert not names & NAMES_NOT_USED
@@ -25,7 +25,7 @@ def test_no_name_explains_nothing() -> None:
 
 @pytest.mark.parametrize("room", ROOMS, ids=lambda path: path.parent.name)
 def test_a_room_holds_a_docstring_and_nothing_else(room: Path) -> None:
-    """Importing one module of a package imports no other."""
+    """An `__init__.py` is a docstring, so that importing one module imports no other."""
     statements = ast.parse(room.read_text()).body
 
     assert [type(statement) for statement in statements] == [ast.Expr]
@@ -38,7 +38,7 @@ ROOMS_WITHOUT_TORCH = (
 
 
 def test_rooms_of_tests_are_collected_without_torch() -> None:
-    """A test of the service waits for no library of the build step: these take seconds to import."""
+    """Collecting the tests of the service imports neither torch nor transformers, which take seconds."""
     blocked = "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers')))"
     rooms = [f"tests/{room}" for room in ROOMS_WITHOUT_TORCH]
 
@@ -54,7 +54,7 @@ def test_rooms_of_tests_are_collected_without_torch() -> None:
 
 
 def test_the_service_imports_without_torch() -> None:
-    """`import app.main` works where the build step's libraries cannot be imported."""
+    """`import app.main` works without the libraries of the build step."""
     blocked = "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'onnx', 'model_export')))"
 
     done = subprocess.run(  # noqa: S603 (our own interpreter)

@@ -74,7 +74,7 @@ def test_every_link_resolves(document: Path) -> None:
 
 @pytest.mark.parametrize("document", CURRENT, ids=name_of)
 def test_every_setting_that_is_named_exists(document: Path) -> None:
-    """Each variable is one of a setting, or of the benchmarks and tests, which have none with this prefix."""
+    """Each variable with the prefix of settings belongs to a setting."""
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {f"{PREFIX}<NAME>"}
 
     assert set(re.findall(rf"{PREFIX}(?:[A-Z_]+|<NAME>)", document.read_text())) <= known
@@ -82,7 +82,7 @@ def test_every_setting_that_is_named_exists(document: Path) -> None:
 
 @pytest.mark.parametrize("document", CURRENT, ids=name_of)
 def test_every_metric_that_is_named_exists(document: Path) -> None:
-    """Each name with the prefix of metrics is one, or a series of a histogram."""
+    """Each name with the prefix of metrics is a metric."""
     known = {name for name, *_ in all_metrics()}
     named = set(re.findall(r"`(swin_[a-z_]+)`|\b(swin_\w+?_(?:total|seconds|ratio))\b", document.read_text()))
 
@@ -90,12 +90,12 @@ def test_every_metric_that_is_named_exists(document: Path) -> None:
 
 
 def test_the_readme_is_short() -> None:
-    """A stranger reads all of it."""
+    """The README has at most 150 lines. Details belong to docs/."""
     assert len(README.splitlines()) <= MAX_README_LINES
 
 
 def runnable_blocks(path: Path) -> Iterator[tuple[str, bool]]:
-    """Yield each shell block marked as runnable, and whether it starts a service that later blocks ask."""
+    """Yield each shell block that is marked as runnable, and whether it starts the service of later blocks."""
     for words, block in re.findall(r"^```sh runnable(.*?)\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE):
         yield block, "service" in words
 
@@ -109,7 +109,7 @@ def free_port() -> int:
 
 
 def test_the_tutorial_runs(tmp_path: Path, free_port: int) -> None:
-    """Each runnable block succeeds, one after another, in a folder beside nothing but the repository's files."""
+    """The runnable blocks of the tutorial succeed one after another."""
     for name in ("app", "model_export"):
         (tmp_path / name).symlink_to(ROOT / name)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -148,6 +148,7 @@ def wait_until_ready(port: int) -> None:
     raise TimeoutError("the service of the tutorial is not ready")
 
 
+# Columns of the README's table, and the servers of the benchmark.
 SERVERS = {
     "swin-serve": "swin-serve",
     "… with 1 HTTP worker": "swin-serve, 1 HTTP worker",
@@ -156,21 +157,21 @@ SERVERS = {
     "mosec": "mosec",
     "TorchServe": "torchserve",
 }
-CONTESTS = {
+# Rows of the README's table, and the workloads of the benchmark.
+WORKLOADS = {
     "digits of 32×32, the demonstration, 32 at once": "digits",
     "photos, a network as narrow as can be, 32 at once": "photos",
     "photos, Swin-T, 8 at once": "swin-t",
 }
-"""Rows of the README's table, and the benchmark's names for them."""
 
 
-def contest_table() -> str:
-    """What others and we do, from the results that are kept. Paste it into the README when it differs."""
-    rows = [f"| {title} | {' | '.join(contest_cells(name))} |" for title, name in CONTESTS.items()]
+def comparison_table() -> str:
+    """Return the README's table of comparison, made of the recorded results."""
+    rows = [f"| {title} | {' | '.join(comparison_cells(name))} |" for title, name in WORKLOADS.items()]
     return "\n".join([f"| | {' | '.join(SERVERS)} |", "| --- " * (len(SERVERS) + 1) + "|", *rows])
 
 
-def contest_cells(workload: str) -> list[str]:
+def comparison_cells(workload: str) -> list[str]:
     figures = json.loads((ROOT / f"benchmarks/results/service-{workload}.json").read_text())
     last = {row["server"]: row for row in figures["servers"]}  # the last is the one with most callers
     found = [last.get(server) for server in SERVERS.values()]
@@ -178,22 +179,22 @@ def contest_cells(workload: str) -> list[str]:
 
 
 def short(figure: float) -> str:
-    """Three digits, or all before the point."""
+    """Return a number with three digits, or with all digits before the point."""
     return f"{figure:,.{max(2 - len(str(int(figure))) + 1, 0)}f}"
 
 
 def test_the_figures_beside_others_are_the_measured_ones() -> None:
-    """The README's table of requests/s and CPU time is made of what `benchmarks/results/` holds."""
-    assert contest_table() in README
+    """The README's table of requests per second and CPU time equals `benchmarks/results/`."""
+    assert comparison_table() in README
 
 
 def test_every_setting_gives_a_reason() -> None:
-    """A setting without a sentence could not be chosen."""
+    """Each setting has a description that ends with a full stop."""
     assert all(field.description and field.description.endswith(".") for field in Settings.model_fields.values())
 
 
 def test_every_benchmark_is_in_a_table_of_commands() -> None:
-    """Each module of benchmarks/ that can be run has its row, and no other."""
+    """The table of commands has a row for each benchmark that can be run, and no other row."""
     named = re.findall(r"^\| `python -m benchmarks\.([\w.]+)", BENCHMARKS, re.MULTILINE)
 
     modules = [path for path in (ROOT / "benchmarks").rglob("*.py") if RUN in path.read_text()]
@@ -204,7 +205,7 @@ def test_every_benchmark_is_in_a_table_of_commands() -> None:
 
 
 def test_every_module_of_the_benchmarks_is_in_the_table() -> None:
-    """Each has its place in a row, and no other has."""
+    """The table of modules has each module of benchmarks/ once."""
     rows = re.findall(r"^\|.*", BENCHMARKS.split("| module | what |")[1], re.MULTILINE)
     named = [name for row in rows for name in re.findall(r"`(\w+\.py|baselines/)`", row.split("|")[1])]
 
@@ -213,7 +214,7 @@ def test_every_module_of_the_benchmarks_is_in_the_table() -> None:
 
 
 def test_every_variant_is_in_the_table_of_supported_models() -> None:
-    """`make supported-models` has been run since the last variant was added, and every difference is tolerated."""
+    """The table has each published variant and source, and no difference above 1e-4."""
     table = (ROOT / "docs/reference/supported-models.md").read_text().split(MARKS[0])[1].split(MARKS[1])[0]
     rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", table, re.MULTILINE)
     differences = [float(cell) for _, cells in rows for cell in cells.split("|")[4:] if "e-" in cell]

@@ -20,7 +20,7 @@ def test_every_command_has_a_manual_page(command: str, capsys: pytest.CaptureFix
 
 
 def test_the_list_of_commands_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
-    """`swin-export --help` says what there is."""
+    """`swin-export --help` lists each command with its summary."""
     with pytest.raises(SystemExit):
         main(["--help"])
 
@@ -31,7 +31,7 @@ def test_the_list_of_commands_has_a_line_for_each(capsys: pytest.CaptureFixture[
 
 
 def test_a_report_without_a_place_is_refused_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Before hours of work, and with exit code 2."""
+    """A missing folder for the report is refused before the work, with exit code 2."""
     code = main(["evaluate", "no-bundle", "no-data", "--output", str(tmp_path / "missing" / "report.json")])
 
     assert code == 2

@@ -29,8 +29,8 @@ from tests.support.served import Served, everything, run, stop_amid
 HALF = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf"
 
 
-def test_callers_on_real_sockets_get_their_own_answers(served: Served) -> None:
-    """Sixty-four clients at once over HTTP: distinct images, distinct answers, each the one it gets alone."""
+def test_clients_on_real_sockets_get_their_own_answers(served: Served) -> None:
+    """Sixty-four clients send distinct images at once, and each gets the answer that its image gets alone."""
     random = np.random.default_rng(1)
     images = [encode(Image.fromarray(random.integers(0, 256, (32, 32), np.uint8))) for _ in range(64)]
     limits = httpx.Limits(max_connections=64)
@@ -47,8 +47,8 @@ def test_callers_on_real_sockets_get_their_own_answers(served: Served) -> None:
     assert alone == together
 
 
-def test_a_start_says_how_far_it_is() -> None:
-    """For who wants to know where its time goes, each stage has its line when it is over."""
+def test_a_start_logs_its_stages() -> None:
+    """Each stage of the start logs a line when it ends."""
     stages = ["starting", "bundle loaded", "session is open", "golden samples agree", "warm", "ready", "listening"]
     served = Served("--log-level", "debug")
     served.stop()
@@ -58,7 +58,7 @@ def test_a_start_says_how_far_it_is() -> None:
 
 
 def test_sigterm_drains_and_exits_with_0(served: Served, demo: Bundle) -> None:
-    """A request that is in flight when the signal comes is answered; then the process ends, with 0."""
+    """The process answers a request that is in flight at the signal, then exits with 0."""
     image = (demo.folder / "golden/seven.png").read_bytes()
     head = f"POST /classify HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(image)}\r\n\r\n".encode()
     with served.connect() as connection:
@@ -72,8 +72,8 @@ def test_sigterm_drains_and_exits_with_0(served: Served, demo: Bundle) -> None:
     assert served.process.wait(timeout=START_SECONDS) == 0
 
 
-def test_a_sender_too_slow_for_the_drain_is_told(http_workers: str) -> None:
-    """Who has not finished when `drain_timeout` is over gets a problem document, not a broken connection or a trace."""
+def test_a_client_too_slow_for_the_drain_is_answered(http_workers: str) -> None:
+    """A request that is incomplete after `drain_timeout` is answered with a problem document."""
     served = Served("--drain-timeout", "1", "--http-workers", http_workers)
     try:
         with served.connect() as connection:
@@ -88,8 +88,8 @@ def test_a_sender_too_slow_for_the_drain_is_told(http_workers: str) -> None:
     assert code == 0
 
 
-def test_who_leaves_during_the_drain_does_not_hold_it_up(http_workers: str) -> None:
-    """A request that is in flight when the signal comes, and whose caller then hangs up, is waited for no longer."""
+def test_a_client_that_disconnects_does_not_hold_up_the_drain(http_workers: str) -> None:
+    """The drain ends at once if the client of the last request disconnects."""
     served = Served("--drain-timeout", "600", "--http-workers", http_workers)
     try:
         with served.connect() as connection:
@@ -102,8 +102,8 @@ def test_who_leaves_during_the_drain_does_not_hold_it_up(http_workers: str) -> N
     assert code == 0
 
 
-def test_a_stuck_engine_does_not_hold_the_end(tmp_path: Path, demo: Bundle, http_workers: str) -> None:
-    """A run that does not come back cannot be ended: who waits for it is told, and the process ends with 0."""
+def test_an_engine_that_hangs_does_not_hold_up_the_exit(tmp_path: Path, demo: Bundle, http_workers: str) -> None:
+    """A run that never ends is left behind: its client is answered, and the process exits with 0."""
     order = tmp_path / "order"
     options = ("--drain-timeout", "1", "--http-workers", http_workers)
     served = Served(*options, module="tests.chaos.broken_engine", **{VARIABLE: str(order)})
@@ -124,7 +124,7 @@ def test_a_stuck_engine_does_not_hold_the_end(tmp_path: Path, demo: Bundle, http
 
 
 def test_sigterm_ends_a_service_that_is_starting(tmp_path: Path) -> None:
-    """There is nothing to finish then: it ends at once with 0, as the first process of a container as well."""
+    """The process exits at once with 0, also as the first process of a container."""
     os.mkfifo(tmp_path / "manifest.json")
     command = [sys.executable, "-m", "app", "--bundle", str(tmp_path), "--port", "0"]
     starting = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)  # noqa: S603 (our own interpreter)
@@ -135,8 +135,8 @@ def test_sigterm_ends_a_service_that_is_starting(tmp_path: Path) -> None:
     assert (starting.returncode, errors) == (0, "")
 
 
-def test_a_bundle_that_computes_otherwise_here_is_not_served(tmp_path: Path) -> None:
-    """The golden samples are run on the device that will serve, before anybody is let in."""
+def test_a_bundle_with_other_results_here_is_not_served(tmp_path: Path) -> None:
+    """The golden samples run on the device before the first connection is accepted."""
     folder = shutil.copytree(DEMO_BUNDLE, tmp_path / "bundle")
     np.save(folder / "golden/logits.npy", np.load(folder / "golden/logits.npy") + 0.01)
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -151,7 +151,7 @@ def test_a_bundle_that_computes_otherwise_here_is_not_served(tmp_path: Path) -> 
 
 
 def test_a_bundle_rewritten_in_place_changes_no_answer(tmp_path: Path, demo: Bundle, http_workers: str) -> None:
-    """Nor does one that is cut off: not of a running process, nor of an engine and an HTTP worker that come anew."""
+    """Overwriting or truncating the files changes no answer of the process, a restarted engine or a new HTTP worker."""
     folder, order = shutil.copytree(DEMO_BUNDLE, tmp_path / "bundle"), tmp_path / "order"
     options = ("--bundle", str(folder), "--http-workers", http_workers, "--batch-timeout", "0.5")
     served = Served(*options, module="tests.chaos.broken_engine", **{VARIABLE: str(order)})
@@ -182,7 +182,7 @@ def test_a_bundle_rewritten_in_place_changes_no_answer(tmp_path: Path, demo: Bun
 
 
 def test_readiness_goes_off_before_the_port_closes(http_workers: str) -> None:
-    """During `drain_delay` the service still classifies, and tells load balancers to look elsewhere."""
+    """During `drain_delay` the service still classifies, and readiness is off."""
     served = Served("--drain-delay", "60", "--http-workers", http_workers)
     try:
         before = httpx.get(f"{served.url}/health/ready").status_code
@@ -202,7 +202,7 @@ def test_readiness_goes_off_before_the_port_closes(http_workers: str) -> None:
 
 
 def test_cuda_without_cuda_is_one_sentence_and_exit_code_2() -> None:
-    """`device=cuda` on a machine without it never becomes a session on the CPU."""
+    """`--device cuda` on a machine without CUDA is an error, not a session on the CPU."""
     ended = run("run", "--device", "cuda", "--port", "0")
 
     assert ended.returncode == 2
@@ -210,8 +210,8 @@ def test_cuda_without_cuda_is_one_sentence_and_exit_code_2() -> None:
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_check_tells_what_a_start_proves(demo: Bundle) -> None:
-    """Bundle, device, nodes, and the time of each batch size; a line each, and nobody is served."""
+def test_check_prints_what_a_start_verifies(demo: Bundle) -> None:
+    """`check` prints a line for bundle, device, nodes and each batch size, and serves nothing."""
     ended = run("check", "--device", "cpu", "--max-batch", "1", "--threads", "1")
 
     lines = ended.stdout.splitlines()
@@ -221,7 +221,7 @@ def test_check_tells_what_a_start_proves(demo: Bundle) -> None:
 
 
 def test_check_without_the_device_is_one_sentence_and_exit_code_2() -> None:
-    """As a start would end."""
+    """`check` exits with the code of a failed start."""
     ended = run("check", "--device", "cuda:1")
 
     assert ended.returncode == 2
@@ -230,7 +230,7 @@ def test_check_without_the_device_is_one_sentence_and_exit_code_2() -> None:
 
 
 def test_a_port_in_use_is_one_sentence_and_exit_code_2(served: Served) -> None:
-    """A second service on the same port says so."""
+    """A second service on the same port is refused with one sentence."""
     ended = run("--port", served.url.rsplit(":", 1)[1])
 
     assert ended.returncode == 2
@@ -239,7 +239,7 @@ def test_a_port_in_use_is_one_sentence_and_exit_code_2(served: Served) -> None:
 
 
 def test_of_two_services_started_at_once_one_gets_the_port() -> None:
-    """Both may bind as long as neither listens; the later one says so in one sentence."""
+    """Two services can bind a port while neither listens. The later one is refused with one sentence."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -268,7 +268,7 @@ def test_of_two_services_started_at_once_one_gets_the_port() -> None:
 
 
 def test_a_missing_bundle_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
-    """So is a bundle that is not there."""
+    """A missing bundle is one sentence with exit code 2."""
     ended = run("--bundle", str(tmp_path), "--port", "0")
 
     assert ended.returncode == 2
@@ -291,7 +291,7 @@ def test_a_missing_bundle_is_one_sentence_and_exit_code_2(tmp_path: Path) -> Non
     ],
 )
 def test_bad_options_end_with_exit_code_2(arguments: list[str], environment: dict[str, str]) -> None:
-    """A value out of bounds, an unknown option or command, on the command line or in the environment."""
+    """An invalid value, an unknown option and an unknown command exit with 2."""
     ended = run(*arguments, **environment)
 
     assert ended.returncode == 2
@@ -299,7 +299,7 @@ def test_bad_options_end_with_exit_code_2(arguments: list[str], environment: dic
 
 
 def test_without_onnx_runtime_the_extras_are_named(tmp_path: Path) -> None:
-    """`pip install swin-serve` without an extra has no engine; the sentence says which to choose."""
+    """Without an extra there is no ONNX Runtime. The sentence names the extras."""
     (tmp_path / "onnxruntime.py").write_text("raise ModuleNotFoundError(name='onnxruntime')")
 
     ended = run(PYTHONPATH=str(tmp_path))
@@ -309,15 +309,15 @@ def test_without_onnx_runtime_the_extras_are_named(tmp_path: Path) -> None:
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_a_misspelt_variable_is_told() -> None:
-    """A variable that looks like a setting and is none does not go unnoticed."""
+def test_a_misspelled_variable_is_logged() -> None:
+    """A variable with the prefix of settings that names none is logged."""
     ended = run("--bundle", "/nowhere", "--port", "0", SWIN_MAXBATCH="4")
 
     assert "no such setting variable=SWIN_MAXBATCH" in ended.stderr
 
 
 def test_an_option_wins_over_the_environment() -> None:
-    """`--port` beats SWIN_PORT."""
+    """`--port` overrides SWIN_PORT."""
     ended = run("--port", "99999", SWIN_PORT="0")
 
     assert ended.returncode == 2
