@@ -1,1 +1,1 @@
-"""The build step: a checkpoint becomes a bundle. Never imported by the service."""
+"""The build step, which exports a checkpoint to a bundle. The service never imports this package."""

@@ -1,4 +1,4 @@
-"""`python -m model_export`: the command `swin-export`."""
+"""Entry point of `python -m model_export`, the same command as `swin-export`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The recipe, readable top to bottom: read → bake → export → open → prove → write."""
+"""The recipe of `swin-export build`: read, bake, export, open, verify, convert, write."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from app.bundle.manifest import (
     Golden,
     Ledger,
     Manifest,
+    Method,
     Verified,
 )
 from app.inference.engine import Engine, open_engine
@@ -31,17 +32,29 @@ from model_export.checkpoints.detect import read_checkpoint
 from model_export.checkpoints.reference import usable
 from model_export.console import Progress
 from model_export.errors import CheckpointError, PrecisionLost, RequestError
-from model_export.network.architecture import architecture_of, last_map, parameters_of
+from model_export.network.architecture import architecture_of, last_map, parameter_count
 from model_export.network.static import StaticSwin
 from model_export.network.swin import SwinConfig
 from model_export.onnx_graph.export import OPSET, to_onnx
-from model_export.onnx_graph.precision import convert
-from model_export.verification.images import Images, generated, pixels_of
-from model_export.verification.parity import BATCH_SIZES, Proof
-from model_export.verification.precision_report import PRECISIONS, TOLERANCES, PrecisionOptions, compare, logits, told
+from model_export.onnx_graph.fp16 import write_fp16
+from model_export.onnx_graph.int8 import write_int8
+from model_export.verification.images import Images, generate_images, preprocess_images
+from model_export.verification.parity import BATCH_SIZES, ParityCheck
+from model_export.verification.precision_report import (
+    PRECISIONS,
+    TOLERANCES,
+    PrecisionOptions,
+    compare_with_float32,
+    run_in_batches,
+    summary_lines,
+)
 
-# Bytes of a parameter in the float32 graph, and of one golden sample with its margin: 640×640 pixels as PNG.
-BYTES, GOLDEN_BYTES = 4, 1_300_000
+# Bytes of one parameter in the float32 graph.
+BYTES_PER_PARAMETER = 4
+# Upper estimate of the bytes of one golden sample: 640×640 pixels as PNG, with a margin.
+GOLDEN_BYTES = 1_300_000
+# Number of generated image sets to compare fp16 and int8 with float32 on, if no images are given.
+GENERATED_SETS = 16
 
 
 def build(
@@ -56,69 +69,76 @@ def build(
     replace: bool = False,
     progress: Progress,
 ) -> None:
-    """Checkpoint → bundle.
+    """Export a checkpoint to a bundle, and verify that both compute the same.
 
     Args:
-        checkpoint: a folder, a file of weights, or the id of a repository on the Hugging Face hub.
-        options: what is to hold where the checkpoint is silent, or in place of what it says.
-        output: the bundle's folder; it appears only after the proof has passed.
-        images: become the golden samples; generated pictures where none are given.
-        name: what the bundle calls itself; the checkpoint's own name where none is given.
-        evaluation: an accuracy the caller measured, for the manifest.
-        precision: of the graph that will serve; float32 where nothing is said.
-        replace: allow to replace an existing bundle.
-        progress: told of every step.
+        checkpoint: a folder, a file of weights, or the id of a repository on the Hugging Face Hub.
+        output: the folder of the bundle. It appears only after the verification has passed.
+        options: settings that the checkpoint lacks, or that override the settings of the checkpoint.
+        images: images to verify on and to keep as golden samples. The default are generated images.
+        name: the name of the bundle. The default is the name of the checkpoint.
+        evaluation: a measured accuracy, for the manifest.
+        precision: the precision of the graph in the bundle. The default is float32.
+        replace: whether an existing bundle at `output` may be replaced.
+        progress: the writer of the steps.
 
     Raises:
-        ExportError: in one sentence, what went wrong, and at which step. `output` is untouched.
+        ExportError: a step failed. `output` is unchanged.
     """
     with bundle_folder(output, replace=replace) as folder:
         source = _read(checkpoint, options, progress)
         precision = precision or PrecisionOptions()
-        images = images or generated()
-        check_provable(source, images)
+        images = images or generate_images()
+        check_comparable(source, images)
         copies = 1 if precision.precision == "fp32" else 2
-        check_space(output, copies * parameters_of(source.network) * BYTES + len(images) * GOLDEN_BYTES)
-        fp32 = folder.with_name("fp32.onnx")  # beside the bundle, and gone with it
+        check_space(output, copies * parameter_count(source.network) * BYTES_PER_PARAMETER + len(images) * GOLDEN_BYTES)
+        fp32 = folder.with_name("fp32.onnx")  # in the temporary folder, which is removed at the end
         static, engine = _export(source, fp32, progress)
-        proof, verified = _prove(source, static, engine, images, progress)
-        served, ledger = _convert(source, proof, (fp32, folder / MODEL), precision, progress)
+        check, verified = _verify(source, static, engine, images, progress)
+        served, report = _convert(source, check, (fp32, folder / MODEL), precision, progress)
         with progress.step("write the bundle") as notes:
-            answers = logits(served, proof.pixels, 1)
-            samples = write_golden(folder, proof.images, proof.pixels, answers)
-            tolerance = TOLERANCES[precision.precision] * proof.logit_range
-            promise = Golden(samples=tuple(samples), tolerance=tolerance)
+            logits = run_in_batches(served, check.pixels, 1)
+            samples = write_golden(folder, check.images, check.pixels, logits)
+            tolerance = TOLERANCES[precision.precision] * check.logit_range
+            golden = Golden(samples=tuple(samples), tolerance=tolerance)
             write_labels(folder, source.labels)
-            write_head(folder, proof.head)
-            manifest = _manifest(source, name, promise, verified=verified, evaluation=evaluation, ledger=ledger)
+            write_head(folder, check.head)
+            manifest = _manifest(source, name, golden, verified=verified, evaluation=evaluation, report=report)
             write_manifest(folder, manifest)
             notes.append(f"{sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) / 1e6:.1f} MB")
 
 
-def check_provable(source: Checkpoint, images: Images) -> None:
-    """Tell before the export what no proof can compare: logits that are all the same.
+def check_comparable(source: Checkpoint, images: Images) -> None:
+    """Raise before the export if all logits would be equal, because the verification could not compare them.
 
     Raises:
         RequestError: there is one logit in all.
         CheckpointError: the last layer gives every image the same logits.
     """
     if len(source.labels) * len(images) == 1:
-        raise RequestError("one image and one class give one logit, and no range to compare it by; give more --images")
+        raise RequestError("one image and one class give one logit, which has no range to compare by; add --images")
     if not source.network.head.weight.any():
         raise CheckpointError("weights: the last layer is all zeros, so every image would get the same scores")
+
+
+def open_cpu_engine(config: SwinConfig, model: Path) -> Engine:
+    """Open the exported graph on the CPU, for every batch size of the verification."""
+    tokens = last_map(config).positions, last_map(config).channels
+    network = Network(model, input_size=config.input_size, classes=config.num_classes, tokens=tokens)
+    return open_engine(network, CPU, threads=available_cpus(), buckets=BATCH_SIZES)
 
 
 def _read(checkpoint: str, options: Options | None, progress: Progress) -> Checkpoint:
     with progress.step("read the checkpoint") as notes:
         source = read_checkpoint(checkpoint, options)
         source = replace(source, reference=usable(source.reference, source.network, source.preprocessing))
-        notes.append(f"{parameters_of(source.network) / 1e6:.1f} M parameters, {len(source.labels)} classes")
-    progress.detail(f"source: {source.source.kind}")
+        notes.append(f"{parameter_count(source.network) / 1e6:.1f} M parameters, {len(source.labels)} classes")
+    progress.log(f"source: {source.source.kind}")
     for decision in source.decisions:
-        progress.detail(str(decision), even_if_quiet=decision.is_assumed)
+        progress.log(str(decision), even_if_quiet=decision.is_assumed)
     for note in source.notes:
-        progress.detail(note)
-    progress.detail(f"reference: {source.reference.name}")
+        progress.log(note)
+    progress.log(f"reference: {source.reference.name}")
     return source
 
 
@@ -129,69 +149,70 @@ def _export(source: Checkpoint, model: Path, progress: Progress) -> tuple[Static
     with progress.step("export to ONNX") as notes:
         notes.append(f"{to_onnx(static, config.input_size, model)} nodes")
     with progress.step("open with ONNX Runtime") as notes:
-        engine = open_graph(source.network.config, model)
+        engine = open_cpu_engine(source.network.config, model)
         notes.append(engine.device_report.provider)
     return static, engine
 
 
-def open_graph(config: SwinConfig, model: Path) -> Engine:
-    """On the CPU, for every batch size of the proof."""
-    tokens = last_map(config).positions, last_map(config).channels
-    network = Network(model, input_size=config.input_size, classes=config.num_classes, tokens=tokens)
-    return open_engine(network, CPU, threads=available_cpus(), buckets=BATCH_SIZES)
+def _verify(
+    source: Checkpoint, static: StaticSwin, engine: Engine, images: Images, progress: Progress
+) -> tuple[ParityCheck, Verified]:
+    with progress.step(f"compare with {source.reference.name}") as notes:
+        check = ParityCheck(source, static, engine, images)
+        stages = []
+        for stage in check.stages():
+            progress.log_stage(stage)
+            stages.append(stage)
+        verified = check.verified(stages)
+        notes.append(f"top-1 agreement {verified.top1_agreement:.0%} on {verified.images} images")
+    return check, verified
 
 
 def _convert(
-    source: Checkpoint, proof: Proof, files: tuple[Path, Path], options: PrecisionOptions, progress: Progress
+    source: Checkpoint, check: ParityCheck, files: tuple[Path, Path], options: PrecisionOptions, progress: Progress
 ) -> tuple[Engine, Ledger]:
-    """From the proved graph, the first of the files, make the one that will serve, the second.
+    """Convert the verified graph, the first of the files, to the served graph, the second.
 
     Raises:
-        PrecisionLost: it agrees with the proved one less often than it has to.
+        PrecisionLost: the two graphs agree on fewer images than `options` demand.
     """
     if options.precision == "fp32":
         files[0].rename(files[1])
-        itself = files[1], files[1]
-        return proof.engine, compare(proof.engine, proof.engine, proof.pixels, method="fp32", kept=(), files=itself)
-    images = options.calibration or options.images or generated(sets=16)
-    pixels = pixels_of(images, source.preprocessing)
-    with progress.step(f"make it {options.precision}"):
-        method, kept = convert(options.precision, *files, pixels if options.calibration else None)
-        engine = open_graph(source.network.config, files[1])
-    with progress.step("compare it with float32") as notes:
-        if options.calibration:  # what it was calibrated on is kind to it
-            pixels = np.concatenate([proof.pixels, pixels])
-        ledger = compare(engine, proof.engine, pixels, method=method, kept=kept, files=files)
-        for line in told(ledger):
-            progress.detail(line)
-        if ledger.top1_agreement < options.min_agreement:
-            raise PrecisionLost(options.precision, ledger.top1_agreement, options.min_agreement, ledger.images)
-        notes.append(f"top-1 agreement {ledger.top1_agreement:.1%} on {ledger.images} images")
-    return engine, ledger
-
-
-def _prove(
-    source: Checkpoint, static: StaticSwin, engine: Engine, images: Images, progress: Progress
-) -> tuple[Proof, Verified]:
-    with progress.step(f"prove it equals {source.reference.name}") as notes:
-        proof = Proof(source, static, engine, images)
-        stages = []
-        for stage in proof.stages():
-            progress.stage(stage)
-            stages.append(stage)
-        verified = proof.verified(stages)
-        notes.append(f"top-1 agreement {verified.top1_agreement:.0%} on {verified.images} images")
-    return proof, verified
+        both = files[1], files[1]
+        report = compare_with_float32(check.engine, check.engine, check.pixels, method="fp32", kept=(), files=both)
+        return check.engine, report
+    images = options.calibration or options.images or generate_images(sets=GENERATED_SETS)
+    pixels = preprocess_images(images, source.preprocessing)
+    with progress.step(f"convert to {options.precision}"):
+        method: Method
+        if options.precision == "fp16":
+            method, kept = "fp16", write_fp16(*files)
+        elif options.calibration:
+            method, kept = "int8 calibrated", write_int8(*files, pixels)
+        else:
+            method, kept = "int8 dynamic", write_int8(*files)
+        engine = open_cpu_engine(source.network.config, files[1])
+    with progress.step("compare with float32") as notes:
+        if options.calibration:
+            # The agreement on calibration images alone would be too optimistic.
+            pixels = np.concatenate([check.pixels, pixels])
+        report = compare_with_float32(engine, check.engine, pixels, method=method, kept=kept, files=files)
+        for line in summary_lines(report):
+            progress.log(line)
+        if report.top1_agreement < options.min_agreement:
+            raise PrecisionLost(options.precision, report.top1_agreement, options.min_agreement, report.images)
+        notes.append(f"top-1 agreement {report.top1_agreement:.1%} on {report.images} images")
+    return engine, report
 
 
 def _manifest(
     source: Checkpoint,
     name: str | None,
-    promise: Golden,
+    golden: Golden,
     *,
     verified: Verified,
     evaluation: Evaluation | None,
-    ledger: Ledger,
+    report: Ledger,
 ) -> Manifest:
     config = source.network.config
     return Manifest(
@@ -206,10 +227,10 @@ def _manifest(
         evidence=last_map(config),
         activation=source.activation,
         preprocessing=source.preprocessing,
-        precision=PRECISIONS[ledger.method],
-        ledger=ledger,
-        golden=promise,
+        precision=PRECISIONS[report.method],
+        ledger=report,
+        golden=golden,
         verified=verified,
         evaluation=evaluation,
-        files={},  # filled in when everything else is written
+        files={},  # `write_manifest` fills this in
     )

@@ -1,4 +1,4 @@
-"""Terminal output of the build step: progress, tables, and numbers for people."""
+"""Terminal output of the build step: progress lines, tables and percentages."""
 
 import contextlib
 import time
@@ -15,27 +15,28 @@ from model_export.errors import ExportError
 
 
 class Progress:
-    """Writes to standard error; on a terminal, the step in progress has a spinner."""
+    """A writer of steps to standard error. On a terminal, the current step has a spinner."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._console = Console(stderr=True, quiet=quiet, highlight=False)
         self._always = Console(stderr=True, highlight=False)
 
-    def detail(self, text: str, *, even_if_quiet: bool = False) -> None:
-        """A line inside a step."""
+    def log(self, text: str, *, even_if_quiet: bool = False) -> None:
+        """Print an indented line below the current step."""
         console = self._always if even_if_quiet else self._console
-        console.print(f"    {escape(text)}", soft_wrap=True)  # a log keeps a sentence in one line
+        console.print(f"    {escape(text)}", soft_wrap=True)  # a wrapped line would be two lines in a log file
 
-    def stage(self, stage: Stage) -> None:
-        """A stage of a proof that passed, with its difference and what was allowed."""
-        self.detail(f"{stage.name:<24} {stage.difference:9.2g} {stage.unit}, {stage.tolerance:.3g} allowed")
+    def log_stage(self, stage: Stage) -> None:
+        """Print a verification stage that passed, with its difference and its tolerance."""
+        self.log(f"{stage.name:<24} {stage.difference:9.2g} {stage.unit}, {stage.tolerance:.3g} allowed")
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[list[str]]:
-        """Run a block under a name. What the block appends to the list is shown when it is done.
+        """Run a block as a named step. At its end, print its duration and the list that the block filled.
 
         Raises:
-            ExportError: as it was raised inside, or naming the step for anything else that was.
+            ExportError: the block raised an exception. An exception of another type is converted, and the message
+                begins with the name of the step.
         """
         notes: list[str] = []
         started = time.perf_counter()
@@ -59,15 +60,18 @@ class Progress:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table without lines, left-aligned; columns without names have no header. No text is taken for markup."""
-    drawn = Table(title=escape(title), title_justify="left", box=box.SIMPLE, show_header=any(columns))
+    """Return a borderless, left-aligned table. If all column names are empty, the table has no header.
+
+    Texts are escaped, so that rich does not interpret them as markup.
+    """
+    result = Table(title=escape(title), title_justify="left", box=box.SIMPLE, show_header=any(columns))
     for column in columns:
-        drawn.add_column(column, overflow="fold")
+        result.add_column(column, overflow="fold")
     for row in rows:
-        drawn.add_row(*map(escape, row))
-    return drawn
+        result.add_row(*map(escape, row))
+    return result
 
 
 def percent(share: float) -> str:
-    """`0.99722` → `99.72 %`."""
+    """Format a share from 0 to 1 in percent: `0.99722` → `99.72 %`."""
     return f"{100 * share:.2f} %"

@@ -1,12 +1,12 @@
-"""Trains the demonstration classifier: handwritten digits, a small Swin, a few minutes on a CPU.
+"""The training and export of the demo classifier, a small Swin for handwritten digits.
 
-The digits are the 1,797 scans of 8×8 pixels that come with scikit-learn (Alpaydin and Kaynak, "Optical Recognition of
-Handwritten Digits", 1998). One fifth is held out by a fixed seed and never seen in training; the accuracy on it goes
-into the manifest. The network is trained with the transformers library and saved with `save_pretrained`, then exported
-by the very recipe that exports everybody else's: `swin-export build`.
+Training takes a few minutes on a CPU. The data are the 1,797 scans of 8×8 pixels in scikit-learn (Alpaydin and Kaynak,
+"Optical Recognition of Handwritten Digits", 1998). One fifth, chosen with a fixed seed, is held out from training. The
+accuracy on this fifth is stored in the manifest. The network is trained with transformers and saved with
+`save_pretrained`. The export is that of `swin-export build`.
 
-    python -m model_export.demo            train, then export
-    python -m model_export.demo --export   export the checkpoint that is there
+    python -m model_export.demo            train and export
+    python -m model_export.demo --export   export the existing checkpoint
 """
 
 import argparse
@@ -36,12 +36,16 @@ from model_export.verification.parity import normalize
 
 CHECKPOINT = Path(__file__).parent / "data" / "demo_checkpoint"
 BUNDLE = Path(__file__).parents[1] / "app" / "demo_bundle"
+# Name of the data set in the manifest of the demo bundle.
 DATASET = "scikit-learn handwritten digits, the fifth held out by seed 0"
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
+# Input size in pixels, and the normalization.
 SIDE, MEAN, STD = 32, 0.5, 0.5
+# Settings of the training.
 EPOCHS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 160, 64, 2e-3, 0.05
 
+# The preprocessor_config.json of the checkpoint.
 PROCESSOR = """\
 {
   "do_normalize": true,
@@ -58,15 +62,15 @@ PROCESSOR = """\
 
 
 class Digits(NamedTuple):
-    """Scans as pictures, dark ink on white, and the class of each."""
+    """Scans as images, dark ink on white, and the class of each image."""
 
     images: list[Image.Image]
     classes: NDArray[np.int64]
 
 
 def digits() -> tuple[Digits, Digits]:
-    """The part to train on, and the part held out."""
-    scans, classes = load_digits(return_X_y=True)  # ink 0 … 16
+    """Load the digits. Return the training set and the held-out set."""
+    scans, classes = load_digits(return_X_y=True)  # ink from 0 to 16
     pictures = (255 - scans.reshape(-1, 8, 8) * 255 / 16).round().astype(np.uint8)
     train, held_out = train_test_split(np.arange(len(classes)), test_size=0.2, random_state=0, stratify=classes)
 
@@ -77,7 +81,10 @@ def digits() -> tuple[Digits, Digits]:
 
 
 def network() -> SwinForImageClassification:
-    """Two stages of two blocks: shifted windows in the first, one window that fills the map in the second."""
+    """Return an untrained Swin with two stages of two blocks.
+
+    The first stage has shifted windows. In the second stage, one window covers the map.
+    """
     return SwinForImageClassification(
         SwinConfig(
             image_size=SIDE,
@@ -95,7 +102,7 @@ def network() -> SwinForImageClassification:
 
 
 def train(data: Digits, seed: int = 0) -> SwinForImageClassification:
-    """Fit the network to the images."""
+    """Train a network on the images."""
     torch.manual_seed(seed)
     images, classes = _tensor(data.images), torch.from_numpy(data.classes)
     model = network().train()
@@ -114,7 +121,7 @@ def train(data: Digits, seed: int = 0) -> SwinForImageClassification:
 
 
 def accuracy(data: Digits) -> float:
-    """Of the saved checkpoint, read and preprocessed as the export reads and preprocesses it."""
+    """Return the accuracy of the saved checkpoint, with the reader and the preprocessing of the export."""
     checkpoint = read_checkpoint(str(CHECKPOINT))
     pixels = torch.from_numpy(np.stack([preprocess(image, checkpoint.preprocessing) for image in data.images]))
     with torch.inference_mode():
@@ -123,7 +130,7 @@ def accuracy(data: Digits) -> float:
 
 
 def export() -> None:
-    """Checkpoint → the bundle that ships with the service, with one held-out digit of each class as golden sample."""
+    """Export the checkpoint to the demo bundle. One held-out digit of each class becomes a golden sample."""
     _, held_out = digits()
     first = {name: held_out.images[int(np.argmax(held_out.classes == index))] for index, name in enumerate(NAMES)}
     evaluation = Evaluation(dataset=DATASET, images=len(held_out.images), top1=accuracy(held_out))
@@ -136,13 +143,15 @@ def export() -> None:
         replace=True,
         progress=Progress(),
     )
-    print(f"{evaluation.top1:.2%} of {evaluation.images} held-out digits")
+    print(f"accuracy {evaluation.top1:.2%} on {evaluation.images} held-out digits")
 
 
 def main() -> int:
-    """Train and export."""
-    parser = argparse.ArgumentParser(prog="python -m model_export.demo", description=__doc__.splitlines()[0])
-    parser.add_argument("--export", action="store_true", help="do not train; export the checkpoint that is there")
+    """Train and export. Return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m model_export.demo", description="Train and export the demo classifier of handwritten digits."
+    )
+    parser.add_argument("--export", action="store_true", help="export the existing checkpoint without training")
     if not parser.parse_args().export:
         data, _ = digits()
         train(data).save_pretrained(CHECKPOINT)
@@ -152,7 +161,7 @@ def main() -> int:
 
 
 def _tensor(images: list[Image.Image]) -> Tensor:
-    """Normalized float32 (images, 3, SIDE, SIDE), resized as the processor does."""
+    """Resize and normalize images like the processor: float32 `(images, 3, SIDE, SIDE)`."""
     resized = [np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for image in images]
     return (torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2) / 255 - MEAN) / STD
 
@@ -163,7 +172,7 @@ def _batches(count: int) -> Iterator[Tensor]:
 
 
 def _distort(images: Tensor) -> Tensor:
-    """Each image turned, stretched and moved, a little and at random."""
+    """Rotate, stretch and shift each image slightly at random."""
     count = len(images)
     angle = torch.empty(count).uniform_(-0.15, 0.15)
     stretch = torch.empty(count, 2).uniform_(0.9, 1.12)
@@ -171,7 +180,7 @@ def _distort(images: Tensor) -> Tensor:
     across = torch.stack([angle.cos() * stretch[:, 0], -angle.sin(), shift[:, 0]], dim=1)
     down = torch.stack([angle.sin(), angle.cos() * stretch[:, 1], shift[:, 1]], dim=1)
     grid = F.affine_grid(torch.stack([across, down], dim=1), list(images.shape), align_corners=False)
-    return F.grid_sample(images - 1, grid, align_corners=False) + 1  # sampled outside, an image is white
+    return F.grid_sample(images - 1, grid, align_corners=False) + 1  # pixels outside of an image are white
 
 
 if __name__ == "__main__":

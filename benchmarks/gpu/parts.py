@@ -37,8 +37,8 @@ from benchmarks.model.compiled import LIBRARIES, of_torch
 from benchmarks.model.costs import of_bundle, of_graph
 from benchmarks.model.interleave import CandidateProcess, Cost, Result, Run, interleaved, results, rounds
 from benchmarks.model.networks import Shape, exports
-from model_export.verification.images import generated, pixels_of
-from model_export.verification.precision_report import logits
+from model_export.verification.images import generate_images, preprocess_images
+from model_export.verification.precision_report import run_in_batches
 
 ENGINE = "engine"
 COMPILERS = ("max-autotune", "reduce-overhead", "default")

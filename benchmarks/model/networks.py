@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import SwinConfig, SwinForImageClassification
 
-from tests.references.make import let_operators_pass
+from tests.references.make import skip_torchvision_operators
 
 # Hyperparameters of a network, by the names of transformers.
 Shape = Mapping[str, Any]
@@ -85,7 +85,7 @@ def network_of(library: str, shape: Shape, libraries: Path | None) -> nn.Module:
     Raises:
         ImportError: the library cannot be imported.
     """
-    let_operators_pass()
+    skip_torchvision_operators()
     with _also_in(libraries):
         return NETWORKS[library](shape).eval()
 

@@ -1,1 +1,1 @@
-"""Bundles on disk: written whole, and described. Knows no network."""
+"""The writing and the description of bundles on disk. Knows no network."""

@@ -1,4 +1,4 @@
-"""`swin-export inspect`: what a bundle is, read off its manifest and its graph."""
+"""The description of a bundle by its manifest and its graph (`swin-export inspect`). Runs no network."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,27 +13,28 @@ from model_export.checkpoints.preprocessing import describe_preprocessing
 from model_export.console import percent, table
 from model_export.onnx_graph.analysis import constant_bytes, graph_macs, operators, signature
 
+# Number of labels that are shown.
 FIRST_LABELS = 5
-# Where preprocessing and labels came from, by the manifest's words.
-FROM = {
+# Origin of preprocessing and labels in the manifest → its description.
+ORIGINS = {
     "checkpoint": "from the checkpoint",
     "options": "from the options",
-    "published recipe": "assumed: the source's published recipe, because the checkpoint does not say it",
-    "published names": "assumed: ImageNet's names, because their number is the same",
-    "numbers": "numbers, because the checkpoint names no classes",
+    "published recipe": "assumed: the published preprocessing of the source, because the checkpoint has none",
+    "published names": "assumed: ImageNet's names, because the number of classes is the same",
+    "numbers": "numbers, because the checkpoint has no class names",
 }
 
 
 def inspect(folder: Path) -> dict[str, Any]:
-    """Everything worth knowing of a bundle, as JSON has it.
+    """Return the description of a bundle as a JSON object.
 
     Raises:
-        BundleError: there is none, or it is damaged.
-        ExportError: what the graph costs cannot be told.
+        BundleError: there is no bundle, or it is damaged.
+        ExportError: the multiply-accumulates of the graph cannot be counted.
     """
     bundle = load_bundle(folder)
     manifest = bundle.manifest
-    model = onnx.load(bundle.model, load_external_data=False)  # shapes are enough
+    model = onnx.load(bundle.model, load_external_data=False)  # the shapes are sufficient
     return {
         **manifest.model_dump(mode="json", exclude={"files", "schema_version"}),
         "preprocessing_in_words": describe_preprocessing(manifest.preprocessing),
@@ -50,14 +51,14 @@ def inspect(folder: Path) -> dict[str, Any]:
 
 
 def show(facts: Mapping[str, Any], console: Console) -> None:
-    """The same in tables."""
+    """Print the description as tables."""
     console.print(table(facts["name"], ("", ""), _summary(facts)))
     stages = [
         (stage["name"], stage["against"], f"{stage['difference']:.2g}", f"{stage['tolerance']:g} {stage['unit']}")
         for stage in facts["verified"]["stages"]
     ]
-    console.print(table("proof", ("stage", "against", "difference", "allowed"), stages))
-    console.print(table("beside float32", ("", ""), _ledger(facts["ledger"])))
+    console.print(table("verification", ("stage", "compared with", "difference", "tolerance"), stages))
+    console.print(table("compared with float32", ("", ""), _precision_report(facts["ledger"])))
     graph = facts["graph"]
     counts = [(name, str(count)) for name, count in graph["operators"].items()]
     console.print(table(f"graph: {graph['nodes']} nodes", ("operator", "nodes"), counts))
@@ -65,16 +66,16 @@ def show(facts: Mapping[str, Any], console: Console) -> None:
     console.print(table("files", ("file", "size"), files))
 
 
-def _ledger(ledger: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "made by", ledger["method"]
-    yield "graph", f"{decimal(ledger['bytes'])}, {decimal(ledger['fp32_bytes'])} in float32"
-    yield "top-1 agreement", f"{percent(ledger['top1_agreement'])} on {ledger['images']} images"
-    yield "largest Δlogit", f"{ledger['max_logit_difference'] / ledger['logit_range']:.2g} of their range"
-    yield "… by batch mates", f"{ledger['max_batch_difference'] / ledger['logit_range']:.2g}"
-    for bucket in ledger["buckets"]:
+def _precision_report(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "method", report["method"]
+    yield "graph", f"{decimal(report['bytes'])}, {decimal(report['fp32_bytes'])} in float32"
+    yield "top-1 agreement", f"{percent(report['top1_agreement'])} on {report['images']} images"
+    yield "max logit difference", f"{report['max_logit_difference'] / report['logit_range']:.2g} of the logit range"
+    yield "… within batches", f"{report['max_batch_difference'] / report['logit_range']:.2g} of the logit range"
+    for bucket in report["buckets"]:
         times = f"{bucket['milliseconds']:g} ms, {bucket['fp32_milliseconds']:g} ms in float32"
         yield f"batch of {bucket['batch']}", times
-    yield "kept in float32", ", ".join(ledger["kept_float32"]) or "all of it"
+    yield "kept in float32", ", ".join(report["kept_float32"]) or "all nodes"
 
 
 def _summary(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -84,15 +85,15 @@ def _summary(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "architecture", f"{network['family']}, {network['embed_dim']} channels, depths {network['depths']}"
     yield "", f"heads {network['num_heads']}, windows {network['window_sizes']}"
     yield "parameters", f"{network['parameters'] / 1e6:.2f} M"
-    yield "cost of an image", f"{graph['macs'] / 1e9:.3g} G multiply-accumulates"
-    yield "preprocessing", f"{facts['preprocessing_in_words']}; {FROM[source['preprocessing_from']]}"
+    yield "cost per image", f"{graph['macs'] / 1e9:.3g} G multiply-accumulates"
+    yield "preprocessing", f"{facts['preprocessing_in_words']}; {ORIGINS[source['preprocessing_from']]}"
     shown = f"{'; '.join(labels['first'])}{' …' if labels['count'] > FIRST_LABELS else ''}"
-    yield "labels", f"{labels['count']}: {shown}; {FROM[source['labels_from']]}"
+    yield "labels", f"{labels['count']}: {shown}; {ORIGINS[source['labels_from']]}"
     yield "scores", facts["activation"]
     yield "precision", f"{facts['precision']}, opset {facts['opset']}"
-    yield "signature", "; ".join(f"{name} {described}" for name, described in graph["signature"].items())
+    yield "signature", "; ".join(f"{name} {description}" for name, description in graph["signature"].items())
     yield "constants", ", ".join(f"{decimal(size)} of {kind}" for kind, size in graph["constants"].items())
     golden = facts["golden"]
-    yield "golden samples", f"{len(golden['samples'])}, logits to {golden['tolerance']:.2g}"
+    yield "golden samples", f"{len(golden['samples'])}, logits within {golden['tolerance']:.2g}"
     if evaluation := facts["evaluation"]:
-        yield "accuracy", f"{percent(evaluation['top1'])} of {evaluation['images']}: {evaluation['dataset']}"
+        yield "accuracy", f"{percent(evaluation['top1'])} of {evaluation['images']} images: {evaluation['dataset']}"

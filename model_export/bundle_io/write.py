@@ -1,4 +1,8 @@
-"""A bundle appears whole or not at all: written beside its place, hashed, read back, renamed."""
+"""The atomic writing of a bundle. Runs no network.
+
+The bundle is written to a temporary folder beside its destination, read back with the reader of the service, and then
+renamed. A failure leaves the destination unchanged.
+"""
 
 import contextlib
 import json
@@ -21,22 +25,22 @@ from model_export.verification.parity import png
 
 @contextlib.contextmanager
 def bundle_folder(output: Path, *, replace: bool) -> Iterator[Path]:
-    """A temporary folder that becomes `output` if the block ends without an error, and vanishes otherwise.
+    """Yield a temporary folder. It is renamed to `output` at the end of the block, or removed after an exception.
 
     Raises:
-        RequestError: `output` exists and may not be replaced, or is not a bundle.
+        RequestError: `output` exists and must not be replaced, or is not a bundle.
     """
-    check_place(output, replace=replace)
+    check_output(output, replace=replace)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
         folder = Path(scratch) / "bundle"
         folder.mkdir()
         yield folder
-        load_bundle(folder)  # what is put in place is what the service will accept
-        check_place(output, replace=replace)  # again: minutes have passed
-        _put(folder, output, Path(scratch) / "old")
+        load_bundle(folder)  # raise if the service would reject the bundle
+        check_output(output, replace=replace)  # again, because minutes have passed
+        _move(folder, output, Path(scratch) / "old")
 
 
-def _put(folder: Path, output: Path, old: Path) -> None:
+def _move(folder: Path, output: Path, old: Path) -> None:
     if output.exists():
         output.rename(old)
     try:
@@ -47,49 +51,54 @@ def _put(folder: Path, output: Path, old: Path) -> None:
         raise
 
 
-def check_place(output: Path, *, replace: bool) -> None:
-    """Tell before hours of work, not after, that the result would have nowhere to go.
+def check_output(output: Path, *, replace: bool) -> None:
+    """Raise if the bundle cannot be written to `output`. Called before the export, which can take long.
 
     Raises:
-        RequestError: its folder is missing or read-only, or something is there that may not be replaced.
+        RequestError: the parent folder is missing or read-only, or `output` exists and must not be replaced.
     """
     try:
-        _check_place(output, replace=replace)
-    except OSError as error:  # a name that is too long, a folder that may not be looked into
-        raise RequestError(f"{output} cannot be written: {error.strerror}") from error
+        _check_output(output, replace=replace)
+    except OSError as error:  # for example a name that is too long, or a folder without permission
+        raise RequestError(f"cannot write {output}: {error.strerror}; choose another OUTPUT") from error
 
 
 def check_space(output: Path, needed: int) -> None:
-    """Raise RequestError if the disk of `output` has less than so many bytes left."""
+    """Raise RequestError if the disk of `output` has less than `needed` bytes left."""
     free = shutil.disk_usage(output.parent).free
     if free < needed:
         raise RequestError(
-            f"{output.parent} has {free / 1e6:.0f} MB left, the export needs about {needed / 1e6:.0f} MB; "
-            "make room, or give an OUTPUT on another disk"
+            f"the disk of {output.parent} has {free / 1e6:.0f} MB left, the export needs about {needed / 1e6:.0f} MB; "
+            "free some space or choose an OUTPUT on another disk"
         )
 
 
-def _check_place(output: Path, *, replace: bool) -> None:
+def _check_output(output: Path, *, replace: bool) -> None:
     if output.resolve() in (Path.cwd(), *Path.cwd().parents):
-        raise RequestError(
-            f"{output} is the current folder or one around it; give the folder of the bundle another name"
-        )
+        raise RequestError(f"{output} is the current folder or contains it; choose another OUTPUT")
     if output.is_symlink() and not output.exists():
-        raise RequestError(f"{output} is a link to nothing; remove it, or give another OUTPUT")
+        raise RequestError(f"{output} is a broken symbolic link; remove it or choose another OUTPUT")
     if not output.parent.is_dir():
-        raise RequestError(f"there is no folder {output.parent} to write {output.name} into")
+        raise RequestError(f"there is no folder {output.parent} to write {output.name} into; create it first")
     if not os.access(output.parent, os.W_OK):
-        raise RequestError(f"{output.parent} cannot be written to")
+        raise RequestError(f"the folder {output.parent} is read-only; choose another OUTPUT")
     if output.exists() and not replace:
-        raise RequestError(f"{output} exists; --force replaces it")
+        raise RequestError(f"{output} exists; replace it with --force or choose another OUTPUT")
     if output.exists() and not (output / MANIFEST).is_file() and (not output.is_dir() or any(output.iterdir())):
-        raise RequestError(f"{output} is not a bundle; it is left alone")
+        raise RequestError(f"{output} is not a bundle and is not replaced; choose another OUTPUT")
 
 
 def write_golden(
     folder: Path, images: Images, pixels: NDArray[np.uint8], logits: NDArray[np.float32]
 ) -> list[GoldenSample]:
-    """Write images and logits; pixels (samples, height, width, 3), logits (samples, classes)."""
+    """Write the images and the logits of the golden samples.
+
+    Args:
+        folder: the bundle.
+        images: the images by name.
+        pixels: the preprocessed images, `(samples, height, width, 3)`.
+        logits: `(samples, classes)`.
+    """
     (folder / "golden").mkdir()
     np.save(folder / GOLDEN_LOGITS, logits)
     samples = []
@@ -101,13 +110,13 @@ def write_golden(
 
 
 def write_labels(folder: Path, labels: Sequence[Label]) -> None:
-    """Write the names of the classes in their order."""
+    """Write the labels in the order of the classes."""
     rows = ",\n".join(json.dumps(label.model_dump(), ensure_ascii=False) for label in labels)
     (folder / LABELS).write_text(f"[\n{rows}\n]\n", encoding="utf-8")
 
 
 def write_head(folder: Path, head: Head) -> None:
-    """Write the last layer a second time, for who wants evidence: the service does not read weights out of graphs."""
+    """Write weight and bias of the head. The service computes evidence from them and does not parse the graph."""
     (folder / "head").mkdir()
     np.save(folder / HEAD_WEIGHT, head.weight)
     np.save(folder / HEAD_BIAS, head.bias)

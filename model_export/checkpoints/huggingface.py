@@ -284,7 +284,12 @@ def _config(settings: Settings, input_size: Size, num_classes: int) -> SwinConfi
 
 def _version_2_fields(settings: Settings) -> dict[str, Any]:
     pretrained = settings.pretrained_window_sizes or (0,) * len(settings.depths)
-    return {"version": 2, "pretrained_window_sizes": pretrained, "masked": MASKED_TWICE, "halves_down": True}
+    return {
+        "version": 2,
+        "pretrained_window_sizes": pretrained,
+        "mask_value": MASKED_TWICE,
+        "floor_grid_for_windows": True,
+    }
 
 
 def _labels(settings: Settings, options: Options) -> tuple[Label, ...]:

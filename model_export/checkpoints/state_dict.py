@@ -38,7 +38,7 @@ from model_export.checkpoints.variants import (
     variants_with_sizes,
 )
 from model_export.errors import CheckpointError, RequestError
-from model_export.network.swin import Dialect, SwinConfig
+from model_export.network.swin import SwinConfig, WindowConvention
 from model_export.network.windows import Size, by
 
 
@@ -66,7 +66,7 @@ V2 = 2
 def read(
     raw: RawCheckpoint,
     *,
-    window_convention: Dialect,
+    window_convention: WindowConvention,
     rename: Callable[[Weights], Weights],
     name_in_file: Callable[[str], str] = str,
     reference: MakeReference,
@@ -179,7 +179,7 @@ class _Inputs:
         return _variant(self.options) or self.declared.variant
 
 
-def _trained(inputs: _Inputs, window_convention: Dialect) -> tuple[SwinConfig, str, str, list[str]]:
+def _trained(inputs: _Inputs, window_convention: WindowConvention) -> tuple[SwinConfig, str, str, list[str]]:
     """Return the trained configuration, the origins of input size and windows, and notes."""
     variant, notes = _choose_variant(inputs)
     windows, windows_from = _choose_windows(inputs, variant)

@@ -1,4 +1,4 @@
-"""`swin-export`: the build step at the command line."""
+"""The command line of the build step (`swin-export`). Imports torch only after the arguments are parsed."""
 
 import argparse
 import contextlib
@@ -13,38 +13,46 @@ from pathlib import Path
 
 from app.errors import StartError
 from app.system.device import CPU, Device, one_device
-from model_export.cli.arguments import add_options, add_precision, options_of, positive, precision_of
+from model_export.cli.arguments import (
+    add_checkpoint_options,
+    add_precision_options,
+    options_of,
+    positive,
+    precision_of,
+)
 from model_export.errors import ExportError, RequestError
 
 BUILD = """\
-Turn a checkpoint into a bundle that swin-serve can serve.
+Export a checkpoint to a bundle that swin-serve can serve.
 
-CHECKPOINT is one of
+CHECKPOINT is one of:
 
-  a folder that save_pretrained wrote, or timm's equivalent: config.json with model.safetensors or pytorch_model.bin
-  the id of either on the Hugging Face hub: microsoft/swin-tiny-patch4-window7-224, timm/swin_s3_tiny_224.ms_in1k
-  a file of weights: a state dict of timm, torchvision (swin_t, swin_v2_b, …) or the authors' code, also inside what a
-    training script saved ({"model": …}, {"state_dict": …})
+  a folder of transformers' save_pretrained or of timm: config.json with model.safetensors or pytorch_model.bin
+  the id of such a repository on the Hugging Face Hub: microsoft/swin-tiny-patch4-window7-224,
+    timm/swin_s3_tiny_224.ms_in1k
+  a file of weights: a state dict of timm, torchvision (swin_t, swin_v2_b, …) or the original code, bare or inside the
+    dictionary of a training script ({"model": …}, {"state_dict": …})
 
-Which it is, is told from the content. Settings that a training script saved beside the weights (timm's args or
-args.yaml, torchvision's args, the authors' config, Lightning's hyper_parameters) count before the published ones: input
-size, preprocessing, names of classes. What is assumed is printed as assumed, with the option that changes it.
+The format is detected from the file contents; override it with --source. The input size, the preprocessing and the
+class names come from the settings that a training script saved beside the weights: timm's args or args.yaml,
+torchvision's args, the original code's config, Lightning's hyper_parameters. Without them, published settings are used.
+Each assumption is printed with the option that changes it.
 
-No checkpoint can run code: pickles are read for their tensors only.
+A checkpoint cannot run code: only the tensors of a pickle are read.
 
-OUTPUT is the folder to write. It appears only after the proof has passed: the exported graph, run by the very code that
-will serve it, gives the logits of the source library's own network, on images that go through the library's own
-preprocessing. Where timm or torchvision is not installed, or a network is resized, swin.py stands in, and the manifest
-says so. Each stage is compared by itself, so that a failure names its place:
+OUTPUT is the folder of the bundle. It is written only after the verification has passed. The verification runs the
+exported graph with the code of the service, and compares the logits with those of the source library. The source
+library runs its own network and preprocessing. If timm or torchvision is not installed, or the network is resized,
+swin.py is the reference instead; the manifest names the reference. The verification has these stages:
 
-  preprocessing   resize and crop            against the library's, or the recipe in separate steps
-  network         swin.py in torch           against the library's network
-  static          masks and biases baked in  against swin.py
-  onnx            on ONNX Runtime            against the static network, in batches of 1, 2, 3 and 8
-  evidence        the maps of each class     summed, against its logits
-  end to end      bytes to logits            against the library's network
+  preprocessing   resize and crop             compared with the library, or with the recipe in separate steps
+  network         swin.py in torch            compared with the network of the library
+  static          constant masks and biases   compared with swin.py
+  onnx            ONNX Runtime                compared with the static network, in batches of 1, 2, 3 and 8
+  evidence        the sum of each map         compared with the logits
+  end to end      encoded bytes to logits     compared with the network of the library
 
-Then, for fp16 and int8, the graph is converted and compared with the one that was proved.
+For fp16 and int8, the verified graph is then converted and compared with itself in float32.
 """
 BUILD_END = """\
 examples:
@@ -56,18 +64,19 @@ examples:
 
 exit codes:
   0  the bundle is written
-  1  the work failed; OUTPUT is untouched
-  2  the request was wrong: bad option, unreadable checkpoint, unsupported model
+  1  a step failed; OUTPUT is unchanged
+  2  an argument is wrong, the checkpoint cannot be read, or the model is not supported
 """
 
 
 EVALUATE = """\
-Measure how good a bundle is on labeled images, by the very code that serves it: top-1 and top-5 with their 95 %
-intervals, calibration, the classes it is worst at and what it takes them for.
+Measure the accuracy of a bundle on labeled images, with the code of the service. The report contains top-1 and top-5
+accuracy with 95 % confidence intervals, the calibration error, the worst classes and the most frequent confusions.
 
-DATA is a folder with a folder for each class, named by label, WordNet id or index as in the bundle's labels.json; or a
-CSV file with the columns path (relative to the file) and one of label, wnid and index. Files that cannot be read are
-counted and listed. Where the accuracy of the checkpoint was published, it stands beside what is measured.
+DATA is a folder with one folder per class, or a CSV file. The folders are named by label, WordNet id or index of the
+bundle's labels.json. The CSV file has the column path, relative to the file, and one of label, wnid and index. Files
+that cannot be read are counted and listed. If the accuracy of the checkpoint has been published, it is shown beside the
+measured accuracy.
 """
 EVALUATE_END = """\
 examples:
@@ -76,14 +85,16 @@ examples:
   swin-export evaluate ./swin-tiny ./photos.csv --classes n02099601 "tabby, tabby cat"
 
 exit codes:
-  0  measured
-  1  not one image could be read
-  2  the request was wrong: bad option, bad bundle, no such device, a folder that names no class
+  0  the accuracy is measured
+  1  none of the images can be read
+  2  an argument is wrong, the bundle or the device cannot be used, or a folder names no class
 """
 VERIFY = """\
-Prove a bundle again, on this machine: its files by their digests, the device, the golden samples by pixels and logits,
-and that every batch size gives what a batch of 1 gives. With --checkpoint everything that was proved when it was built,
-from the source library's own network on; say the options it was built with again.
+Verify a bundle on this machine: the digests of its files, the device, the pixels and logits of the golden samples, and
+that all batch sizes give the same logits as a batch of 1.
+
+With --checkpoint, the stages of build run again too, from the network of the source library to the graph in the bundle.
+Repeat the options that the bundle was built with.
 """
 VERIFY_END = """\
 examples:
@@ -92,23 +103,23 @@ examples:
 
 exit codes:
   0  every stage passed
-  1  one did not; it is named
-  2  the request was wrong: bad option, no bundle, unreadable checkpoint
+  1  a stage failed; the message names it
+  2  an argument is wrong, there is no bundle, or the checkpoint cannot be read
 """
 INSPECT = """\
-Show what a bundle is: source, architecture, preprocessing, labels, proof, golden samples, files; and what its graph is
-made of and costs.
+Show the contents of a bundle: source, architecture, preprocessing, labels, verification, golden samples and files. Also
+show the operators of its graph and the multiply-accumulates per image.
 """
 INSPECT_END = """\
 exit codes:
-  0  shown
+  0  the contents are shown
   2  there is no bundle, or it is damaged
 """
 
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand: its line in the list, its manual page, its arguments, and what it does."""
+    """A subcommand: its summary, its help page, its arguments and its function."""
 
     summary: str
     description: str
@@ -118,14 +129,14 @@ class Command:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a subcommand. Returns the exit code: 0 done, 1 the work failed, 2 the request was wrong."""
+    """Run a subcommand. Return the exit code: 0 for success, 1 for a failure, 2 for wrong arguments or inputs."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
     try:
         options.run(options)
     except ExportError as error:
         return _fail(str(error), error.exit_code)
-    except StartError as error:  # a bundle that was given, or the device asked for
+    except StartError as error:  # the given bundle or device cannot be used
         return _fail(str(error), RequestError.exit_code)
     except KeyboardInterrupt:
         return _fail("interrupted", ExportError.exit_code)
@@ -136,19 +147,19 @@ def _build(options: argparse.Namespace) -> None:
     with _libraries():
         from model_export.build import build
         from model_export.console import Progress
-        from model_export.verification.images import from_folder
+        from model_export.verification.images import read_images
     try:
         build(
             options.checkpoint,
             options.output,
             options=options_of(options),
             precision=precision_of(options),
-            images=from_folder(options.images) if options.images else None,
+            images=read_images(options.images) if options.images else None,
             name=options.name,
             replace=options.force,
             progress=Progress(quiet=options.quiet),
         )
-    except StartError as error:  # the bundle's own reader refused what was written
+    except StartError as error:  # the service's reader rejected the bundle that was written
         raise ExportError(str(error)) from error
     if not options.quiet:
         print(f"wrote {options.output}; serve it with: swin-serve run --bundle {options.output}")
@@ -160,9 +171,11 @@ def _evaluate(options: argparse.Namespace) -> None:
 
         from model_export.evaluation.evaluate import evaluate, show
     if options.output and not options.output.parent.is_dir():
-        raise RequestError(f"there is no folder {options.output.parent} to write {options.output.name} into")
+        raise RequestError(
+            f"there is no folder {options.output.parent} to write {options.output.name} into; create it first"
+        )
     if options.output and (options.output.is_dir() or not os.access(options.output.parent, os.W_OK)):
-        raise RequestError(f"{options.output} cannot be written")
+        raise RequestError(f"cannot write {options.output}; choose another --output")
     report = evaluate(
         options.bundle,
         options.data,
@@ -203,12 +216,12 @@ def _inspect(options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _libraries() -> Iterator[None]:
-    """Around imports that are not at the top of the file: torch takes seconds, and --help does not need it."""
+    """Convert a failed import of a library. torch takes seconds to import, so it is imported inside the commands."""
     try:
         yield
     except ModuleNotFoundError as error:
         raise RequestError(
-            f"{error.name} is not installed; the export needs: pip install 'swin-serve[cpu,export]'"
+            f"{error.name} is not installed; swin-export needs: pip install 'swin-serve[cpu,export]'"
         ) from error
 
 
@@ -223,7 +236,8 @@ def _fail(reason: str, code: int) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="swin-export", description="Export a Swin Transformer classifier to a bundle, and look at bundles."
+        prog="swin-export",
+        description="Export a Swin Transformer classifier to a bundle, and evaluate, verify or inspect a bundle.",
     )
     parser.add_argument("--version", action="version", version=importlib.metadata.version("swin-serve"))
     commands = parser.add_subparsers(title="commands", required=True)
@@ -242,54 +256,59 @@ def _parser() -> argparse.ArgumentParser:
 
 def _build_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("checkpoint", metavar="CHECKPOINT", help="a folder, a file of weights, or the id of a repository on the hub")
-    add("output", metavar="OUTPUT", type=Path, help="the bundle's folder; must not exist, unless --force is given")
-    _add_revision(parser)
-    add("--name", help="what the bundle calls itself (default: the checkpoint's own name)")
+    add("checkpoint", metavar="CHECKPOINT", help="a folder, a file of weights, or the id of a repository on the Hub")
+    add("output", metavar="OUTPUT", type=Path, help="the folder of the bundle; it must not exist without --force")
+    add_checkpoint_options(parser, is_build=True)
+    add_precision_options(parser)
+    add = parser.add_argument_group("verification images").add_argument
     add(
         "--images",
         metavar="DIR",
         type=Path,
-        help="prove on these images and keep them as golden samples: the first 8 by name, shrunk to 640 pixels "
-        "(default: pictures that are generated)",
+        help="verify on the first 8 images of this folder by name, and keep them as golden samples of 640 pixels at "
+        "most (default: generated images)",
     )
-    add_options(parser)
-    add_precision(parser)
-    add("--force", action="store_true", help="replace OUTPUT if it is a bundle already")
-    add("--quiet", action="store_true", help="say only what is assumed, and what fails")
+    add = parser.add_argument_group("output").add_argument
+    add("--name", metavar="NAME", help="name the bundle (default: the name of the checkpoint)")
+    add("--force", action="store_true", help="replace OUTPUT if it is a bundle")
+    add("--quiet", action="store_true", help="print only assumptions and errors")
 
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     _add_bundle(parser)
     add = parser.add_argument
-    add("data", metavar="DATA", type=Path, help="a folder with a folder for each class, or a CSV file")
+    add("data", metavar="DATA", type=Path, help="a folder with one folder per class, or a CSV file")
     _add_device(parser)
-    add("--batch", metavar="N", type=positive, default=8, help="images in one run of the network (default: 8)")
-    add("--limit", metavar="N", type=positive, help="take so many images, evenly spread (default: all)")
-    add("--classes", metavar="CLASS", nargs="+", default=(), help="take the images of these classes only")
-    add("--output", metavar="FILE", type=Path, help="write the report there too, complete, as JSON")
+    add("--batch", metavar="N", type=positive, default=8, help="run N images at a time (default: %(default)s)")
+    add("--limit", metavar="N", type=positive, help="evaluate N images, evenly spread over DATA (default: all)")
+    add(
+        "--classes", metavar="CLASS", nargs="+", default=(), help="evaluate only images of these classes (default: all)"
+    )
+    add("--output", metavar="FILE", type=Path, help="also write the complete report to this file, as JSON")
 
 
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     _add_bundle(parser)
     _add_device(parser)
-    parser.add_argument("--checkpoint", metavar="CHECKPOINT", help="what the bundle was made of, as for build")
-    _add_revision(parser)
-    add_options(parser)
+    add_checkpoint_options(parser, is_build=False)
 
 
 def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
     _add_bundle(parser)
-    parser.add_argument("--json", action="store_true", help="print the same as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
 def _add_bundle(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="a folder that build wrote")
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="the folder of a bundle")
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--device", type=_device, default=CPU, metavar="cpu|cuda[:N]", help="where to run (default: cpu)"
+        "--device",
+        type=_device,
+        default=CPU,
+        metavar="DEVICE",
+        help="run on this device: cpu, cuda or cuda:N (default: cpu)",
     )
 
 
@@ -300,17 +319,11 @@ def _device(name: str) -> Device:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _add_revision(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--revision",
-        metavar="REV",
-        help="branch, tag or commit of the repository on the hub (default: its main branch)",
-    )
-
-
 COMMANDS = {
-    "build": Command("turn a checkpoint into a bundle", BUILD, BUILD_END, _build_arguments, _build),
-    "evaluate": Command("measure it on labeled images", EVALUATE, EVALUATE_END, _evaluate_arguments, _evaluate),
-    "verify": Command("prove it again, on this machine", VERIFY, VERIFY_END, _verify_arguments, _verify),
-    "inspect": Command("show what a bundle is", INSPECT, INSPECT_END, _inspect_arguments, _inspect),
+    "build": Command("export a checkpoint to a bundle", BUILD, BUILD_END, _build_arguments, _build),
+    "evaluate": Command(
+        "measure the accuracy of a bundle on labeled images", EVALUATE, EVALUATE_END, _evaluate_arguments, _evaluate
+    ),
+    "verify": Command("verify a bundle on this machine", VERIFY, VERIFY_END, _verify_arguments, _verify),
+    "inspect": Command("show the contents of a bundle", INSPECT, INSPECT_END, _inspect_arguments, _inspect),
 }

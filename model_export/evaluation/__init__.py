@@ -1,1 +1,1 @@
-"""Accuracy on labeled images. Knows no checkpoint and no torch."""
+"""The accuracy of a bundle on labeled images. Knows no torch."""

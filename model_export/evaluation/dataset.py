@@ -1,9 +1,9 @@
-"""Labeled images on disk: a folder for each class, or a table.
+"""Labeled images on disk: a folder with one folder per class, or a CSV file. Reads no image.
 
-    DATA/tench/1.jpg …            folders named by label, by WordNet id or by index, as in the bundle's labels.json
+    DATA/tench/1.jpg …            folders named by label, WordNet id or index, as in the bundle's labels.json
     DATA.csv: path,label          or path,wnid or path,index; paths are relative to the file
 
-Everything that can be wrong with the names is told before any image is read.
+All class names are checked before the first image is read.
 """
 
 import csv
@@ -19,90 +19,92 @@ from app.errors import sentence
 from model_export.errors import RequestError
 
 LabelKind = Literal["label", "wnid", "index"]
-WAYS: tuple[LabelKind, ...] = ("label", "wnid", "index")
+LABEL_KINDS: tuple[LabelKind, ...] = ("label", "wnid", "index")
+# Maximum number of unknown names in an error message.
 MAX_NAMES = 5
-"""As many are listed when something is wrong with more."""
 
 
 class LabeledImage(NamedTuple):
-    """A file, and the index of the class it is of."""
+    """A file and the index of its class."""
 
     path: Path
-    device_report: int
+    target: int
 
 
-class Names:
-    """What the classes of a bundle may be called."""
+class ClassNames:
+    """The names of the classes of a bundle: labels, WordNet ids and indices."""
 
     def __init__(self, labels: Sequence[Label]) -> None:
         self._labels = labels
-        self._called: dict[LabelKind, Mapping[str, list[int]]] = {
+        self._indices: dict[LabelKind, Mapping[str, list[int]]] = {
             "label": _by_name(label.name for label in labels),
             "wnid": _by_name(label.wnid for label in labels),
             "index": _by_name(map(str, range(len(labels)))),
         }
 
     @property
-    def ways(self) -> tuple[LabelKind, ...]:
-        """How a name that does not say its kind is read, in this order.
+    def kinds(self) -> tuple[LabelKind, ...]:
+        """The kinds that a name of unknown kind may have, in the order of the search.
 
-        Not by index where labels are numbers themselves: 1 … 10 for the classes 0 … 9 would be confused.
+        If a label is a number, indices are excluded: labels 1 to 10 of the classes 0 to 9 would be ambiguous.
         """
-        return WAYS[:2] if any(label.name.isdecimal() for label in self._labels) else WAYS
+        return LABEL_KINDS[:2] if any(label.name.isdecimal() for label in self._labels) else LABEL_KINDS
 
-    def indices(self, names: Iterable[str], ways: Sequence[LabelKind]) -> dict[str, int]:
-        """The classes of these names.
+    def indices(self, names: Iterable[str], kinds: Sequence[LabelKind]) -> dict[str, int]:
+        """Return the class index of each name.
 
         Raises:
-            RequestError: some name no class, or several classes.
+            RequestError: a name belongs to no class or to several classes.
         """
-        found = {name: self._index(name, ways) for name in names}
+        found = {name: self._index(name, kinds) for name in names}
         if unknown := sorted(name for name, index in found.items() if index is None):
             rest = f" and {len(unknown) - MAX_NAMES} more" if len(unknown) > MAX_NAMES else ""
-            raise RequestError(f"no class of the bundle is called {', '.join(unknown[:MAX_NAMES])}{rest}")
+            raise RequestError(
+                f"no class of the bundle has the name {', '.join(unknown[:MAX_NAMES])}{rest}; names are in labels.json"
+            )
         return {name: index for name, index in found.items() if index is not None}
 
-    def _index(self, name: str, ways: Sequence[LabelKind]) -> int | None:
-        for way in ways:
-            match self._called[way].get(name, []):
+    def _index(self, name: str, kinds: Sequence[LabelKind]) -> int | None:
+        for kind in kinds:
+            match self._indices[kind].get(name, []):
                 case [index]:
                     return index
                 case [_, _, *_] as several:
                     others = " or ".join(self._labels[index].wnid or str(index) for index in several)
-                    raise RequestError(f"{len(several)} classes are called {name}; say {others} instead")
+                    raise RequestError(f"{len(several)} classes have the name {name}; use {others} instead")
         return None
 
 
-def read(data: Path, labels: Sequence[Label], only: Sequence[str] = ()) -> list[LabeledImage]:
-    """The images of a folder of folders, or of a table, in the order of the names or of the rows.
+def list_images(data: Path, labels: Sequence[Label], classes: Sequence[str] = ()) -> list[LabeledImage]:
+    """List the images of a folder in the order of their names, or of a CSV file in the order of its rows.
 
     Args:
-        data: the folder, or the CSV file.
-        labels: of the bundle.
-        only: classes, by label, wnid or index; the images of all others are left out.
+        data: the folder or the CSV file.
+        labels: the labels of the bundle.
+        classes: classes by label, wnid or index. If given, the images of other classes are omitted.
 
     Raises:
-        RequestError: there are none, or a class cannot be told.
+        RequestError: there are no images, or a class name is unknown or ambiguous.
     """
-    names = Names(labels)
+    names = ClassNames(labels)
     if data.is_dir():
-        images = _of_folder(data, names)
+        images = _from_folder(data, names)
     elif data.is_file():
-        images = _of_table(data, names)
+        images = _from_csv(data, names)
     else:
-        raise RequestError(f"there is no {data}")
-    if only:
-        wanted = set(names.indices(only, names.ways).values())
-        images = [image for image in images if image.device_report in wanted]
+        raise RequestError(f"there is no folder or file {data}")
+    if classes:
+        targets = set(names.indices(classes, names.kinds).values())
+        images = [image for image in images if image.target in targets]
     if not images:
         raise RequestError(f"there are no images in {data}")
     return images
 
 
-def subsample(images: Sequence[LabeledImage], most: int) -> list[LabeledImage]:
-    """So many of them, evenly spread: the first ones would all be of the first classes."""
-    picked = np.linspace(0, len(images) - 1, min(most, len(images)))
-    return [images[round(place)] for place in picked]
+def subsample(images: Sequence[LabeledImage], limit: int) -> list[LabeledImage]:
+    """Return at most `limit` images, evenly spread, because the first images all belong to the first classes."""
+    picked = np.linspace(0, len(images) - 1, min(limit, len(images)))
+    return [images[round(position)] for position in picked]
 
 
 def _by_name(names: Iterable[str | None]) -> Mapping[str, list[int]]:
@@ -113,9 +115,9 @@ def _by_name(names: Iterable[str | None]) -> Mapping[str, list[int]]:
     return dict(found)
 
 
-def _of_folder(data: Path, names: Names) -> list[LabeledImage]:
+def _from_folder(data: Path, names: ClassNames) -> list[LabeledImage]:
     folders = sorted(path for path in data.iterdir() if path.is_dir() and not path.name.startswith("."))
-    indices = names.indices((folder.name for folder in folders), names.ways)
+    indices = names.indices((folder.name for folder in folders), names.kinds)
     return [
         LabeledImage(path, indices[folder.name])
         for folder in folders
@@ -124,20 +126,20 @@ def _of_folder(data: Path, names: Names) -> list[LabeledImage]:
     ]
 
 
-def _of_table(data: Path, names: Names) -> list[LabeledImage]:
+def _from_csv(data: Path, names: ClassNames) -> list[LabeledImage]:
     try:
         with data.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file, strict=True)
-            way = _way(data, rows.fieldnames or ())
-            pairs = [(row["path"] or "", row[way] or "") for row in rows]
+            kind = _label_column(data, rows.fieldnames or ())
+            pairs = [(row["path"] or "", row[kind] or "") for row in rows]
     except (OSError, ValueError, csv.Error) as error:
         raise RequestError(f"{data} cannot be read as CSV: {sentence(error)}") from error
-    indices = names.indices({name for _, name in pairs}, [way])
+    indices = names.indices({name for _, name in pairs}, [kind])
     return [LabeledImage(data.parent / path, indices[name]) for path, name in pairs]
 
 
-def _way(data: Path, columns: Sequence[str]) -> LabelKind:
-    given = [way for way in WAYS if way in columns]
+def _label_column(data: Path, columns: Sequence[str]) -> LabelKind:
+    given = [kind for kind in LABEL_KINDS if kind in columns]
     if "path" not in columns or len(given) != 1:
-        raise RequestError(f"{data}: the first line must name the columns path and one of {', '.join(WAYS)}")
+        raise RequestError(f"{data}: the first line must name the columns path and one of {', '.join(LABEL_KINDS)}")
     return given[0]

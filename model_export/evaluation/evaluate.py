@@ -1,7 +1,7 @@
-"""`swin-export evaluate`: how good a bundle is on labeled images, by the very code that serves it.
+"""The measurement of a bundle's accuracy on labeled images, with the code of the service (`swin-export evaluate`).
 
-Files are decoded by a few threads ahead of the engine, which takes batch after batch: never are more images in memory
-than those of three batches, and one for each thread.
+A few threads decode files ahead of the engine, which runs batch after batch. At most three batches of images and one
+image per thread are in memory.
 """
 
 import time
@@ -35,26 +35,27 @@ from model_export.evaluation.dataset import LabeledImage
 from model_export.evaluation.published import Published, published
 from model_export.evaluation.scores import ClassScore, Confusion, Share
 
-Pixels = NDArray[np.uint8]  # height, width, 3
+# uint8 RGB, (height, width, 3).
+Pixels = NDArray[np.uint8]
 
+# Maximum number of rows of a table on the terminal. The JSON report has all rows.
 MAX_ROWS = 10
-"""Of a table on the terminal; the report has all."""
 
-SEVERAL = 5
-"""Of more classes than this, it is worth telling whether the right one is among the first five."""
+# Number of classes of the top-5 accuracy, which is reported only for bundles with more classes.
+TOP_K = 5
 
 
-class Answer(NamedTuple):
-    """What the bundle said of one image: the class it found most likely, and how sure it was."""
+class Prediction(NamedTuple):
+    """The prediction for one image: the class of the image, the most likely class, and its score."""
 
-    device_report: int
-    best: int
+    target: int
+    predicted: int
     confidence: float
-    is_among_five: bool
+    is_in_top5: bool
 
 
 class Unreadable(NamedTuple):
-    """A file that is no image, or a damaged one."""
+    """A file that is not an image, or is a damaged image."""
 
     path: str
     reason: str
@@ -62,7 +63,7 @@ class Unreadable(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured; the calibration error and what was published are None where there is none."""
+    """The result of an evaluation. Values that do not apply to the bundle are None."""
 
     bundle: Bundle
     device: str
@@ -77,7 +78,7 @@ class Report:
     confusions: Sequence[Confusion]  # the most frequent first
 
     def document(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Return the complete report as a JSON object."""
         return {
             "bundle": self.bundle.manifest.name,
             "source": self.bundle.manifest.source.id,
@@ -107,7 +108,7 @@ class Report:
         }
 
     def label(self, index: int) -> str:
-        """The name of a class."""
+        """Return the name of a class."""
         return self.bundle.labels[index].name
 
 
@@ -121,49 +122,50 @@ def evaluate(
     classes: Sequence[str] = (),
     quiet: bool = False,
 ) -> Report:
-    """Classify labeled images and compare.
+    """Classify labeled images, and compare the predictions with the labels.
 
     Args:
         folder: the bundle.
-        data: a folder with a folder for each class, or a CSV file: see `model_export.evaluation.dataset`.
-        device: where to run; proved to be there, as the service proves it.
-        batch: images in one run of the network.
-        limit: take so many images, evenly spread.
-        classes: take the images of these only.
-        quiet: show no progress.
+        data: a folder with one folder per class, or a CSV file: see `model_export.evaluation.dataset`.
+        device: the device to run on. It is verified as by the service.
+        batch: the number of images per run of the network.
+        limit: the maximum number of images, evenly spread. The default is all images.
+        classes: the classes to evaluate. The default is all classes.
+        quiet: whether to hide the progress bar.
 
     Raises:
-        BundleError, DeviceError: the bundle cannot be opened on this device.
-        RequestError: what class an image is of cannot be told.
-        ExportError: not one image could be read.
+        BundleError: the bundle cannot be opened.
+        DeviceError: the device cannot be used.
+        RequestError: the class of an image is unknown.
+        ExportError: no image can be read.
     """
     bundle = load_bundle(folder)
-    images = dataset.read(data, bundle.labels, classes)
+    images = dataset.list_images(data, bundle.labels, classes)
     if limit is not None:
         images = dataset.subsample(images, limit)
     engine = open_verified(bundle, device, available_cpus(), (1, batch))
     started = time.perf_counter()
-    answers, unreadable = _answers(bundle, engine, images, batch, quiet=quiet)
+    predictions, unreadable = _predictions(bundle, engine, images, batch, quiet=quiet)
     seconds = time.perf_counter() - started
-    if not answers:
+    if not predictions:
         raise ExportError(f"none of the {len(images)} images can be read: {unreadable[0].path}: {unreadable[0].reason}")
-    return _report(bundle, str(engine.device_report.device), len(images) / seconds, answers, unreadable)
+    return _report(bundle, str(engine.device_report.device), len(images) / seconds, predictions, unreadable)
 
 
-def _answers(
+def _predictions(
     bundle: Bundle, engine: Engine, images: Sequence[LabeledImage], batch: int, *, quiet: bool
-) -> tuple[list[Answer], list[Unreadable]]:
+) -> tuple[list[Prediction], list[Unreadable]]:
     manifest = bundle.manifest
-    answers: list[Answer] = []
+    predictions: list[Prediction] = []
     unreadable: list[Unreadable] = []
-    waiting: list[tuple[int, Pixels]] = []
+    pending: list[tuple[int, Pixels]] = []
 
     def run() -> None:
-        logits = engine.run(np.stack([pixels for _, pixels in waiting]))
-        for (device_report, _), row in zip(waiting, logits, strict=True):
-            ranked = top_k(row, SEVERAL, manifest.activation)
-            answers.append(Answer(device_report, *ranked[0], device_report in dict(ranked)))
-        waiting.clear()
+        logits = engine.run(np.stack([pixels for _, pixels in pending]))
+        for (target, _), row in zip(pending, logits, strict=True):
+            ranked = top_k(row, TOP_K, manifest.activation)
+            predictions.append(Prediction(target, *ranked[0], target in dict(ranked)))
+        pending.clear()
 
     with _bar(quiet=quiet) as bar:
         task = bar.add_task("evaluate", total=len(images))
@@ -171,28 +173,31 @@ def _answers(
             if isinstance(decoded, str):
                 unreadable.append(Unreadable(str(image.path), decoded))
             else:
-                waiting.append((image.device_report, decoded))
-            if len(waiting) == batch:
+                pending.append((image.target, decoded))
+            if len(pending) == batch:
                 run()
             bar.advance(task)
-        if waiting:
+        if pending:
             run()
-    return answers, unreadable
+    return predictions, unreadable
 
 
 def _decoded(
     images: Sequence[LabeledImage], recipe: Preprocessing, ahead: int
 ) -> Iterator[tuple[LabeledImage, Pixels | str]]:
-    """In order, each with its pixels or the reason why there are none; so many are decoded ahead of the caller."""
+    """Yield each image in order, with its pixels or the reason why it cannot be read.
+
+    `ahead` images are decoded ahead of the caller.
+    """
     threads = available_cpus()
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        begun: deque[tuple[LabeledImage, Future[Pixels | str]]] = deque()
+        futures: deque[tuple[LabeledImage, Future[Pixels | str]]] = deque()
         for image in images:
-            begun.append((image, pool.submit(_pixels, image.path, recipe)))
-            if len(begun) > ahead + threads:
-                first, future = begun.popleft()
+            futures.append((image, pool.submit(_pixels, image.path, recipe)))
+            if len(futures) > ahead + threads:
+                first, future = futures.popleft()
                 yield first, future.result()
-        for last, future in begun:
+        for last, future in futures:
             yield last, future.result()
 
 
@@ -203,35 +208,35 @@ def _pixels(path: Path, recipe: Preprocessing) -> Pixels | str:
         return error.detail
     except OSError as error:
         return error.strerror or "cannot be read"
-    except ValueError as error:  # a path with a NUL in it
+    except ValueError as error:  # for example a path that contains NUL
         return str(error)
 
 
 def _report(
-    bundle: Bundle, device: str, rate: float, answers: Sequence[Answer], unreadable: Sequence[Unreadable]
+    bundle: Bundle, device: str, rate: float, predictions: Sequence[Prediction], unreadable: Sequence[Unreadable]
 ) -> Report:
-    device_report, best = (np.array([answer[column] for answer in answers]) for column in (0, 1))
-    confidences = np.array([answer.confidence for answer in answers])
-    excludes = bundle.manifest.activation == "softmax"
+    targets, predicted = (np.array([prediction[column] for prediction in predictions]) for column in (0, 1))
+    confidences = np.array([prediction.confidence for prediction in predictions])
+    is_exclusive = bundle.manifest.activation == "softmax"
     return Report(
         bundle=bundle,
         device=device,
         images_per_second=rate,
         unreadable=unreadable,
-        top1=scores.share(device_report == best),
-        top5=scores.share(np.array([answer.is_among_five for answer in answers]))
-        if bundle.manifest.classes > SEVERAL
+        top1=scores.share(targets == predicted),
+        top5=scores.share(np.array([prediction.is_in_top5 for prediction in predictions]))
+        if bundle.manifest.classes > TOP_K
         else None,
         mean_confidence=float(confidences.mean()),
-        calibration_error=scores.calibration_error(confidences, device_report == best) if excludes else None,
+        calibration_error=scores.calibration_error(confidences, targets == predicted) if is_exclusive else None,
         published=published(bundle.manifest),
-        classes=scores.class_scores(device_report, best),
-        confusions=scores.confusions(device_report, best),
+        classes=scores.class_scores(targets, predicted),
+        confusions=scores.confusions(targets, predicted),
     )
 
 
 def show(report: Report, console: Console) -> None:
-    """The report in tables: the figures, and the first rows of what is long."""
+    """Print the report as tables. Long tables show their first rows only."""
     console.print(table("", ("", ""), _figures(report)))
     worst = [one for one in report.classes if one.top1 < 1]
     if worst:
@@ -242,7 +247,7 @@ def show(report: Report, console: Console) -> None:
             (report.label(one.index), report.label(one.taken_for), str(one.images))
             for one in report.confusions[:MAX_ROWS]
         ]
-        console.print(table(_title("confusions", report.confusions), ("class", "taken for", "images"), pairs))
+        console.print(table(_title("confusions", report.confusions), ("class", "predicted as", "images"), pairs))
     if report.unreadable:
         files = [(one.path, one.reason) for one in report.unreadable[:MAX_ROWS]]
         console.print(table(_title("unreadable files", report.unreadable), ("file", "reason"), files))
@@ -253,17 +258,17 @@ def _figures(report: Report) -> Iterator[tuple[str, str]]:
     yield "images", f"{report.top1.of}, {report.images_per_second:.1f} per second"
     for name, measured in (("top-1", report.top1), ("top-5", report.top5)):
         if measured:
-            said = getattr(report.published, name.replace("-", ""), None)
-            beside = f"; published: {percent(said)}" if said is not None else ""
-            yield name, f"{percent(measured.value)} ({percent(measured.low)} to {percent(measured.high)}){beside}"
+            published_share = getattr(report.published, name.replace("-", ""), None)
+            suffix = f"; published: {percent(published_share)}" if published_share is not None else ""
+            yield name, f"{percent(measured.value)} ({percent(measured.low)} to {percent(measured.high)}){suffix}"
     yield "mean confidence", percent(report.mean_confidence)
     error = report.calibration_error
     yield (
         "calibration error",
-        percent(error) if error is not None else "does not apply: classes do not exclude each other",
+        percent(error) if error is not None else "does not apply, because classes do not exclude each other",
     )
     if report.published:
-        yield "published", f"for ImageNet-1k's validation images, by {report.published.source}"
+        yield "published", f"for the validation images of ImageNet-1k, by {report.published.source}"
 
 
 def _title(name: str, rows: Sequence[Any]) -> str:
@@ -276,8 +281,7 @@ def _bar(*, quiet: bool) -> Bar:
 
 
 class Rate(ProgressColumn):
-    """Images per second."""
+    """A column with the images per second of the last 30 seconds."""
 
     def render(self, task: Task) -> Text:
-        """Of the last half minute."""
         return Text(f"{task.speed:.1f} images/s" if task.speed else "")

@@ -1,7 +1,7 @@
-"""Accuracies that were published, on the 50,000 validation images of ImageNet-1k.
+"""Published accuracies on the 50,000 validation images of ImageNet-1k.
 
 Sources: `MODELHUB.md` in the authors' repository (github.com/microsoft/Swin-Transformer), and the metadata of
-torchvision's weights. A checkpoint is told by the name under which it was published; torchvision's by its content.
+torchvision's weights. A checkpoint is identified by its published name, one of torchvision by its digest.
 """
 
 import re
@@ -14,7 +14,8 @@ from model_export.checkpoints.variants import find_variant
 
 IMAGENET_CLASSES = 1000
 
-AUTHORS = {  # the authors' file: top-1, top-5, in percent
+# Name of the authors' file → top-1 and top-5 accuracy, in percent.
+AUTHORS = {
     "swin_tiny_patch4_window7_224": (81.2, 95.5),
     "swin_small_patch4_window7_224": (83.2, 96.2),
     "swin_base_patch4_window7_224": (83.5, 96.5),
@@ -36,7 +37,8 @@ AUTHORS = {  # the authors' file: top-1, top-5, in percent
     "swinv2_large_patch4_window12to16_192to256_22kto1k_ft": (86.9, 98.0),
     "swinv2_large_patch4_window12to24_192to384_22kto1k_ft": (87.6, 98.3),
 }
-TORCHVISION = {  # the beginning of the file's SHA-256, which is also the end of its name: top-1, top-5, in percent
+# First 8 digits of the file's SHA-256, which are also the end of its name → top-1 and top-5 accuracy, in percent.
+TORCHVISION = {
     "704ceda3": (81.474, 95.776),  # swin_t
     "5e29d889": (83.196, 96.360),  # swin_s
     "68c6b09e": (83.582, 96.640),  # swin_b
@@ -48,7 +50,7 @@ TORCHVISION = {  # the beginning of the file's SHA-256, which is also the end of
 
 @dataclass(frozen=True)
 class Published:
-    """Shares of ImageNet-1k's validation images, and who says so."""
+    """The published top-1 and top-5 accuracy, as shares of the validation images, with their source."""
 
     top1: float
     top5: float
@@ -56,8 +58,11 @@ class Published:
 
 
 def published(manifest: Manifest) -> Published | None:
-    """What was published of this checkpoint, where anything was: for ImageNet's classes, at that size."""
-    source, variant = manifest.source, find_variant(manifest.source.id.removesuffix(".pth"))
+    """Return the published accuracy of a checkpoint.
+
+    Return None if there is none, or if the bundle has other classes or another input size.
+    """
+    source, variant = manifest.source, named(manifest.source.id.removesuffix(".pth"))
     if manifest.classes != IMAGENET_CLASSES or (variant and manifest.input_height != variant.side):
         return None
     match source.kind:
@@ -77,18 +82,18 @@ def _published(percent: tuple[float, float] | None, source: str) -> Published | 
 
 
 def _timm(file: str) -> str:
-    """`swinv2_tiny_patch4_window8_256` → `timm/swinv2_tiny_window8_256.ms_in1k`."""
+    """Return timm's name: `swinv2_tiny_patch4_window8_256` → `timm/swinv2_tiny_window8_256.ms_in1k`."""
     name, fine_tuned = re.subn(r"_22kto1k.*", "", file)
     name = name.replace("_patch4", "") if name.startswith("swinv2") else name
     return f"timm/{name}.{'ms_in22k_ft_in1k' if fine_tuned else 'ms_in1k'}"
 
 
 def _huggingface(file: str) -> str:
-    """Version 1 there does not say what it was pretrained on."""
+    """Return the Hugging Face name. For version 1, it does not contain the data set of the pretraining."""
     return f"microsoft/{file.removesuffix('_22kto1k').replace('_', '-')}"
 
 
 BY_TIMM = {_timm(file): file for file in AUTHORS}
-CLAIMS = Counter(map(_huggingface, AUTHORS))
-BY_HUGGINGFACE = {name: file for file in AUTHORS if CLAIMS[name := _huggingface(file)] == 1}
-"""Without swin-base-*, which could be either of two."""
+# Without swin-base-*: two files of the authors have the same Hugging Face name.
+NAME_COUNTS = Counter(map(_huggingface, AUTHORS))
+BY_HUGGINGFACE = {name: file for file in AUTHORS if NAME_COUNTS[name := _huggingface(file)] == 1}

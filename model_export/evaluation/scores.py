@@ -1,6 +1,6 @@
-"""How good answers are: shares with their uncertainty, calibration, and which classes are taken for which.
+"""Scores of predictions: accuracy with confidence intervals, calibration error, and confusions.
 
-Knows neither images nor networks: arrays in, numbers out.
+Arrays in, numbers out. Knows neither images nor networks.
 """
 
 import math
@@ -10,18 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+# Number of bins of the calibration error, as in Guo et al. 2017.
 BINS = 15
-"""Of the calibration error, as in Guo et al. 2017."""
 
+# A normal distribution has 95 % of its mass within this many standard deviations of its mean.
 NORMAL_95 = 1.959963984540054
-"""Standard deviations to either side that hold 95 % of a normal distribution."""
 
+# Class indices, (images,).
 Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Share:
-    """A part of a whole, and the interval in which it lies with 95 % confidence (Wilson 1927)."""
+    """A share of a total with its 95 % confidence interval (Wilson 1927)."""
 
     count: int
     of: int
@@ -32,7 +33,7 @@ class Share:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class: how many images of it there were, and for how many it came first."""
+    """The number of images of a class, and the number of correct predictions among them."""
 
     index: int
     images: int
@@ -40,13 +41,13 @@ class ClassScore:
 
     @property
     def top1(self) -> float:
-        """The share of them."""
+        """The share of correct predictions."""
         return self.correct / self.images
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """How often images of one class were taken for another."""
+    """The number of images of one class that were predicted as another class."""
 
     index: int
     taken_for: int
@@ -54,7 +55,10 @@ class Confusion:
 
 
 def share(correct: NDArray[np.bool_]) -> Share:
-    """Of at least one answer. Unlike the textbook's interval, Wilson's holds for few answers and for shares near 1."""
+    """Return the share of correct predictions, of at least one.
+
+    The Wilson interval also holds for few predictions and for shares near 0 and 1, unlike the normal approximation.
+    """
     count, of = int(correct.sum()), len(correct)
     value, z2 = count / of, NORMAL_95**2
     middle = (value + z2 / (2 * of)) / (1 + z2 / of)
@@ -63,24 +67,24 @@ def share(correct: NDArray[np.bool_]) -> Share:
 
 
 def calibration_error(confidences: NDArray[np.float64], correct: NDArray[np.bool_]) -> float:
-    """Expected calibration error: the mean gap between confidence and accuracy, over 15 bins of equal width.
+    """Return the expected calibration error: the mean gap between confidence and accuracy over `BINS` equal bins.
 
-    Guo et al., "On Calibration of Modern Neural Networks", 2017, equation 3; a bin does not hold its lower edge.
+    A bin excludes its lower edge. Source: Guo et al., "On Calibration of Modern Neural Networks", 2017, equation 3.
     """
     bins = np.ceil(confidences * BINS).astype(int).clip(1, BINS)
     gaps = (abs((correct[bins == b] - confidences[bins == b]).sum()) for b in np.unique(bins))
     return float(sum(gaps)) / len(correct)
 
 
-def class_scores(device_report: Indices, best: Indices) -> list[ClassScore]:
-    """Of every class that has images, the worst first; among equals the one with more images."""
-    images, hits = Counter(device_report.tolist()), Counter(device_report[device_report == best].tolist())
+def class_scores(targets: Indices, predictions: Indices) -> list[ClassScore]:
+    """Return the score of every class that has images, the worst first, then by descending number of images."""
+    images, hits = Counter(targets.tolist()), Counter(targets[targets == predictions].tolist())
     scores = [ClassScore(index, count, hits[index]) for index, count in images.items()]
     return sorted(scores, key=lambda score: (score.top1, -score.images, score.index))
 
 
-def confusions(device_report: Indices, best: Indices) -> list[Confusion]:
-    """Every pair of classes where the one was taken for the other, the most frequent first."""
-    wrong = device_report != best
-    pairs = Counter(zip(device_report[wrong].tolist(), best[wrong].tolist(), strict=True))
+def confusions(targets: Indices, predictions: Indices) -> list[Confusion]:
+    """Return every confusion, the most frequent first."""
+    wrong = targets != predictions
+    pairs = Counter(zip(targets[wrong].tolist(), predictions[wrong].tolist(), strict=True))
     return [Confusion(*pair, images) for pair, images in sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))]

@@ -1,11 +1,11 @@
-"""A network → what the manifest says of its architecture. Knows no weights' names."""
+"""The architecture of a network as the manifest stores it. Knows no names of weights."""
 
 from app.bundle.manifest import Architecture, LastMap
 from model_export.network.swin import Swin, SwinConfig
 
 
 def architecture_of(network: Swin) -> Architecture:
-    """The network, as the manifest has it."""
+    """Describe the network for the manifest."""
     config = network.config
     return Architecture(
         family="swin" if config.version == 1 else "swin_v2",
@@ -20,17 +20,17 @@ def architecture_of(network: Swin) -> Architecture:
         patch_norm=config.patch_norm,
         absolute_position_embedding=config.ape,
         norm_eps=config.norm_eps,
-        parameters=parameters_of(network),
+        parameters=parameter_count(network),
     )
 
 
 def last_map(config: SwinConfig) -> LastMap:
-    """The map whose tokens the head averages."""
+    """Describe the last feature map. The head averages its tokens."""
     last = len(config.depths) - 1
     height, width = config.stage_grid(last)
     return LastMap(height=height, width=width, channels=config.stage_dim(last), stride=config.patch_size << last)
 
 
-def parameters_of(network: Swin) -> int:
-    """Numbers that were trained."""
+def parameter_count(network: Swin) -> int:
+    """Count the trained numbers of the network."""
     return sum(parameter.numel() for parameter in network.parameters())

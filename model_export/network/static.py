@@ -1,22 +1,22 @@
-"""The same network with everything that does not depend on pixels baked into constants.
+"""The same network as `swin.py`, with all computation that does not depend on pixels baked into constants.
 
-What `swin.py` computes for every image, this file computes once:
+`swin.py` repeats the following for every image. This module computes it once:
 
-- shift mask + relative position bias → one constant per block, (windows or 1, heads, area, area);
-- roll and window partition → one gather. The residual stream stays in *window order*: norm and MLP work position by
-  position and do not care, so the way from one block's windows to the next block's is a single index vector;
-- patch merging's 2×2 neighborhood → a gather from the last block's window order;
-- query scale → the query weights; version 2's network for the position bias → the same constant as the bias itself;
-- the biases of key and value → nothing and the output's bias (`projections` says why);
-- normalization → the patch projection, so the input is the bytes themselves.
+- The shift mask and the relative position bias become one constant per block, `(windows or 1, heads, area, area)`.
+- The roll and the window partition become one gather. The residual stream stays in *window order*. Norm and MLP work
+  position by position, so a single index vector leads from the windows of one block to those of the next.
+- The 2×2 neighborhood of patch merging becomes a gather from the window order of the last block.
+- The query scale becomes part of the query weights. The position-bias network of version 2 becomes the bias itself.
+- The bias of the key disappears, and that of the value becomes part of the output bias (see `projections`).
+- The normalization becomes part of the patch projection, so the input is bytes.
 
-The stream has two axes only, (slots·batch, channels), so that a projection and its bias are one `Gemm`. Query, key and
-value come from a product each, so that nothing has to be cut apart. Slots lie with the first position of every window
-before the second of any, and with the images of a batch side by side: what attention has to transpose is then the first
-axis alone, which ONNX Runtime's products read as it lies.
+The stream has two axes, `(slots·batch, channels)`, so that a projection with its bias is one `Gemm`. Query, key and
+value are one product each, so that no tensor is split. The slots hold the first position of every window, then the
+second position of every window, and so on. In each slot, the images of the batch are adjacent. With this layout,
+attention transposes the first axis only, and the products of ONNX Runtime read it without a copy.
 
 A *position* is a place on the feature map, counted in raster order. A *slot* is a place in the residual stream. An
-*order* is the vector that says which position each slot holds; slots that only fill a window up hold `PADDING`.
+*order* is a vector with the position of each slot. Slots that only fill a window contain `PADDING`.
 """
 
 import math
@@ -35,14 +35,14 @@ PADDING = -1
 
 
 class StaticSwin(nn.Module):
-    """Pixels, uint8 RGB (batch, height, width, 3) → logits and tokens, float32.
+    """The static network: uint8 RGB pixels `(batch, height, width, 3)` → float32 logits and tokens.
 
-    Logits are (batch, classes). Tokens are what they are the mean of, before the head: (batch, positions, channels), in
-    raster order of the last map.
+    The logits are `(batch, classes)`. The tokens are the last feature map in raster order, `(batch, positions,
+    channels)`. The head is applied to the mean of the tokens.
     """
 
     def __init__(self, network: Swin, scale: float, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Bake `network`, whose images were normalized as (scale · byte - mean) / std, per channel."""
+        """Bake `network`. Its input is normalized as `(scale · byte - mean) / std`, per channel."""
         super().__init__()
         order = block_order(network.config, 0, 0)
         self.embed = StaticPatchEmbed(network, scale, mean, std, order)
@@ -60,24 +60,27 @@ class StaticSwin(nn.Module):
 
 
 def bake_steps(network: Swin, order: Tensor) -> Iterator[nn.Module]:
-    """Blocks, mergings and the gathers between them, from the first block's order to the last map's raster order."""
+    """Yield the blocks, the mergings and the gathers between them.
+
+    The input has the order of the first block. The output has the raster order of the last map.
+    """
     config = network.config
     for stage, layer in enumerate(cast("Iterable[Stage]", network.layers)):
         for number, block in enumerate(cast("Iterable[Block]", layer.blocks)):
-            wanted = block_order(config, stage, number)
-            yield from reorder(order, wanted)
-            yield StaticBlock(block, config.stage_grid(stage), wanted)
-            order = wanted
+            target = block_order(config, stage, number)
+            yield from reorder(order, target)
+            yield StaticBlock(block, config.stage_grid(stage), target)
+            order = target
         if layer.downsample is not None:
-            wanted = block_order(config, stage + 1, 0)
-            yield StaticPatchMerging(layer.downsample, config.stage_grid(stage), order, wanted)
-            order = wanted
+            target = block_order(config, stage + 1, 0)
+            yield StaticPatchMerging(layer.downsample, config.stage_grid(stage), order, target)
+            order = target
     height, width = config.stage_grid(len(config.depths) - 1)
     yield from reorder(order, torch.arange(height * width))
 
 
 class StaticPatchEmbed(nn.Module):
-    """The convolution as a matrix product over patches of bytes, with the normalization folded into its weights."""
+    """The patch projection as a matrix product over bytes, with the normalization folded into its weights."""
 
     position_embedding: Tensor | None
     order: Tensor
@@ -86,7 +89,7 @@ class StaticPatchEmbed(nn.Module):
         super().__init__()
         self.patch = network.config.patch_size
         convolution = network.patch_embed.proj
-        # Folded in float64: bytes are 255 times larger than what they stand for, and the offset cancels most of it.
+        # Fold in float64: bytes are up to 255, and the offset cancels most of each sum.
         weight = convolution.weight.detach().double()  # channels, 3, patch, patch
         means, stds = (torch.tensor(values).double().view(3, 1, 1) for values in (mean, std))
         offset = (weight * means / stds).sum(dim=(1, 2, 3))
@@ -101,7 +104,7 @@ class StaticPatchEmbed(nn.Module):
         x = pixels.unflatten(2, (-1, self.patch)).unflatten(1, (-1, self.patch))
         # batch, rows, patch, columns, patch, 3
         x = x.transpose(2, 3).flatten(3).flatten(1, 2)  # batch, positions, patch²·3
-        x = x.index_select(1, self.order).transpose(0, 1)  # as bytes: a quarter of the traffic
+        x = x.index_select(1, self.order).transpose(0, 1)  # gather bytes: a quarter of the memory traffic of floats
         x = self.norm(self.proj(x.flatten(0, 1).float()))  # slots·batch, channels
         if self.position_embedding is None:
             return x
@@ -109,17 +112,17 @@ class StaticPatchEmbed(nn.Module):
 
 
 class StaticBlock(nn.Module):
-    """One block, of either version, on a residual stream that is already in its window order."""
+    """A block of either version. The residual stream is in the window order of the block."""
 
     def __init__(self, block: Block, grid: tuple[int, int], order: Tensor) -> None:
         super().__init__()
-        self.norms_after = block.norms_after
+        self.post_norm = block.post_norm
         self.norm1, self.norm2 = block.norm1, block.norm2
         self.attention = StaticAttention(block.attn, grid, order)
         self.mlp = StaticMlp(block.mlp)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.norms_after:
+        if self.post_norm:
             x = x + self.norm1(self.attention(x))
             return x + self.norm2(self.mlp(x))
         x = x + self.attention(self.norm1(x))
@@ -127,7 +130,7 @@ class StaticBlock(nn.Module):
 
 
 class StaticAttention(nn.Module):
-    """Attention inside the windows of a stream in their order, with mask and position bias in one constant."""
+    """Attention inside the windows of a stream in window order. Mask and position bias are one constant."""
 
     bias: Tensor
     is_real: Tensor | None
@@ -138,15 +141,15 @@ class StaticAttention(nn.Module):
         self.heads, self.area = attention.heads, attention.windowing.area
         self.windows = len(order) // self.area
         self.query, self.key, self.value, self.proj = projections(attention)
-        is_cosine = isinstance(attention, CosineAttention)  # otherwise its scale is in the weights
+        is_cosine = isinstance(attention, CosineAttention)  # in version 1, the query weights contain the scale
         self.register_buffer("scale", attention.scale().detach()[:, 0] if is_cosine else None)  # heads, 1
         bias = attention.position_bias() + attention.windowing.mask(*grid)[:, None]  # windows or 1, heads, area, area
-        self.register_buffer("bias", bias.detach()[:, None])  # the same for each image
+        self.register_buffer("bias", bias.detach()[:, None])  # one for all images of a batch
         is_real = (order != PADDING).float()[:, None, None]  # slots, 1, 1
         self.register_buffer("is_real", None if is_real.all() else is_real)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.is_real is not None:  # what fills a window up is zero, as published
+        if self.is_real is not None:  # padding is zero, as published
             x = (x.unflatten(0, (len(self.is_real), -1)) * self.is_real).flatten(0, 1)
         q, k, v = (self.in_heads(projection(x)) for projection in (self.query, self.key, self.value))
         if self.scale is not None:
@@ -156,12 +159,12 @@ class StaticAttention(nn.Module):
         return self.proj((weights @ v).permute(3, 0, 1, 2, 4).flatten(3).flatten(0, 2))  # slots·batch, channels
 
     def in_heads(self, x: Tensor) -> Tensor:
-        """(slots·batch, channels) → (area, windows, batch, heads, dim)."""
+        """Split `(slots·batch, channels)` into `(area, windows, batch, heads, dim)`."""
         return x.unflatten(1, (self.heads, -1)).unflatten(0, (self.area, self.windows, -1))
 
 
 class StaticMlp(nn.Module):
-    """The two layers of a block, with the exact GELU between them."""
+    """The two linear layers of a block, with the exact GELU between them."""
 
     def __init__(self, mlp: Mlp) -> None:
         super().__init__()
@@ -172,19 +175,19 @@ class StaticMlp(nn.Module):
 
 
 class StaticPatchMerging(nn.Module):
-    """Gathers each 2×2 neighborhood from the old window order, straight into the new one."""
+    """The gather of each 2×2 neighborhood from the old window order into the new one, and its projection."""
 
     neighbors: Tensor
     is_real: Tensor | None
 
-    def __init__(self, merging: PatchMerging, grid: tuple[int, int], order: Tensor, wanted: Tensor) -> None:
+    def __init__(self, merging: PatchMerging, grid: tuple[int, int], order: Tensor, new_order: Tensor) -> None:
         super().__init__()
-        self.norm_after = merging.norm_after
+        self.post_norm = merging.post_norm
         self.norm, self.reduction = merging.norm, Linear(merging.reduction.weight)
         neighborhoods = window_partition(pad_to_windows(raster(*grid), (2, 2)), (2, 2))
         positions = neighborhoods[0, :, :, 0] + PADDING  # merged positions, 4
-        positions = positions[:, [0, 2, 1, 3]]  # the published order goes down the columns first
-        positions = positions[wanted.clamp(min=0)]  # slots, 4
+        positions = positions[:, [0, 2, 1, 3]]  # the published order is column by column
+        positions = positions[new_order.clamp(min=0)]  # slots, 4
         self.slots = len(order)
         self.register_buffer("neighbors", slots_of(positions.flatten(), order))
         is_real = (positions != PADDING).float()[:, :, None, None]  # slots, 4, 1, 1
@@ -195,11 +198,11 @@ class StaticPatchMerging(nn.Module):
         if self.is_real is not None:
             x = x * self.is_real
         x = x.transpose(1, 2).flatten(2).flatten(0, 1)  # slots·batch, 4·channels
-        return self.norm(self.reduction(x)) if self.norm_after else self.reduction(self.norm(x))
+        return self.norm(self.reduction(x)) if self.post_norm else self.reduction(self.norm(x))
 
 
 class Gather(nn.Module):
-    """Moves slots: (slots·batch, channels) → (other slots·batch, channels)."""
+    """A permutation of slots: `(slots·batch, channels)` → `(new slots·batch, channels)`."""
 
     index: Tensor
 
@@ -212,14 +215,14 @@ class Gather(nn.Module):
         return x.unflatten(0, (self.slots, -1)).index_select(0, self.index).flatten(0, 1)
 
 
-def reorder(order: Tensor, wanted: Tensor) -> Iterator[Gather]:
-    """The gather from one order to another; none where nothing moves."""
-    if not torch.equal(order, wanted):
-        yield Gather(slots_of(wanted, order), len(order))
+def reorder(order: Tensor, new_order: Tensor) -> Iterator[Gather]:
+    """Yield the gather from one order to another, or nothing if both are equal."""
+    if not torch.equal(order, new_order):
+        yield Gather(slots_of(new_order, order), len(order))
 
 
 def slots_of(positions: Tensor, order: Tensor) -> Tensor:
-    """The slot that holds each position. For padding any slot will do: whoever reads it masks it."""
+    """Return the slot of each position. Padding gets an arbitrary slot, because its readers mask it."""
     slot = torch.zeros(int(order.max()) + 1, dtype=torch.int64)
     is_real = order != PADDING
     slot[order[is_real]] = torch.arange(len(order))[is_real]
@@ -227,27 +230,27 @@ def slots_of(positions: Tensor, order: Tensor) -> Tensor:
 
 
 def block_order(config: SwinConfig, stage: int, block: int) -> Tensor:
-    """The order a block works in: the first position of each of its windows, rolled by its shift; then the second."""
+    """Return the order of a block: the first position of each shifted window, then the second, and so on."""
     windows = config.windowing(stage, block).cut(raster(*config.stage_grid(stage)))  # 1, windows, area, 1
     return windows.transpose(1, 2).flatten() + PADDING
 
 
 def raster(height: int, width: int) -> Tensor:
-    """A feature map (1, height, width, 1) of positions + 1: what padding fills with zeros is then PADDING + 1."""
+    """Return a feature map `(1, height, width, 1)` of positions + 1, so that zero padding means `PADDING` + 1."""
     return torch.arange(1, height * width + 1).view(1, height, width, 1)
 
 
 class Linear(nn.Module):
-    """(rows, in) → (rows, out), as one node: `Gemm`, or `MatMul` where there is no bias.
+    """A linear layer `(rows, in)` → `(rows, out)` as one node: `Gemm`, or `MatMul` without a bias.
 
-    Its weight is kept as (in, out), as the product reads it. A `Gemm` that has to transpose, or has no bias, is slower.
+    The weight is stored as `(in, out)`, as the product reads it. A `Gemm` that transposes or has no bias is slower.
     """
 
     weight: Tensor
     bias: Tensor | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        """`weight` is (out, in), as everybody else has it."""
+        """Take `weight` as `(out, in)`, the layout of `torch.nn.Linear`."""
         super().__init__()
         self.register_buffer("weight", weight.detach().float().T.contiguous())
         self.register_buffer("bias", None if bias is None else bias.detach().float())
@@ -257,10 +260,11 @@ class Linear(nn.Module):
 
 
 def projections(attention: WindowAttention | CosineAttention) -> tuple[Linear, Linear, Linear, Linear]:
-    """Query, key, value and output, in float64 until they are baked. Only query and output keep a bias.
+    """Return the layers of query, key, value and output, computed in float64. Only query and output have a bias.
 
-    A key's bias adds the same to every score of a row, which the softmax does not see (version 2 has none). A value's
-    passes through the attention unchanged, because the weights of a row add up to 1: so it is the output's.
+    The bias of the key adds the same number to all scores of a row, so the softmax cancels it. Version 2 has none. The
+    bias of the value passes through the attention unchanged, because the weights of a row sum to 1. Therefore it is
+    added to the bias of the output.
     """
     query, key, value = attention.qkv.weight.detach().double().chunk(3)
     q_bias, _, v_bias = _qkv_bias(attention).double().chunk(3)
@@ -278,7 +282,7 @@ def _qkv_bias(attention: WindowAttention | CosineAttention) -> Tensor:
 
 
 def unit(x: Tensor) -> Tensor:
-    """Each vector divided by its length, as `torch.nn.functional.normalize` does, in fewer nodes."""
+    """Divide each vector by its length. Same as `torch.nn.functional.normalize`, in fewer nodes."""
     return x / x.norm(dim=-1, keepdim=True).clamp(min=1e-12)
 
 

@@ -1,11 +1,11 @@
-"""The Swin Transformer classifier as published, for reading and as the reference that `static.py` is held to.
+"""The Swin Transformer classifier as published. Knows no files and no ONNX.
 
-Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", 2021, section 3. What version 2
-does otherwise is in `swin_v2.py`.
+`static.py` is verified against this network. Source: Liu et al., "Swin Transformer: Hierarchical Vision Transformer
+using Shifted Windows", 2021, section 3. `swin_v2.py` contains the attention of version 2.
 
-- Parameter names are those of the original code (`layers.0.blocks.0.attn.qkv.weight`); the readers in `checkpoints/`
-  map the names of every other source to them.
-- Feature maps are (batch, height, width, channels) throughout; sizes come from the tensor.
+- Parameter names are those of the original code (`layers.0.blocks.0.attn.qkv.weight`). The readers in `checkpoints/`
+  map the names of every other source to these names.
+- Feature maps are `(batch, height, width, channels)`. Sizes come from the tensor.
 - Inference only: no dropout, no stochastic depth, no initialization scheme.
 """
 
@@ -20,16 +20,17 @@ from model_export.errors import UnsupportedModel
 from model_export.network.swin_v2 import CosineAttention
 from model_export.network.windows import Size, Windowing, in_windows, pad_to_windows, relative_position_index
 
-Dialect = Literal["original", "timm", "torchvision"]
-"""Whose treatment of maps that the windows do not divide: `SwinConfig.windowing` has the differences."""
+# The code base that defines the treatment of maps that the windows do not divide. `SwinConfig.windowing` describes the
+# differences.
+WindowConvention = Literal["original", "timm", "torchvision"]
 
 
 @dataclass(frozen=True)
 class SwinConfig:
-    """Everything that decides the shape of the network. Sizes are (height, width), of the input in pixels.
+    """The hyperparameters of the network. Sizes are `(height, width)`; the input size is in pixels.
 
     Raises:
-        UnsupportedModel: the numbers contradict each other, or the original would not run them.
+        UnsupportedModel: the numbers contradict each other, or the original code cannot run them.
     """
 
     input_size: tuple[int, int]
@@ -38,17 +39,17 @@ class SwinConfig:
     embed_dim: int = 96
     depths: tuple[int, ...] = (2, 2, 6, 2)
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
-    window_sizes: tuple[Size, ...] = ((7, 7),) * 4  # by stage
+    window_sizes: tuple[Size, ...] = ((7, 7),) * 4  # per stage
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
     patch_norm: bool = True
     ape: bool = False  # absolute position embedding
-    norm_eps: float = 1e-5  # of the blocks and the last norm; patch embedding and merging always use 1e-5
+    norm_eps: float = 1e-5  # for the blocks and the last norm; patch embedding and merging always use 1e-5
     version: Literal[1, 2] = 1
-    pretrained_window_sizes: tuple[int, ...] = ()  # version 2, by stage; 0: trained with the window it has
-    masked: float = -100.0  # added to the scores of positions that only the roll made neighbors; -inf was not trained
-    window_convention: Dialect = "original"
-    halves_down: bool = False  # windows are chosen as if merging rounded odd sides down (transformers' V2)
+    pretrained_window_sizes: tuple[int, ...] = ()  # version 2, per stage; 0: pretrained with `window_sizes`
+    mask_value: float = -100.0  # see `Windowing`; the published weights were trained with -100, not with -inf
+    window_convention: WindowConvention = "original"
+    floor_grid_for_windows: bool = False  # transformers' V2: choose windows as if merging rounded odd sides down
 
     def __post_init__(self) -> None:
         if len(self.depths) != len(self.num_heads):
@@ -70,35 +71,36 @@ class SwinConfig:
             raise UnsupportedModel(f"input {height}×{width} is not a multiple of the patch size {self.patch_size}")
 
     @property
-    def norms_after(self) -> bool:
-        """Whether a norm comes after what it belongs to, as in version 2."""
+    def post_norm(self) -> bool:
+        """True if each norm follows its layer, as in version 2; false if it precedes the layer."""
         return self.version != 1
 
     def stage_dim(self, stage: int) -> int:
-        """Channels of a stage; they double with every merging."""
+        """Return the channels of a stage. Each merging doubles them."""
         return self.embed_dim << stage
 
     def stage_grid(self, stage: int) -> tuple[int, int]:
-        """Feature map (height, width) of a stage; merging rounds odd sides up."""
+        """Return the feature map `(height, width)` of a stage. Merging rounds odd sides up."""
         height, width = (side // self.patch_size for side in self.input_size)
         for _ in range(stage):
             height, width = -(-height // 2), -(-width // 2)
         return height, width
 
     def _grid_for_windows(self, stage: int) -> Size:
-        if not self.halves_down:
+        if not self.floor_grid_for_windows:
             return self.stage_grid(stage)
         height, width = self.stage_grid(0)
         return height >> stage, width >> stage
 
     def windowing(self, stage: int, block: int) -> Windowing:
-        """How a block cuts its map.
+        """Return the window partition of a block.
 
-        Every second block shifts its windows by half. Where a window reaches over the map,
+        Every second block shifts its windows by half a window. If the window is larger than the map:
 
-        - the original makes it a square as large as the shorter side, and does not shift at all;
-        - timm cuts it down side by side, and does not shift along that side; it rolls before it pads;
-        - torchvision leaves it as it is and pads the map, and does not shift along a side that one window covers.
+        - The original code uses a square window as large as the shorter side, and does not shift.
+        - timm reduces each side of the window separately, and does not shift along a reduced side. It rolls before it
+          pads.
+        - torchvision keeps the window and pads the map. It does not shift along a side that one window covers.
         """
         (high, wide), (rows, columns) = size, grid = self.window_sizes[stage], self._grid_for_windows(stage)
         shift = high // 2 if rows > high else 0, wide // 2 if columns > wide else 0
@@ -109,12 +111,15 @@ class SwinConfig:
             size, shift = (side, side), (0, 0)
         is_shifted = block % 2 == 1
         return Windowing(
-            size, shift if is_shifted else (0, 0), self.masked, rolls_first=self.window_convention == "timm"
+            size,
+            shift if is_shifted else (0, 0),
+            self.mask_value,
+            roll_before_padding=self.window_convention == "timm",
         )
 
 
 class Swin(nn.Module):
-    """Normalized images (batch, 3, height, width) → logits (batch, classes)."""
+    """The classifier: normalized images `(batch, 3, height, width)` → logits `(batch, classes)`."""
 
     def __init__(self, config: SwinConfig) -> None:
         super().__init__()
@@ -139,7 +144,7 @@ class Swin(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Non-overlapping patches, each projected to `embed_dim` channels."""
+    """The projection of non-overlapping patches to `embed_dim` channels."""
 
     def __init__(self, config: SwinConfig) -> None:
         super().__init__()
@@ -151,13 +156,13 @@ class PatchEmbed(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks at one resolution, then the merging to the next."""
+    """The blocks at one resolution, then the merging to the next resolution."""
 
     def __init__(self, config: SwinConfig, stage: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(config, stage, block) for block in range(config.depths[stage]))
         is_last = stage == len(config.depths) - 1
-        self.downsample = None if is_last else PatchMerging(config.stage_dim(stage), norm_after=config.norms_after)
+        self.downsample = None if is_last else PatchMerging(config.stage_dim(stage), post_norm=config.post_norm)
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
@@ -166,22 +171,22 @@ class Stage(nn.Module):
 
 
 class Block(nn.Module):
-    """Window attention and MLP, each with a norm and a residual around it (equation 3).
+    """Window attention and MLP, each with a norm and a residual connection (equation 3).
 
-    The norm comes before; in version 2 after (there section 3.2, residual post norm).
+    The norm precedes the layer in version 1 and follows it in version 2 (section 3.2 there, residual post norm).
     """
 
     def __init__(self, config: SwinConfig, stage: int, block: int) -> None:
         super().__init__()
         dim = config.stage_dim(stage)
-        self.norms_after = config.norms_after
+        self.post_norm = config.post_norm
         self.norm1 = nn.LayerNorm(dim, eps=config.norm_eps)
         self.attn = make_attention(config, stage, block)
         self.norm2 = nn.LayerNorm(dim, eps=config.norm_eps)
         self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.norms_after:
+        if self.post_norm:
             x = x + self.norm1(self.attn(x))
             return x + self.norm2(self.mlp(x))
         x = x + self.attn(self.norm1(x))
@@ -189,7 +194,7 @@ class Block(nn.Module):
 
 
 def make_attention(config: SwinConfig, stage: int, block: int) -> "WindowAttention | CosineAttention":
-    """The attention of the block at this place, as its version has it."""
+    """Return the attention of a block, of the version in `config`."""
     dim, heads = config.stage_dim(stage), config.num_heads[stage]
     windowing = config.windowing(stage, block)
     if config.version == 1:
@@ -199,7 +204,7 @@ def make_attention(config: SwinConfig, stage: int, block: int) -> "WindowAttenti
 
 
 class Mlp(nn.Module):
-    """Two layers with a GELU (the exact one, with erf) between them."""
+    """Two linear layers with the exact GELU (with erf) between them."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -211,7 +216,7 @@ class Mlp(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Multi-head self-attention inside windows of a map that may be shifted (W-MSA, SW-MSA; equation 4)."""
+    """Multi-head self-attention inside the windows of a possibly shifted map (W-MSA, SW-MSA; equation 4)."""
 
     def __init__(self, dim: int, heads: int, windowing: Windowing, *, qkv_bias: bool) -> None:
         super().__init__()
@@ -223,7 +228,7 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def position_bias(self) -> Tensor:
-        """What relative position adds to the scores: (heads, area, area)."""
+        """Return the position bias that is added to the scores: `(heads, area, area)`."""
         return self.relative_position_bias_table[relative_position_index(self.windowing.size)].permute(2, 0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -238,16 +243,16 @@ class WindowAttention(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Joins 2×2 neighbors, down the columns first: half the sides, twice the channels. Odd sides are padded."""
+    """The merging of 2×2 neighbors, column by column: half the sides, twice the channels. Odd sides are padded."""
 
-    def __init__(self, dim: int, *, norm_after: bool) -> None:
+    def __init__(self, dim: int, *, post_norm: bool) -> None:
         super().__init__()
-        self.norm_after = norm_after
-        self.norm = nn.LayerNorm(2 * dim if norm_after else 4 * dim)
+        self.post_norm = post_norm
+        self.norm = nn.LayerNorm(2 * dim if post_norm else 4 * dim)
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = pad_to_windows(x, (2, 2))
         neighbors = (x[:, row::2, column::2] for column in (0, 1) for row in (0, 1))
         x = torch.cat(list(neighbors), dim=-1)  # batch, height/2, width/2, 4·channels
-        return self.norm(self.reduction(x)) if self.norm_after else self.reduction(self.norm(x))
+        return self.norm(self.reduction(x)) if self.post_norm else self.reduction(self.norm(x))

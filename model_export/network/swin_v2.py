@@ -1,7 +1,7 @@
-"""The attention of Swin Transformer V2: by cosine, with a position bias from a small network.
+"""The attention of Swin Transformer V2: cosine attention with a position bias from a small network.
 
-Liu et al., "Swin Transformer V2: Scaling Up Capacity and Resolution", 2022, section 3. Names are those of the original
-code.
+Source: Liu et al., "Swin Transformer V2: Scaling Up Capacity and Resolution", 2022, section 3. Parameter names are
+those of the original code.
 """
 
 import math
@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from model_export.network.windows import Size, Windowing, in_windows, relative_position_index
 
+# Width of the hidden layer of the network that computes the position bias.
 BIAS_HIDDEN = 512
+# The learned temperature is at least 0.01 (section 3.2).
 MAX_LOGIT_SCALE = math.log(100)
-"""Temperatures are learned down to 0.01 and no further (section 3.2)."""
 
 
 class CosineAttention(nn.Module):
-    """Attention by the angle between query and key, with a learned temperature for each head (equation 2)."""
+    """Attention by the cosine between query and key, with a learned temperature per head (equation 2)."""
 
     def __init__(self, dim: int, heads: int, windowing: Windowing, *, pretrained: int, qkv_bias: bool) -> None:
         super().__init__()
@@ -28,20 +29,20 @@ class CosineAttention(nn.Module):
         self.cpb_mlp = nn.Sequential(nn.Linear(2, BIAS_HIDDEN), nn.ReLU(), nn.Linear(BIAS_HIDDEN, heads, bias=False))
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(dim)) if qkv_bias else None
-        self.v_bias = nn.Parameter(torch.zeros(dim)) if qkv_bias else None  # a key needs none: it would turn nothing
+        self.v_bias = nn.Parameter(torch.zeros(dim)) if qkv_bias else None  # the key has no bias, as published
         self.proj = nn.Linear(dim, dim)
 
     def position_bias(self) -> Tensor:
-        """What relative position adds to the scores, 0 … 16: (heads, area, area)."""
+        """Return the position bias that is added to the scores, from 0 to 16: `(heads, area, area)`."""
         table = self.cpb_mlp(log_spaced_offsets(self.windowing.size, self.pretrained))  # offsets, heads
         return 16 * table[relative_position_index(self.windowing.size)].permute(2, 0, 1).sigmoid()
 
     def scale(self) -> Tensor:
-        """One over the temperature: (heads, 1, 1)."""
+        """Return 1 / temperature: `(heads, 1, 1)`."""
         return self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
 
     def qkv_bias(self) -> Tensor | None:
-        """Of the joint projection: (3·channels,)."""
+        """Return the bias of the joint projection: `(3·channels,)`."""
         if self.q_bias is None or self.v_bias is None:
             return None
         return torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
@@ -59,9 +60,9 @@ class CosineAttention(nn.Module):
 
 
 def log_spaced_offsets(window: Size, pretrained: Size) -> Tensor:
-    """Offsets (row, column) between two positions of a window, (offsets, 2), log-spaced (equation 4).
+    """Return the log-spaced offsets (row, column) between two positions of a window: `(offsets, 2)` (equation 4).
 
-    In units of the window that was trained with, ±8 at its edge before the logarithm.
+    The unit is the pretrained window: before the logarithm, its edge is at ±8.
     """
 
     def spaced(side: int, trained: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What an ONNX graph is made of: operators, constants, and what one image costs."""
+"""Statistics of an ONNX graph: operators, constants, and multiply-accumulates per image. Knows no files."""
 
 import math
 from collections import Counter
@@ -14,12 +14,12 @@ Shapes = Sequence[Shape]
 
 
 def operators(model: ModelProto) -> dict[str, int]:
-    """Nodes by operator, the most frequent first."""
+    """Count the nodes by operator, the most frequent first."""
     return dict(Counter(node.op_type for node in model.graph.node).most_common())
 
 
 def constant_bytes(model: ModelProto) -> dict[str, int]:
-    """Bytes of the initializers by element type, the largest first."""
+    """Sum the bytes of the initializers by element type, the largest first."""
     sizes = Counter[str]()
     for tensor in model.graph.initializer:
         kind = TensorProto.DataType.Name(tensor.data_type).lower()
@@ -28,18 +28,18 @@ def constant_bytes(model: ModelProto) -> dict[str, int]:
 
 
 def signature(model: ModelProto) -> dict[str, str]:
-    """Inputs and outputs as `uint8 (batch, 224, 224, 3)`, by name."""
+    """Return the type and shape of each input and output by name, such as `uint8 (batch, 224, 224, 3)`."""
     return {value.name: _described(value) for value in (*model.graph.input, *model.graph.output)}
 
 
 def graph_macs(model: ModelProto) -> int:
-    """Multiply-accumulates that one image takes in matrix products, convolutions and attention.
+    """Count the multiply-accumulates of matrix products, convolutions and attention for one image.
 
-    This is what the literature on Swin calls FLOPs; additions, norms and activations are not counted. Shapes are those
-    that ONNX infers for a batch of 1, so the count is of the graph as it is, not of the network it was made from.
+    The papers on Swin call this number FLOPs. Additions, norms and activations are not counted. The shapes are those
+    that ONNX infers for a batch of 1, so the count describes the graph and not its source network.
 
     Raises:
-        ExportError: the shape of an operand cannot be inferred.
+        ExportError: ONNX cannot infer the shape of an operand.
     """
     shapes = shapes_of_one_image(model)
     return sum(_macs(node, shapes) for node in model.graph.node if node.op_type in MACS)
@@ -49,46 +49,49 @@ def _macs(node: NodeProto, shapes: Mapping[str, Shape]) -> int:
     try:
         return MACS[node.op_type](node, [shapes[name] for name in node.input if name], shapes[node.output[0]])
     except KeyError as error:
-        raise ExportError(f"the shape of {error.args[0]} at a {node.op_type} is not known") from error
+        raise ExportError(f"cannot infer the shape of {error.args[0]}, an operand of a {node.op_type}") from error
 
 
-def _of_product(_: NodeProto, inputs: Shapes, output: Shape) -> int:
-    """(…, rows, inner) · (…, inner, columns) → (…, rows, columns)."""
+def _product_macs(_: NodeProto, inputs: Shapes, output: Shape) -> int:
+    """Count a product `(…, rows, inner) · (…, inner, columns) → (…, rows, columns)`."""
     return math.prod(output) * inputs[0][-1]
 
 
-def _of_gemm(node: NodeProto, inputs: Shapes, output: Shape) -> int:
-    """As a product, but the first operand may come transposed."""
+def _gemm_macs(node: NodeProto, inputs: Shapes, output: Shape) -> int:
+    """Count a product with a first operand that may be transposed."""
     is_transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
     return math.prod(output) * inputs[0][0 if is_transposed else 1]
 
 
-def _of_convolution(_: NodeProto, inputs: Shapes, output: Shape) -> int:
-    """Weights (out, in / groups, height, width): each output value is a product with one of the first axis."""
+def _convolution_macs(_: NodeProto, inputs: Shapes, output: Shape) -> int:
+    """Count a convolution with weights `(out, in / groups, height, width)`; each output value uses one `out` row."""
     return math.prod(output) * math.prod(inputs[1][1:])
 
 
-def _of_attention(_: NodeProto, inputs: Shapes, output: Shape) -> int:
-    """Queries (batch, heads, positions, width): scores against every key, and their products with the values."""
+def _attention_macs(_: NodeProto, inputs: Shapes, output: Shape) -> int:
+    """Count the scores of each query and key, and the product of scores and values.
+
+    Queries are `(batch, heads, positions, width)`.
+    """
     query, key = inputs[:2]
     return math.prod(query) * key[-2] + math.prod(output) * key[-2]
 
 
 MACS: dict[str, Callable[[NodeProto, Shapes, Shape], int]] = {
-    "MatMul": _of_product,
-    "MatMulInteger": _of_product,
-    "QLinearMatMul": _of_product,
-    "Gemm": _of_gemm,
-    "Conv": _of_convolution,
-    "Attention": _of_attention,
+    "MatMul": _product_macs,
+    "MatMulInteger": _product_macs,
+    "QLinearMatMul": _product_macs,
+    "Gemm": _gemm_macs,
+    "Conv": _convolution_macs,
+    "Attention": _attention_macs,
 }
 
 
 def shapes_of_one_image(model: ModelProto) -> dict[str, Shape]:
-    """By name, for every value whose shape is known once the batch is 1."""
+    """Return the shapes by name of all values with a known shape for a batch of 1."""
     one = ModelProto()
     one.CopyFrom(model)
-    del one.graph.value_info[:]  # these speak of any batch
+    del one.graph.value_info[:]  # these have a symbolic batch axis
     for value in (*one.graph.input, *one.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 1
     inferred = onnx.shape_inference.infer_shapes(one, data_prop=True).graph

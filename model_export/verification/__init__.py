@@ -1,1 +1,1 @@
-"""The proof that a bundle computes what its checkpoint computes. Knows no file format of a checkpoint."""
+"""The verification that a bundle computes the same as its checkpoint. Knows no file format of a checkpoint."""

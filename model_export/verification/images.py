@@ -1,6 +1,7 @@
-"""The images of the golden samples: what the proof compares on, and what the service must reproduce at every start.
+"""The images of the verification and the golden samples.
 
-They are kept as PNG, and not too large: lossless, so their pixels do not depend on which JPEG decoder a machine has.
+The service must reproduce the logits of the golden samples at every start. The samples are stored as small PNG files:
+PNG is lossless, so the pixels do not depend on the JPEG decoder of a machine.
 """
 
 from collections.abc import Mapping
@@ -16,19 +17,23 @@ from app.images.decode import decode_image
 from app.images.preprocess import preprocess
 from model_export.errors import RequestError
 
+# Maximum number of golden samples.
 MAX_IMAGES = 8
+# Maximum side of a golden sample, in pixels.
 LONGEST_SIDE = 640
+# Name → (width, height) of the generated images, in pixels. Odd margins, upscaling and downscaling all occur.
 SHAPES = {"landscape": (320, 240), "portrait": (210, 290), "panorama": (400, 130), "small": (48, 48)}
-"""(width, height); odd margins, upscaling and downscaling all occur."""
 
 Images = Mapping[str, Image.Image]
 
 
-def from_folder(folder: Path, most: int = MAX_IMAGES) -> Images:
-    """The first images of a folder by name, RGB, shrunk to `LONGEST_SIDE`.
+def read_images(folder: Path, max_images: int = MAX_IMAGES) -> Images:
+    """Read the first images of a folder, sorted by name, as RGB, and shrink them to `LONGEST_SIDE`.
+
+    Files that are not images are skipped.
 
     Raises:
-        RequestError: there is none, or one cannot be read.
+        RequestError: the folder contains no image, or an image cannot be read.
     """
     if not folder.is_dir():
         raise RequestError(f"there is no folder {folder}")
@@ -37,22 +42,22 @@ def from_folder(folder: Path, most: int = MAX_IMAGES) -> Images:
         try:
             image = decode_image(path.read_bytes())
         except UnsupportedImage:
-            continue  # a README, a .DS_Store
+            continue  # for example a README or a .DS_Store
         except ServiceError as error:
             raise RequestError(f"{path}: {error.detail}") from error
         except OSError as error:
             raise RequestError(f"cannot read {path}: {error.strerror}") from error
         image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
         images[path.stem if path.stem not in images else path.name] = image
-        if len(images) == most:
+        if len(images) == max_images:
             break
     if not images:
-        raise RequestError(f"there is no image in {folder}")
+        raise RequestError(f"there is no image in {folder}; give another folder")
     return images
 
 
-def generated(sets: int = 1) -> Images:
-    """Pictures for when nobody gives any, one of each shape in a set: smooth colors with hard-edged shapes on them."""
+def generate_images(sets: int = 1) -> Images:
+    """Draw images to use if none are given: smooth colors with hard-edged shapes. A set has one image per `SHAPES`."""
     images = {}
     for seed in range(sets):
         random = np.random.default_rng(seed)
@@ -61,8 +66,8 @@ def generated(sets: int = 1) -> Images:
     return images
 
 
-def pixels_of(images: Images, recipe: Preprocessing) -> NDArray[np.uint8]:
-    """What the network gets to see of them: (images, height, width, 3)."""
+def preprocess_images(images: Images, recipe: Preprocessing) -> NDArray[np.uint8]:
+    """Preprocess the images to the input of the network, `(images, height, width, 3)`."""
     return np.stack([preprocess(image, recipe) for image in images.values()])
 
 
