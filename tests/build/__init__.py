@@ -1,1 +1,1 @@
-"""Tests of whole builds, from a checkpoint to answers. Need torch."""
+"""Tests of complete builds, from a checkpoint to responses of the service. They need torch."""

@@ -1,4 +1,4 @@
-"""`swin-export build`, from a checkpoint to a bundle that answers like its source."""
+"""Tests of `swin-export build`, from a checkpoint to a bundle that gives the scores of its source."""
 
 import json
 import os
@@ -31,7 +31,7 @@ from model_export.build import build
 from model_export.bundle_io.write import bundle_folder
 from model_export.cli.main import main
 from model_export.console import Progress
-from model_export.errors import ProofFailed, RequestError
+from model_export.errors import RequestError, VerificationFailed
 from tests.references.draw import draw_picture
 from tests.support.engines import engine_of
 from tests.support.images import encode
@@ -43,12 +43,12 @@ SIZES = [(120, 90), (90, 120), (300, 40), (64, 64), (17, 23)]
 
 @pytest.fixture
 def exported(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the graph of `tiny_checkpoint` from its bundle."""
+    """Replace the ONNX export by the graph in the bundle of `tiny_checkpoint`."""
     monkeypatch.setattr("model_export.build.to_onnx", exported_before(tiny_bundle))
 
 
-def test_the_service_answers_like_the_pipeline(tiny_checkpoint: Path, tiny_bundle: Path) -> None:
-    """Top-5 labels in the same order, scores within 1e-4 of the transformers pipeline, on images of many shapes."""
+def test_the_service_equals_the_pipeline(tiny_checkpoint: Path, tiny_bundle: Path) -> None:
+    """Top-5 labels and their order equal the transformers pipeline, and scores differ by at most 1e-4."""
     classify = pipeline("image-classification", model=str(tiny_checkpoint))
     images = [draw_picture(*size, seed) for seed, size in enumerate(SIZES)]
     with TestClient(create_app(Settings(bundle=tiny_bundle, device="cpu"))) as client:
@@ -60,8 +60,8 @@ def test_the_service_answers_like_the_pipeline(tiny_checkpoint: Path, tiny_bundl
             assert np.allclose([row["score"] for row in expected], [row["score"] for row in answer], atol=1e-4)
 
 
-def test_version_2_is_built_and_served_alike(tmp_path: Path) -> None:
-    """A Swin V2 goes the same way: cosine attention, bias network and temperatures are constants in its bundle."""
+def test_version_2_is_built_and_served(tmp_path: Path) -> None:
+    """A bundle of Swin V2 equals the pipeline, and its graph has constants for bias network and temperatures."""
     checkpoint = save_checkpoint(tmp_path / "checkpoint", version=2, image_size=64, pretrained_window_sizes=[6, 0])
     build(str(checkpoint), tmp_path / "bundle", progress=QUIET)
     operators = {node.op_type for node in onnx.load(tmp_path / "bundle/model.onnx").graph.node}
@@ -75,15 +75,15 @@ def test_version_2_is_built_and_served_alike(tmp_path: Path) -> None:
     assert np.allclose([row["score"] for row in expected], [row["score"] for row in answer], atol=1e-4)
 
 
-def test_the_images_are_told_apart(tiny_bundle: Path) -> None:
-    """The random network gives different images different answers: parity on them means something."""
+def test_the_random_network_distinguishes_images(tiny_bundle: Path) -> None:
+    """The logits of different images differ, so that comparing them is meaningful."""
     logits = load_bundle(tiny_bundle).golden_logits
 
     assert len(set(logits.argmax(axis=1))) > 1 or np.ptp(logits, axis=0).max() > 0.1 * np.ptp(logits)
 
 
 def test_the_batch_axis_is_symbolic(tiny_bundle: Path) -> None:
-    """Input and outputs are what the contract says, with a batch of any size."""
+    """Input and outputs have the names and shapes of the bundle format, with a symbolic batch axis."""
     graph = onnx.load(tiny_bundle / "model.onnx").graph
 
     def shape(value: onnx.ValueInfoProto) -> list[str | int]:
@@ -95,8 +95,8 @@ def test_the_batch_axis_is_symbolic(tiny_bundle: Path) -> None:
     assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
 
 
-def test_nothing_is_computed_that_could_be_a_constant(tiny_bundle: Path) -> None:
-    """No roll, no mask and no index arithmetic is left in the graph; the bytes are the only input of the network."""
+def test_the_graph_computes_no_constants(tiny_bundle: Path) -> None:
+    """The graph contains no roll, no mask and no index arithmetic."""
     operators = {node.op_type for node in onnx.load(tiny_bundle / "model.onnx").graph.node}
 
     assert not operators & {
@@ -112,14 +112,14 @@ def test_nothing_is_computed_that_could_be_a_constant(tiny_bundle: Path) -> None
     }
 
 
-def test_no_trace_of_the_machine_is_left(tiny_bundle: Path) -> None:
-    """Neither graph nor manifest names a folder of the machine that exported."""
+def test_no_path_of_the_machine_is_stored(tiny_bundle: Path) -> None:
+    """Graph, manifest and labels contain no path of the exporting machine."""
     for name in ("model.onnx", "manifest.json", "labels.json"):
         assert not re.search(rb"(\.py\b|/(home|root|tmp|usr|work)/)", (tiny_bundle / name).read_bytes())
 
 
-def test_the_manifest_holds_the_proof(tiny_bundle: Path) -> None:
-    """Every stage of the proof is there with its difference, and all batch sizes were run."""
+def test_the_manifest_contains_the_verification(tiny_bundle: Path) -> None:
+    """The manifest lists every stage with its difference, including all batch sizes."""
     verified = load_bundle(tiny_bundle).manifest.verified
 
     names = [stage.name for stage in verified.stages]
@@ -130,16 +130,16 @@ def test_the_manifest_holds_the_proof(tiny_bundle: Path) -> None:
     assert verified.top1_agreement == 1
 
 
-def test_the_golden_samples_pass_on_this_device(tiny_bundle: Path) -> None:
-    """What the export wrote, the service's own check accepts."""
+def test_the_golden_samples_pass_the_self_test(tiny_bundle: Path) -> None:
+    """The self-test of the service accepts the exported golden samples."""
     bundle = load_bundle(tiny_bundle)
 
     check_golden(bundle, engine_of(bundle))
 
 
 @pytest.mark.usefixtures("exported")
-def test_ones_own_images_become_golden_samples(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """`--images` takes the images of a folder, and the bundle keeps them as PNG."""
+def test_given_images_become_golden_samples(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """`--images` stores the images of a folder as PNG golden samples."""
     photos = tmp_path / "photos"
     photos.mkdir()
     for seed in range(2):
@@ -152,15 +152,15 @@ def test_ones_own_images_become_golden_samples(tiny_checkpoint: Path, tmp_path: 
 
 
 def off_by(amount: float) -> Callable[..., Any]:
-    """`open_engine`, giving engines whose logits are off."""
+    """Return an `open_engine` that opens engines with `amount` added to all logits."""
 
-    def dishonest(*arguments: Any, **options: Any) -> Any:
+    def open_faulty_engine(*arguments: Any, **options: Any) -> Any:
         engine = open_engine(*arguments, **options)
         run = engine.run
         engine.run = lambda pixels: run(pixels) + amount  # type: ignore[method-assign]  # the defect
         return engine
 
-    return dishonest
+    return open_faulty_engine
 
 
 DEFECTS: dict[str, tuple[str, Any]] = {
@@ -187,10 +187,10 @@ DEFECTS: dict[str, tuple[str, Any]] = {
 def test_a_difference_is_found_at_its_stage(
     stage: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A defect put into one stage fails the proof there, by name, and leaves nothing behind."""
+    """A defect in one stage fails the verification at this stage, and leaves no files behind."""
     monkeypatch.setattr(*DEFECTS[stage])
 
-    with pytest.raises(ProofFailed) as failure:
+    with pytest.raises(VerificationFailed) as failure:
         build(str(tiny_checkpoint), tmp_path / "out", progress=QUIET)
 
     assert failure.value.stage == stage
@@ -198,10 +198,10 @@ def test_a_difference_is_found_at_its_stage(
 
 
 @pytest.mark.usefixtures("exported")
-def test_a_bundle_the_service_would_refuse_is_not_put_in_place(
+def test_a_bundle_that_the_service_would_reject_is_not_written(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was written is read back by the service's own reader first."""
+    """The reader of the service checks the bundle before it is moved to its destination."""
     monkeypatch.setattr("model_export.build.write_labels", lambda folder, _: (folder / "labels.json").write_text("[]"))
 
     with pytest.raises(BundleError, match="0 labels for 20 classes"):
@@ -210,8 +210,8 @@ def test_a_bundle_the_service_would_refuse_is_not_put_in_place(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_appears_meanwhile_is_left_alone(tmp_path: Path) -> None:
-    """Minutes pass between the first look and the last step: a folder that came to be at the place is not replaced."""
+def test_a_folder_that_appears_during_the_export_is_kept(tmp_path: Path) -> None:
+    """A folder that appears at the destination during the export is not replaced."""
     output = tmp_path / "out"
 
     def export() -> None:
@@ -226,7 +226,7 @@ def test_what_appears_meanwhile_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_replacement_keeps_the_old_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Should the very last step fail, the bundle that was there is there again."""
+    """If the last rename fails, the old bundle is restored."""
     output = shutil.copytree(DEMO_BUNDLE, tmp_path / "out")
     rename = Path.rename
 
@@ -242,8 +242,8 @@ def test_an_interrupted_replacement_keeps_the_old_bundle(tmp_path: Path, monkeyp
     assert load_bundle(output).manifest.name == "digits"
 
 
-def test_an_existing_bundle_is_kept_unless_told(tiny_checkpoint: Path, tiny_bundle: Path) -> None:
-    """Without --force an existing output is refused before any work, with exit code 2."""
+def test_an_existing_bundle_is_kept_without_force(tiny_checkpoint: Path, tiny_bundle: Path) -> None:
+    """Without --force, an existing output is refused before the export, with exit code 2."""
     before = (tiny_bundle / "manifest.json").read_bytes()
 
     assert main(["build", str(tiny_checkpoint), str(tiny_bundle)]) == 2
@@ -252,7 +252,7 @@ def test_an_existing_bundle_is_kept_unless_told(tiny_checkpoint: Path, tiny_bund
 
 @pytest.mark.usefixtures("exported")
 def test_force_replaces_a_bundle_and_nothing_else(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """--force replaces a bundle whole, and still leaves alone a folder that is none."""
+    """--force replaces a bundle, but not a folder that is not a bundle."""
     output, other = tmp_path / "out", tmp_path / "other"
     build(str(tiny_checkpoint), output, name="old", progress=QUIET)
     other.mkdir()
@@ -267,7 +267,7 @@ def test_force_replaces_a_bundle_and_nothing_else(tiny_checkpoint: Path, tmp_pat
 
 
 def test_a_failure_is_one_line_and_names_its_cause(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A checkpoint that contradicts itself ends with exit code 2, one sentence, and no bundle."""
+    """A checkpoint that contradicts itself gives exit code 2, one sentence and no bundle."""
     folder = save_checkpoint(tmp_path / "checkpoint")
     config = json.loads((folder / "config.json").read_text()) | {"window_size": 2}
     (folder / "config.json").write_text(json.dumps(config))
@@ -282,7 +282,7 @@ def test_a_failure_is_one_line_and_names_its_cause(tmp_path: Path, capsys: pytes
 
 
 def test_without_its_libraries_the_extra_is_named(tmp_path: Path) -> None:
-    """`swin-export` where only the service is installed says what to install."""
+    """If only the service is installed, `swin-export` names the extra to install."""
     (tmp_path / "onnx.py").write_text("raise ModuleNotFoundError(name='onnx')")
     command = [sys.executable, "-m", "model_export", "build", "checkpoint", "bundle"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
@@ -290,11 +290,11 @@ def test_without_its_libraries_the_extra_is_named(tmp_path: Path) -> None:
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 (our own)
 
     assert ended.returncode == 2
-    assert "onnx is not installed; the export needs: pip install 'swin-serve[cpu,export]'" in ended.stderr
+    assert "onnx is not installed; swin-export needs: pip install 'swin-serve[cpu,export]'" in ended.stderr
 
 
-def test_the_help_is_a_manual_page(capsys: pytest.CaptureFixture[str]) -> None:
-    """`swin-export build --help` describes every option, gives examples and lists the exit codes."""
+def test_the_help_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
+    """`swin-export build --help` contains options, examples and exit codes."""
     with pytest.raises(SystemExit) as exit_:
         main(["build", "--help"])
 
@@ -304,10 +304,10 @@ def test_the_help_is_a_manual_page(capsys: pytest.CaptureFixture[str]) -> None:
         assert part in text
 
 
-def test_an_output_that_cannot_be_is_told_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A name that is too long, a link to nothing, the current folder: exit code 2, before the checkpoint is read."""
+def test_an_impossible_output_is_refused_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An output that cannot be written gives exit code 2 before the checkpoint is read."""
     (tmp_path / "link").symlink_to(tmp_path / "nothing")
-    refused = {"x" * 300: "File name too long", "link": "is a link to nothing"}
+    refused = {"x" * 300: "File name too long", "link": "is a broken symbolic link"}
     for name, sentence in refused.items():
         assert main(["build", "no-checkpoint", str(tmp_path / name), "--force"]) == 2
         assert sentence in capsys.readouterr().err
@@ -316,10 +316,10 @@ def test_an_output_that_cannot_be_is_told_first(tmp_path: Path, capsys: pytest.C
     assert "is the current folder" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_told_before_the_export(
+def test_a_full_disk_is_refused_before_the_export(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Once the size of the network is known: exit code 2, and nothing is exported."""
+    """If the disk is too small for the bundle, the build ends with exit code 2 before the export."""
     monkeypatch.setattr("model_export.bundle_io.write.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     monkeypatch.setattr("model_export.build.to_onnx", None)
 
@@ -327,10 +327,10 @@ def test_a_full_disk_is_told_before_the_export(
     assert "has 0 MB left, the export needs about" in capsys.readouterr().err
 
 
-def test_a_network_without_scores_is_told_before_the_export(
+def test_a_network_with_equal_logits_is_refused_before_the_export(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A last layer of zeros gives every image the same logits, which no proof can compare: exit code 2."""
+    """A last layer of zeros gives all images the same logits, and the build ends with exit code 2."""
     copy = shutil.copytree(tiny_checkpoint, tmp_path / "zeros")
     weights = load_file(copy / "model.safetensors")
     save_file(
@@ -344,10 +344,10 @@ def test_a_network_without_scores_is_told_before_the_export(
     assert "the last layer is all zeros" in capsys.readouterr().err
 
 
-def test_half_a_character_in_a_label_is_told_before_the_export(
+def test_a_lone_surrogate_in_a_label_is_refused_before_the_export(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """JSON can hold one, a file in UTF-8 cannot: exit code 2."""
+    """A label with a lone surrogate, which UTF-8 cannot encode, gives exit code 2."""
     (tmp_path / "labels.json").write_text(json.dumps(["\ud800", *map(str, range(19))]))
 
     options = ["--labels", str(tmp_path / "labels.json")]
@@ -355,10 +355,10 @@ def test_half_a_character_in_a_label_is_told_before_the_export(
     assert "--labels: the name of class 0 holds half a character" in capsys.readouterr().err
 
 
-def test_what_is_assumed_is_said_even_if_quiet(
+def test_assumptions_are_printed_even_if_quiet(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A preprocessing that nobody gave is the only line before the failure."""
+    """With --quiet, an assumed preprocessing is still printed."""
     copy = shutil.copytree(tiny_checkpoint, tmp_path / "silent")
     (copy / "preprocessor_config.json").unlink()
     monkeypatch.setattr("model_export.bundle_io.write.shutil.disk_usage", lambda _: SimpleNamespace(free=0))

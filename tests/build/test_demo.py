@@ -1,4 +1,4 @@
-"""`model_export/demo.py` and the bundle that ships."""
+"""Tests of `model_export/demo.py` and of the demo bundle."""
 
 from pathlib import Path
 
@@ -14,15 +14,15 @@ from tests.support.images import encode
 
 
 def predictions(bundle: Bundle, data: recipe.Digits) -> np.ndarray:
-    """Classes of encoded images, by the code that serves."""
+    """Predict the classes of encoded images with the code of the service."""
     engine = engine_of(bundle, buckets=[1, 8])
     recipe = bundle.manifest.preprocessing
     pixels = np.stack([decode_pixels(encode(image), recipe, Limits(10_000)) for image in data.images])
     return np.concatenate([engine.run(batch).argmax(axis=1) for batch in np.array_split(pixels, len(pixels) // 8 + 1)])
 
 
-def test_the_accuracy_in_the_manifest_is_the_one_measured(demo: Bundle) -> None:
-    """On the digits held out, from bytes to class, the bundle reaches what it claims: at least 98.5 %."""
+def test_the_manifest_has_the_measured_accuracy(demo: Bundle) -> None:
+    """On the held-out digits, the bundle has the accuracy in its manifest, at least 98.5 %."""
     _, held_out = recipe.digits()
 
     top1 = float((predictions(demo, held_out) == held_out.classes).mean())
@@ -34,7 +34,7 @@ def test_the_accuracy_in_the_manifest_is_the_one_measured(demo: Bundle) -> None:
 
 
 def test_the_held_out_digits_are_not_trained_on() -> None:
-    """No scan is in both parts, and together they are all there are."""
+    """The training set and the held-out set are disjoint and together complete."""
     train, held_out = recipe.digits()
 
     seen, kept = ({image.tobytes() for image in part.images} for part in (train, held_out))
@@ -45,7 +45,7 @@ def test_the_held_out_digits_are_not_trained_on() -> None:
 def test_exporting_the_checkpoint_again_gives_the_same_logits(
     demo: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The bundle that ships is what the recipe makes of the checkpoint that ships."""
+    """An export of the demo checkpoint equals the demo bundle, with logits within the golden tolerance."""
     monkeypatch.setattr(recipe, "BUNDLE", tmp_path / "demo")
     recipe.export()
     again = load_bundle(tmp_path / "demo")
@@ -56,8 +56,8 @@ def test_exporting_the_checkpoint_again_gives_the_same_logits(
     assert demo.manifest.evaluation == again.manifest.evaluation
 
 
-def test_the_golden_digits_are_held_out_ones(demo: Bundle) -> None:
-    """What `curl` is shown in the README was never trained on, and each is named rightly."""
+def test_the_golden_digits_are_held_out(demo: Bundle) -> None:
+    """The golden samples, which the README uses, are held-out digits, and the bundle classifies each correctly."""
     _, held_out = recipe.digits()
     kept = {image.tobytes() for image in held_out.images}
 
@@ -68,16 +68,16 @@ def test_the_golden_digits_are_held_out_ones(demo: Bundle) -> None:
 
 
 def test_it_is_small(demo: Bundle) -> None:
-    """It ships with the package: at most 3 MB."""
+    """The demo bundle, which is part of the package, has at most 3 MB."""
     assert sum(path.stat().st_size for path in demo.folder.rglob("*") if path.is_file()) <= 3e6
 
 
 def test_training_learns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few epochs of the very recipe are far above chance on digits it has not seen."""
+    """After a few epochs, the accuracy on held-out digits is far above chance."""
     monkeypatch.setattr(recipe, "EPOCHS", 4)
     train, held_out = recipe.digits()
 
     network = recipe.train(train)
-    logits = network(pixel_values=recipe._tensor(held_out.images)).logits  # noqa: SLF001 (the recipe's own resizing)
+    logits = network(pixel_values=recipe._tensor(held_out.images)).logits  # noqa: SLF001 (the resizing of the training)
 
     assert (logits.argmax(dim=1).numpy() == held_out.classes).mean() > 0.5

@@ -1,4 +1,4 @@
-"""Evidence of exported networks: maps that add up to the logits."""
+"""Tests of the evidence of exported networks."""
 
 import io
 from pathlib import Path
@@ -26,7 +26,7 @@ from tests.support.networks import randomize, save_checkpoint
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_the_maps_sum_to_the_logits(shape: dict[str, Any]) -> None:
-    """Of the published network, within 1e-4 of their range: both versions, square or not, padded or not."""
+    """The evidence maps sum to the logits of the published network, within 1e-4 of the logit range."""
     network = Swin(config_of(shape)).requires_grad_(requires_grad=False).eval()
     randomize(network)
     pixels = torch.randint(0, 256, (1, *shape["input_size"], 3), dtype=torch.uint8)
@@ -39,8 +39,8 @@ def test_the_maps_sum_to_the_logits(shape: dict[str, Any]) -> None:
     assert np.abs(maps.sum(axis=1) - logits).max() <= 1e-4 * np.ptp(logits)
 
 
-def test_a_bundle_that_is_neither_square_nor_whole_is_served_with_evidence(tmp_path: Path) -> None:
-    """From checkpoint to answer: the grid is that of the last map, padding left out, and each map sums to the logit."""
+def test_a_padded_bundle_that_is_not_square_is_served_with_evidence(tmp_path: Path) -> None:
+    """The evidence grid in a response is the last map without padding, and each map sums to its logit."""
     checkpoint = save_checkpoint(
         tmp_path / "checkpoint",
         image_size=(72, 104),

@@ -1,4 +1,4 @@
-"""`swin-export build` on every source's checkpoints: one command, its own labels and preprocessing; or one sentence."""
+"""Tests of `swin-export build` with checkpoints of every source, valid and invalid."""
 
 import argparse
 import json
@@ -40,7 +40,7 @@ FLOWERS = [f"flower {index}" for index in range(102)]
 
 @pytest.fixture
 def timm_folder(tmp_path: Path) -> Path:
-    """A fine-tune with 37 classes, as timm writes it for the hub."""
+    """A fine-tune with 37 classes, as timm writes it for the Hugging Face Hub."""
     folder = tmp_path / "timm"
     folder.mkdir()
     config = {
@@ -59,7 +59,7 @@ def timm_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def torchvision_file(tmp_path: Path) -> Path:
-    """A fine-tune with 102 classes, as torchvision's training script saves it, and the names of its classes."""
+    """A fine-tune with 102 classes, as the training script of torchvision saves it, beside its class names."""
     wrapped = {"model": stored("torchvision").state_dict("pipeline"), "epoch": 30}
     torch.save(wrapped, tmp_path / "flowers.pth")
     (tmp_path / "flowers.txt").write_text("\n".join(FLOWERS) + "\n")
@@ -67,15 +67,15 @@ def torchvision_file(tmp_path: Path) -> Path:
 
 
 def answers(bundle: Path) -> list[list[tuple[str, float]]]:
-    """The best five labels and scores that the service gives the pictures of the references."""
+    """Return the top 5 labels and scores of the service for the reference images."""
     with TestClient(create_app(Settings(bundle=bundle, device="cpu"))) as client:
         bodies = [encode(draw_picture(*size)) for size in cases.PICTURES]
         found = [client.post("/classify?top_k=5", content=body).json()["predictions"] for body in bodies]
     return [[(row["label"], row["score"]) for row in rows] for rows in found]
 
 
-def assert_like_the_library(bundle: Path, library: Stored, names: list[str]) -> None:
-    """Top-5 in the same order, scores within 1e-4."""
+def assert_equals_the_library(bundle: Path, library: Stored, names: list[str]) -> None:
+    """Assert that the top 5 and their order are equal, with scores within 1e-4."""
     for scores, answer in zip(library.arrays["pipeline scores"], answers(bundle), strict=True):
         best = np.argsort(-scores)[:5]
 
@@ -83,30 +83,30 @@ def assert_like_the_library(bundle: Path, library: Stored, names: list[str]) -> 
         assert np.allclose(scores[best], [score for _, score in answer], atol=1e-4)
 
 
-def test_a_fine_tune_of_timm_s(timm_folder: Path, tmp_path: Path) -> None:
-    """37 classes: labels and preprocessing are those of its config.json, and the service answers as timm does."""
+def test_a_fine_tune_of_timm(timm_folder: Path, tmp_path: Path) -> None:
+    """A timm folder is served with the labels and preprocessing of its config.json, and with the scores of timm."""
     assert main(["build", str(timm_folder), str(tmp_path / "bundle"), "--quiet"]) == 0
 
-    assert_like_the_library(tmp_path / "bundle", stored("timm"), BREEDS)
+    assert_equals_the_library(tmp_path / "bundle", stored("timm"), BREEDS)
     source = load_bundle(tmp_path / "bundle").manifest.source
     assert (source.kind, source.preprocessing_from, source.labels_from) == ("timm", "checkpoint", "checkpoint")
 
 
-def test_a_fine_tune_of_torchvision_s(torchvision_file: Path, tmp_path: Path) -> None:
-    """102 classes: what a state dict cannot say is said by options, and the service answers as torchvision does."""
+def test_a_fine_tune_of_torchvision(torchvision_file: Path, tmp_path: Path) -> None:
+    """A torchvision file is served with the labels and preprocessing of options, and the scores of torchvision."""
     labels = str(tmp_path / "flowers.txt")
     options = ["--labels", labels, "--resize", "70", "--fit", "shorter-side", "--crop", "64"]
     options += ["--interpolation", "bilinear", "--quiet"]
 
     assert main(["build", str(torchvision_file), str(tmp_path / "bundle"), *options]) == 0
 
-    assert_like_the_library(tmp_path / "bundle", stored("torchvision"), FLOWERS)
+    assert_equals_the_library(tmp_path / "bundle", stored("torchvision"), FLOWERS)
     source = load_bundle(tmp_path / "bundle").manifest.source
     assert (source.kind, source.preprocessing_from, source.labels_from) == ("torchvision", "options", "options")
 
 
-def test_a_pickle_of_weights_is_as_good(timm_folder: Path) -> None:
-    """pytorch_model.bin is read where there is no safetensors, for its tensors only."""
+def test_a_pickle_equals_safetensors(timm_folder: Path) -> None:
+    """Without a safetensors file, the tensors are read from pytorch_model.bin."""
     weights = load_file(timm_folder / "model.safetensors")
     expected = read_checkpoint(str(timm_folder))
     (timm_folder / "model.safetensors").unlink()
@@ -115,8 +115,8 @@ def test_a_pickle_of_weights_is_as_good(timm_folder: Path) -> None:
     assert_same_network(expected, read_checkpoint(str(timm_folder)))
 
 
-def test_hugging_face_s_pickles_too(tmp_path: Path) -> None:
-    """Likewise, in shards, of a save_pretrained folder."""
+def test_sharded_pickles_equal_safetensors(tmp_path: Path) -> None:
+    """The shards of pytorch_model.bin in a save_pretrained folder give the same network as safetensors."""
     folder = save_checkpoint(tmp_path / "checkpoint")
     expected = read_checkpoint(str(folder))
     weights = load_file(folder / "model.safetensors")
@@ -139,8 +139,8 @@ def assert_same_network(expected: Checkpoint, actual: Checkpoint) -> None:
 
 
 @pytest.mark.parametrize(("key", "prefix"), [("model", ""), ("state_dict", "module."), (None, "_orig_mod.module.")])
-def test_what_training_wraps_around_is_taken_off(key: str | None, prefix: str, tmp_path: Path) -> None:
-    """A dictionary around the weights, and a prefix that they share."""
+def test_training_wrappers_are_removed(key: str | None, prefix: str, tmp_path: Path) -> None:
+    """A dictionary around the weights and a common prefix of their names are removed."""
     plain = stored("timm").state_dict("pipeline")
     weights: dict[str, Any] = {f"{prefix}{name}": weight for name, weight in plain.items()}
     settings = {"optimizer": {"state": {}}, "args": argparse.Namespace(lr=0.1), "epoch": 3}
@@ -151,7 +151,7 @@ def test_what_training_wraps_around_is_taken_off(key: str | None, prefix: str, t
 
 
 def test_a_set_of_weights_is_chosen(tmp_path: Path) -> None:
-    """Where a training run saved two, it says which; the other is not guessed."""
+    """`--weights` selects one of two sets of weights; without it, the checkpoint is refused."""
     weights = stored("torchvision").state_dict("pipeline")
     average = {f"module.{name}": weight + 1 for name, weight in weights.items() if weight.is_floating_point()}
     torch.save({"model": weights, "model_ema": average | {"n_averaged": torch.tensor(3)}}, tmp_path / "both.pth")
@@ -163,8 +163,8 @@ def test_a_set_of_weights_is_chosen(tmp_path: Path) -> None:
     assert torch.equal(average["head.weight"], read_checkpoint(str(tmp_path / "both.pth"), options).network.head.weight)
 
 
-def test_the_authors_tables_say_the_rest(tmp_path: Path) -> None:
-    """Their version 2 files need no option: saved tables tell windows, pretrained windows and the input."""
+def test_saved_tables_determine_the_windows(tmp_path: Path) -> None:
+    """For version 2 files of the original code, the saved tables determine windows, pretrained windows and input."""
     weights = timm.renamed(stored("timm").state_dict("swinv2_base_window12to16_192to256"))
     for stage, (window, pretrained) in enumerate([(16, 12), (16, 12), (16, 12), (8, 6)]):
         place = f"layers.{stage}.blocks.0.attn."
@@ -182,7 +182,7 @@ def test_the_authors_tables_say_the_rest(tmp_path: Path) -> None:
 
 
 def test_another_input_size_interpolates_the_tables(timm_folder: Path) -> None:
-    """A window of 6 in place of 4: 7×7 offsets become 11×11, bicubic, and the middle stays where it was."""
+    """For a window of 6 instead of 4, a bias table of 7×7 offsets is interpolated to 11×11 offsets."""
     trained = read_checkpoint(str(timm_folder)).network
     resized = read_checkpoint(str(timm_folder), Options(input_size=(96, 96), window=6)).network
     name = "layers.0.blocks.0.attn.relative_position_bias_table"
@@ -195,7 +195,7 @@ def test_another_input_size_interpolates_the_tables(timm_folder: Path) -> None:
 
 
 def test_a_resized_network_is_built(timm_folder: Path, tmp_path: Path) -> None:
-    """`--input-size` scales the preprocessing with it, and the bundle takes images of that size."""
+    """`--input-size` changes the input of the bundle and its preprocessing."""
     assert main(["build", str(timm_folder), str(tmp_path / "bundle"), "--input-size", "96x128", "--quiet"]) == 0
 
     manifest = load_bundle(tmp_path / "bundle").manifest
@@ -203,8 +203,8 @@ def test_a_resized_network_is_built(timm_folder: Path, tmp_path: Path) -> None:
     assert manifest.preprocessing.output_size == (96, 128)
 
 
-def test_images_may_be_padded(timm_folder: Path, tmp_path: Path) -> None:
-    """`--fit pad` keeps the whole picture on the mean color."""
+def test_images_can_be_padded(timm_folder: Path, tmp_path: Path) -> None:
+    """`--fit pad` pads with the mean color."""
     assert main(["build", str(timm_folder), str(tmp_path / "bundle"), "--fit", "pad", "--quiet"]) == 0
 
     resize = load_bundle(tmp_path / "bundle").manifest.preprocessing.resize
@@ -212,7 +212,7 @@ def test_images_may_be_padded(timm_folder: Path, tmp_path: Path) -> None:
 
 
 class RunsCode:
-    """A pickle that would leave a trace."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -262,7 +262,7 @@ def without_a_tensor(_: Path, file: Path) -> list[str]:
     return []
 
 
-def somebody_else_s(_: Path, file: Path) -> list[str]:
+def of_another_network(_: Path, file: Path) -> list[str]:
     torch.save({"layer1.0.conv1.weight": torch.zeros(3)}, file)
     return []
 
@@ -283,7 +283,7 @@ def without_a_window(_: Path, file: Path) -> list[str]:
     return []
 
 
-def that_the_authors_would_not_run(_: Path, file: Path) -> list[str]:
+def that_the_original_code_rejects(_: Path, file: Path) -> list[str]:
     torch.save({"model": timm.renamed(stored("timm").state_dict("swin_tiny_patch4_window7_224"))}, file)
     return ["--input-size", "384"]
 
@@ -298,7 +298,7 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     "text": (text, "weights.pth is text, not weights; it begins with: not weights"),
     "empty": (empty, "weights.pth is empty"),
     "without a tensor": (without_a_tensor, "weights.pth: the checkpoint holds no weights"),
-    "somebody else's": (somebody_else_s, "no Swin Transformer's weights among layer1.0.conv1.weight"),
+    "another network": (of_another_network, "no Swin Transformer's weights among layer1.0.conv1.weight"),
     "missing": (changed(lambda weights: weights.pop("norm.bias")), "norm.bias is missing"),
     "unknown": (changed(lambda weights: weights.update(extra=torch.zeros(1))), r"extra \(1\), which is unknown"),
     "not finite": (
@@ -311,21 +311,21 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], list[str]], str]] = {
     ),
     "labels": (with_a_label_too_few, "--labels names 2 classes, the network has 37"),
     "no window": (without_a_window, "--architecture: swinv2_tiny_window8_256, swinv2_tiny_window16_256"),
-    "padding": (that_the_authors_would_not_run, "windows of 7 do not divide a map of 96×96"),
+    "padding": (that_the_original_code_rejects, "windows of 7 do not divide a map of 96×96"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_bad_file_is_refused(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One sentence, exit code 2, no bundle; and nothing that was in the file was run."""
+    """A bad file gives one sentence, exit code 2 and no bundle, and code in the file does not run."""
     make, sentence = REFUSED[case]
     options = make(tmp_path, tmp_path / "weights.pth")
 
     assert main(["build", str(tmp_path / "weights.pth"), str(tmp_path / "out"), "--quiet", *options]) == 2
 
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert re.search(sentence, said)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(sentence, error)
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "trace").exists()
 
@@ -364,26 +364,26 @@ FOLDERS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", FOLDERS)
-def test_a_configuration_that_contradicts_is_refused(
+def test_a_contradictory_configuration_is_refused(
     case: str, timm_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of timm's folders: one sentence, exit code 2, no bundle."""
+    """A config.json of timm that contradicts the weights or itself gives one sentence, exit code 2 and no bundle."""
     change, sentence = FOLDERS[case]
     config = json.loads((timm_folder / "config.json").read_text())
     (timm_folder / "config.json").write_text(json.dumps(config | change))
 
     assert main(["build", str(timm_folder), str(tmp_path / "out"), "--quiet"]) == 2
 
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert re.search(sentence, said)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(sentence, error)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_truncated_safetensors_is_refused(
     timm_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One sentence that names the file, exit code 2, no bundle."""
+    """A truncated file gives one sentence with its name, exit code 2 and no bundle."""
     file = timm_folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
 
@@ -407,7 +407,7 @@ def test_a_truncated_safetensors_is_refused(
 def test_options_that_contradict_are_refused(
     options: list[str], sentence: str, timm_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One sentence, exit code 2, no bundle."""
+    """Options that contradict the checkpoint or each other give one sentence, exit code 2 and no bundle."""
     assert main(["build", str(timm_folder), str(tmp_path / "out"), "--quiet", *options]) == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -423,15 +423,15 @@ def test_options_that_contradict_are_refused(
     ],
 )
 def test_labels_are_lines_or_json(content: bytes, names: list[str], tmp_path: Path) -> None:
-    """A line for each class, as any editor saves it; or a list; or `id2label`; or names with wnids."""
+    """Labels are read from lines, from a list, from `id2label` and from names with WordNet ids."""
     (tmp_path / "labels").write_bytes(content)
 
     assert names == [label.name for label in read_labels(tmp_path / "labels")]
 
 
 @pytest.mark.parametrize("content", [b"", b"one\n\ntwo\n", b"[null]", b'{"0": "one", "2": "two"}', b"[1", b"\xff"])
-def test_what_names_no_classes_is_refused(content: bytes, tmp_path: Path) -> None:
-    """An empty name, a hole in the numbers, something that is no text: one sentence with the file's name."""
+def test_a_file_without_class_names_is_refused(content: bytes, tmp_path: Path) -> None:
+    """An empty name, missing numbers and content that is not text give an error with the name of the file."""
     (tmp_path / "labels").write_bytes(content)
 
     with pytest.raises(RequestError, match="labels"):
@@ -449,8 +449,8 @@ def test_what_names_no_classes_is_refused(content: bytes, tmp_path: Path) -> Non
         ["--min-agreement", "2"],
     ],
 )
-def test_a_value_that_means_nothing_is_refused(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """By the option's name, with exit code 2, before anything is read."""
+def test_an_invalid_value_is_refused(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """An invalid value gives exit code 2 and the name of the option, before a file is read."""
     with pytest.raises(SystemExit) as ended:
         main(["build", "nowhere", "out", *option])
 
@@ -459,10 +459,10 @@ def test_a_value_that_means_nothing_is_refused(option: list[str], capsys: pytest
 
 
 @pytest.mark.parametrize("source", ["timm", "huggingface"])
-def test_a_folder_s_pickle_cannot_run_code_either(
+def test_a_pickle_in_a_folder_cannot_run_code(
     source: str, timm_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A pytorch_model.bin that would: one sentence, exit code 2, no bundle and no trace."""
+    """A pytorch_model.bin that would run code gives one sentence, exit code 2 and no bundle."""
     folder = timm_folder if source == "timm" else save_checkpoint(tmp_path / "checkpoint")
     (folder / "model.safetensors").unlink()
     runs_code(tmp_path, folder / "pytorch_model.bin")
@@ -473,10 +473,10 @@ def test_a_folder_s_pickle_cannot_run_code_either(
     assert not (tmp_path / "trace").exists()
 
 
-def test_the_authors_settings_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their training pickles a configuration of the yacs library beside the weights: a dictionary of its own class."""
+def test_a_yacs_configuration_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The yacs configuration that the original code pickles beside the weights is skipped."""
     config = types.ModuleType("yacs.config")
-    config.CfgNode = type("CfgNode", (dict,), {"__module__": "yacs.config"})  # type: ignore[attr-defined]  # made right here
+    config.CfgNode = type("CfgNode", (dict,), {"__module__": "yacs.config"})  # type: ignore[attr-defined]  # an attribute of the new module
     monkeypatch.setitem(sys.modules, "yacs", types.ModuleType("yacs"))
     monkeypatch.setitem(sys.modules, "yacs.config", config)
     weights = timm.renamed(stored("timm").state_dict("plain"))
@@ -486,8 +486,8 @@ def test_the_authors_settings_are_passed_over(tmp_path: Path, monkeypatch: pytes
     assert read_checkpoint(str(tmp_path / "ckpt_epoch_299.pth"), Options(input_size=(64, 64))).source.kind == "original"
 
 
-def test_early_configurations_of_timm_s(timm_folder: Path) -> None:
-    """Without `pretrained_cfg` its keys are at the top, and classes are called `labels`; an object counts them."""
+def test_early_configurations_of_timm(timm_folder: Path) -> None:
+    """Without `pretrained_cfg`, its keys are read from the top level, and class names from the object `labels`."""
     config = json.loads((timm_folder / "config.json").read_text())
     del config["pretrained_cfg"], config["label_names"]
     early = {
@@ -505,16 +505,16 @@ def test_early_configurations_of_timm_s(timm_folder: Path) -> None:
     assert (checkpoint.preprocessing.mean, checkpoint.preprocessing.interpolation) == ((0.5, 0.5, 0.5), "bilinear")
 
 
-def test_the_size_it_has_is_no_other_size(timm_folder: Path) -> None:
-    """Asking for what is there anyway changes nothing, and the source library is still the reference."""
+def test_the_current_input_size_changes_nothing(timm_folder: Path) -> None:
+    """`--input-size` with the size of the checkpoint keeps the network and its reference."""
     expected, asked = (read_checkpoint(str(timm_folder), options) for options in (None, Options(input_size=(64, 64))))
 
     assert expected.network.config == asked.network.config
     assert expected.reference.name == asked.reference.name
 
 
-def test_an_architecture_is_for_what_does_not_say_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Beside Hugging Face's config.json it would contradict, or say nothing: refused, not ignored."""
+def test_an_architecture_beside_a_configuration_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--architecture` is refused for a folder with a config.json of transformers."""
     folder = save_checkpoint(tmp_path / "checkpoint")
 
     assert main(["build", str(folder), str(tmp_path / "out"), "--architecture", "swin_tiny_patch4_window7_224"]) == 2

@@ -1,4 +1,4 @@
-"""`swin-export inspect`, and what a graph costs."""
+"""Tests of `swin-export inspect` and of the multiply-accumulate count of a graph."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from model_export.onnx_graph.analysis import graph_macs
 
 
 def graph(node: onnx.NodeProto, image: Sequence[int | str], *constants: Sequence[int]) -> onnx.ModelProto:
-    """A graph of one node: the first operand is for any batch, the others are constants."""
+    """Build a graph of one node. Its first operand has a symbolic batch axis; the others are constants."""
     first, *others = node.input
     value = helper.make_tensor_value_info(first, TensorProto.FLOAT, ["batch", *image])
     output = helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, ["batch", *"abc"[: len(image)]])
@@ -49,21 +49,21 @@ def graph(node: onnx.NodeProto, image: Sequence[int | str], *constants: Sequence
         (helper.make_node("Relu", ["x"], ["y"]), [(9,)], 0),
     ],
 )
-def test_operators_cost_what_they_multiply(node: onnx.NodeProto, shapes: list[tuple[int, ...]], macs: int) -> None:
-    """One image, whatever the batch; by hand."""
+def test_multiply_accumulates_of_operators(node: onnx.NodeProto, shapes: list[tuple[int, ...]], macs: int) -> None:
+    """The count for one image equals a count by hand."""
     assert graph_macs(graph(node, *shapes)) == macs
 
 
-def test_a_graph_that_does_not_say_its_shapes_is_refused() -> None:
-    """Rather than counted wrongly."""
+def test_a_graph_with_unknown_shapes_is_refused() -> None:
+    """A product with an unknown shape is refused instead of counted wrongly."""
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
 
-    with pytest.raises(ExportError, match="the shape of x at a MatMul is not known"):
+    with pytest.raises(ExportError, match="cannot infer the shape of x, an operand of a MatMul"):
         graph_macs(graph(node, ("n", 5), (5, 3)))
 
 
-def test_the_cost_of_the_bundle_that_ships() -> None:
-    """By the paper's equation 2, for its two stages of two blocks: 8×8 positions of 48 channels, 4×4 of 96."""
+def test_multiply_accumulates_of_the_demo_bundle() -> None:
+    """The count equals equation 2 of the paper for two stages of two blocks, with 8×8×48 and 4×4×96 tokens."""
     stages, window, mlp_ratio = ((64, 48), (16, 96)), 4 * 4, 3
     blocks = sum(2 * ((4 + 2 * mlp_ratio) * hw * c**2 + 2 * window * hw * c) for hw, c in stages)
     embedding, merging, head = 64 * (4 * 4 * 3) * 48, 16 * (4 * 48) * 96, 96 * 10
@@ -93,7 +93,7 @@ def test_the_cost_of_the_bundle_that_ships() -> None:
     ],
 )
 def test_preprocessing_in_words(resize: Squash | ShorterSide | Cover | Pad, crop: int | None, words: str) -> None:
-    """Every kind of resize has its words."""
+    """Each kind of resize has its description."""
     recipe = Preprocessing(
         resize=resize,
         crop=CenterCrop(height=crop, width=crop, rounding="down") if crop else None,
@@ -106,8 +106,8 @@ def test_preprocessing_in_words(resize: Squash | ShorterSide | Cover | Pad, crop
     assert describe_preprocessing(recipe) == words
 
 
-def test_it_counts_what_is_there() -> None:
-    """Nodes, bytes of constants and sizes of files are those of the files."""
+def test_counts_and_sizes_are_those_of_the_files() -> None:
+    """The numbers of nodes and bytes equal those of the files of the demo bundle."""
     facts, model = inspect(DEMO_BUNDLE), onnx.load(DEMO_BUNDLE / "model.onnx")
 
     assert facts["graph"]["nodes"] == len(model.graph.node) == sum(facts["graph"]["operators"].values())
@@ -121,8 +121,8 @@ def test_it_counts_what_is_there() -> None:
     assert facts["labels"] == {"count": 10, "first": ["zero", "one", "two", "three", "four"]}
 
 
-def test_the_tables_have_all_parts(capsys: pytest.CaptureFixture[str]) -> None:
-    """Source, architecture, preprocessing, proof, graph and files."""
+def test_the_tables_contain_all_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    """The tables contain source, architecture, verification, graph and accuracy."""
     assert main(["inspect", str(DEMO_BUNDLE)]) == 0
 
     shown = capsys.readouterr().out
@@ -137,14 +137,14 @@ def test_the_tables_have_all_parts(capsys: pytest.CaptureFixture[str]) -> None:
         assert part in shown
 
 
-def test_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    """`--json` is what `inspect` returns, and nothing else."""
+def test_json_equals_the_description(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--json` prints the object that `inspect` returns."""
     assert main(["inspect", str(DEMO_BUNDLE), "--json"]) == 0
 
     assert json.loads(capsys.readouterr().out) == inspect(DEMO_BUNDLE)
 
 
-def test_no_bundle_is_a_wrong_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 2, in one line."""
+def test_a_missing_bundle_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder without a bundle gives one line and exit code 2."""
     assert main(["inspect", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith(f"swin-export: no bundle at {tmp_path}")

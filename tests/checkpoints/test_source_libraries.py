@@ -82,7 +82,7 @@ def test_the_build_continues_and_reports_why(
 
     assert build(authors_file, "--input-size", "64") == 0
 
-    assert "prove it equals swin.py (timm 0.6.13 is too old to be the reference" in capsys.readouterr().err
+    assert "compare with swin.py (timm 0.6.13 is too old to be the reference" in capsys.readouterr().err
     stages = load_bundle(authors_file.parent / "bundle").manifest.verified.stages
     assert "network" not in [stage.name for stage in stages]
 
@@ -94,4 +94,4 @@ def test_a_network_that_disagrees_still_fails_the_proof(
     monkeypatch.setitem(sys.modules, "timm", wrong_timm("1.0.31"))
 
     assert build(authors_file, "--input-size", "64") == 1
-    assert "proof failed at stage 'network'" in capsys.readouterr().err
+    assert "verification failed at stage 'network'" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`swin-export evaluate`, on the digits held out for the bundle that ships."""
+"""Tests of `swin-export evaluate`, with the demo bundle and its held-out digits."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ from tests.support.waiting import HANG_SECONDS
 
 @pytest.fixture(scope="module")
 def held_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for each digit, named by its label."""
+    """Write one folder per digit, named by its label."""
     root = tmp_path_factory.mktemp("digits")
     _, digits = recipe.digits()
     for number, (image, index) in enumerate(zip(digits.images, digits.classes, strict=True)):
@@ -42,8 +42,8 @@ def as_table(data: Path, file: Path) -> Path:
     return file
 
 
-def test_it_measures_what_the_manifest_claims(held_out: Path, demo: Bundle) -> None:
-    """359 of 360, and the one mistake is named."""
+def test_the_accuracy_equals_the_manifest(held_out: Path, demo: Bundle) -> None:
+    """The demo bundle classifies 359 of 360 digits correctly, and the report names the one confusion."""
     report = evaluate(DEMO_BUNDLE, held_out, quiet=True)
 
     assert demo.manifest.evaluation is not None
@@ -55,7 +55,7 @@ def test_it_measures_what_the_manifest_claims(held_out: Path, demo: Bundle) -> N
 
 @pytest.mark.parametrize("batch", [1, 7, 360])
 def test_the_batch_size_changes_nothing(batch: int, held_out: Path) -> None:
-    """Also where it does not divide the images, and where one batch holds them all."""
+    """The accuracy is the same for a batch size that does not divide the images and for a single batch."""
     report = evaluate(DEMO_BUNDLE, held_out, batch=batch, quiet=True)
 
     assert (report.top1.count, report.top1.of) == (359, 360)
@@ -64,15 +64,15 @@ def test_the_batch_size_changes_nothing(batch: int, held_out: Path) -> None:
 
 
 def test_a_table_gives_the_same(held_out: Path, tmp_path: Path) -> None:
-    """A CSV file of the same images, by index."""
+    """A CSV file with indices gives the same report as the folder."""
     sources = (held_out, as_table(held_out, tmp_path / "digits.csv"))
     folder, table = (evaluate(DEMO_BUNDLE, source, quiet=True).document() for source in sources)
 
     assert folder | {"images_per_second": table["images_per_second"]} == table
 
 
-def test_the_report_is_written_whole(held_out: Path, tmp_path: Path) -> None:
-    """`--output` has every class and every figure; the terminal has the head of it."""
+def test_the_report_is_written(held_out: Path, tmp_path: Path) -> None:
+    """`--output` writes accuracy, all classes and all confusions as JSON."""
     output = tmp_path / "report.json"
 
     assert main(["evaluate", str(DEMO_BUNDLE), str(held_out), "--output", str(output)]) == 0
@@ -88,18 +88,18 @@ def test_the_report_is_written_whole(held_out: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_the_terminal_has_the_figures(held_out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Accuracy with its interval, calibration, the worst class, and the confusion."""
+def test_the_terminal_shows_the_scores(held_out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The terminal shows accuracy with its interval, calibration, worst classes and confusions."""
     show(evaluate(DEMO_BUNDLE, held_out, quiet=True), Console(width=100))
 
     shown = capsys.readouterr().out
     assert "99.72 % (98.44 % to 99.95 %)" in shown
-    for part in ("top-5", "calibration error", "worst classes", "taken for", "images"):
+    for part in ("top-5", "calibration error", "worst classes", "predicted as", "images"):
         assert part in shown
 
 
 def test_unreadable_files_are_counted_not_fatal(held_out: Path, tmp_path: Path) -> None:
-    """Text, a truncated image and a missing file are listed with a reason; the others are measured."""
+    """Text, a truncated image and a missing file are listed with a reason, and the other images are evaluated."""
     data = shutil.copytree(held_out / "three", tmp_path / "data" / "three").parent
     image = next((data / "three").glob("*.png"))
     (data / "three" / "notes.txt").write_text("not an image")
@@ -118,8 +118,8 @@ def test_unreadable_files_are_counted_not_fatal(held_out: Path, tmp_path: Path) 
     assert report.top1.of == len(list((data / "three").glob("*.png"))) - 1
 
 
-def test_nothing_readable_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 1, and the reason of the first file."""
+def test_no_readable_image_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """If no image can be read, the exit code is 1 and the error contains the first reason."""
     (tmp_path / "three").mkdir()
     (tmp_path / "three" / "1.jpg").write_text("not an image")
 
@@ -127,16 +127,18 @@ def test_nothing_readable_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFix
     assert "none of the 1 images can be read" in capsys.readouterr().err
 
 
-def test_unknown_folders_are_refused_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 2, in one line."""
+def test_unknown_folders_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder that names no class gives one line and exit code 2."""
     (tmp_path / "eleven").mkdir()
 
     assert main(["evaluate", str(DEMO_BUNDLE), str(tmp_path)]) == 2
-    assert capsys.readouterr().err == "swin-export: no class of the bundle is called eleven\n"
+    assert capsys.readouterr().err == (
+        "swin-export: no class of the bundle has the name eleven; names are in labels.json\n"
+    )
 
 
-def test_limit_and_classes_take_a_part(held_out: Path) -> None:
-    """The limit is spread over all digits; the classes are the only ones."""
+def test_limit_and_classes_select_images(held_out: Path) -> None:
+    """--limit selects images of all classes, and --classes selects the given classes only."""
     spread = evaluate(DEMO_BUNDLE, held_out, limit=20, quiet=True)
     chosen = evaluate(DEMO_BUNDLE, held_out, classes=["three", "7"], quiet=True)
 
@@ -144,10 +146,10 @@ def test_limit_and_classes_take_a_part(held_out: Path) -> None:
     assert {one.index for one in chosen.classes} == {3, 7}
 
 
-def test_calibration_is_not_claimed_of_a_multi_label_bundle(
+def test_a_multi_label_bundle_has_no_calibration_error(
     held_out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where classes do not exclude each other, the report says that it does not apply."""
+    """For a bundle with sigmoid scores, the calibration error does not apply."""
     bundle = shutil.copytree(DEMO_BUNDLE, tmp_path / "bundle")
     manifest = json.loads((bundle / MANIFEST).read_text()) | {"activation": "sigmoid"}
     (bundle / MANIFEST).write_text(json.dumps(manifest))
@@ -159,10 +161,10 @@ def test_calibration_is_not_claimed_of_a_multi_label_bundle(
     assert "does not apply" in capsys.readouterr().out
 
 
-def test_a_published_figure_stands_beside(
+def test_a_published_accuracy_is_shown(
     held_out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where something was published of the checkpoint, it is shown beside what was measured."""
+    """The published accuracy is shown beside the measured accuracy."""
     monkeypatch.setattr("model_export.evaluation.evaluate.published", lambda _: Published(0.812, 0.955, "the authors"))
 
     show(evaluate(DEMO_BUNDLE, held_out, limit=10, quiet=True), Console(width=100))
@@ -170,19 +172,19 @@ def test_a_published_figure_stands_beside(
     assert "published: 81.20 %" in capsys.readouterr().out
 
 
-def test_few_images_are_in_memory_at_a_time(held_out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the engine is held at its first batch, decoding goes on to three batches and one a thread, and stops."""
+def test_the_number_of_images_in_memory_is_bounded(held_out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the first batch runs, decoding stops at three batches and one image per thread."""
     decoded: list[int] = []
-    enough, most = threading.Event(), 3 * 4 + 2
+    enough, limit = threading.Event(), 3 * 4 + 2
 
     def decode(*arguments: Any) -> Any:
         decoded.append(1)
-        if len(decoded) == most:
+        if len(decoded) == limit:
             enough.set()
         return decode_pixels(*arguments)
 
     def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        assert enough.wait(timeout=HANG_SECONDS), "too little was decoded ahead of the engine"
+        assert enough.wait(timeout=HANG_SECONDS), "too few images were decoded ahead of the engine"
         at_each_run.append(len(decoded))
         return np.zeros((len(pixels), 10), np.float32)
 
@@ -194,4 +196,4 @@ def test_few_images_are_in_memory_at_a_time(held_out: Path, monkeypatch: pytest.
 
     evaluate(DEMO_BUNDLE, held_out, batch=4, limit=60, quiet=True)
 
-    assert at_each_run[0] == most
+    assert at_each_run[0] == limit

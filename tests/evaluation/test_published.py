@@ -1,4 +1,4 @@
-"""`model_export/evaluation/published.py`: figures that belong to a checkpoint."""
+"""Tests of `model_export/evaluation/published.py`."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from model_export.evaluation.published import published
 
 
 def manifest(kind: SourceKind, name: str, digest: str = "0" * 64, classes: int = 1000) -> Manifest:
-    """As of a bundle that was made of it, at the size it was published for."""
+    """Return the manifest of a bundle of this checkpoint, with its published input size."""
     demo = load_bundle(DEMO_BUNDLE).manifest
     source = demo.source.model_copy(update={"kind": kind, "id": name, "weights_sha256": digest})
     variant = find_variant(name.removesuffix(".pth"))
@@ -31,15 +31,15 @@ def manifest(kind: SourceKind, name: str, digest: str = "0" * 64, classes: int =
     ],
 )
 def test_one_checkpoint_has_three_names(kind: SourceKind, name: str, top1: float, top5: float) -> None:
-    """The authors' file, timm's and Hugging Face's repository lead to the authors' figures."""
+    """The file of the authors and the repositories of timm and Hugging Face give the accuracy of the authors."""
     found = published(manifest(kind, name))
 
     assert found is not None
     assert (found.top1, found.top5) == (top1, top5)
 
 
-def test_torchvision_s_files_are_told_by_content() -> None:
-    """However the file is called: its SHA-256 begins as the published name ends."""
+def test_torchvision_files_are_identified_by_their_digest() -> None:
+    """A file of torchvision with another name is identified by the start of its SHA-256."""
     found = published(manifest("torchvision", "mine.pth", "704ceda3".ljust(64, "0")))
 
     assert found is not None
@@ -56,13 +56,13 @@ def test_torchvision_s_files_are_told_by_content() -> None:
         ("timm", "timm/swin_tiny_patch4_window7_224.ms_in22k"),
     ],
 )
-def test_what_is_not_certain_is_not_claimed(kind: SourceKind, name: str) -> None:
-    """A folder of that name, a repository that could be either of two, a file with other content: no figure."""
+def test_an_uncertain_checkpoint_has_no_published_accuracy(kind: SourceKind, name: str) -> None:
+    """A name without its repository, an ambiguous repository and a file with other content have none."""
     assert published(manifest(kind, name)) is None
 
 
-def test_a_fine_tune_under_a_published_name_gets_no_figure() -> None:
-    """37 classes are not ImageNet's, and another input is not the one that was measured."""
+def test_a_fine_tune_with_a_published_name_has_no_published_accuracy() -> None:
+    """A published name with another number of classes or another input size has none."""
     name = "swin_tiny_patch4_window7_224.pth"
     resized = manifest("original", name).model_copy(update={"input_height": 384})
 

@@ -1,1 +1,1 @@
-"""Tests of `model_export.network`. Need torch."""
+"""Tests of `model_export.network`. They need torch."""

@@ -1,4 +1,4 @@
-"""`model_export/network/static.py` is `swin.py` with the constants baked in."""
+"""Tests of `model_export/network/static.py`, by comparison with `swin.py`."""
 
 from typing import Any
 
@@ -59,7 +59,7 @@ def config_of(shape: dict[str, Any]) -> SwinConfig:
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_equals_the_published_network(shape: dict[str, Any]) -> None:
-    """Bytes through the static network give the logits of normalized images through `swin.py`, within 1e-5."""
+    """The static network on bytes equals `swin.py` on normalized images, within 1e-5 of the logit range."""
     network = Swin(config_of(shape)).requires_grad_(requires_grad=False).eval()
     randomize(network)
     height, width = shape["input_size"]
@@ -82,7 +82,7 @@ def test_equals_the_published_network(shape: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_tokens_are_the_last_map_in_raster_order(shape: dict[str, Any]) -> None:
-    """The second output is what `swin.py` takes the mean of, row by row from the top, whatever the windows did."""
+    """The tokens equal the last feature map of `swin.py`, row by row, for all window partitions."""
     maps = list[torch.Tensor]()
     network = Swin(config_of(shape)).requires_grad_(requires_grad=False).eval()
     randomize(network)
@@ -96,9 +96,9 @@ def test_tokens_are_the_last_map_in_raster_order(shape: dict[str, Any]) -> None:
 
 
 def test_the_stream_is_reordered_once_between_blocks() -> None:
-    """Two blocks of one stage need one gather, and the first block of a stage none: merging gathers in its order.
+    """Each pair of blocks has one gather between them, and merging needs none.
 
-    The last gather goes to raster order.
+    The merging writes in the order of the next block. The last gather restores the raster order.
     """
     static = baked(input_size=(64, 64), depths=(2, 2))
 
@@ -109,14 +109,14 @@ def test_the_stream_is_reordered_once_between_blocks() -> None:
 
 
 def test_windows_in_raster_order_need_no_last_gather() -> None:
-    """Where one window fills the last map, as in the published networks, tokens cost nothing."""
+    """If one window covers the last map, as in the published networks, there is no last gather."""
     static = baked(input_size=(32, 32), depths=(2, 2))
 
     assert type(static.steps[-1]) is StaticBlock
 
 
 def test_mask_and_bias_are_one_constant() -> None:
-    """A block without shift shares its bias between the windows; a shifted one has a row for each."""
+    """All windows share one bias in a block without shift, and have one bias each in a shifted block."""
     steps = baked(input_size=(32, 32), depths=(2,), num_heads=(2,)).steps
     first, second = (step for step in steps if isinstance(step, StaticBlock))
 
@@ -125,7 +125,7 @@ def test_mask_and_bias_are_one_constant() -> None:
 
 
 def test_every_position_has_a_slot() -> None:
-    """An order is a permutation of the map, and padding where windows are filled up."""
+    """An order contains each position of the map once, and padding for incomplete windows."""
     config = config_of({"input_size": (36, 44)})
 
     order = block_order(config, 0, 1)

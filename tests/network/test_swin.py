@@ -1,4 +1,4 @@
-"""`model_export/network/swin.py` is the published network."""
+"""Tests of `model_export/network/swin.py`, by comparison with transformers."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +34,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_equals_transformers(shape: dict[str, Any], tmp_path: Path) -> None:
-    """The network gives the transformers library's logits, within 1e-5 of their range, for batches of 1, 2, 3 and 8."""
+    """The logits equal those of transformers, within 1e-5 of their range, for batches of 1, 2, 3 and 8."""
     side = shape.get("image_size", 32)
     reference = transformers_swin(**shape)
     network = read_checkpoint(str(save_checkpoint(tmp_path / "checkpoint", **shape))).network
@@ -49,7 +49,7 @@ def test_equals_transformers(shape: dict[str, Any], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", ["shift mask", "position bias", "qkv bias"])
 def test_parity_is_sensitive(part: str, tmp_path: Path) -> None:
-    """A network that lacks one of the parts is told from the right one a hundred times over: parity means something."""
+    """Without one of its parts, the logits differ by over 100 times the tolerance of the comparison."""
     network = read_checkpoint(str(save_checkpoint(tmp_path / "checkpoint"))).network
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
@@ -69,29 +69,29 @@ def test_parity_is_sensitive(part: str, tmp_path: Path) -> None:
 
 
 def test_window_reverse_undoes_window_partition() -> None:
-    """Partition and reverse are inverse, for maps that are not square."""
+    """`window_reverse` inverts `window_partition` for a map that is not square."""
     x = torch.arange(2 * 6 * 9 * 5).view(2, 6, 9, 5)
 
     assert torch.equal(x, window_reverse(window_partition(x, (3, 3)), (3, 3), 6, 9))
 
 
 def test_windows_are_contiguous_squares() -> None:
-    """A window holds neighbors, in raster order."""
+    """A window contains adjacent positions, in raster order."""
     windows = window_partition(torch.arange(16).view(1, 4, 4, 1), (2, 2))
 
     assert windows[0, :, :, 0].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
 
 
 def test_relative_position_index() -> None:
-    """The table's row depends on the offset alone: first row differences, then column differences."""
+    """The row of the bias table depends only on the offset between two positions."""
     expected = [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]
 
     assert expected == relative_position_index((2, 2)).tolist()
 
 
 def test_shift_mask_separates_what_the_roll_joined() -> None:
-    """In the last window of a rolled 4×4 map, each of the four positions comes from another corner of the image."""
-    mask = shift_mask(4, 4, window=(2, 2), shift=(1, 1), masked=-100.0)
+    """In the last window of a rolled 4×4 map, every position is masked for all others."""
+    mask = shift_mask(4, 4, window=(2, 2), shift=(1, 1), mask_value=-100.0)
 
     assert torch.count_nonzero(mask[0]) == 0
     assert torch.equal(mask[-1], -100.0 * (1 - torch.eye(4)))
@@ -108,7 +108,7 @@ def test_shift_mask_separates_what_the_roll_joined() -> None:
     ],
 )
 def test_impossible_shapes_are_refused(config: dict[str, Any], sentence: str) -> None:
-    """Numbers that make no network are refused in a sentence."""
+    """A configuration that describes no network is refused with one sentence."""
     possible: dict[str, Any] = {
         "input_size": (32, 32),
         "num_classes": 3,
@@ -123,7 +123,7 @@ def test_impossible_shapes_are_refused(config: dict[str, Any], sentence: str) ->
 
 
 def test_a_window_that_fills_the_map_does_not_shift() -> None:
-    """Nor is it larger than the map, as in the original code."""
+    """As in the original code, a window that covers the map has its size and no shift."""
     config = SwinConfig(
         input_size=(32, 64), num_classes=3, embed_dim=24, depths=(2, 2), num_heads=(2, 4), window_sizes=((6, 6),) * 2
     )

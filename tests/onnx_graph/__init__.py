@@ -1,1 +1,1 @@
-"""Tests of `model_export.onnx_graph`. Need torch."""
+"""Tests of `model_export.onnx_graph`. They need torch."""

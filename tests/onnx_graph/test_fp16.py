@@ -1,4 +1,4 @@
-"""`model_export/onnx_graph/fp16.py`: fp16 inside, float32 where asked for, and casts only where the two meet."""
+"""Tests of `model_export/onnx_graph/fp16.py`."""
 
 import copy
 
@@ -13,7 +13,7 @@ from model_export.errors import ExportError
 from model_export.network.static import StaticSwin
 from model_export.network.swin import Swin, SwinConfig
 from model_export.onnx_graph.export import to_onnx
-from model_export.onnx_graph.fp16 import to_half
+from model_export.onnx_graph.fp16 import convert_to_fp16
 from tests.support.networks import randomize
 
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16}
@@ -23,7 +23,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype(np.uin
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> ModelProto:
-    """A small Swin V2 in float32; its cosine attention divides by lengths of at least 1e-12."""
+    """Export a small Swin V2 in float32. Its cosine attention divides by lengths of at least 1e-12."""
     network = Swin(
         SwinConfig(
             input_size=(32, 32),
@@ -44,7 +44,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> ModelProto:
 
 @pytest.fixture
 def model(exported: ModelProto) -> ModelProto:
-    """A copy, to be converted."""
+    """A copy of the exported graph to convert."""
     return copy.deepcopy(exported)
 
 
@@ -54,22 +54,22 @@ def lengths(model: ModelProto) -> set[str]:
 
 def logits(model: ModelProto) -> NDArray[np.float32]:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    answer: NDArray[np.float32] = session.run(["logits"], {"pixels": PIXELS})[0]
-    return answer
+    result: NDArray[np.float32] = session.run(["logits"], {"pixels": PIXELS})[0]
+    return result
 
 
 def float_types(model: ModelProto) -> dict[str, int]:
-    """Of every tensor of floats, as ONNX infers it."""
+    """Return the type that ONNX infers for every float tensor."""
     graph = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
     types |= {constant.name: constant.data_type for constant in graph.initializer}
     return {name: type_ for name, type_ in types.items() if type_ in FLOATS}
 
 
-def test_each_node_computes_in_the_type_asked_for(model: ModelProto) -> None:
-    """What is kept, and what gives an output of the graph, reads and writes float32; everything else fp16."""
+def test_each_node_computes_in_its_type(model: ModelProto) -> None:
+    """Kept nodes and nodes with an output of the graph compute in float32, all other nodes in fp16."""
     kept = lengths(model)
-    to_half(model, kept)
+    convert_to_fp16(model, kept)
     types = float_types(model)
 
     for node in model.graph.node:
@@ -81,8 +81,8 @@ def test_each_node_computes_in_the_type_asked_for(model: ModelProto) -> None:
 
 
 def test_nothing_is_rounded_between_kept_neighbors(model: ModelProto) -> None:
-    """No cast reads what a cast wrote, and none makes what is there already."""
-    to_half(model, lengths(model))
+    """No cast reads the output of a cast, and no tensor is cast twice to one type."""
+    convert_to_fp16(model, lengths(model))
     casts = [node for node in model.graph.node if node.op_type == "Cast"]
 
     assert not {node.input[0] for node in casts} & {node.output[0] for node in casts}
@@ -90,8 +90,8 @@ def test_nothing_is_rounded_between_kept_neighbors(model: ModelProto) -> None:
 
 
 def test_it_computes_the_same_within_half_precision(exported: ModelProto, model: ModelProto) -> None:
-    """Logits differ from float32's, by less than 1 % of their range; they are float32 and the input is bytes."""
-    to_half(model, lengths(model))
+    """The logits are float32 and differ from the float32 graph by less than 1 % of their range."""
+    convert_to_fp16(model, lengths(model))
     before, after = logits(exported), logits(model)
 
     onnx.checker.check_model(model, full_check=True)
@@ -100,26 +100,26 @@ def test_it_computes_the_same_within_half_precision(exported: ModelProto, model:
 
 
 def test_keeping_everything_changes_nothing(exported: ModelProto, model: ModelProto) -> None:
-    """With every node kept, nodes and constants are float32's own."""
-    to_half(model, {node.name for node in model.graph.node})
+    """If all nodes are kept, nodes and constants are unchanged."""
+    convert_to_fp16(model, {node.name for node in model.graph.node})
 
     assert list(exported.graph.node) == list(model.graph.node)
     assert list(exported.graph.initializer) == list(model.graph.initializer)
 
 
 def test_constants_are_half_as_large(exported: ModelProto, model: ModelProto) -> None:
-    """A constant is stored in the type that is read, not in both."""
-    to_half(model, lengths(model))
+    """A constant is stored in one type only, so that the file shrinks by at least 40 %."""
+    convert_to_fp16(model, lengths(model))
 
     assert model.ByteSize() < 0.6 * exported.ByteSize()
 
 
 @pytest.mark.parametrize("value", [1e-12, 1e5])
-def test_a_bound_that_fp16_does_not_have_is_refused(model: ModelProto, value: float) -> None:
-    """A lone constant that would vanish, or be infinite, is named: 1e-12 would become a division by zero."""
+def test_a_scalar_out_of_range_is_refused(model: ModelProto, value: float) -> None:
+    """A scalar constant that is 0 or infinite in fp16 is refused by name: 1e-12 would cause a division by zero."""
     clip = next(node for node in model.graph.node if node.op_type == "Clip")
     bound = next(constant for constant in model.graph.initializer if constant.name == clip.input[1])
     bound.CopyFrom(numpy_helper.from_array(np.array(value, np.float32), bound.name))
 
     with pytest.raises(ExportError, match=f"{bound.name}.*does not fit into fp16"):
-        to_half(model, ())
+        convert_to_fp16(model, ())

@@ -1,5 +1,5 @@
-"""What the source libraries themselves computed, for tests on machines where they cannot be imported.
+"""Reference outputs of timm and torchvision, for tests on machines without these libraries.
 
-`make.py` made the files, in an environment with those libraries; each file names their versions. Weights are not kept:
-`draw.py` makes them again from their names and shapes.
+`make.py` writes the files in an environment with the libraries. Each file contains their versions. The weights are not
+stored: `draw.py` draws them again from their names and shapes.
 """

@@ -1,10 +1,11 @@
-"""The networks and transforms the references were made of."""
+"""The networks and transforms of the references."""
 
 from typing import Any
 
 SMALL: dict[str, Any] = {"embed_dim": 24, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4, "num_classes": 10}
 
-TIMM: dict[str, dict[str, Any]] = {  # arguments of timm's classes, on top of SMALL
+# Arguments of the classes of timm, in addition to SMALL.
+TIMM: dict[str, dict[str, Any]] = {
     "plain": {"img_size": [64, 64]},
     "padded maps": {"img_size": [72, 104]},
     "odd maps to merge": {"img_size": [36, 44], "depths": [2, 1, 2], "num_heads": [2, 4, 4]},
@@ -18,6 +19,7 @@ TIMM: dict[str, dict[str, Any]] = {  # arguments of timm's classes, on top of SM
     "v2, no qkv bias": {"version": 2, "img_size": [32, 32], "qkv_bias": False},
 }
 
+# Arguments of the classes of torchvision, in addition to SMALL.
 TORCHVISION: dict[str, dict[str, Any]] = {
     "plain": {"img_size": [64, 64]},
     "padded maps": {"img_size": [72, 104], "depths": [2, 3]},
@@ -29,7 +31,8 @@ TORCHVISION: dict[str, dict[str, Any]] = {
     "v2, window larger than the map": {"version": 2, "img_size": [32, 48], "window_size": 10},
 }
 
-TRANSFORMS: dict[str, dict[str, Any]] = {  # of timm's `create_transform`
+# Arguments of `create_transform` of timm.
+TRANSFORMS: dict[str, dict[str, Any]] = {
     "center": {"input_size": [3, 48, 48], "crop_pct": 0.9, "interpolation": "bicubic"},
     "center, all of it": {"input_size": [3, 48, 48], "crop_pct": 1.0, "interpolation": "bilinear"},
     "center, not square": {"input_size": [3, 40, 56], "crop_pct": 0.9, "interpolation": "bicubic"},
@@ -39,18 +42,19 @@ TRANSFORMS: dict[str, dict[str, Any]] = {  # of timm's `create_transform`
     "nearest": {"input_size": [3, 48, 48], "crop_pct": 0.875, "interpolation": "nearest"},
 }
 
-PRESETS: dict[str, dict[str, Any]] = {  # of torchvision's `ImageClassification`
+# Arguments of `ImageClassification` of torchvision.
+PRESETS: dict[str, dict[str, Any]] = {
     "swin_t": {"crop_size": 56, "resize_size": 58, "interpolation": "bicubic"},
     "default": {"crop_size": 48, "resize_size": 55, "interpolation": "bilinear"},
 }
 
+# Arguments and transform of a fine-tune of timm, in addition to SMALL.
 TIMM_PIPELINE = {"num_classes": 37, "img_size": [64, 64]}
-"""A fine-tune of timm's, on top of SMALL; its images are prepared as `TIMM_RECIPE` says."""
-
 TIMM_RECIPE = {"input_size": [3, 64, 64], "crop_pct": 0.9, "interpolation": "bicubic", "crop_mode": "center"}
 
+# Arguments and transform of a fine-tune of torchvision, in addition to SMALL.
 TORCHVISION_PIPELINE = {"num_classes": 102, "img_size": [64, 64]}
 TORCHVISION_RECIPE = {"crop_size": 64, "resize_size": 70, "interpolation": "bilinear"}
 
+# (width, height) of the reference images, in pixels.
 PICTURES = [(160, 120), (91, 130), (300, 70), (20, 17)]
-"""(width, height)."""

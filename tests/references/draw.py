@@ -1,4 +1,7 @@
-"""Random weights that are the same everywhere: numpy's legacy generator, whose stream is frozen, seeded by the name."""
+"""Random weights and images that are equal on every machine.
+
+The weights come from the legacy generator of numpy, which has a frozen stream. The seed is the name of the parameter.
+"""
 
 import math
 import zlib
@@ -9,9 +12,9 @@ from PIL import Image
 
 
 def draw(name: str, shape: tuple[int, ...], seed: int = 0) -> NDArray[np.float32]:
-    """A parameter of this name and shape, so large that attention, masks and position biases all matter to the result.
+    """Draw a parameter. Its scale is so large that attention, masks and position biases all change the logits.
 
-    Numbers are uniform: drawing normal ones for 200 million parameters would take longer than running the network.
+    The numbers are uniform: normal numbers for 200 million parameters would take longer than running the network.
     """
     random = np.random.RandomState(zlib.crc32(name.encode()) ^ seed)
     noise: NDArray[np.float32] = (random.random_sample(shape).astype(np.float32) - 0.5) * 12**0.5  # variance 1
@@ -22,18 +25,18 @@ def draw(name: str, shape: tuple[int, ...], seed: int = 0) -> NDArray[np.float32
 
 
 def _spread(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
-    """Standard deviation and mean."""
+    """Return the standard deviation and the mean of a parameter."""
     if name.endswith("bias_table"):
         return 2, 0
     if name.endswith("logit_scale"):
-        return 1.5, 2.5  # some heads beyond the clamp at log 100
+        return 1.5, 2.5  # some heads exceed the clamp at log 100
     if "norm" in name and name.endswith("weight"):
         return 0.2, 1
     return ((2 / math.prod(shape[1:])) ** 0.5 if len(shape) > 1 else 0.2), 0
 
 
 def draw_picture(width: int, height: int, seed: int = 0) -> Image.Image:
-    """A picture with smooth parts and edges, another for each seed."""
+    """Draw an image with smooth parts and edges, different for each seed."""
     random = np.random.default_rng(seed)
     x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
     waves = random.uniform(2, 40, (3, 2))
@@ -43,7 +46,7 @@ def draw_picture(width: int, height: int, seed: int = 0) -> Image.Image:
 
 
 def draw_pixels(count: int, height: int, width: int) -> NDArray[np.uint8]:
-    """Images with structure: coarse noise, enlarged (count, height, width, 3)."""
+    """Draw images of enlarged coarse noise: `(count, height, width, 3)`."""
     random = np.random.RandomState(0)
     coarse = random.randint(0, 256, (count, -(-height // 8), -(-width // 8), 3)).astype(np.uint8)
     return coarse.repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width]

@@ -1,7 +1,8 @@
-"""Makes the references again: `python -m tests.references.make`, where timm and torchvision can be imported.
+"""The writer of the reference files: `python -m tests.references.make`. It needs timm and torchvision.
 
-torchvision's wheels are built for one torch; beside another (a CPU build, say) its import fails where it registers
-operators that its library would have brought. None of what is used here needs them, so they are let pass.
+A wheel of torchvision is built for one build of torch. Beside another build, for example for CPUs, its import fails
+when it registers operators that its library does not contain. The references do not need these operators, so their
+registration is skipped.
 """
 
 import json
@@ -23,20 +24,20 @@ HERE = Path(__file__).parent
 COMPUTED = ("relative_position_index", "relative_coords_table", "attn_mask")
 
 
-def let_operators_pass() -> None:
-    """Until the process ends."""
+def skip_torchvision_operators() -> None:
+    """Skip the registration of torchvision operators, until the process ends."""
     register: Any = torch.library.register_fake
 
-    def lenient(name: Any, *arguments: Any, **options: Any) -> Any:
+    def register_others(name: Any, *arguments: Any, **options: Any) -> Any:
         if str(name).startswith("torchvision::"):
             return lambda function: function
         return register(name, *arguments, **options)
 
-    torch.library.register_fake = lenient
+    torch.library.register_fake = register_others
 
 
-def answer(network: nn.Module, size: tuple[int, int]) -> tuple[dict[str, Any], Any]:
-    """Shapes of the weights by name, and the logits of two images."""
+def run(network: nn.Module, size: tuple[int, int]) -> tuple[dict[str, Any], Any]:
+    """Return the shapes of the weights by name, and the logits of two images."""
     state = network.state_dict()
     for name, value in state.items():
         if not name.endswith(COMPUTED):
@@ -50,25 +51,25 @@ def answer(network: nn.Module, size: tuple[int, int]) -> tuple[dict[str, Any], A
 
 
 class References:
-    """One file: arrays by name, and a JSON text with everything else."""
+    """The content of a reference file: arrays by name, and a JSON text with versions and shapes."""
 
     def __init__(self, **versions: str) -> None:
         self.meta: dict[str, Any] = {"versions": versions, "shapes": {}}
         self.arrays: dict[str, Any] = {}
 
     def network(self, name: str, network: nn.Module, size: tuple[int, int]) -> None:
-        """Run a network and note what it said."""
-        print(name, file=sys.stderr)  # noqa: T201 (minutes pass)
-        self.meta["shapes"][name], self.arrays[name] = answer(network, size)
+        """Run a network, and store its shapes and logits."""
+        print(name, file=sys.stderr)  # noqa: T201 (progress, because this takes minutes)
+        self.meta["shapes"][name], self.arrays[name] = run(network, size)
 
     def transform(self, name: str, transform: Callable[[Any], Any]) -> None:
-        """Note the bytes that a transform, less its normalization, makes of the pictures."""
+        """Store the pixels of the reference images after a transform without normalization."""
         for place, size in enumerate(cases.PICTURES):
             image = transform(draw_picture(*size))
             self.arrays[f"{name} {place}"] = np.asarray((image * 255).round().to(torch.uint8).permute(1, 2, 0))
 
     def pipeline(self, network: nn.Module, size: tuple[int, int], transform: Callable[[Any], Any]) -> None:
-        """Note the scores that a network, after its transform, gives the pictures."""
+        """Store the scores of a network for the reference images."""
         self.network("pipeline", network, size)
         images = torch.stack([transform(draw_picture(*shape)) for shape in cases.PICTURES])
         with torch.inference_mode():
@@ -80,8 +81,8 @@ class References:
         np.savez_compressed(HERE / f"{name}.npz", meta=meta, **self.arrays)
 
 
-def of_timm() -> None:
-    """`timm.npz`."""
+def write_timm() -> None:
+    """Write `timm.npz`."""
     import timm
     from timm.models.swin_transformer import SwinTransformer
     from timm.models.swin_transformer_v2 import SwinTransformerV2
@@ -100,8 +101,8 @@ def of_timm() -> None:
     found.save("timm")
 
 
-def of_torchvision() -> None:
-    """`torchvision.npz`."""
+def write_torchvision() -> None:
+    """Write `torchvision.npz`."""
     import torchvision
     from torchvision.models import swin_transformer as parts
 
@@ -115,7 +116,7 @@ def of_torchvision() -> None:
 
     def preset(case: dict[str, Any], **options: Any) -> Callable[[Any], Any]:
         mode = torchvision.transforms.InterpolationMode(case["interpolation"])
-        presets = torchvision.transforms._presets  # noqa: SLF001 (where the weights have them from)
+        presets = torchvision.transforms._presets  # noqa: SLF001 (the weights of torchvision refer to these)
         made: Callable[[Any], Any] = presets.ImageClassification(**(case | {"interpolation": mode} | options))
         return made
 
@@ -132,6 +133,6 @@ def of_torchvision() -> None:
 
 
 if __name__ == "__main__":
-    let_operators_pass()
-    of_torchvision()
-    of_timm()
+    skip_torchvision_operators()
+    write_torchvision()
+    write_timm()

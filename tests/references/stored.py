@@ -1,4 +1,4 @@
-"""Reads the references, and makes the checkpoints they were computed with."""
+"""The reader of the reference files, which also draws the weights of their networks."""
 
 import functools
 import json
@@ -16,14 +16,17 @@ COMPUTED = ("relative_position_index", "relative_coords_table", "attn_mask")
 
 
 class Stored(NamedTuple):
-    """One file of references."""
+    """A reference file."""
 
     versions: dict[str, str]
-    shapes: dict[str, dict[str, list[int]]]  # of the weights, by network
-    arrays: dict[str, NDArray[Any]]  # logits by network, pixels by transform and picture
+    shapes: dict[str, dict[str, list[int]]]  # network → name of the weight → shape
+    arrays: dict[str, NDArray[Any]]  # logits by network, pixels by transform and image
 
     def state_dict(self, network: str) -> dict[str, Tensor]:
-        """The weights a network had. Computed tables are left out, but for the one that tells torchvision's windows."""
+        """Return the weights of a network.
+
+        Computed tables are omitted, except the table that determines the windows of torchvision.
+        """
         weights = {}
         for name, shape in self.shapes[network].items():
             if name.endswith("relative_position_index"):
@@ -35,7 +38,7 @@ class Stored(NamedTuple):
 
 @functools.cache
 def stored(library: str) -> Stored:
-    """The references of `timm` or `torchvision`."""
+    """Read the references of `timm` or `torchvision`."""
     with np.load(Path(__file__).parent / f"{library}.npz") as file:
         arrays = dict(file)
     meta = json.loads(arrays.pop("meta").tobytes())

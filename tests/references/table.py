@@ -1,8 +1,8 @@
-"""The table of supported models: `python -m tests.references.table` writes it into docs.
+"""The writer of the table of supported models: `python -m tests.references.table`.
 
-For each published variant and each source that has it: random weights, every parameter random; the source library's own
-logits (stored for timm and torchvision, computed here for Hugging Face) against those of the exported graph, on ONNX
-Runtime.
+Each published variant of each source gets random weights and is exported. The logits of the graph on ONNX Runtime are
+compared with those of the source library. The latter are stored for timm and torchvision, and computed for
+transformers.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from transformers import AutoModelForImageClassification
 
-from model_export.build import open_graph
+from model_export.build import open_cpu_engine
 from model_export.checkpoints.checkpoint import Options
 from model_export.checkpoints.detect import read_checkpoint
 from model_export.checkpoints.variants import MEAN, STD, TORCHVISION, VARIANTS
@@ -38,7 +38,7 @@ NAMES = {variant: name for name, (variant, _) in TORCHVISION.items()}
 
 
 class Row(NamedTuple):
-    """One variant, and the largest difference of its logits from each source's, in units of their range."""
+    """A variant, with its largest logit difference from each source as a share of the logit range."""
 
     variant: str
     differences: dict[str, float]
@@ -49,7 +49,7 @@ class Row(NamedTuple):
 
 
 def has(source: str, variant: str) -> bool:
-    """Whether the source publishes this variant. The transformers library has one window for all stages."""
+    """Return True if the source has this variant. transformers has one window size for all stages."""
     return {
         "huggingface": "_s3_" not in variant,
         "timm": True,
@@ -58,16 +58,16 @@ def has(source: str, variant: str) -> bool:
 
 
 def measure(source: str, variant: str, folder: Path) -> Row:
-    """Read, bake and export the variant with random weights, run it, and compare it with its source."""
+    """Export a variant with random weights, run it, and compare its logits with those of its source."""
     checkpoint, options, expected = CHECKPOINTS[source](variant, folder)
     read = read_checkpoint(str(checkpoint), options)
     config, recipe, model = read.network.config, read.preprocessing, folder / "model.onnx"
     nodes = to_onnx(StaticSwin(read.network, recipe.scale, recipe.mean, recipe.std).eval(), config.input_size, model)
-    engine = open_graph(config, model)
-    answer = engine.run(draw_pixels(2, *config.input_size))
+    engine = open_cpu_engine(config, model)
+    logits = engine.run(draw_pixels(2, *config.input_size))
     return Row(
         variant,
-        {source: float(np.abs(answer - expected).max() / np.ptp(expected))},
+        {source: float(np.abs(logits - expected).max() / np.ptp(expected))},
         sum(parameter.numel() for parameter in read.network.parameters()),
         graph_macs(onnx.load(model)),
         nodes,
@@ -75,20 +75,20 @@ def measure(source: str, variant: str, folder: Path) -> Row:
     )
 
 
-def of_timm(variant: str, folder: Path) -> tuple[Path, Options, NDArray[np.float32]]:
-    """A bare state dict; its name says the rest."""
+def write_timm(variant: str, folder: Path) -> tuple[Path, Options, NDArray[np.float32]]:
+    """Write a bare state dict of timm. Return the path, options and logits; the architecture is an option."""
     save_file(stored("timm").state_dict(variant), folder / "model.safetensors")
     return folder / "model.safetensors", Options(architecture=variant), stored("timm").arrays[variant]
 
 
-def of_torchvision(variant: str, folder: Path) -> tuple[Path, Options, NDArray[np.float32]]:
-    """A state dict, which says everything."""
+def write_torchvision(variant: str, folder: Path) -> tuple[Path, Options, NDArray[np.float32]]:
+    """Write a state dict of torchvision, which needs no options. Return the path, options and logits."""
     torch.save(stored("torchvision").state_dict(NAMES[variant]), folder / "weights.pth")
     return folder / "weights.pth", Options(), stored("torchvision").arrays[NAMES[variant]]
 
 
-def of_huggingface(variant: str, folder: Path) -> tuple[Path, Options, NDArray[np.float32]]:
-    """What `save_pretrained` writes, and what the library's network says."""
+def write_huggingface(variant: str, folder: Path) -> tuple[Path, Options, NDArray[np.float32]]:
+    """Write a folder of `save_pretrained`. Return the path, options and logits of transformers."""
     shape = VARIANTS[variant]
     config: dict[str, Any] = {
         "version": shape.version,
@@ -111,13 +111,13 @@ def of_huggingface(variant: str, folder: Path) -> tuple[Path, Options, NDArray[n
     return checkpoint, Options(), logits
 
 
-CHECKPOINTS = {"huggingface": of_huggingface, "timm": of_timm, "torchvision": of_torchvision}
+CHECKPOINTS = {"huggingface": write_huggingface, "timm": write_timm, "torchvision": write_torchvision}
 
 
-def rows(wanted: str) -> Iterator[Row]:
-    """Each variant whose name matches, with the differences from all its sources."""
+def rows(pattern: str) -> Iterator[Row]:
+    """Measure each variant with a name that matches a pattern, against all of its sources."""
     for variant in VARIANTS:
-        if not re.search(wanted, variant):
+        if not re.search(pattern, variant):
             continue
         found = []
         for source in SOURCES:
@@ -130,7 +130,7 @@ def rows(wanted: str) -> Iterator[Row]:
 
 
 def lines(table: list[Row]) -> Iterator[str]:
-    """As Markdown."""
+    """Format the table as Markdown."""
     yield "| variant | parameters | GFLOPs | nodes | file | Δ Hugging Face | Δ timm | Δ torchvision |"
     yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
     for row in table:
@@ -142,9 +142,16 @@ def lines(table: list[Row]) -> Iterator[str]:
 
 
 def main() -> int:
-    """Measure, print, and write into the page unless only some were wanted."""
-    parser = argparse.ArgumentParser(prog="python -m tests.references.table", description=__doc__.splitlines()[0])
-    parser.add_argument("--only", metavar="PATTERN", default="", help="variants whose names match; nothing is written")
+    """Measure and print the table. Without --only, also write it into docs."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.references.table", description="Write the table of supported models into docs."
+    )
+    parser.add_argument(
+        "--only",
+        metavar="PATTERN",
+        default="",
+        help="measure only variants with names that match this regular expression, and write no file",
+    )
     only = parser.parse_args().only
     text = "\n".join(lines(list(rows(only))))
     print(text)

@@ -1,1 +1,1 @@
-"""Tests of `model_export.verification`. Need torch."""
+"""Tests of `model_export.verification`. They need torch."""

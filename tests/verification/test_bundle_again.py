@@ -1,4 +1,4 @@
-"""`swin-export verify`: a bundle is proved again, and what is wrong with it is named."""
+"""Tests of `swin-export verify`."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from app.settings import DEMO_BUNDLE
 from model_export.cli.main import main
 from model_export.console import Progress
 from model_export.demo import CHECKPOINT
-from model_export.errors import ProofFailed
+from model_export.errors import VerificationFailed
 from model_export.verification.bundle import verify_bundle
 from tests.support.networks import save_checkpoint
 
@@ -26,12 +26,12 @@ QUIET = Progress(quiet=True)
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    """A copy of the bundle that ships."""
+    """A copy of the demo bundle."""
     return shutil.copytree(DEMO_BUNDLE, tmp_path / "bundle")
 
 
-def test_the_bundle_that_ships_passes(capsys: pytest.CaptureFixture[str]) -> None:
-    """Every stage is shown, with its difference and what is allowed."""
+def test_the_demo_bundle_passes(capsys: pytest.CaptureFixture[str]) -> None:
+    """The demo bundle passes, and every stage is printed in order with its tolerance."""
     assert main(["verify", str(DEMO_BUNDLE)]) == 0
 
     shown = capsys.readouterr().err
@@ -40,8 +40,8 @@ def test_the_bundle_that_ships_passes(capsys: pytest.CaptureFixture[str]) -> Non
     assert "allowed" in shown
 
 
-def test_with_its_checkpoint_everything_is_proved_again(capsys: pytest.CaptureFixture[str]) -> None:
-    """From the source library's own preprocessing and network to the graph in the bundle."""
+def test_a_checkpoint_adds_the_stages_of_the_build(capsys: pytest.CaptureFixture[str]) -> None:
+    """With --checkpoint, the stages of the build run again, from preprocessing to end to end."""
     assert main(["verify", str(DEMO_BUNDLE), "--checkpoint", str(CHECKPOINT)]) == 0
 
     shown = capsys.readouterr().err
@@ -54,7 +54,7 @@ def damage(bundle: Path) -> None:
 
 
 def falsify_head(bundle: Path) -> None:
-    """As if evidence came from another head than the graph has."""
+    """Double the head for evidence, so that it differs from the head in the graph."""
     np.save(bundle / HEAD_WEIGHT, np.load(bundle / HEAD_WEIGHT) * 2)
     manifest = json.loads((bundle / MANIFEST).read_text())
     manifest["files"][HEAD_WEIGHT] = file_digest(bundle / HEAD_WEIGHT)
@@ -70,7 +70,7 @@ def falsify_logits(bundle: Path) -> None:
 
 
 def falsify_size(bundle: Path) -> None:
-    """As if the graph had another input than the manifest says."""
+    """Change the input size in the manifest, so that it differs from the graph."""
     manifest = json.loads((bundle / MANIFEST).read_text())
     manifest |= {"input_height": 64, "input_width": 64}
     manifest["preprocessing"]["resize"] |= {"height": 64, "width": 64}
@@ -82,57 +82,57 @@ def falsify_size(bundle: Path) -> None:
     ("stage", "damaged"),
     [("files", damage), ("device", falsify_size), ("golden logits", falsify_logits), ("evidence", falsify_head)],
 )
-def test_what_is_wrong_is_named(
+def test_a_failure_names_its_stage(
     stage: str, damaged: Callable[[Path], None], bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A bundle that is not what it says fails at that stage, with exit code 1."""
+    """A falsified bundle fails at the falsified stage, with exit code 1."""
     damaged(bundle)
 
     assert main(["verify", str(bundle)]) == 1
-    assert f"proof failed at stage '{stage}'" in capsys.readouterr().err
+    assert f"verification failed at stage '{stage}'" in capsys.readouterr().err
 
 
-def test_another_pillow_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pixels that differ by one level fail before the network runs."""
+def test_different_pixels_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pixels that differ by one level fail at the stage golden pixels."""
     monkeypatch.setattr("app.inference.self_test.preprocess", lambda image, recipe: preprocess(image, recipe) ^ 1)
 
-    with pytest.raises(ProofFailed, match="golden pixels"):
+    with pytest.raises(VerificationFailed, match="golden pixels"):
         verify_bundle(DEMO_BUNDLE, progress=QUIET)
 
 
 def test_rows_that_depend_on_their_batch_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A device on which the second row of three is off fails at the batch of 3."""
+    """If the second of three rows is wrong, the verification fails at the batch of 3."""
     run = Engine.run
 
-    def leaky(engine: Engine, pixels: Any) -> Any:
+    def faulty_run(engine: Engine, pixels: Any) -> Any:
         logits = run(engine, pixels)
         logits[1:2] += len(pixels) == 3
         return logits
 
-    monkeypatch.setattr(Engine, "run", leaky)
+    monkeypatch.setattr(Engine, "run", faulty_run)
 
-    with pytest.raises(ProofFailed) as failure:
+    with pytest.raises(VerificationFailed) as failure:
         verify_bundle(DEMO_BUNDLE, progress=QUIET)
     assert failure.value.stage == "batch of 3"
 
 
 def test_another_checkpoint_is_found(tmp_path: Path) -> None:
-    """It is not compared with weights it was not made of."""
+    """A checkpoint with other weights than the bundle is refused."""
     other = save_checkpoint(tmp_path / "other", num_labels=10)
 
-    with pytest.raises(ProofFailed, match="weights"):
+    with pytest.raises(VerificationFailed, match="weights"):
         verify_bundle(DEMO_BUNDLE, checkpoint=str(other), progress=QUIET)
 
 
-def test_the_options_it_was_built_with_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    """The same checkpoint with another preprocessing is another network."""
+def test_other_options_than_in_the_build_are_found(capsys: pytest.CaptureFixture[str]) -> None:
+    """The checkpoint of the bundle with another preprocessing is refused."""
     code = main(["verify", str(DEMO_BUNDLE), "--checkpoint", str(CHECKPOINT), "--mean", "0.4"])
 
     assert code == 1
     assert "'preprocessing'" in capsys.readouterr().err
 
 
-def test_no_bundle_is_a_wrong_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 2: nothing was proved wrong."""
+def test_a_missing_bundle_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder without a bundle gives exit code 2."""
     assert main(["verify", str(tmp_path)]) == 2
     assert "there is no bundle" in capsys.readouterr().err
