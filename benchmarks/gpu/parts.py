@@ -198,10 +198,11 @@ def _logits(bundle: Path, effort: Effort) -> dict[str, NDArray[np.float32]]:
     loaded = load_bundle(bundle)
     runs = open_unverified(loaded, effort.device, available_cpus(), (1, max(effort.baseline_batches)))
     runs.warm_up()  # without the self-test: this part measures the deviation
-    drawn = pixels_of(generated(sets=-(-effort.images // 4)), loaded.manifest.preprocessing)[: effort.images]
+    pixels = preprocess_images(generate_images(sets=-(-effort.images // 4)), loaded.manifest.preprocessing)
+    drawn = pixels[: effort.images]
     return {
-        "golden": logits(runs, golden_pixels(loaded), 1),
-        "drawn": logits(runs, drawn, max(effort.baseline_batches)),
+        "golden": run_in_batches(runs, golden_pixels(loaded), 1),
+        "drawn": run_in_batches(runs, drawn, max(effort.baseline_batches)),
     }
 
 

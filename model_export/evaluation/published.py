@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from app.bundle.manifest import Manifest
-from model_export.checkpoints.variants import find_variant
 
 IMAGENET_CLASSES = 1000
 
@@ -62,7 +61,7 @@ def published(manifest: Manifest) -> Published | None:
 
     Return None if there is none, or if the bundle has other classes or another input size.
     """
-    source, variant = manifest.source, named(manifest.source.id.removesuffix(".pth"))
+    source, variant = manifest.source, find_variant(manifest.source.id.removesuffix(".pth"))
     if manifest.classes != IMAGENET_CLASSES or (variant and manifest.input_height != variant.side):
         return None
     match source.kind:
