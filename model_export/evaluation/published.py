@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from app.bundle.manifest import Manifest
+from model_export.checkpoints.variants import find_variant
 
 IMAGENET_CLASSES = 1000
 
