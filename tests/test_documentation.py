@@ -123,10 +123,10 @@ def test_the_tutorial_runs(tmp_path: Path, free_port: int) -> None:
                 block.replace("localhost:8000", f"127.0.0.1:{free_port}").replace("curl", "curl -fsS"),
             ]
             if is_service:
-                services.append(subprocess.Popen(command, cwd=tmp_path, env=environment))  # noqa: S603 (the block is ours)
+                services.append(subprocess.Popen(command, cwd=tmp_path, env=environment))  # noqa: S603 (a block of this repository)
                 wait_until_ready(free_port)
             else:
-                subprocess.run(command, cwd=tmp_path, env=environment, check=True)  # noqa: S603 (the block is ours)
+                subprocess.run(command, cwd=tmp_path, env=environment, check=True)  # noqa: S603 (a block of this repository)
     finally:
         for service in services:
             service.terminate()

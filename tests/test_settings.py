@@ -51,7 +51,7 @@ def test_what_is_no_address_is_not_trusted(proxies: str) -> None:
 
 def test_no_error_repeats_what_was_set() -> None:
     """An error message repeats no value, because a value can contain a key."""
-    with pytest.raises(ValidationError) as told:
-        Settings.model_validate({"api_keys": "a-key-of-somebody-else", "max_client_batch_size": 1000})
+    with pytest.raises(ValidationError) as raised:
+        Settings.model_validate({"api_keys": "a-key-of-another-user", "max_client_batch_size": 1000})
 
-    assert "somebody" not in str(told.value)
+    assert "another-user" not in str(raised.value)

@@ -54,7 +54,7 @@ class SingleImageParameters(QueryParameters):
         "`evidence=true`.",
     )
     index: Annotated[int, Field(ge=0)] | Absent = Field(
-        None, alias="class", description="Number of the class whose evidence is drawn."
+        None, alias="class", description="Index of the class that the picture of evidence shows."
     )
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 # The contribution of each position to the logit of a class, (height, width).
 Map = NDArray[np.float32]
 
-# Vermilion and blue of Okabe and Ito's palette, which can be told apart with any kind of color
+# Vermilion and blue of Okabe and Ito's palette, which can be distinguished with any kind of color
 # vision.
 FOR, AGAINST = (213, 94, 0), (0, 114, 178)
 

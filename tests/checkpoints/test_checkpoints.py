@@ -259,10 +259,10 @@ def test_an_id_is_fetched_from_the_hub(folder: Path, monkeypatch: pytest.MonkeyP
         return str(snapshot)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    source = read_checkpoint("somebody/swin", Options(revision="v2")).source
+    source = read_checkpoint("user/swin", Options(revision="v2")).source
 
-    assert calls == [("somebody/swin", "v2", True)]
-    assert ("somebody/swin", commit) == (source.id, source.revision)
+    assert calls == [("user/swin", "v2", True)]
+    assert ("user/swin", commit) == (source.id, source.revision)
 
 
 def test_an_unreachable_hub_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,9 +274,9 @@ def test_an_unreachable_hub_is_reported(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
 
     with pytest.raises(
-        CheckpointError, match="no file or folder 'somebody/swin', and it cannot be fetched from the hub"
+        CheckpointError, match="no file or folder 'user/swin', and it cannot be fetched from the hub"
     ):
-        read_checkpoint("somebody/swin")
+        read_checkpoint("user/swin")
 
 
 RESIZED = RecipeOptions(fit="shorter-side", resize=(40, 40), crop=(32, 32), interpolation="bicubic")

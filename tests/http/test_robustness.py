@@ -206,10 +206,10 @@ async def test_a_request_fails_at_its_deadline(held: str, monkeypatch: pytest.Mo
         gate = hold_engine(app, monkeypatch) if held == "engine" else hold_decoding(monkeypatch)
         answer = await caller.post("/classify", content=PHOTO, headers={"X-Request-Timeout": "0.2"})
         gate.open()
-        abandoned = sum(count(app, "swin_cancelled_total", stage=stage) for stage in ("decode", "queue", "infer"))
+        cancelled = sum(count(app, "swin_cancelled_total", stage=stage) for stage in ("decode", "queue", "infer"))
 
     assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
-    assert abandoned == 0
+    assert cancelled == 0
 
 
 async def test_an_upload_after_the_deadline_is_a_504() -> None:

@@ -398,14 +398,14 @@ def test_auto_serves_on_the_cpu_if_cuda_fails(
 ) -> None:
     """If a check fails on the GPU, such as a golden sample, `auto` uses the CPU and logs the reason."""
 
-    def proved(bundle: Bundle, device: Device, threads: int, buckets: Sequence[int], **options: bool) -> Engine:
+    def verified(bundle: Bundle, device: Device, threads: int, buckets: Sequence[int], **options: bool) -> Engine:
         if device.kind == "cuda":
             raise DeviceError("golden sample 0 differs by 3 on cuda")
         return open_verified(bundle, device, threads, buckets, **options)
 
     monkeypatch.setattr("app.inference.pool.require_gpu_build", lambda: None)
     monkeypatch.setattr("app.inference.cuda.gpu_count", lambda: 1)
-    monkeypatch.setattr("app.inference.pool.open_verified", proved)
+    monkeypatch.setattr("app.inference.pool.open_verified", verified)
     with caplog.at_level(logging.INFO), TestClient(create_app(Settings(device="auto"))) as client:
         assert client.get("/model").json()["engines"][0]["device"] == "cpu"
         assert client.post("/classify", content=digit(demo, "two")).status_code == 200
