@@ -2,6 +2,8 @@
 PYTHON ?= python3
 SERVE := .venv/serve
 DEV := .venv/dev
+# Processes that run tests. More than four of them need more memory than they save time.
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 PIP := -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -14,10 +16,10 @@ serve: $(SERVE)/ready  ## Serve the demonstration bundle, or another one: make s
 	$(SERVE)/bin/swin-serve run $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(PORT),--port $(PORT))
 
 test: $(DEV)/ready  ## Run the tests except the slow ones (a few minutes); with options of pytest: make test ARGS='-k decode'.
-	$(DEV)/bin/python -m pytest -m "not slow" $(ARGS)
+	$(DEV)/bin/python -m pytest -m "not slow" $(PARALLEL) $(ARGS)
 
 test-all: $(DEV)/ready  ## Run all tests, with the slow ones.
-	$(DEV)/bin/python -m pytest $(ARGS)
+	$(DEV)/bin/python -m pytest $(PARALLEL) $(ARGS)
 
 chaos: $(DEV)/ready  ## Attack a running service for three minutes with faulty clients, engine failures and shutdowns.
 	$(DEV)/bin/python -m tests.chaos $(ARGS)

@@ -131,13 +131,14 @@ class Batcher:
         free_at = min((worker.free_at for worker in self._engine_workers), default=NEVER)
         return BatcherLoad(self.alive, self.works, self._draining, self.waiting, len(self._engine_workers), free_at)
 
-    async def drain(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 (after it, `drain` aborts)
-        """Refuse new images, run the queued ones, then stop. Abort after `timeout` seconds."""
+    async def drain(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 (the wait ends with an abort, not with TimeoutError)
+        """Refuse new images, run the queued ones, then stop. If that takes longer than `timeout` seconds, abort."""
         self._draining = True
+        # Wake the workers that wait for images.
         self._arrived.set()
         self._full.set()
-        _, late = await asyncio.wait(self._tasks, timeout=timeout) if self._tasks else ((), ())
-        if late:
+        _, unfinished = await asyncio.wait(self._tasks, timeout=timeout) if self._tasks else ((), ())
+        if unfinished:
             self.abort()
         self.alive = False
 

@@ -85,7 +85,7 @@ class ClassifierConfig:
     head: Head
     last_map: LastMap
     limits: Limits
-    follow_profiles: bool  # whether ICC profiles are converted to sRGB
+    convert_profiles: bool  # whether ICC profiles are converted to sRGB
     fast_decode: bool  # whether large JPEGs are decoded at a fraction of their size
     decode_threads: int
     max_decode_queue_size: int  # images in the decode pool, running and waiting
@@ -243,7 +243,7 @@ class Classifier:
         started = time.perf_counter()
         if self._config.fast_decode:
             shrink(image, min_decoded_size(image.size, self._config.preprocessing))
-        rgb = to_rgb(image, follow_profile=self._config.follow_profiles)
+        rgb = to_rgb(image, follow_profile=self._config.convert_profiles)
         decoded = time.perf_counter()
         pixels = preprocess(rgb, self._config.preprocessing)
         return pixels, {"decode": decoded - started, "preprocess": time.perf_counter() - decoded}

@@ -83,7 +83,7 @@ async def running_service(
 ) -> AsyncIterator[Service]:
     """Open the service in front of a running batcher. Drain the batcher at the end."""
     configure_pillow()
-    classifier = _open_classifier(settings, backend, decode_threads, metrics)
+    classifier = _make_classifier(settings, backend, decode_threads, metrics)
     service = Service(settings, backend, classifier, metrics)
     metrics.decode_in_progress.set_function(lambda: classifier.decoding)
     metrics.uploaded_bytes.set_function(lambda: service.uploaded)
@@ -95,7 +95,7 @@ async def running_service(
         classifier.close()
 
 
-def _open_classifier(settings: Settings, backend: Backend, decode_threads: int, metrics: Metrics) -> Classifier:
+def _make_classifier(settings: Settings, backend: Backend, decode_threads: int, metrics: Metrics) -> Classifier:
     bundle = backend.bundle
     config = ClassifierConfig(
         labels=bundle.labels,
@@ -105,9 +105,10 @@ def _open_classifier(settings: Settings, backend: Backend, decode_threads: int, 
         last_map=bundle.manifest.evidence,
         limits=Limits(
             pixels=round(settings.max_megapixels * 1e6),
+            # Without AVIF, if this build of Pillow cannot read it.
             formats=tuple(name for name in settings.formats if name in FORMATS),
         ),
-        follow_profiles=settings.color_profiles == "convert",
+        convert_profiles=settings.color_profiles == "convert",
         fast_decode=settings.decode == "fast",
         decode_threads=decode_threads,
         max_decode_queue_size=settings.max_decode_queue_size,

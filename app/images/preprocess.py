@@ -70,7 +70,7 @@ def preprocess(image: Image.Image, recipe: Preprocessing) -> NDArray[np.uint8]:
         kept = Image.fromarray(np.asarray(image)[down.nearest(image.height)][:, across.nearest(image.width)])
     else:
         kept = _resampled(image, across, down, RESAMPLING[recipe.interpolation])
-    return np.asarray(_filled(kept, across, down, recipe))
+    return np.asarray(_padded(kept, across, down, recipe))
 
 
 def preprocess_in_steps(image: Image.Image, recipe: Preprocessing) -> NDArray[np.uint8]:
@@ -78,7 +78,7 @@ def preprocess_in_steps(image: Image.Image, recipe: Preprocessing) -> NDArray[np
     across, down = _spans(image.size, recipe)
     (left, right), (top, bottom) = across.kept, down.kept
     whole = image.resize((across.full, down.full), RESAMPLING[recipe.interpolation])
-    return np.asarray(_filled(whole.crop((left, top, right, bottom)), across, down, recipe))
+    return np.asarray(_padded(whole.crop((left, top, right, bottom)), across, down, recipe))
 
 
 def _resampled(image: Image.Image, across: Span, down: Span, resampling: Image.Resampling) -> Image.Image:
@@ -123,13 +123,14 @@ def _within(length: int, start: float, end: float, scale: float) -> tuple[int, i
     return max(math.floor(start - reach), 0), min(math.ceil(end + reach), length)
 
 
-def _filled(kept: Image.Image, across: Span, down: Span, recipe: Preprocessing) -> Image.Image:
-    """Add the padding around the kept part, if it does not fill the result."""
+def _padded(part: Image.Image, across: Span, down: Span, recipe: Preprocessing) -> Image.Image:
+    """Place the part on a canvas of the fill color, if the recipe pads and the part is smaller than the result."""
     size = across.size, down.size
-    if kept.size == size or not isinstance(recipe.resize, Pad):
-        return kept
+    # Without padding, the part has the size of the result: the manifest checks the crop.
+    if part.size == size or not isinstance(recipe.resize, Pad):
+        return part
     canvas = Image.new("RGB", size, recipe.resize.fill)
-    canvas.paste(kept, (across.kept[0] - across.start, down.kept[0] - down.start))
+    canvas.paste(part, (across.kept[0] - across.start, down.kept[0] - down.start))
     return canvas
 
 

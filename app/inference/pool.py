@@ -35,11 +35,11 @@ CPU_INSTANCES, GPU_INSTANCES = 1, 2
 def open_engines(bundle: Bundle, settings: Settings) -> list[Engine]:
     """Open the engines of every device in `settings.device`.
 
-    With `auto`, open those of every GPU that can be verified. If there is none, log the reason and
-    use the CPU.
+    With `auto`, open those of every GPU that passes the self-test, and log why another GPU is not
+    used. If there is none, use the CPU.
 
     Raises:
-        DeviceError: a device that the setting names cannot be verified.
+        DeviceError: a device that the setting names, or the CPU, does not pass the self-test.
     """
     engines = list[Engine]()
     with _close_on_failure(engines):
@@ -49,7 +49,9 @@ def open_engines(bundle: Bundle, settings: Settings) -> list[Engine]:
         else:
             for on_gpu in _open_on_gpus(bundle, settings):
                 engines += on_gpu
-    return engines or _open_on(CPU, bundle, settings)
+            if not engines:
+                engines += _open_on(CPU, bundle, settings)
+    return engines
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 The verdict follows the first rule that holds. A component is at its limit from 85 % on; all CPUs
 are used from 90 % on.
 
-    engines on the CPU, all CPUs used    CPU-bound          less work for the busier one, or more CPUs
+    engines on the CPU, all CPUs used    CPU-bound          less engine or decode work, or more CPUs
     engines on the CPU, CPUs left        engine-bound       more threads or engines
     engines on a GPU                     engine-bound       a faster device, a smaller network
     the batcher of several HTTP workers  batcher-bound      another service beside this one
@@ -134,12 +134,13 @@ class UtilizationMonitor:
 
 
 def busy_seconds(counts: Counts) -> BusySeconds:
-    """Return the busy seconds in the metrics of one process."""
+    """Return the busy seconds of each component, summed from the metrics of one process."""
     seconds = dict.fromkeys(BusySeconds._fields, 0.0)
-    for sample in (sample for family in counts for sample in family.samples):
-        component = SAMPLES.get((sample.name, sample.labels.get("loop")))
-        if component is not None:
-            seconds[component] += sample.value
+    for family in counts:
+        for sample in family.samples:
+            component = SAMPLES.get((sample.name, sample.labels.get("loop")))
+            if component is not None:
+                seconds[component] += sample.value
     return BusySeconds(**seconds)
 
 

@@ -56,18 +56,18 @@ class BatcherServer:
         for entry in self._entries.values():
             self._batcher.cancel(entry)
 
-    def _send_result(self, slot: int, result: asyncio.Future[InferenceResult]) -> None:
+    def _send_result(self, slot: int, future: asyncio.Future[InferenceResult]) -> None:
         self._entries.pop(slot).cancel_timer()
-        if result.cancelled():
+        if future.cancelled():
             self._send(MessageType.RESULT, RESULT_STRUCT.pack(slot, CANCELLED, 0.0))
             return
         try:
-            output, _, seconds = result.result()
-            self._pool.write(slot, output)
-            message = RESULT_STRUCT.pack(slot, DONE, seconds)
+            result = future.result()
+            self._pool.write(slot, result.output)
+            message = RESULT_STRUCT.pack(slot, DONE, result.run_seconds)
         except Exception as error:  # noqa: BLE001 (the image failed, or its output does not fit the slot)
             self._send_error(slot, error)
-        else:
+        else:  # outside of `try`: an error of the channel is not an error of the image
             self._send(MessageType.RESULT, message)
 
     def _send_error(self, slot: int, error: Exception) -> None:

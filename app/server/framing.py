@@ -130,11 +130,11 @@ def check_incomplete_section(held: bytes | bytearray) -> None:
     A client that waits for a response then gets it before `header_timeout`.
     """
     if not re.match(TOKEN, held) or (b"\n" in held and not ANY_REQUEST_LINE.match(held)):
-        raise invalid_request_line(held)
+        raise request_line_error(held)
 
 
-def invalid_request_line(section: bytes | bytearray) -> ServiceError:
-    """Return the error for a section of which the first line does not match `REQUEST_LINE`."""
+def request_line_error(section: bytes | bytearray) -> ServiceError:
+    """Return the error for a section, or the beginning of one, with a first line that does not match `REQUEST_LINE`."""
     if section[0] == TLS_HANDSHAKE:
         return MalformedRequest(
             "The client sent a TLS handshake, but this port serves plain HTTP. Use http:// instead of https://."
@@ -142,7 +142,10 @@ def invalid_request_line(section: bytes | bytearray) -> ServiceError:
     line = ANY_REQUEST_LINE.match(section)
     if line and line[1] not in {b"1.0", b"1.1"}:
         return WrongVersion(f"The request has version HTTP/{line[1].decode()}. Send HTTP/1.1.")
-    return MalformedRequest("The first line is not a request line. An example of one: GET /health/ready HTTP/1.1")
+    return MalformedRequest(
+        "The first line is not a request line: method, target without spaces, and version, separated by single "
+        "spaces. An example: GET /health/ready HTTP/1.1"
+    )
 
 
 def has_request_line(section: bytes | bytearray) -> bool:

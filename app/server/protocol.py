@@ -35,8 +35,8 @@ from app.server.framing import (
     content_length,
     fields_of,
     has_request_line,
-    invalid_request_line,
     origin_form,
+    request_line_error,
     without_upgrade,
 )
 from app.server.refusals import cors_fields, request_id, response
@@ -222,7 +222,7 @@ class Connection(HttpToolsProtocol):
             raise HeadersTooLarge
         line = REQUEST_LINE.match(section)
         if line is None:
-            raise invalid_request_line(section)
+            raise request_line_error(section)
         if line[1] == b"CONNECT":  # the parser would take the following bytes for those of a tunnel
             raise NotSupported("The method CONNECT is for proxies, and swin-serve is not a proxy.")
         if self.cycle is None and len(self.connections) > self.server_state.max_connections:

@@ -10,13 +10,13 @@
 - The bias of the key disappears, and that of the value becomes part of the output bias (see `projections`).
 - The normalization becomes part of the patch projection, so the input is bytes.
 
+A *position* is a place on the feature map, counted in raster order. A *slot* is a place in the residual stream. An
+*order* is a vector with the position of each slot. Slots that only fill a window contain `PADDING`.
+
 The stream has two axes, `(slots·batch, channels)`, so that a projection with its bias is one `Gemm`. Query, key and
 value are one product each, so that no tensor is split. The slots hold the first position of every window, then the
 second position of every window, and so on. In each slot, the images of the batch are adjacent. With this layout,
 attention transposes the first axis only, and the products of ONNX Runtime read it without a copy.
-
-A *position* is a place on the feature map, counted in raster order. A *slot* is a place in the residual stream. An
-*order* is a vector with the position of each slot. Slots that only fill a window contain `PADDING`.
 """
 
 import math
@@ -42,7 +42,10 @@ class StaticSwin(nn.Module):
     """
 
     def __init__(self, network: Swin, scale: float, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Bake `network`. Its input is normalized as `(scale · byte - mean) / std`, per channel."""
+        """Build the static form of `network`.
+
+        `network` takes `(scale · byte - mean) / std`, per channel. The static form computes that from the bytes.
+        """
         super().__init__()
         order = block_order(network.config, 0, 0)
         self.embed = StaticPatchEmbed(network, scale, mean, std, order)

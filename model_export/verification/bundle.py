@@ -8,7 +8,7 @@
     evidence          the sum of each evidence map     the logits
     batch of n        every row of a batch             the same row in a batch of 1
 
-With the checkpoint, the stages of `parity.py` follow. They begin with the network of the source library.
+With the checkpoint, the stages of `parity.py` follow. They begin with the preprocessing of the source library.
 """
 
 import contextlib
@@ -75,7 +75,7 @@ def verify_bundle(
         for stage in _stages(bundle, engine, pixels):
             progress.log_stage(check_tolerance(stage))
     if checkpoint is not None:
-        _verify_against(checkpoint, options, bundle, engine, progress)
+        _compare_with_checkpoint(checkpoint, options, bundle, engine, progress)
 
 
 def _stages(bundle: Bundle, engine: Engine, pixels: Pixels) -> Iterator[Stage]:
@@ -96,9 +96,10 @@ def _logits_stage(name: str, against: str, actual: Logits, expected: Logits, tol
     return Stage(name=name, against=against, unit="logits", difference=difference, tolerance=tolerance)
 
 
-def _verify_against(
+def _compare_with_checkpoint(
     checkpoint: str, options: Options | None, bundle: Bundle, engine: Engine, progress: Progress
 ) -> None:
+    """Prove the bundle against its checkpoint. Raises at the first stage above its tolerance."""
     with progress.step("read the checkpoint"):
         source = read_checkpoint(checkpoint, options)
         source = replace(source, reference=usable(source.reference, source.network, source.preprocessing))

@@ -273,9 +273,7 @@ def test_an_unreachable_hub_is_reported(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
 
-    with pytest.raises(
-        CheckpointError, match="no file or folder 'user/swin', and it cannot be fetched from the hub"
-    ):
+    with pytest.raises(CheckpointError, match="no file or folder 'user/swin', and it cannot be fetched from the hub"):
         read_checkpoint("user/swin")
 
 

@@ -77,7 +77,10 @@ def is_timm(content: Mapping[str, Any], file: Path) -> bool:
 
 
 def read_settings(kind: SourceKind, content: Mapping[str, Any], file: Path, options: Options) -> Training:
-    """Return the settings in the file, or in the `args.yaml` that timm writes beside it.
+    """Return the settings of the training run that wrote the checkpoint.
+
+    timm's settings come before torchvision's, those before Microsoft's, and those before settings of other scripts.
+    If a file of timm has none, the `args.yaml` in its folder has them.
 
     Raises:
         UnsupportedModel: a setting is not supported.
@@ -90,11 +93,12 @@ def read_settings(kind: SourceKind, content: Mapping[str, Any], file: Path, opti
     timm = [section for section in sections if TIMM_KEY in section.values]
     torchvision = [section for section in sections if TORCHVISION_KEYS & section.values.keys()]
     authors = [section for section in sections if isinstance(section.values.get("DATA"), Mapping)]
-    for found, read in ((timm, _parse_timm), (torchvision, _parse_torchvision), (authors, _parse_authors)):
-        if found:
-            own = found[0]
-            training = read(own if own.place else Section("the file", own.values), options)
-            return _with_notes_on_others(training, own.place, sections, options)
+    for candidates, parse in ((timm, _parse_timm), (torchvision, _parse_torchvision), (authors, _parse_authors)):
+        if candidates:
+            decisive = candidates[0]
+            # Messages need a name for the top level.
+            named = decisive if decisive.place else Section("the file", decisive.values)
+            return _with_notes_on_others(parse(named, options), decisive.place, sections, options)
     return _parse_others(sections, options)
 
 
