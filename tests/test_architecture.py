@@ -33,7 +33,7 @@ def test_a_room_holds_a_docstring_and_nothing_else(room: Path) -> None:
 
 ROOMS_WITHOUT_TORCH = (
     *("batching", "bundle", "chaos", "classification", "cli", "container", "differential", "fuzz"),
-    *("gpu", "http", "images", "inference", "observability", "processes", "server", "support", "system"),
+    *("gpu", "http", "openapi", "images", "inference", "observability", "processes", "server", "support", "system"),
 )
 
 

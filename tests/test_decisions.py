@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 DECISIONS = ROOT / "docs/decisions"
 PROGRAMS = ("app", "model_export", "tests", "benchmarks")
 # Options and identifiers of other projects, which decisions name and the code does not use.
-FOREIGN_OPTIONS = {"--data-binary", "--http2"}
+FOREIGN_OPTIONS = {"--dist", "--data-binary", "--http2"}
 FOREIGN_NAMES = {"SCHED_BATCH", "arena_extend_strategy", "map22kto1k", "scaled_dot_product_attention", "sched_yield"}
 
 BEGINNING = re.compile(

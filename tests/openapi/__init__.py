@@ -1,0 +1,1 @@
+"""Tests of the OpenAPI document by schemathesis, which takes seconds to import."""
