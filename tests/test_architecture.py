@@ -31,6 +31,13 @@ def test_a_room_holds_a_docstring_and_nothing_else(room: Path) -> None:
     assert [type(statement) for statement in statements] == [ast.Expr]
 
 
+def test_no_package_of_tests_is_skipped(pytestconfig: pytest.Config) -> None:
+    """No package has a name that pytest does not enter, such as `build` or `dist`."""
+    packages = {path.parent.name for path in (ROOT / "tests").rglob("test_*.py")}
+
+    assert not packages & set(pytestconfig.getini("norecursedirs"))
+
+
 ROOMS_WITHOUT_TORCH = (
     *("batching", "bundle", "chaos", "classification", "cli", "container", "differential", "fuzz"),
     *("gpu", "http", "openapi", "images", "inference", "observability", "processes", "server", "support", "system"),
