@@ -15,6 +15,7 @@ from app.bundle.manifest import (
     Method,
     Verified,
 )
+from app.inference import onnx_runtime
 from app.inference.engine import Engine, open_engine
 from app.inference.session import Network
 from app.system.cpus import available_cpus
@@ -85,6 +86,7 @@ def build(
     Raises:
         ExportError: a step failed. `output` is unchanged.
     """
+    onnx_runtime.load()  # with telemetry off, before transformers imports it with telemetry on
     with bundle_folder(output, replace=replace) as folder:
         source = _read(checkpoint, options, progress)
         precision = precision or PrecisionOptions()

@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -25,14 +25,17 @@ from rich.progress import track
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
-from transformers import SwinConfig, SwinForImageClassification
 
 from app.bundle.manifest import Evaluation
 from app.images.preprocess import preprocess
+from app.inference import onnx_runtime
 from model_export.build import build
 from model_export.checkpoints.detect import read_checkpoint
 from model_export.console import Progress
 from model_export.verification.parity import normalize
+
+if TYPE_CHECKING:
+    from transformers import SwinForImageClassification
 
 CHECKPOINT = Path(__file__).parent / "data" / "demo_checkpoint"
 BUNDLE = Path(__file__).parents[1] / "app" / "demo_bundle"
@@ -80,11 +83,14 @@ def digits() -> tuple[Digits, Digits]:
     return part(train), part(held_out)
 
 
-def network() -> SwinForImageClassification:
+def network() -> "SwinForImageClassification":
     """Return an untrained Swin with two stages of two blocks.
 
     The first stage has shifted windows. In the second stage, one window covers the map.
     """
+    onnx_runtime.load()  # with telemetry off, before transformers imports it with telemetry on
+    from transformers import SwinConfig, SwinForImageClassification  # noqa: PLC0415
+
     return SwinForImageClassification(
         SwinConfig(
             image_size=SIDE,
@@ -101,7 +107,7 @@ def network() -> SwinForImageClassification:
     )
 
 
-def train(data: Digits, seed: int = 0) -> SwinForImageClassification:
+def train(data: Digits, seed: int = 0) -> "SwinForImageClassification":
     """Train a network on the images."""
     torch.manual_seed(seed)
     images, classes = _tensor(data.images), torch.from_numpy(data.classes)

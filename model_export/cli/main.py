@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import StartError
+from app.inference import onnx_runtime
 from app.system.device import CPU, Device, one_device
 from model_export.cli.arguments import (
     add_checkpoint_options,
@@ -117,6 +118,10 @@ exit codes:
 """
 
 
+# What to do about a library that is not installed.
+NEEDED = "swin-export needs: pip install 'swin-serve[cpu,export]'"
+
+
 @dataclass(frozen=True)
 class Command:
     """A subcommand: its summary, its help page, its arguments and its function."""
@@ -145,6 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _build(options: argparse.Namespace) -> None:
     with _libraries():
+        onnx_runtime.load()
         from model_export.build import build
         from model_export.console import Progress
         from model_export.verification.images import read_images
@@ -167,6 +173,7 @@ def _build(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     with _libraries():
+        onnx_runtime.load()
         from rich.console import Console
 
         from model_export.evaluation.evaluate import evaluate, show
@@ -191,6 +198,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _verify(options: argparse.Namespace) -> None:
     with _libraries():
+        onnx_runtime.load()
         from model_export.console import Progress
         from model_export.verification.bundle import verify_bundle
     verify_bundle(
@@ -216,13 +224,16 @@ def _inspect(options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _libraries() -> Iterator[None]:
-    """Convert a failed import of a library. torch takes seconds to import, so it is imported inside the commands."""
+    """Convert a failed import of a library. torch takes seconds to import, so it is imported inside the commands.
+
+    ONNX Runtime is loaded first, with telemetry off: transformers would import it with telemetry on.
+    """
     try:
         yield
     except ModuleNotFoundError as error:
-        raise RequestError(
-            f"{error.name} is not installed; swin-export needs: pip install 'swin-serve[cpu,export]'"
-        ) from error
+        raise RequestError(f"{error.name} is not installed; {NEEDED}") from error
+    except StartError as error:
+        raise RequestError(f"onnxruntime is not installed; {NEEDED}") from error
 
 
 def _json(document: object) -> str:

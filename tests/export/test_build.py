@@ -281,16 +281,17 @@ def test_a_failure_is_one_line_and_names_its_cause(tmp_path: Path, capsys: pytes
     assert not (tmp_path / "out").exists()
 
 
-def test_without_its_libraries_the_extra_is_named(tmp_path: Path) -> None:
-    """If only the service is installed, `swin-export` names the extra to install."""
-    (tmp_path / "onnx.py").write_text("raise ModuleNotFoundError(name='onnx')")
+@pytest.mark.parametrize("library", ["onnx", "onnxruntime"])
+def test_without_its_libraries_the_extra_is_named(library: str, tmp_path: Path) -> None:
+    """If a library is missing, `swin-export` names the extra to install before it reads the checkpoint."""
+    (tmp_path / f"{library}.py").write_text(f"raise ModuleNotFoundError(name='{library}')")
     command = [sys.executable, "-m", "model_export", "build", "checkpoint", "bundle"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
 
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 (our own)
 
     assert ended.returncode == 2
-    assert "onnx is not installed; swin-export needs: pip install 'swin-serve[cpu,export]'" in ended.stderr
+    assert f"{library} is not installed; swin-export needs: pip install 'swin-serve[cpu,export]'" in ended.stderr
 
 
 def test_the_help_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
