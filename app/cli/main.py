@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         onnx_runtime.load()
         command = _check if arguments[0] == "check" else run
         command(Settings(_cli_settings_source=sources[arguments[0]](parsed_args=parsed)))
+        return end(DONE)  # inside: a second signal can arrive while threads end
     except Stopped:
         return end(DONE)
     except KeyboardInterrupt:  # the server has not taken over the signals yet
@@ -63,7 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except WorkerLost as error:
         log.critical("%s", error)
         return end(FAILED)
-    return end(DONE)
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, Source]]:

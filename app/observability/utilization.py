@@ -100,8 +100,7 @@ class UtilizationMonitor:
         if seconds <= 0:
             return Utilization()
         triples = zip(before, after, self._instances, strict=True)
-        # Busy seconds are added when a batch or an image is done, so long work can exceed the
-        # window.
+        # Busy seconds of decoding are added when an image is done, so long work can exceed the window.
         return Utilization(*(min((new - old) / seconds / count, 1.0) if count else 0.0 for old, new, count in triples))
 
     @property

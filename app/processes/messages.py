@@ -1,7 +1,7 @@
 """Messages between the engine process and an HTTP worker: kinds, payloads and outcomes.
 
-Both processes run the same version on the same machine, so there is no protocol version and native byte
-order. Knows no socket.
+Both processes run the same version on the same machine, so messages have no version and use
+the native byte order. Knows no socket.
 """
 
 import logging

@@ -51,7 +51,7 @@ class FastPathMiddleware:
         scope["route"], dependant = endpoint
         try:
             response = await dependant.call(**{dependant.request_param_name: Request(scope, receive)})
-        except Exception as error:  # noqa: BLE001 (the handlers raise it again)
+        except Exception as error:  # noqa: BLE001 (the application's handlers answer it, or it is raised again)
             await _handle(error, scope, receive, send)
             return
         await response(scope, receive, send)
