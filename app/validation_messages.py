@@ -27,6 +27,4 @@ REASONS = {
 def shorten(value: str) -> str:
     """Return a value for a message: its first `MAX_SHOWN` characters, with unprintable ones escaped."""
     shown = value if len(value) <= MAX_SHOWN else f"{value[:MAX_SHOWN]}…"
-    return (
-        shown if shown.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in shown)
-    )
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in shown)

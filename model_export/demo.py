@@ -89,7 +89,7 @@ def network() -> "SwinForImageClassification":
     The first stage has shifted windows. In the second stage, one window covers the map.
     """
     onnx_runtime.load()  # with telemetry off, before transformers imports it with telemetry on
-    from transformers import SwinConfig, SwinForImageClassification  # noqa: PLC0415
+    from transformers import SwinConfig, SwinForImageClassification  # noqa: PLC0415 (after the load)
 
     return SwinForImageClassification(
         SwinConfig(

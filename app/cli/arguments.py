@@ -79,21 +79,23 @@ class Parser(argparse.ArgumentParser):
 
 def add_settings(parser: argparse.ArgumentParser) -> Source:
     """Add an option for each setting, in groups, and return the source that reads settings from parsed arguments."""
-    groups = {name: parser.add_argument_group(title) for title, names in GROUPS.items() for name in names[:1]}
-    by_name = {name: groups[names[0]] for names in GROUPS.values() for name in names}
+    groups = dict[str, Any]()  # by setting
+    for title, names in GROUPS.items():
+        groups |= dict.fromkeys(names, parser.add_argument_group(title))
 
     def add(group: Any, *flags: str, **options: Any) -> None:
         name = str(options["dest"])
         if name not in Settings.model_fields:
             group.add_argument(*flags, **options)
             return
-        text = f"{Settings.model_fields[name].description}{_default(name)}"
+        default = default_text(name)
+        text = f"{Settings.model_fields[name].description}{f' (default: {default})' if default else ''}"
         options |= {"help": text.replace("%", "%%")}
-        if _is_switch(name):
+        if is_switch(name):
             options["action"] = argparse.BooleanOptionalAction
         else:
             options["metavar"] = metavar(name)
-        by_name[name].add_argument(*flags, **options)
+        groups[name].add_argument(*flags, **options)
 
     return CliSettingsSource(
         Settings,
@@ -113,7 +115,8 @@ def metavar(name: str) -> str:
     return METAVARS.get(name) or {"integer": COUNT}[_schema(name)["type"]]
 
 
-def _is_switch(name: str) -> bool:
+def is_switch(name: str) -> bool:
+    """Return whether a setting is on or off."""
     return _schema(name).get("type") == "boolean"
 
 
@@ -158,16 +161,16 @@ def _bounds(schema: Mapping[str, Any]) -> Sequence[str]:
     return bounds
 
 
-def _default(name: str) -> str:
-    """Return the note on the default. It is the same on all machines."""
+def default_text(name: str) -> str:
+    """Return the default of a setting in words, the same on all machines, or nothing if it has none."""
     default = Settings.model_fields[name].default
     if default in (None, (), ""):
         return ""
     if name == "bundle":
-        return " (default: the demonstration bundle)"
+        return "the demonstration bundle"
     if isinstance(default, tuple):
-        return f" (default: {','.join(default)})"
-    return f" (default: {str(default).lower() if isinstance(default, bool) else default})"
+        return ",".join(default)
+    return str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def _schema(name: str) -> Mapping[str, Any]:

@@ -20,8 +20,6 @@ from typing import Any, NamedTuple
 
 import uvloop
 
-from app.batching.admission import BatcherLimits
-from app.bundle.load import Contents
 from app.errors import InternalError, NotReady
 from app.http.application import application, running_service
 from app.models.model import Service
@@ -30,7 +28,8 @@ from app.observability.metrics import Metrics
 from app.processes.batcher_client import BatcherClient
 from app.processes.channel import Channel
 from app.processes.messages import REPLY_STRUCT, REQUEST_ID, MessageType
-from app.processes.shared_memory import SharedLoad, TensorLayout, TensorPool, read_shared
+from app.processes.shared_memory import SharedLoad, TensorPool, read_shared
+from app.processes.worker_config import WorkerConfig
 from app.server.server import App, Server, uvicorn_config
 from app.settings import Settings
 from app.system import memory
@@ -56,16 +55,6 @@ class InheritedFds(NamedTuple):
     load: int
     tensors: int
     config: int
-
-
-class WorkerConfig(NamedTuple):
-    """Everything else that an HTTP worker gets from the engine process at its start."""
-
-    settings: Settings
-    bundle: Contents
-    limits: BatcherLimits
-    layout: TensorLayout
-    decode_threads: int
 
 
 class HttpWorker:

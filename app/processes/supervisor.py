@@ -23,9 +23,10 @@ from app.observability.aggregation import exposition, merge, totals
 from app.observability.metrics import Counts, Metrics
 from app.observability.utilization import BusySeconds, busy_seconds, total
 from app.processes.batcher_server import BatcherServer
-from app.processes.http_worker import InheritedFds, WorkerConfig
+from app.processes.http_worker import InheritedFds
 from app.processes.messages import REPLY_STRUCT, REQUEST_ID, MessageType
 from app.processes.shared_memory import SharedLoad, TensorPool, create_memory, pool_size, write_shared
+from app.processes.worker_config import WorkerConfig
 from app.processes.worker_process import START_TIMEOUT_SECONDS, WorkerProcess
 
 log = logging.getLogger("swin.processes")

@@ -1,10 +1,10 @@
 """The configuration of one HTTP worker: its share of the limits of the service. Knows no process and no socket."""
 
 import math
+from typing import NamedTuple
 
 from app.batching.admission import BatcherLimits
-from app.bundle.load import Bundle, contents
-from app.processes.http_worker import WorkerConfig
+from app.bundle.load import Bundle, Contents, contents
 from app.processes.shared_memory import TensorLayout
 from app.settings import Settings
 from app.system.open_files import connections_within_limit
@@ -12,6 +12,16 @@ from app.system.open_files import connections_within_limit
 # Standard deviations above its share of connections that one worker accepts before it refuses. The kernel assigns
 # connections to workers at random, so some workers get more than their share.
 MAX_DEVIATIONS = 3
+
+
+class WorkerConfig(NamedTuple):
+    """What an HTTP worker gets from the engine process at its start, beside file descriptors."""
+
+    settings: Settings
+    bundle: Contents
+    limits: BatcherLimits
+    layout: TensorLayout
+    decode_threads: int
 
 
 def worker_config(

@@ -1,4 +1,4 @@
-"""uvicorn's server with a drain that loses no request. Knows nothing about the application.
+"""uvicorn's server with a drain that loses no request. Knows no route and no image.
 
 At its shutdown, uvicorn closes idle connections at once, although a request may be arriving on
 them, and resets connections that it has not accepted yet.

@@ -118,7 +118,7 @@ exit codes:
 """
 
 
-# What to do about a library that is not installed.
+# The remedy for a library that is not installed.
 NEEDED = "swin-export needs: pip install 'swin-serve[cpu,export]'"
 
 
@@ -226,7 +226,7 @@ def _inspect(options: argparse.Namespace) -> None:
 def _libraries() -> Iterator[None]:
     """Convert a failed import of a library. torch takes seconds to import, so it is imported inside the commands.
 
-    ONNX Runtime is loaded first, with telemetry off: transformers would import it with telemetry on.
+    A command that runs a graph loads ONNX Runtime first, with telemetry off. In transformers, it would be on.
     """
     try:
         yield

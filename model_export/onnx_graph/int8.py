@@ -28,8 +28,8 @@ def write_int8(source: Path, output: Path, calibration: Pixels | None = None) ->
     `calibration`, the scales are constants. Products of two activations, in attention, stay in float32.
     """
     onnx_runtime.load()  # before the next import, which would start ONNX Runtime with telemetry
-    from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static  # noqa: PLC0415
-    from onnxruntime.quantization.onnx_model import ONNXModel  # noqa: PLC0415
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static  # noqa: PLC0415 (after the load)
+    from onnxruntime.quantization.onnx_model import ONNXModel  # noqa: PLC0415 (likewise)
 
     model = onnx.load(source)
     # No dynamically quantized kernel of ONNX Runtime includes the bias of a Gemm.

@@ -5,17 +5,20 @@ import pickle
 import time
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from app.batching.batcher import Batcher
 from app.errors import InternalError
 from app.observability.metrics import Metrics
-from app.processes.http_worker import HttpWorker, InheritedFds, WorkerConfig
+from app.processes.http_worker import HttpWorker, InheritedFds
 from app.processes.messages import REPLY_STRUCT, MessageType
 from app.processes.supervisor import Supervisor
 from app.processes.worker_process import WorkerProcess
+
+if TYPE_CHECKING:
+    from app.processes.worker_config import WorkerConfig
 
 pytestmark = pytest.mark.anyio
 
