@@ -50,11 +50,12 @@ format: $(DEV)/ready  ## Apply the automatic fixes of style, and format all file
 	$(DEV)/bin/ruff check --fix
 	$(DEV)/bin/ruff format
 
-docs: $(DEV)/ready  ## Write the pages of docs/reference that the code determines.
+docs: $(DEV)/ready  ## Write the pages of docs/reference that the code and the results determine.
 	$(DEV)/bin/python -m docs.generate
 
-supported-models: $(DEV)/ready  ## Compare all published variants with their sources, and write the table of docs/reference.
+supported-models: $(DEV)/ready  ## Compare all published variants with their sources (about an hour), and write the results and their table.
 	$(DEV)/bin/python -m tests.references.table
+	$(DEV)/bin/python -m docs.generate
 
 demo: $(DEV)/ready  ## Train the demonstration classifier again, and export it.
 	$(DEV)/bin/python -m model_export.demo

@@ -1,16 +1,16 @@
 """Fixtures for tests of several packages."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 
-from app.bundle.load import Bundle, load_bundle
-from app.settings import DEMO_BUNDLE
-from benchmarks.load.served import START_SECONDS
-from tests.support.served import Served
+if TYPE_CHECKING:
+    from app.bundle.load import Bundle
+    from tests.support.served import Served
 
 pytest_plugins = ["tests.support.leftovers", "pytester"]
 
@@ -31,15 +31,29 @@ def no_settings_but_a_test_s() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def patient_clients_where_imported(request: pytest.FixtureRequest) -> None:
+    """Use `patient_clients` if a collected test imports httpx. Its import takes a tenth of the start of a small run."""
+    if "httpx" in sys.modules:
+        request.getfixturevalue("patient_clients")
+
+
+@pytest.fixture(scope="session")
 def patient_clients() -> None:
     """Raise the timeout of httpx clients: the default is 5 s, and a busy machine can need more."""
+    import httpx
+
+    from benchmarks.load.served import START_SECONDS
+
     default = httpx._config.DEFAULT_TIMEOUT_CONFIG  # noqa: SLF001 (what every function and client of httpx begins with)
     default.connect = default.read = default.write = default.pool = START_SECONDS
 
 
 @pytest.fixture(scope="session")
-def demo() -> Bundle:
+def demo() -> "Bundle":
     """Return the demonstration bundle."""
+    from app.bundle.load import load_bundle
+    from app.settings import DEMO_BUNDLE
+
     return load_bundle(DEMO_BUNDLE)
 
 
@@ -83,8 +97,10 @@ def http_workers(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def served(http_workers: str) -> Iterator[Served]:
+def served(http_workers: str, patient_clients: None) -> "Iterator[Served]":  # noqa: ARG001 (for its effect)
     """Start a service with the demonstration bundle, and stop it after the test."""
+    from tests.support.served import Served
+
     served = Served("--http-workers", http_workers)
     try:
         yield served

@@ -73,7 +73,7 @@ class Parser(argparse.ArgumentParser):
         if message.startswith(UNKNOWN):
             words = message.removeprefix(UNKNOWN).split()
             options = [word.partition("=")[0] for word in words if word.startswith("-")]
-            message = f"{UNKNOWN}{' '.join(options) or f'{len(words)} without an option'}"
+            message = f"{UNKNOWN}{' '.join(options) or f'{len(words)} without an option (a switch takes no value)'}"
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 

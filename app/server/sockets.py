@@ -1,10 +1,14 @@
 """Listening sockets, bound before the service starts, so that a port in use fails at once. Knows no application."""
 
 import contextlib
+import errno
 import socket
 from collections.abc import Iterator
 
 from app.errors import StartError
+
+# Errors of a bind that another port avoids: it is in use, or needs privileges.
+OF_THE_PORT = {errno.EADDRINUSE, errno.EACCES}
 
 
 @contextlib.contextmanager
@@ -85,4 +89,5 @@ def _start_error(host: str, port: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StartError(f"cannot listen on {host} port {port}: {error.strerror}; choose another --port") from error
+        option = "--port" if error.errno in OF_THE_PORT else "--host"
+        raise StartError(f"cannot listen on {host} port {port}: {error.strerror}; choose another {option}") from error

@@ -314,7 +314,7 @@ def test_what_pillow_warns_of_is_not_kept() -> None:
     assert (done.stdout.strip(), done.stderr) == (b"set()", b"")
 
 
-def test_damage_is_not_told_on_standard_error() -> None:
+def test_damage_writes_nothing_to_standard_error() -> None:
     """A damaged image writes nothing to standard error, between the lines of the log."""
     code = (
         "import sys; from app.images.decode import *\n"

@@ -215,6 +215,7 @@ def test_http_workers_do_not_outlive_the_engine_process(served: Served) -> None:
     """If the engine process is killed, all workers exit, so that the port is free for the next service."""
     served.process.kill()
     served.process.wait()
+
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids(served)))
 
 

@@ -51,15 +51,15 @@ class Pair:
         )
         config = cast("WorkerConfig", SimpleNamespace(bundle=None))
         self.http_worker = http_worker = HttpWorker(InheritedFds(0, 0, 0, 0, 0), config)
-        channel = SimpleNamespace(send=lambda _, reply: http_worker._receive_reply(reply))  # noqa: SLF001
+        channel = SimpleNamespace(send=lambda _, reply: http_worker._receive_reply(reply))  # noqa: SLF001 (one side of a socket)
         worker = cast("WorkerProcess", SimpleNamespace(index=0, channel=channel))
 
         def send(kind: MessageType, payload: bytes) -> None:
             self.sent.append((kind, payload))
             if kind != MessageType.METRICS:
-                supervisor._receive_query(worker, payload)  # noqa: SLF001
+                supervisor._receive_query(worker, payload)  # noqa: SLF001 (one side of a socket)
 
-        http_worker._channel = cast("Any", SimpleNamespace(send=send))  # noqa: SLF001
+        http_worker._channel = cast("Any", SimpleNamespace(send=send))  # noqa: SLF001 (one side of a socket)
 
 
 async def test_a_query_gets_a_reply() -> None:
@@ -87,7 +87,7 @@ async def test_a_reply_that_cannot_be_read_ends_the_query() -> None:
     """A reply that cannot be unpickled raises `InternalError` long before the timeout."""
     http_worker = Pair(no_engines).http_worker
     reply = REPLY_STRUCT.pack(0, True) + b"no pickle"
-    http_worker._channel = cast("Any", SimpleNamespace(send=lambda *_: http_worker._receive_reply(reply)))  # noqa: SLF001
+    http_worker._channel = cast("Any", SimpleNamespace(send=lambda *_: http_worker._receive_reply(reply)))  # noqa: SLF001 (one side of a socket)
 
     with pytest.raises(InternalError):
         await asyncio.wait_for(http_worker.report(), 5)
@@ -96,11 +96,11 @@ async def test_a_reply_that_cannot_be_read_ends_the_query() -> None:
 async def test_a_worker_that_cannot_collect_metrics_sends_a_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
     """It sends METRICS without metrics: the engine process keeps the last values and renews the heartbeat."""
     pair, worker = Pair(no_engines), WorkerProcess(0)
-    monkeypatch.setattr(pair.http_worker._metrics, "counts", lambda: 1 / 0)  # noqa: SLF001
+    monkeypatch.setattr(pair.http_worker._metrics, "counts", lambda: 1 / 0)  # noqa: SLF001 (one side of a socket)
     worker.counts, worker.last_heartbeat = before, _ = [*Metrics().counts()], 0.0
-    pair.http_worker._send_metrics()  # noqa: SLF001
+    pair.http_worker._send_metrics()  # noqa: SLF001 (one side of a socket)
     ((kind, payload),) = pair.sent
-    worker._receive_metrics(payload)  # noqa: SLF001
+    worker._receive_metrics(payload)  # noqa: SLF001 (one side of a socket)
 
     assert kind == MessageType.METRICS
     assert worker.counts == before
@@ -114,10 +114,10 @@ async def test_metrics_that_cannot_be_read_do_not_delay_the_request() -> None:
 
     def send(_: MessageType, request_id: bytes) -> None:
         with pytest.raises(pickle.UnpicklingError):
-            worker._receive_metrics(request_id + b"no pickle")  # noqa: SLF001
+            worker._receive_metrics(request_id + b"no pickle")  # noqa: SLF001 (one side of a socket)
 
     worker.channel = cast("Any", SimpleNamespace(send=send))
     await asyncio.wait_for(worker.refresh_metrics(), 0.4)  # less than METRICS_TIMEOUT_SECONDS
 
     assert worker.counts == []
-    assert worker._requests == {}  # noqa: SLF001
+    assert worker._requests == {}  # noqa: SLF001 (one side of a socket)

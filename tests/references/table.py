@@ -1,4 +1,4 @@
-"""The writer of the table of supported models: `python -m tests.references.table`.
+"""Measures the results for the table of supported models: `python -m tests.references.table`.
 
 Each published variant of each source gets random weights and is exported. The logits of the graph on ONNX Runtime are
 compared with those of the source library. The latter are stored for timm and torchvision, and computed for
@@ -6,6 +6,7 @@ transformers.
 """
 
 import argparse
+import json
 import re
 import sys
 import tempfile
@@ -31,8 +32,7 @@ from tests.references.draw import draw_pixels
 from tests.references.stored import stored
 from tests.support.networks import save_checkpoint
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "supported-models.md"
-MARKS = "<!-- supported models: made by make supported-models -->", "<!-- end of supported models -->"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "supported-models.json"
 SOURCES = ("huggingface", "timm", "torchvision")
 NAMES = {variant: name for name, (variant, _) in TORCHVISION.items()}
 
@@ -129,22 +129,22 @@ def rows(pattern: str) -> Iterator[Row]:
         yield found[0]._replace(differences=differences)
 
 
-def lines(table: list[Row]) -> Iterator[str]:
-    """Format the table as Markdown."""
-    yield "| variant | parameters | GFLOPs | nodes | file | Δ Hugging Face | Δ timm | Δ torchvision |"
-    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
-    for row in table:
-        shown = [f"{row.differences[source]:.1e}" if source in row.differences else "–" for source in SOURCES]
-        yield (
-            f"| `{row.variant}` | {row.parameters / 1e6:.1f} M | {row.macs / 1e9:.1f} | {row.nodes} | "
-            f"{row.megabytes:.0f} MB | {' | '.join(shown)} |"
-        )
+def record(row: Row) -> dict[str, Any]:
+    """Return a row of the results, in the units and digits of the table."""
+    return {
+        "variant": row.variant,
+        "parameters_m": round(row.parameters / 1e6, 1),
+        "gflops": round(row.macs / 1e9, 1),
+        "nodes": row.nodes,
+        "megabytes": round(row.megabytes),
+        "differences": {source: float(f"{value:.1e}") for source, value in row.differences.items()},
+    }
 
 
 def main() -> int:
-    """Measure and print the table. Without --only, also write it into docs."""
+    """Measure the variants and print the results. Without --only, also write them into benchmarks/results."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.references.table", description="Write the table of supported models into docs."
+        prog="python -m tests.references.table", description="Measure the results for the table of supported models."
     )
     parser.add_argument(
         "--only",
@@ -153,12 +153,10 @@ def main() -> int:
         help="measure only variants with names that match this regular expression, and write no file",
     )
     only = parser.parse_args().only
-    text = "\n".join(lines(list(rows(only))))
+    text = json.dumps([record(row) for row in rows(only)], indent=2)
     print(text)
     if not only:
-        before, rest = PAGE.read_text().split(MARKS[0])
-        _, after = rest.split(MARKS[1])
-        PAGE.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}")
+        RESULTS.write_text(f"{text}\n")
     return 0
 
 

@@ -63,6 +63,12 @@ def test_two_processes_that_bound_one_port_cannot_both_listen() -> None:
             listen(second, HOST, port, 8)
 
 
+def test_an_address_of_another_machine_is_an_error_of_the_host() -> None:
+    """The message advises another --host, because no port helps. 192.0.2.0/24 is for documentation (RFC 5737)."""
+    with pytest.raises(StartError, match="choose another --host"), bound_socket("192.0.2.1", 0):
+        pass
+
+
 def test_a_bound_socket_accepts_no_connection() -> None:
     """Clients connect only after `listen`: the service is ready then."""
     with bound_socket(HOST, 0) as listener, socket.socket() as client:
