@@ -1,5 +1,6 @@
 """Fixtures for tests of several packages."""
 
+import fcntl
 import os
 import sys
 from collections.abc import Iterator
@@ -81,6 +82,14 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     output = tmp_path_factory.mktemp("bundles") / "tiny"
     build(str(tiny_checkpoint), output, progress=Progress(quiet=True))
     return output
+
+
+@pytest.fixture
+def much_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Run a test that takes gigabytes of memory alone: the other processes of the run wait for it."""
+    with (tmp_path_factory.getbasetemp().parent / "much-memory").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture
