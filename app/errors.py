@@ -4,7 +4,9 @@ Exception
 ├── ServiceError                 one request failed; becomes an RFC 9457 problem document
 │   ├── BadRequest               the client has to change the request
 │   │   ├── MalformedRequest     400
+│   │   ├── InvalidBody          400
 │   │   ├── Unauthorized         401
+│   │   ├── UnknownModel         404
 │   │   ├── RequestTimeout       408
 │   │   ├── ImageTooLarge        413
 │   │   ├── UnsupportedImage     415
@@ -36,6 +38,8 @@ from typing import ClassVar
 
 from pydantic import ValidationError
 
+from app.validation_messages import shorten
+
 
 class ServiceError(Exception):
     """One request failed. Each subclass has an HTTP status and a stable `code`."""
@@ -59,6 +63,12 @@ class MalformedRequest(BadRequest):
     status, code, title = 400, "malformed_request", "The request is not valid HTTP"
 
 
+class InvalidBody(BadRequest):
+    """The body is not what the protocol of the route defines: its JSON, its tensors or their sizes."""
+
+    status, code, title = 400, "invalid_body", "The body of the request is not valid"
+
+
 class Unauthorized(BadRequest):
     """The request has no API key, or an unknown one."""
 
@@ -66,6 +76,17 @@ class Unauthorized(BadRequest):
 
     def __init__(self) -> None:
         super().__init__("Send one API key of the service in one header field: Authorization: Bearer KEY.")
+
+
+class UnknownModel(BadRequest):
+    """No model has the name, or the model does not have the version, in the path of the request."""
+
+    status, code, title = 404, "unknown_model", "There is no such model"
+
+    def __init__(self, name: str, version: str | None = None) -> None:
+        # In the words of Triton, because clients search for them.
+        text = f"'{shorten(name)}'" if version is None else f"'{shorten(name)}' version {shorten(version)}"
+        super().__init__(f"Request for unknown model: {text} is not found")
 
 
 class RequestTimeout(BadRequest):
@@ -87,9 +108,13 @@ class UnsupportedImage(BadRequest):
 
 
 class UnsupportedEncoding(BadRequest):
-    """The body, or a part of a form, is compressed or otherwise encoded."""
+    """The body, or a part of a form, is compressed or otherwise encoded in a way that the route does not accept."""
 
     status, code, title = 415, "unsupported_encoding", "The body is encoded"
+
+    def __init__(self, detail: str, accepted: str = "identity") -> None:
+        super().__init__(detail)
+        self.accepted = accepted  # the codings that the route accepts
 
 
 class UnreadableImage(BadRequest):
@@ -114,9 +139,9 @@ class HeadersTooLarge(BadRequest):
 
 
 class NotSupported(BadRequest):
-    """The request is valid, but uses a part of HTTP that swin-serve does not implement."""
+    """The request is valid, but uses a part of HTTP or of a protocol that swin-serve does not implement."""
 
-    status, code, title = 501, "not_supported", "The request uses a part of HTTP that is not implemented"
+    status, code, title = 501, "not_supported", "The request uses a feature that is not implemented"
 
 
 class WrongVersion(BadRequest):

@@ -23,6 +23,7 @@ from app.inference.pool import open_engines, open_replacement
 from app.models.model import Service
 from app.observability.aggregation import exposition
 from app.observability.metrics import Metrics
+from app.observability.statistics import Statistics, statistics
 from app.observability.utilization import (
     BusySeconds,
     InstanceCounts,
@@ -57,6 +58,10 @@ class LocalBackend:
     batcher: Batcher
     metrics: Metrics
     monitor: UtilizationMonitor
+
+    async def statistics(self) -> Statistics:
+        """Return the counts and times of inference of this process."""
+        return statistics(self.metrics.counts(), self.metrics.batch_times)
 
     async def exposition(self) -> bytes:
         """Return the metrics of this process as text for Prometheus."""
@@ -210,6 +215,8 @@ def _open_batcher(
         metrics.batch_padding.inc(engine.bucket(report.size) - report.size)
         metrics.batches_failed.inc(report.failed)
         metrics.engine_busy_seconds.labels(report.engine).inc(report.seconds)
+        if not report.failed:
+            metrics.batch_times.record(report.size, report.seconds, time.time())
 
     return Batcher(
         [engine.answer for engine in engines],

@@ -53,10 +53,17 @@ def _check_devices(names: str) -> str:
     return names
 
 
+def _check_model_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name) or name in {"stats", ".", ".."}:
+        raise ValueError("a name has 1 to 64 letters, digits and ._- only, and is not stats, which is a path of v2")
+    return name
+
+
 # A tuple that is written with commas, in the environment as on the command line.
 CommaSeparated = Annotated[tuple[T, ...], NoDecode, BeforeValidator(_split)]
 Key = Annotated[SecretStr, AfterValidator(_check_key)]
 Prefix = Annotated[str, AfterValidator(_check_prefix)]
+ModelName = Annotated[str, AfterValidator(_check_model_name)]
 Origin = Annotated[str, AfterValidator(_check_origin)]
 ImageFormat = Literal["jpeg", "png", "webp", "gif", "bmp", "tiff", "avif"]
 Devices = Annotated[str, AfterValidator(_check_devices)]
@@ -73,6 +80,11 @@ class Settings(BaseSettings):
     bundle: Path = Field(
         DEMO_BUNDLE,
         description="Folder that `swin-export build` wrote. The demonstration bundle reads handwritten digits.",
+    )
+    model_name: ModelName | None = Field(
+        None,
+        description="Name of the model in the paths of protocols, as in `/v2/models/NAME`. Unset: the name in the "
+        "bundle's manifest.",
     )
     host: str = Field(
         "127.0.0.1",

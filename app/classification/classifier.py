@@ -19,6 +19,7 @@ from app.batching.thread_pool import ThreadPool
 from app.batching.types import InferenceResult, Queue, ignore
 from app.bundle.load import Head
 from app.bundle.manifest import Activation, Label, LastMap, Preprocessing
+from app.classification.embedding import mean_token
 from app.classification.evidence import contributions
 from app.classification.ranking import top_k
 from app.errors import DeadlineExceeded, InvalidParameter, Overloaded
@@ -59,10 +60,20 @@ class Explained(Prediction):
 
 
 @dataclass(frozen=True)
+class Inference:
+    """The output of the network for one image, and the seconds that each stage took."""
+
+    logits: NDArray[np.float32]  # (classes,)
+    embedding: NDArray[np.float32] | None  # (channels,); None unless requested
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Classification:
     """The best classes, best first, and the seconds that each stage took."""
 
     predictions: Sequence[Prediction]
+    embedding: NDArray[np.float32] | None  # (channels,); None unless requested
     seconds: dict[str, float]
 
 
@@ -126,7 +137,24 @@ class Classifier:
         if size > SMALL_BYTES:
             self._admit_to_pool()
 
-    async def classify(self, data: bytes, k: int, *, evidence: bool = False, deadline: float = NEVER) -> Classification:
+    async def infer(
+        self, image: bytes | NDArray[np.uint8], *, embedding: bool = False, deadline: float = NEVER
+    ) -> Inference:
+        """Return the output of the network for an encoded image, or for pixels (height, width, 3).
+
+        Pixels are RGB, already preprocessed, and have the size of the network's input. `deadline` is a
+        time of `time.perf_counter`.
+
+        Raises:
+            ServiceError: any of the errors in `app/errors.py`.
+        """
+        pixels, seconds = await self._pixels(image, deadline) if isinstance(image, bytes) else (image, {})
+        result = await self._submit(pixels, seconds, deadline, return_tokens=embedding)
+        return Inference(result.output.logits, mean_token(result.output.tokens) if embedding else None, seconds)
+
+    async def classify(
+        self, data: bytes, k: int, *, evidence: bool = False, embedding: bool = False, deadline: float = NEVER
+    ) -> Classification:
         """Return the k best classes of an image. With evidence, each of them is `Explained`.
 
         `deadline` is a time of `time.perf_counter`.
@@ -135,7 +163,7 @@ class Classifier:
             ServiceError: any of the errors in `app/errors.py`.
         """
         pixels, seconds = await self._pixels(data, deadline)
-        result = await self._submit(pixels, seconds, deadline, return_tokens=evidence)
+        result = await self._submit(pixels, seconds, deadline, return_tokens=evidence or embedding)
         started = time.perf_counter()
         ranked = top_k(result.output.logits, k, self._config.activation)
         predictions = [Prediction(index, self._config.labels[index].name, score) for index, score in ranked]
@@ -144,7 +172,7 @@ class Classifier:
             started = time.perf_counter()
             predictions = self._explained(predictions, result)
             seconds["evidence"] = time.perf_counter() - started
-        return Classification(predictions, seconds)
+        return Classification(predictions, mean_token(result.output.tokens) if embedding else None, seconds)
 
     async def draw_evidence(self, data: bytes, index: int | None, *, deadline: float = NEVER) -> Overlay:
         """Return a PNG of the evidence for a class, or for the best class if `index` is None.
@@ -163,6 +191,20 @@ class Classifier:
         png = await self._off_the_loop(lambda: overlay(pixels, evidence, stride), "evidence", deadline)
         seconds["evidence"] = time.perf_counter() - started
         return Overlay(index, png, seconds)
+
+    async def run_off_the_loop(self, work: Callable[[], T], deadline: float = NEVER) -> T:
+        """Run work that would block the event loop in the decode pool, as part of the stage `decode`.
+
+        Raises:
+            Overloaded: the pool has too much work.
+            DeadlineExceeded: the work was not done before the deadline.
+        """
+        self._admit_to_pool()
+        self.decoding += 1
+        try:
+            return await self._off_the_loop(work, "decode", deadline)
+        finally:
+            self.decoding -= 1
 
     def close(self) -> None:
         """Stop the decode threads."""

@@ -1,27 +1,30 @@
 """Ranking: logits to the top-k classes with their scores. Knows numbers only."""
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
-from app.bundle.manifest import Activation
+# The function from logits to scores. The first two are the activations of a bundle.
+Function = Literal["softmax", "sigmoid", "none"]
 
 # Up to this number of classes, Python sorts. NumPy would release the GIL, and then have to wait for
 # it.
 MAX_SORTED_IN_PYTHON = 50
 
 
-def top_k(logits: NDArray[np.float32], k: int, activation: Activation) -> list[tuple[int, float]]:
-    """Return the k best classes of one row of logits and their scores in 0 … 1, best first.
+def top_k(logits: NDArray[np.float32], k: int, function: Function) -> list[tuple[int, float]]:
+    """Return the k best classes of one row of logits and their scores, best first.
 
-    Return all classes if there are fewer than k. Ties keep the order of the classes. The activation
+    Return all classes if there are fewer than k. Ties keep the order of the classes. The function
     is softmax for classes that exclude each other, and sigmoid for independent classes
-    (multi-label).
+    (multi-label): both are in 0 … 1. With `none`, a score is the logit.
     """
-    scores = softmax(logits) if activation == "softmax" else sigmoid(logits)
-    return [(index, float(scores[index])) for index in _best(logits, k)]
+    scores = softmax(logits) if function == "softmax" else sigmoid(logits) if function == "sigmoid" else logits
+    return [(index, float(scores[index])) for index in best(logits, k)]
 
 
-def _best(logits: NDArray[np.float32], k: int) -> list[int]:
+def best(logits: NDArray[np.float32], k: int) -> list[int]:
     """Return the indices of the k largest logits. Scores would not do: saturated scores tie."""
     classes = len(logits)
     if classes <= MAX_SORTED_IN_PYTHON:

@@ -13,7 +13,7 @@ from app.validation_messages import REASONS
 
 # The options of the help by group. A test holds that each setting is in one group.
 GROUPS = {
-    "bundle and device": ("bundle", "device", "instances_per_device", "threads", "cuda_graphs"),
+    "bundle and device": ("bundle", "model_name", "device", "instances_per_device", "threads", "cuda_graphs"),
     "HTTP": (
         *("host", "port", "root_path", "http_workers", "api_keys", "health_open", "metrics_open"),
         *("cors_origins", "trusted_proxies"),
@@ -33,6 +33,7 @@ GROUPS = {
 # The word for the value of an option. A setting that is missing here is a count or a switch.
 METAVARS = {
     "bundle": "DIR",
+    "model_name": "NAME",
     "host": "HOST",
     "port": "PORT",
     "root_path": "PATH",

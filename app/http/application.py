@@ -18,18 +18,28 @@ from app.http.middleware.authentication import HEALTH, METRICS, ApiKeyMiddleware
 from app.http.middleware.context import RequestContextMiddleware
 from app.http.middleware.fast_path import FastPathMiddleware
 from app.http.problems import ANYWHERE, add_problem_handlers
-from app.http.routes import classify, docs, health, model
+from app.http.routes import classify, docs, health, huggingface, kserve, model, open_inference, torchserve
 from app.images.decode import FORMATS, Limits, configure_pillow
 from app.models.model import Backend, Service
+from app.models.registry import ONLY_VERSION, Model, ModelRegistry, path_name
 from app.observability.metrics import Metrics
 from app.settings import Settings
 
 # Methods and header fields for pages of the origins in the setting `cors_origins`.
 CORS: dict[str, Any] = {
     "allow_methods": ["GET", "HEAD", "POST", "PUT"],
-    "allow_headers": ["Authorization", "X-Request-ID", "X-Request-Timeout", "traceparent", "tracestate"],
-    "expose_headers": ["X-Request-ID", "Server-Timing", "Retry-After", "X-Class-Index"],
+    "allow_headers": [
+        *("Authorization", "X-Request-ID", "X-Request-Timeout", "traceparent", "tracestate"),
+        "Inference-Header-Content-Length",
+    ],
+    "expose_headers": [
+        *("X-Request-ID", "Server-Timing", "Retry-After", "X-Class-Index"),
+        "Inference-Header-Content-Length",
+    ],
 }
+
+
+PROTOCOLS = (classify, huggingface, open_inference, torchserve, kserve)
 
 
 def application(
@@ -55,11 +65,11 @@ def application(
         redirect_slashes=False,  # a redirect would contain the client's Host field
         responses=ANYWHERE,
     )
-    for routes in (classify, health, model, docs):
+    for routes in (*PROTOCOLS, health, model, docs):
         app.include_router(routes.router)
     add_problem_handlers(app, metrics)
-    app.add_middleware(FastPathMiddleware, routes=classify.router.routes)
-    app.add_middleware(AdmissionMiddleware, metrics=metrics)
+    app.add_middleware(FastPathMiddleware, routes=[route for protocol in PROTOCOLS for route in protocol.router.routes])
+    app.add_middleware(AdmissionMiddleware, metrics=metrics, carries_no_image=open_inference.carries_no_image)
     _require_key(app, settings, metrics)
     if settings.cors_origins:  # outside of the API keys, because browsers send preflight requests without a key
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
@@ -84,7 +94,9 @@ async def running_service(
     """Open the service in front of a running batcher. Drain the batcher at the end."""
     configure_pillow()
     classifier = _make_classifier(settings, backend, decode_threads, metrics)
-    service = Service(settings, backend, classifier, metrics)
+    name = settings.model_name or path_name(backend.bundle.manifest.name)
+    models = ModelRegistry([Model(name, ONLY_VERSION, backend.bundle, classifier)])
+    service = Service(settings, backend, models, metrics)
     metrics.decode_in_progress.set_function(lambda: classifier.decoding)
     metrics.uploaded_bytes.set_function(lambda: service.uploaded)
     try:

@@ -1,6 +1,7 @@
 """Multipart forms (RFC 7578), read as they arrive. Knows nothing about image formats, timeouts or connections."""
 
 import re
+from collections.abc import Sequence
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
@@ -57,15 +58,15 @@ class Form:
 
     Args:
         content_type: the Content-Type of the request, with the boundary.
-        field: the name of the image field.
+        fields: the names of the image field, of which messages say the first.
         max_images: the limit of images in the form.
 
     Raises:
         InvalidParameter: the content type has no boundary, or one that is not valid.
     """
 
-    def __init__(self, content_type: str, field: str, max_images: int) -> None:
-        self._field, self._max_images = field, max_images
+    def __init__(self, content_type: str, fields: Sequence[str], max_images: int) -> None:
+        self._image_fields, self._field, self._max_images = fields, fields[0], max_images
         self._images = list[bytes]()
         self._fields = list[str]()  # field names of the parts so far
         self._parts = 0
@@ -201,7 +202,7 @@ class Form:
         if others:
             raise InvalidParameter(f"Part {self._parts} of the form has more than one name; name it '{self._field}'.")
         self._fields.append(shorten(name))
-        self._is_image = name == self._field
+        self._is_image = name in self._image_fields
         content_type = self._headers.get("content-type", "").lower()
         self._is_file = "filename" in parameters or content_type.startswith(("image/", "application/octet-stream"))
         if content_type.startswith("multipart/"):

@@ -43,6 +43,10 @@ class QueryParameters(BaseModel, extra="forbid", frozen=True):
         default=False,
         description=f"Add the contribution of each position of the image, for at most {MAX_MAPS} classes.",
     )
+    embedding: bool = Field(
+        default=False,
+        description="Add the embedding of the image: the vector to which the last layer of the network is applied.",
+    )
 
 
 class SingleImageParameters(QueryParameters):
@@ -103,10 +107,12 @@ def timeout_of(request: Request) -> float | None:
 def openapi_parameters(kind: type[QueryParameters]) -> list[dict[str, Any]]:
     """Return the parameters of a route as OpenAPI declares them."""
     query = kind.model_json_schema()["properties"]
-    return [
-        *(_parameter("query", name, schema) for name, schema in query.items()),
-        _parameter("header", TIMEOUT, Timeout.json_schema()),
-    ]
+    return [*(_parameter("query", name, schema) for name, schema in query.items()), timeout_parameter()]
+
+
+def timeout_parameter() -> dict[str, Any]:
+    """Return the header field for the time limit of a request as OpenAPI declares it."""
+    return _parameter("header", TIMEOUT, Timeout.json_schema())
 
 
 def _read(kind: type[Kind], query: bytes) -> Kind:

@@ -12,6 +12,7 @@ from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 from app.errors import (
     HeadersTooLarge,
@@ -26,14 +27,29 @@ from app.errors import (
     UnsupportedEncoding,
     WrongVersion,
 )
+from app.http.openapi import MODEL_ERRORS
 from app.http.request_head import path_of
-from app.http.schemas import Problem
+from app.http.schemas import Problem, TorchServeError
 from app.observability.metrics import Metrics
 from app.validation_messages import shorten
 
 log = logging.getLogger("swin.request")
 
 MEDIA_TYPE = "application/problem+json"
+
+# Number of slashes in the paths that the error of an unknown path lists.
+MAX_DEPTH_SHOWN = 2
+
+
+# The paths on which TorchServe's form of errors applies, and its names for errors by status.
+TORCHSERVE_PREFIX = "/predictions/"
+SERVER = "InternalServerException"
+TORCHSERVE_TYPES = {
+    404: "ModelNotFoundException",
+    405: "MethodNotAllowedException",
+    429: "ServiceUnavailableException",
+    503: "ServiceUnavailableException",
+}
 
 
 def problem(error: ServiceError) -> Problem:
@@ -107,6 +123,7 @@ def add_problem_handlers(app: FastAPI, metrics: Metrics) -> None:
 def _known_paths(request: Request) -> str:
     contexts = iter_route_contexts(request.app.routes)
     paths = dict.fromkeys(context.path or "" for context in contexts if context.include_in_schema)
+    shown = [each for each in paths if "{" not in each and each.count("/") <= MAX_DEPTH_SHOWN]
     path = path_of(request.scope)
     folder = path.rpartition("/")[0]
     if request.method == "PUT" and folder in paths:
@@ -114,7 +131,7 @@ def _known_paths(request: Request) -> str:
             f"There is nothing at {shorten(path)}; send the image to {folder}. curl -T adds the name of the file to "
             "a URL that ends in a slash."
         )
-    return f"There is nothing at {shorten(path)}. The paths are {', '.join(paths)}; /docs describes them."
+    return f"There is nothing at {shorten(path)}. The paths include {', '.join(shown)}; /docs lists all."
 
 
 def _methods_at(request: Request) -> str:
@@ -148,9 +165,39 @@ def _headers(error: ServiceError) -> dict[str, str] | None:
     if isinstance(error, RetryableError):
         return {"Retry-After": str(error.retry_after)}
     if isinstance(error, UnsupportedEncoding):
-        return {"Accept-Encoding": "identity"}  # the accepted codings (RFC 9110, section 15.5.16)
+        return {"Accept-Encoding": error.accepted}  # the accepted codings (RFC 9110, section 15.5.16)
     return {"WWW-Authenticate": "Bearer"} if isinstance(error, Unauthorized) else None
 
 
 def _response(document: Problem, headers: dict[str, str] | None) -> JSONResponse:
-    return JSONResponse(document.model_dump(), document.status, headers, media_type=MEDIA_TYPE)
+    return ErrorResponse(document, headers)
+
+
+class ErrorResponse(JSONResponse):
+    """A problem document. On the paths of TorchServe, an error in the form that its clients expect."""
+
+    def __init__(self, document: Problem, headers: dict[str, str] | None) -> None:
+        super().__init__(document.model_dump(), document.status, headers, media_type=MEDIA_TYPE)
+        self._document, self._extra_headers = document, headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response."""
+        if not path_of(scope).startswith(TORCHSERVE_PREFIX):
+            await super().__call__(scope, receive, send)
+            return
+        status, message = self._document.status, self._document.detail
+        body = {"code": status, "type": torchserve_type(status), "message": message}
+        await JSONResponse(body, status, self._extra_headers)(scope, receive, send)
+
+
+def torchserve_type(status: int) -> str:
+    """Return the name that TorchServe gives to an error of this status."""
+    return TORCHSERVE_TYPES.get(status, "BadRequestException" if status < HTTPStatus.INTERNAL_SERVER_ERROR else SERVER)
+
+
+def torchserve_errors() -> dict[int | str, dict[str, Any]]:
+    """Return the responses that a route of TorchServe declares in OpenAPI."""
+    responses = documented(*MODEL_ERRORS)
+    for response in responses.values():
+        response["content"] = {"application/json": {"schema": TorchServeError.model_json_schema()}}
+    return responses

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
 
 
 class Prediction(BaseModel):
@@ -29,6 +30,11 @@ class Classification(BaseModel):
     """The best classes of one image, best first. Each has evidence if the request asks for it."""
 
     predictions: list[Prediction] | list[Explained]
+    embedding: list[float] | SkipJsonSchema[None] = Field(
+        None,
+        description="The vector to which the last layer of the network is applied, if the request asks for it.",
+        examples=[[0.25, -1.5]],
+    )
 
 
 class Problem(BaseModel):
@@ -44,6 +50,17 @@ class Problem(BaseModel):
     error: str = Field(
         description="The same text as `detail`, under the name that other inference servers use.",
         examples=["The JPEG data is truncated or corrupt."],
+    )
+
+
+class TorchServeError(BaseModel):
+    """An error in the form of TorchServe."""
+
+    code: int = Field(description="The HTTP status.", examples=[404])
+    type: str = Field(examples=["ModelNotFoundException"])
+    message: str = Field(
+        description="The cause of the problem in this request.",
+        examples=["Request for unknown model: 'cats' is not found"],
     )
 
 

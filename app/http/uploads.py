@@ -6,7 +6,7 @@ Also reports a disconnect of the client to the request.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Self
 
 from fastapi import Request
@@ -14,14 +14,12 @@ from starlette.requests import ClientDisconnect
 
 from app.errors import DeadlineExceeded, ImageTooLarge, Overloaded, RequestTimeout, UnsupportedEncoding
 from app.http.client_state import ClientState, do_nothing
+from app.http.decompression import Decompressor, content_codings, decompressor_of
 from app.http.forms import Form, has_parts
 from app.http.parameters import timeout_of
 from app.http.request_head import header_of
 from app.models.model import Service
 from app.validation_messages import shorten
-
-# Content codings that do not change the content.
-IDENTITY = {b"", b"identity"}
 
 
 class Upload:
@@ -73,8 +71,10 @@ def client_state_of(request: Request) -> ClientState:
     return client_state
 
 
-async def receive_upload(request: Request, field: str, max_images: int, deadline: float) -> Upload:
+async def receive_upload(request: Request, fields: Sequence[str], max_images: int, deadline: float) -> Upload:
     """Read the images of a request: its body, or the files of one field of its form in order.
+
+    `fields` are the names that the field can have.
 
     Raises:
         InvalidParameter: the form is malformed, or has no image or more than `max_images`.
@@ -85,28 +85,46 @@ async def receive_upload(request: Request, field: str, max_images: int, deadline
         DeadlineExceeded: the body did not arrive before the deadline.
         ClientDisconnect: the client disconnected.
     """
-    started = time.perf_counter()
-    _refuse_encoded(request)
+    if codings := content_codings(request.scope):
+        raise UnsupportedEncoding(
+            f"The body has Content-Encoding: {shorten(', '.join(codings))}. Send the image as it is, because image "
+            "formats are compressed already."
+        )
     body = Body(request)
+    return await _receive(request, body, deadline, lambda: _images(request, body, fields, max_images))
+
+
+async def receive_body(request: Request, deadline: float) -> Upload:
+    """Read the body of a request, compressed or not. The only item of `images` is the body.
+
+    Raises:
+        UnsupportedEncoding: the body has another coding than gzip or deflate, or more than one.
+        InvalidBody: the compressed body is damaged.
+        ImageTooLarge, Overloaded, RequestTimeout, DeadlineExceeded, ClientDisconnect: as `receive_upload`.
+            The limits are those of the body after decompression.
+    """
+    body = Body(request, decompressor_of(content_codings(request.scope)))
+
+    async def read() -> list[bytes]:
+        return [await body.read_all()]
+
+    return await _receive(request, body, deadline, read)
+
+
+async def _receive(
+    request: Request, body: "Body", deadline: float, read: Callable[[], Awaitable[Sequence[bytes]]]
+) -> Upload:
+    started = time.perf_counter()
     try:
         if client_state_of(request).is_request_complete:
-            images = await _images(request, body, field, max_images)
+            images = await read()
         else:
             async with _time_limit(request, deadline):
-                images = await _images(request, body, field, max_images)
+                images = await read()
     except BaseException:
         body.release()
         raise
     return Upload(images, (time.perf_counter() - started) / len(images), body)
-
-
-def _refuse_encoded(request: Request) -> None:
-    for name, value in request.scope["headers"]:
-        if name == b"content-encoding" and not IDENTITY.issuperset(value.lower().replace(b" ", b"").split(b",")):
-            raise UnsupportedEncoding(
-                f"The body has Content-Encoding: {shorten(value.decode('latin-1'))}. Send the image as it is, because "
-                "image formats are compressed already."
-            )
 
 
 def hint_for(request: Request) -> str:
@@ -133,10 +151,11 @@ def content_type_of(request: Request) -> str:
 
 
 class Body:
-    """The body of one request. Its bytes are counted as they arrive."""
+    """The body of one request. Its bytes are counted as they arrive, after decompression."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, decompressor: Decompressor | None = None) -> None:
         self._request, self._service = request, service_of(request)
+        self._decompressor = decompressor
         self._size = 0
 
     async def read_all(self) -> bytes:
@@ -152,6 +171,7 @@ class Body:
         """Yield the pieces of the body.
 
         Raises:
+            InvalidBody: the compressed body is damaged.
             ImageTooLarge: the body is longer than `max_body_mib`.
             Overloaded: the bodies of all requests together exceed `max_uploads_mib`.
             ClientDisconnect: the client disconnected.
@@ -167,11 +187,15 @@ class Body:
                 self._service.metrics.cancelled.labels("read").inc()
                 raise ClientDisconnect
             is_complete = not message.get("more_body", False)
-            if chunk := message.get("body", b""):
-                self._size += len(chunk)
-                self._service.uploaded += len(chunk)
-                self._check(self._size)
-                yield chunk
+            chunk = message.get("body", b"")
+            for piece in (chunk,) if self._decompressor is None else self._decompressor.feed(chunk):
+                if piece:
+                    self._size += len(piece)
+                    self._service.uploaded += len(piece)
+                    self._check(self._size)
+                    yield piece
+        if self._decompressor is not None:
+            self._decompressor.check_end()
 
     def release(self) -> None:
         """Subtract the body from the bytes that all requests hold."""
@@ -186,12 +210,12 @@ class Body:
             raise Overloaded(1)
 
 
-async def _images(request: Request, body: Body, field: str, max_images: int) -> list[bytes]:
-    return await _files(request, body, field, max_images) if is_form(request) else [await body.read_all()]
+async def _images(request: Request, body: Body, fields: Sequence[str], max_images: int) -> list[bytes]:
+    return await _files(request, body, fields, max_images) if is_form(request) else [await body.read_all()]
 
 
-async def _files(request: Request, body: Body, field: str, max_images: int) -> list[bytes]:
-    form = Form(header_of(request.scope, b"content-type"), field, max_images)
+async def _files(request: Request, body: Body, fields: Sequence[str], max_images: int) -> list[bytes]:
+    form = Form(header_of(request.scope, b"content-type"), fields, max_images)
     async for chunk in body.chunks():
         form.feed(chunk)
     return form.images()

@@ -6,7 +6,9 @@ from typing import Any, Protocol
 from app.batching.types import Queue
 from app.bundle.load import Contents
 from app.classification.classifier import Classifier
+from app.models.registry import ModelRegistry
 from app.observability.metrics import Metrics
+from app.observability.statistics import Statistics
 from app.settings import Settings
 
 
@@ -24,6 +26,9 @@ class Backend(Protocol):
     async def exposition(self) -> bytes:
         """Return the metrics of the whole service in the text format of Prometheus."""
 
+    async def statistics(self) -> Statistics:
+        """Return the counts and times of inference of the whole service since its start."""
+
     async def report(self) -> dict[str, Any]:
         """Return each engine's session and seconds of each batch size, and the utilization."""
 
@@ -34,7 +39,7 @@ class Service:
 
     settings: Settings
     backend: Backend
-    classifier: Classifier
+    models: ModelRegistry
     metrics: Metrics
     is_draining: bool = False
     uploaded: int = 0  # bytes of request bodies in memory
@@ -43,6 +48,11 @@ class Service:
     def bundle(self) -> Contents:
         """The bundle that is served."""
         return self.backend.bundle
+
+    @property
+    def classifier(self) -> Classifier:
+        """The classifier of the default model."""
+        return self.models.default.classifier
 
     @property
     def batcher(self) -> Queue:

@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from app.observability.batch_times import BatchTimes
+
 STAGES = ("read", "decode", "preprocess", "queue", "infer", "rank", "evidence")
 # Upper bounds of the buckets of durations, in seconds.
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -89,6 +91,7 @@ class Metrics:
         )
         self.engine = Info("swin_engine", "The device on which an engine runs.", ["engine"], registry=registry)
         self.model = Info("swin_model", "The network that is served.", registry=registry)
+        self.batch_times = BatchTimes()
         self._stages = {stage: self.stage_seconds.labels(stage) for stage in STAGES}
         # Looking up a metric by its labels takes longer than counting.
         self._requests, self._request_seconds = cache(self.requests.labels), cache(self.request_seconds.labels)

@@ -25,6 +25,7 @@ from app.http.application import application, running_service
 from app.models.model import Service
 from app.observability import logging as logs
 from app.observability.metrics import Metrics
+from app.observability.statistics import Statistics
 from app.processes.batcher_client import BatcherClient
 from app.processes.channel import Channel
 from app.processes.messages import REPLY_STRUCT, REQUEST_ID, MessageType
@@ -92,6 +93,11 @@ class HttpWorker:
         """Return the metrics of all processes, which the engine process adds up."""
         text: bytes = await self._query("exposition")
         return text
+
+    async def statistics(self) -> Statistics:
+        """Return the statistics of all processes, which the engine process adds up."""
+        found: Statistics = await self._query("statistics")
+        return found
 
     async def report(self) -> dict[str, Any]:
         """Return the report of the engine process on its engines."""

@@ -21,6 +21,7 @@ from app.errors import StartError
 from app.models.model import Backend
 from app.observability.aggregation import exposition, merge, totals
 from app.observability.metrics import Counts, Metrics
+from app.observability.statistics import Statistics, statistics
 from app.observability.utilization import BusySeconds, busy_seconds, total
 from app.processes.batcher_server import BatcherServer
 from app.processes.http_worker import InheritedFds
@@ -144,13 +145,21 @@ class Supervisor:
 
     async def exposition(self) -> bytes:
         """Return the metrics of all processes, added up."""
-        if self._workers:
-            await asyncio.wait([asyncio.create_task(worker.refresh_metrics()) for worker in self._workers])
-        return exposition(*self._all_counts())
+        return exposition(*await self._fresh_counts())
+
+    async def statistics(self) -> Statistics:
+        """Return the counts and times of inference of all processes, added up."""
+        return statistics(merge(await self._fresh_counts()), self._metrics.batch_times)
 
     def busy(self) -> BusySeconds:
         """Return the seconds for which each component of the service has been busy."""
         return total(*map(busy_seconds, self._all_counts()))
+
+    async def _fresh_counts(self) -> list[Counts]:
+        """Return the metrics of each process at this moment."""
+        if self._workers:
+            await asyncio.wait([asyncio.create_task(worker.refresh_metrics()) for worker in self._workers])
+        return self._all_counts()
 
     def _all_counts(self) -> list[Counts]:
         return [self._metrics.counts(), self._exited_counts, *(worker.counts for worker in self._workers)]
@@ -248,6 +257,7 @@ class Supervisor:
         (request_id,) = REQUEST_ID.unpack_from(payload)
         queries: Mapping[bytes, Callable[[], Awaitable[Any]]] = {
             b"exposition": self.exposition,
+            b"statistics": self.statistics,
             b"report": self._backend.report,
         }
         task = asyncio.create_task(self._reply(worker, request_id, queries.get(payload[REQUEST_ID.size :])))

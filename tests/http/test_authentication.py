@@ -20,7 +20,7 @@ from tests.support.served import Served, answer_of, run
 OLD, NEW = "the-old-key-0123456789", "the-new-key-0123456789"
 IMAGE = encode(Image.new("L", (8, 8)))
 ROUTES = ["/model", "/docs", "/openapi.json", "/nowhere"]
-OPEN = ["/health/live", "/health/ready", "/metrics"]
+OPEN = ["/health/live", "/health/ready", "/metrics", "/v2/health/live", "/v2/health/ready", "/ping"]
 
 
 def service(**settings: bool) -> TestClient:
@@ -115,7 +115,7 @@ def test_health_and_metrics_are_open_by_settings(health_open: bool, metrics_open
 
     health, metrics = 200 if health_open else 401, 200 if metrics_open else 401
     locked = {path for path in document["paths"] if "security" in next(iter(document["paths"][path].values()))}
-    assert statuses == [health, health, metrics]
+    assert statuses == [health, health, metrics, health, health, health]
     assert document["paths"].keys() - locked == {
         path for path, status in zip(OPEN, statuses, strict=True) if status == 200
     }

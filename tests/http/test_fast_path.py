@@ -96,6 +96,41 @@ def test_a_prefix_is_part_of_the_path() -> None:
     assert [path_taken(app, "/v1/x"), path_taken(app, "/x")] == ["fast", "404"]
 
 
+def test_a_parameter_of_the_path_reaches_the_endpoint() -> None:
+    """A route with a parameter in its path takes the fast path, with the parameter of each request."""
+
+    async def name_of(request: Request) -> Response:
+        path = "full" if "fastapi_inner_astack" in request.scope else "fast"
+        return PlainTextResponse(f"{path} {request.path_params['name']}")
+
+    router = APIRouter()
+    router.add_api_route("/x/{name}", name_of, methods=["POST"])
+    app = application_of(router)
+
+    assert [path_taken(app, f"/x/{name}") for name in ("a", "b", "a", "{name}")] == [
+        *("fast a", "fast b", "fast a", "fast {name}")
+    ]
+    assert path_taken(app, "/x/a/b") == "404"
+
+
+def test_an_earlier_route_wins_over_a_parameter() -> None:
+    """A route for one of the paths of a parameter is served if it comes first."""
+    router = APIRouter()
+    router.add_api_route("/x/special", other, methods=["POST"])
+    router.add_api_route("/x/{name}", endpoint, methods=["POST"])
+    app = application_of(router)
+
+    assert [path_taken(app, "/x/plain"), path_taken(app, "/x/special")] == ["fast", "other"]
+
+
+def test_the_paths_of_clients_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the limit of kept paths, further paths are still served."""
+    monkeypatch.setattr("app.http.middleware.fast_path.MAX_ENDPOINTS", 3)
+    app = application_of(router_of(path="/x/{name}"))
+
+    assert {path_taken(app, f"/x/{number}") for number in range(9)} == {"fast"}
+
+
 @pytest.mark.parametrize("place", ["route", "router", "include", "application", "outer router", "later"])
 def test_a_dependency_is_never_skipped(place: str) -> None:
     """A dependency runs wherever it is declared, and its override runs in its place."""

@@ -29,7 +29,7 @@ def form_of(*parts: tuple[str, bytes], end: bytes = b"--B--\r\n") -> bytes:
 
 def read(pieces: Sequence[bytes], content_type: str = TYPE, max_images: int = 8) -> list[bytes]:
     """Return the images of the field `files`."""
-    form = Form(content_type, "files", max_images)
+    form = Form(content_type, ["files"], max_images)
     for piece in pieces:
         form.feed(piece)
     return form.images()
@@ -250,7 +250,7 @@ def test_a_part_with_two_names_is_refused(header: str) -> None:
 def test_a_form_with_two_boundaries_is_refused() -> None:
     """A Content-Type with two boundaries is refused."""
     with pytest.raises(InvalidParameter, match="more than one boundary"):
-        Form("multipart/form-data; boundary=B; boundary=C", "files", 1)
+        Form("multipart/form-data; boundary=B; boundary=C", ["files"], 1)
 
 
 def test_long_headers_cost_little() -> None:
@@ -377,7 +377,7 @@ def test_an_encoded_part_is_refused_by_name(header: str, encoding: str) -> None:
 def test_a_form_needs_a_boundary(content_type: str) -> None:
     """A Content-Type without a boundary, or with too long a one, is refused."""
     with pytest.raises(InvalidParameter, match="boundary"):
-        Form(content_type, "files", 1)
+        Form(content_type, ["files"], 1)
 
 
 @pytest.fixture(scope="module")

@@ -92,7 +92,7 @@ def test_a_batch_allows_a_slash_at_the_end(client: TestClient, demo: Bundle) -> 
     assert answer.json()["results"][0]["predictions"][0]["label"] == "two"
 
 
-@pytest.mark.parametrize("path", ["/classify//", "/health/", "/nowhere/", "/docs/oauth2-redirect", "/classify/x/", "/"])
+@pytest.mark.parametrize("path", ["/classify//", "/health/", "/nowhere/", "/docs/oauth2-redirect", "/classify/x/"])
 def test_no_path_redirects(client: TestClient, path: str) -> None:
     """An unknown path gets 404, not a redirect that repeats the Host field."""
     answer = client.get(path, headers=EVIL)
@@ -100,6 +100,14 @@ def test_no_path_redirects(client: TestClient, path: str) -> None:
     assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
     assert "evil.example" not in str(answer.headers) + answer.text
     assert "/classify, /classify/batch" in answer.json()["detail"]
+
+
+def test_the_root_takes_images_only(client: TestClient) -> None:
+    """`GET /` gets 405 with the method of the route for Hugging Face's client."""
+    answer = client.get("/", headers=EVIL)
+
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert "evil.example" not in str(answer.headers) + answer.text
 
 
 def test_put_to_the_name_of_a_file_gets_advice(client: TestClient, demo: Bundle) -> None:
@@ -364,7 +372,7 @@ def test_a_problem_with_a_long_path_is_valid_json(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("query", "detail"),
     [
-        ("foo=1", "There is no parameter 'foo'; the parameters are top_k, evidence, format, class."),
+        ("foo=1", "There is no parameter 'foo'; the parameters are top_k, evidence, embedding, format, class."),
         ("top_k=1&top_k=2", "The parameter 'top_k' is given more than once; give it once."),
         ("top_k=abc", "top_k 'abc' is not a whole number; give a whole number from 1."),
         ("top_k=0", "top_k '0' is too small; give a whole number from 1."),

@@ -13,7 +13,8 @@ from app.http.request_head import path_of
 from app.observability.metrics import Metrics
 
 # The paths that can be served without a key.
-HEALTH, METRICS = ("/health/live", "/health/ready"), ("/metrics",)
+HEALTH = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/ping")
+METRICS = ("/metrics",)
 
 CREDENTIALS = re.compile(rb"bearer +(\S+) *", re.IGNORECASE)
 

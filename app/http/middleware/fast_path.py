@@ -6,10 +6,9 @@ describes which requests take the fast path.
 
 import inspect
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI
-from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
@@ -22,6 +21,18 @@ from app.http.request_head import path_of
 ROUTES_BY_PATH = {APIRoute, Mount, Route, WebSocketRoute}
 
 
+# Limit of paths with parameters for which the endpoint is kept. The paths are written by clients.
+MAX_ENDPOINTS = 1000
+
+
+class Endpoint(NamedTuple):
+    """A route with its endpoint, and the parameters in the path of a request."""
+
+    route: BaseRoute
+    dependant: Any  # the Dependant of FastAPI, with a coroutine function
+    path_parameters: dict[str, str]
+
+
 class FastPathMiddleware:
     """ASGI middleware, the innermost one, that calls endpoints directly.
 
@@ -32,23 +43,25 @@ class FastPathMiddleware:
 
     Args:
         app: the next ASGI application, which serves all other requests.
-        routes: routes for the fast path. Their endpoints take only the request, and their paths
-            have no parameters.
+        routes: routes for the fast path. Their endpoints take only the request, and read
+            parameters of the path from `request.path_params`.
     """
 
     def __init__(self, app: App, routes: Iterable[BaseRoute]) -> None:
         self._app = app
         self._routes = [route for route in routes if type(route) is APIRoute]  # a subclass can do more
         self._is_innermost = isinstance(app, ExceptionMiddleware)
-        self._endpoints = dict[tuple[str, str], tuple[BaseRoute, Dependant]]()  # by method and path
+        self._endpoints = dict[tuple[str, str], Endpoint]()  # by method and path
+        self._with_parameters = list[RouteContext]()  # candidates with parameters in their paths
+        self._contexts = list[RouteContext]()
         self._route_lists = list[tuple[list[BaseRoute], list[BaseRoute]]]()  # each list, and a copy from the last scan
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = self._endpoint_of(scope) if self._is_innermost and scope["type"] == "http" else None
-        if endpoint is None or endpoint[1].dependencies:
+        if endpoint is None or endpoint.dependant.dependencies:
             await self._app(scope, receive, send)
             return
-        scope["route"], dependant = endpoint
+        scope["route"], dependant, scope["path_params"] = endpoint
         try:
             response = await dependant.call(**{dependant.request_param_name: Request(scope, receive)})
         except Exception as error:  # noqa: BLE001 (the application's handlers answer it, or it is raised again)
@@ -56,8 +69,8 @@ class FastPathMiddleware:
             return
         await response(scope, receive, send)
 
-    def _endpoint_of(self, scope: Scope) -> tuple[BaseRoute, Any] | None:
-        """Return the route of a request and its dependant, or None if FastAPI must serve the request."""
+    def _endpoint_of(self, scope: Scope) -> Endpoint | None:
+        """Return the endpoint of a request, or None if FastAPI must serve the request."""
         app: FastAPI = scope["app"]
         if not self._route_lists or self._route_lists[0][0] is not app.router.routes:
             self._scan_routes(app)
@@ -65,21 +78,34 @@ class FastPathMiddleware:
             if routes != scanned:
                 self._scan_routes(app)
                 break
-        return self._endpoints.get((scope["method"], path_of(scope)))
+        method, path = scope["method"], path_of(scope)
+        return self._endpoints.get((method, path)) or self._match_parameters(method, path)
+
+    def _match_parameters(self, method: str, path: str) -> Endpoint | None:
+        """Find the endpoint of a path with parameters, and keep it for the next request with this path."""
+        for context in self._with_parameters:
+            if method in (context.methods or ()) and context.path_regex.match(path):
+                endpoint = _first_endpoint(context, method, path, self._contexts)
+                if endpoint is not None and len(self._endpoints) < MAX_ENDPOINTS:
+                    self._endpoints[method, path] = endpoint
+                return endpoint
+        return None
 
     def _scan_routes(self, app: FastAPI) -> None:
         self._route_lists = [(routes, list(routes)) for routes in _route_lists_in(app.router.routes)]
-        contexts = [*iter_route_contexts(app.router.routes)]
+        self._contexts = contexts = [*iter_route_contexts(app.router.routes)]
         candidates = [
             context for context in contexts if context.original_route in self._routes and _takes_only_request(context)
         ]
         # A middleware of the router itself would run between this middleware and the endpoint.
-        has_plain_router = app.router.middleware_stack == app.router.app
+        if app.router.middleware_stack != app.router.app:
+            candidates = []
+        self._with_parameters = [context for context in candidates if context.param_convertors]
         self._endpoints = {
-            (method, context.path or ""): (context.original_route, context.dependant)
+            (method, context.path or ""): endpoint
             for context in candidates
             for method in context.methods or ()
-            if has_plain_router and _is_first_match(context, method, contexts)
+            if (endpoint := _first_endpoint(context, method, context.path or "", contexts))
         }
 
 
@@ -102,15 +128,17 @@ def _takes_only_request(context: RouteContext) -> bool:
     )
 
 
-def _is_first_match(context: RouteContext, method: str, contexts: Iterable[RouteContext]) -> bool:
-    """Return whether this route is the first one that matches the method and its own path."""
-    scope: dict[str, Any] = {"type": "http", "method": method, "path": context.path, "headers": []}
+def _first_endpoint(context: RouteContext, method: str, path: str, contexts: Iterable[RouteContext]) -> Endpoint | None:
+    """Return the endpoint of this route if it is the first one that matches a method and a path, else None."""
+    scope: dict[str, Any] = {"type": "http", "method": method, "path": path, "headers": []}
     for each in contexts:
         if type(each.original_route) not in ROUTES_BY_PATH:
-            return False
-        if each.matches(scope)[0] is Match.FULL:
-            return each is context
-    return False
+            return None
+        match, child = each.matches(scope)
+        if match is Match.FULL:
+            parameters = child.get("path_params", {})
+            return Endpoint(context.original_route, context.dependant, parameters) if each is context else None
+    return None
 
 
 async def _handle(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,7 +1,7 @@
 """`POST /classify` and `POST /classify/batch`. Knows no image format and no engine."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -9,23 +9,10 @@ from fastapi import APIRouter, Request, Response
 from pydantic_core import to_json
 
 from app.classification import classifier
-from app.errors import (
-    DeadlineExceeded,
-    Draining,
-    EngineFailed,
-    ImageTooLarge,
-    InternalError,
-    InvalidParameter,
-    NotReady,
-    Overloaded,
-    ServiceError,
-    TooManyConnections,
-    UnreadableImage,
-    UnsupportedEncoding,
-    UnsupportedImage,
-)
+from app.errors import InvalidParameter, ServiceError, UnreadableImage, UnsupportedImage
 from app.http import schemas
 from app.http.forms import MAX_TEXT_FIELDS
+from app.http.openapi import BINARY, IMAGE_ERRORS
 from app.http.parameters import (
     MAX_MAPS,
     QueryParameters,
@@ -45,23 +32,12 @@ from app.http.uploads import (
 )
 from app.models.model import Service
 
+# Classifies one encoded image.
+Run = Callable[[bytes], Awaitable[classifier.Classification]]
+
 router = APIRouter(tags=["classify"])
 
-ERRORS = documented(
-    ImageTooLarge,
-    UnsupportedImage,
-    UnsupportedEncoding,
-    UnreadableImage,
-    InvalidParameter,
-    Overloaded,
-    NotReady,
-    Draining,
-    TooManyConnections,
-    DeadlineExceeded,
-    EngineFailed,
-    InternalError,
-)
-BINARY = {"schema": {"type": "string", "format": "binary"}}
+ERRORS = documented(*IMAGE_ERRORS)
 
 # The text of other fields in a form. A text with a zero byte counts as a file.
 NO_ZERO = r"^[^\x00]*$"
@@ -107,14 +83,16 @@ async def classify(request: Request) -> Response:
         raise InvalidParameter("The parameter class needs evidence=true and format=png, which draw its evidence.")
     if parameters.format == "png" and not parameters.evidence:
         raise InvalidParameter("The parameter format=png needs evidence=true, because only evidence can be drawn.")
-    k = _top_k(service, parameters)
+    if parameters.format == "png" and parameters.embedding:
+        raise InvalidParameter("The parameter embedding=true needs format=json, because a picture has no numbers.")
     deadline = deadline_of(request)
-    with await receive_upload(request, "file", 1, deadline) as upload, cancel_on_disconnect(request):
+    run = _run(service, parameters, deadline)
+    with await receive_upload(request, ["file"], 1, deadline) as upload, cancel_on_disconnect(request):
         (image,) = upload.images
         try:
             if parameters.format == "png":
                 return await _picture(service, image, parameters.index, upload.seconds, deadline)
-            result = await _classify(service, image, k, upload.seconds, deadline, evidence=parameters.evidence)
+            result = await _classify(service, run, image, upload.seconds)
         except (UnsupportedImage, UnreadableImage) as error:
             error.detail += hint_for(request)
             raise
@@ -143,18 +121,26 @@ async def classify_batch(request: Request) -> Response:
             f"The request has {content_type_of(request)}. Send the images as multipart/form-data, in a field named "
             "'files', or a single image to /classify."
         )
-    k = _top_k(service, parameters)
     deadline = deadline_of(request)
+    run = _run(service, parameters, deadline)
     with (
-        await receive_upload(request, "files", service.settings.max_client_batch_size, deadline) as upload,
+        await receive_upload(request, ["files"], service.settings.max_client_batch_size, deadline) as upload,
         cancel_on_disconnect(request),
     ):
         async with asyncio.TaskGroup() as group:  # a defect in one task cancels the others
-            results = [
-                group.create_task(_result(service, image, k, upload.seconds, deadline, evidence=parameters.evidence))
-                for image in upload.images
-            ]
+            results = [group.create_task(_result(service, run, image, upload.seconds)) for image in upload.images]
     return _json({"results": [result.result() for result in results]})
+
+
+def _run(service: Service, parameters: QueryParameters, deadline: float) -> Run:
+    """Return the classification of one image as the parameters ask for it."""
+    return partial(
+        service.classifier.classify,
+        k=_top_k(service, parameters),
+        evidence=parameters.evidence,
+        embedding=parameters.embedding,
+        deadline=deadline,
+    )
 
 
 def _top_k(service: Service, parameters: QueryParameters) -> int:
@@ -173,20 +159,16 @@ async def _picture(service: Service, image: bytes, index: int | None, read: floa
     return Response(drawn.png, media_type="image/png", headers=headers)
 
 
-async def _classify(
-    service: Service, image: bytes, k: int, read: float, deadline: float, *, evidence: bool
-) -> classifier.Classification:
-    result = await service.classifier.classify(image, k, evidence=evidence, deadline=deadline)
+async def _classify(service: Service, run: Run, image: bytes, read: float) -> classifier.Classification:
+    result = await run(image)
     result.seconds["read"] = read
     service.metrics.observe_stages(result.seconds)
     return result
 
 
-async def _result(
-    service: Service, image: bytes, k: int, read: float, deadline: float, *, evidence: bool
-) -> dict[str, Any]:
+async def _result(service: Service, run: Run, image: bytes, read: float) -> dict[str, Any]:
     try:
-        return _body(await _classify(service, image, k, read, deadline, evidence=evidence))
+        return _body(await _classify(service, run, image, read))
     except ServiceError as error:
         service.metrics.rejected.labels(error.code).inc()
         return {"error": problem(error).model_dump()}
@@ -197,7 +179,8 @@ def _timing(seconds: Mapping[str, float]) -> str:
 
 
 def _body(result: classifier.Classification) -> dict[str, Any]:
-    return {"predictions": [vars(prediction) for prediction in result.predictions]}
+    predictions = {"predictions": [vars(prediction) for prediction in result.predictions]}
+    return predictions if result.embedding is None else predictions | {"embedding": result.embedding.tolist()}
 
 
 def _json(body: dict[str, Any], headers: Mapping[str, str] | None = None) -> Response:

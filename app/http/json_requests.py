@@ -1,0 +1,51 @@
+"""JSON requests with images, for the routes of several protocols. Knows no protocol."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from fastapi import Request
+
+from app.classification.classifier import SMALL_BYTES, Inference
+from app.errors import UnreadableImage, UnsupportedImage
+from app.http.request_head import header_of
+from app.http.uploads import hint_for, service_of
+from app.models.registry import Model
+from app.protocols.inference import run_all
+
+T = TypeVar("T")
+
+
+def is_json(request: Request) -> bool:
+    """Return whether the Content-Type of the body is JSON."""
+    kind = header_of(request.scope, b"content-type").partition(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+async def decoded(model: Model, size: int, decode: Callable[[], T], deadline: float) -> T:
+    """Return what `decode` makes of a JSON document of `size` bytes. A large one is not parsed on the event loop.
+
+    Raises:
+        ServiceError: any error of `decode`, and those of `Classifier.run_off_the_loop`.
+    """
+    return decode() if size <= SMALL_BYTES else await model.classifier.run_off_the_loop(decode, deadline)
+
+
+async def infer_images(
+    request: Request, model: Model, images: Sequence[bytes], read: float, deadline: float, *, embedding: bool = False
+) -> Sequence[Inference]:
+    """Return the outputs of the model for encoded images, and count their stages. `read` is in seconds.
+
+    Raises:
+        ServiceError: the error of the first image that failed.
+    """
+    metrics = service_of(request).metrics
+    metrics.observe_stages({"read": read})
+    try:
+        results = await run_all(model, images, embedding=embedding, deadline=deadline)
+    except (UnsupportedImage, UnreadableImage) as error:
+        if not is_json(request):
+            error.detail += hint_for(request)
+        raise
+    for result in results:
+        metrics.observe_stages(result.seconds)
+    return results

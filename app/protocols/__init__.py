@@ -1,0 +1,1 @@
+"""Translations between the messages of inference protocols and the classifier. Knows neither HTTP nor gRPC."""

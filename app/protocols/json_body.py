@@ -1,0 +1,66 @@
+"""JSON documents of clients: parsed within bounds of memory, with images in strict base64. Knows no protocol."""
+
+import binascii
+from threading import Lock
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from app.errors import InvalidBody, sentence
+
+Document = TypeVar("Document", bound=BaseModel)
+
+# Limit of lists and objects in one document. An empty list takes 2 bytes of the document and 64 in memory.
+MAX_CONTAINERS = 2**20
+
+# Documents above this size in bytes are parsed one after another. Numbers take up to nine times the memory of their
+# text until they are an array, and parsing holds the interpreter lock anyway.
+LARGE_BYTES = 2**16
+
+_large = Lock()
+
+
+def parse(kind: type[Document], document: bytes | memoryview) -> Document:
+    """Return a JSON document as its type.
+
+    Raises:
+        InvalidBody: it is not JSON, lacks a member, or has too many lists and objects.
+    """
+    data = bytes(document)
+    containers = data.count(b"[") + data.count(b"{")
+    if containers > MAX_CONTAINERS:
+        raise InvalidBody(
+            f"The JSON has {containers} lists and objects, {MAX_CONTAINERS} are allowed; send numbers as one flat list."
+        )
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        raise InvalidBody(f"The JSON of the request is not valid: {sentence(error)}.") from error
+
+
+def one_at_a_time(size: int) -> "Lock | _NoLock":
+    """Return a lock to hold while a document of `size` bytes is parsed and its numbers become arrays."""
+    return _large if size > LARGE_BYTES else _NoLock()
+
+
+class _NoLock:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def decode_base64(text: str, place: str) -> bytes:
+    """Return the bytes of a base64 text (RFC 4648, section 4), which is never read as a URL or a path.
+
+    `place` names the text in the message of an error.
+
+    Raises:
+        InvalidBody: the text is not base64, has characters of another alphabet, or lacks its padding.
+    """
+    try:
+        return binascii.a2b_base64(text.encode("ascii"), strict_mode=True)
+    except (UnicodeEncodeError, binascii.Error) as error:
+        raise InvalidBody(
+            f"{place} is not base64; send the bytes of the image in base64 with padding, without a prefix such as "
+            "data:image/png;base64, and never as a URL."
+        ) from error
