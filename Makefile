@@ -32,8 +32,9 @@ soak: $(DEV)/ready  ## Load a service at 80 % of its capacity for 15 minutes, th
 bench: $(DEV)/ready  ## Measure load over HTTP; with baselines: make bench ARGS='--baselines mosec --photos DIR'.
 	$(DEV)/bin/python -m benchmarks.comparison --latency $(ARGS)
 
-fuzz: $(DEV)/ready  ## Decode 200,000 damaged images, and compare decoding with libvips and OpenCV (several minutes).
+fuzz: $(DEV)/ready  ## Decode 200,000 damaged images, send 100,000 damaged requests, and compare decoding with libvips and OpenCV.
 	$(DEV)/bin/python -m tests.fuzz 200000
+	$(DEV)/bin/python -m tests.fuzz.infer_bodies 100000
 	$(DEV)/bin/python -m tests.differential
 
 image: $(DEV)/ready  ## Build the container image of the service and test it (needs a Docker engine).
