@@ -214,6 +214,11 @@ class TransformersReference:
             logits: Tensor = self._network(pixel_values=images).logits
         return logits
 
+    def embedding(self, images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            embedding: Tensor = self._network.base_model(pixel_values=images).pooler_output
+        return embedding
+
     @cached_property
     def _processor(self) -> Any:
         from transformers import AutoImageProcessor

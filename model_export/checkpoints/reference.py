@@ -26,8 +26,8 @@ MIN_VERSIONS: dict[str, tuple[int, ...]] = {"timm": (1, 0), "transformers": (5,)
 class Reference(Protocol):
     """Preprocessing and network that `swin.py` must equal: those of the source library.
 
-    `is_independent` is false if the library cannot be used. `logits` are then those of `swin.py`
-    itself, and the proof covers only the steps after it.
+    `is_independent` is false if the library cannot be used. `logits` and `embedding` are then those
+    of `swin.py` itself, and the proof covers only the steps after it.
     """
 
     name: str
@@ -38,6 +38,9 @@ class Reference(Protocol):
 
     def logits(self, images: Tensor) -> Tensor:
         """Return the logits of normalized images, `(batch, classes)`."""
+
+    def embedding(self, images: Tensor) -> Tensor:
+        """Return the vectors that the head is applied to, `(batch, channels)`."""
 
 
 class FallbackReference:
@@ -61,6 +64,10 @@ class FallbackReference:
         with torch.inference_mode():
             logits: Tensor = self._network(images)
         return logits
+
+    def embedding(self, images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return self._network.embedding(images)
 
 
 def preprocess_to_tensor(image: Image.Image, recipe: Preprocessing) -> Tensor:
@@ -114,10 +121,12 @@ def usable(reference: Reference, network: Swin, recipe: Preprocessing) -> Refere
     height, width = network.config.input_size
     try:
         images = reference.images(Image.new("RGB", (width + 1, height + 2)))
-        logits = reference.logits(torch.zeros(1, 3, height, width))
+        gray = torch.zeros(1, 3, height, width)
+        logits, embedding = reference.logits(gray), reference.embedding(gray)
     except Exception:  # noqa: BLE001 (a library may raise any error; swin.py can still compute the network)
         return FallbackReference(network, recipe, f"{reference.name} cannot run this network")
-    if images.shape != (1, 3, height, width) or logits.shape != (1, network.config.num_classes):
+    shapes = images.shape, logits.shape, embedding.shape
+    if shapes != ((1, 3, height, width), (1, network.config.num_classes), (1, network.head.in_features)):
         return FallbackReference(network, recipe, f"{reference.name} makes another network of it")
     return reference
 

@@ -373,6 +373,11 @@ class TimmReference:
             logits: Tensor = self._model(images)
         return logits
 
+    def embedding(self, images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            embedding: Tensor = self._model.forward_head(self._model.forward_features(images), pre_logits=True)
+        return embedding
+
 
 def _convert_weights(timm: Any, weights: Weights, model: Any) -> Any:
     """Return the weights without computed tables and by timm's current names."""

@@ -126,6 +126,13 @@ class TorchvisionReference:
             logits: Tensor = self._network(images)
         return logits
 
+    def embedding(self, images: Tensor) -> Tensor:
+        network = self._network
+        with torch.inference_mode():
+            last_map = network.permute(network.norm(network.features(images)))  # batch, channels, height, width
+            embedding: Tensor = network.flatten(network.avgpool(last_map))
+        return embedding
+
 
 def _transform(torchvision: Any, recipe: Preprocessing) -> Any:
     """Return torchvision's own transforms; None if they cannot express the preprocessing."""

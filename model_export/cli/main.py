@@ -42,15 +42,16 @@ Each assumption is printed with the option that changes it.
 A checkpoint cannot run code: only the tensors of a pickle are read.
 
 OUTPUT is the folder of the bundle. It is written only after the verification has passed. The verification runs the
-exported graph with the code of the service, and compares the logits with those of the source library. The source
-library runs its own network and preprocessing. If timm or torchvision is not installed, or the network is resized,
-swin.py is the reference instead; the manifest names the reference. The verification has these stages:
+exported graph with the code of the service, and compares logits and embeddings with those of the source library. The
+source library runs its own network and preprocessing. If timm or torchvision is not installed, or the network is
+resized, swin.py is the reference instead; the manifest names the reference. The verification has these stages:
 
   preprocessing   resize and crop             compared with the library, or with the recipe in separate steps
   network         swin.py in torch            compared with the network of the library
   static          constant masks and biases   compared with swin.py
   onnx            ONNX Runtime                compared with the static network, in batches of 1, 2, 3 and 8
   evidence        the sum of each map         compared with the logits
+  embedding       the mean of the tokens      compared with the pooled features of the library
   end to end      encoded bytes to logits     compared with the network of the library
 
 For fp16 and int8, the verified graph is then converted and compared with itself in float32.

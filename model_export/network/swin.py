@@ -134,13 +134,16 @@ class Swin(nn.Module):
         self.head = nn.Linear(last_dim, config.num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.embedding(images))
+
+    def embedding(self, images: Tensor) -> Tensor:
+        """Return the vectors that the head is applied to: `(batch, channels)`."""
         x = self.patch_embed(images)  # batch, height/4, width/4, channels
         if self.config.ape:
             x = x + self.absolute_pos_embed.view(1, *x.shape[1:])
         for stage in self.layers:
             x = stage(x)  # batch, height/2, width/2, 2·channels
-        x = self.norm(x).mean(dim=(1, 2))  # batch, channels
-        return self.head(x)
+        return self.norm(x).mean(dim=(1, 2))
 
 
 class PatchEmbed(nn.Module):

@@ -1,12 +1,13 @@
 """The verification of an existing bundle on this machine (`swin-export verify`).
 
-    stage             compared                         with
-    files             every file                       its digest in the manifest
-    device            the provider of each node        the requested device
-    golden pixels     the images of the bundle         their digests in the manifest
-    golden logits     the graph on this device         the logits in the bundle
-    evidence          the sum of each evidence map     the logits
-    batch of n        every row of a batch             the same row in a batch of 1
+    stage             compared                           with
+    files             every file                         its digest in the manifest
+    device            the provider of each node          the requested device
+    golden pixels     the images of the bundle           their digests in the manifest
+    golden logits     the graph on this device           the logits in the bundle
+    evidence          the sum of each evidence map       the logits
+    embedding         the head applied to an embedding   the logits
+    batch of n        every row of a batch               the same row in a batch of 1
 
 With the checkpoint, the stages of `parity.py` follow. They begin with the preprocessing of the source library.
 """
@@ -20,6 +21,7 @@ import numpy as np
 
 from app.bundle.load import Bundle, load_bundle
 from app.bundle.manifest import MANIFEST, Manifest, Stage
+from app.classification.embedding import mean_token
 from app.classification.evidence import contributions
 from app.errors import StartError
 from app.inference.engine import Engine, Logits, Pixels
@@ -83,8 +85,11 @@ def _stages(bundle: Bundle, engine: Engine, pixels: Pixels) -> Iterator[Stage]:
     pairs = [engine.run_with_tokens(image[None]) for image in pixels]
     alone = np.concatenate([logits for logits, _ in pairs])
     yield _logits_stage("golden logits", "the bundle", alone, bundle.golden_logits, tolerance)
-    sums = np.stack([contributions(tokens[0], bundle.head).sum(axis=1) for _, tokens in pairs])
-    yield _logits_stage("evidence", "the logits", sums, alone, LOGIT_TOLERANCE * bundle.manifest.verified.logit_range)
+    head, rounding = bundle.head, LOGIT_TOLERANCE * bundle.manifest.verified.logit_range
+    sums = np.stack([contributions(tokens[0], head).sum(axis=1) for _, tokens in pairs])
+    yield _logits_stage("evidence", "the logits", sums, alone, rounding)
+    headed = np.stack([head.weight @ mean_token(tokens[0]) + head.bias for _, tokens in pairs])
+    yield _logits_stage("embedding", "the logits", headed, alone, rounding)
     tolerance += bundle.manifest.ledger.max_batch_difference
     for size in sorted({*bundle.manifest.verified.batch_sizes} - {1}):
         rows = np.arange(size) % len(pixels)  # repeat the images to fill the batch

@@ -6,9 +6,12 @@
     static          static.py                            swin.py
     onnx            the graph, at every batch size       static.py
     evidence        the sum of each evidence map         the logits of the graph
+    embedding       the embedding of the service         the pooled features of the source library
     end to end      encoded bytes → logits               the network of the source library
 
-The unit of logit differences is the range of the logits over the images, so that one tolerance fits every head.
+The unit of logit differences is the range of the logits over the images, so that one tolerance fits every head. The
+unit of embedding differences is the range of the embeddings. The logits do not prove the embedding: a head of 10
+classes reads 10 of its directions, and the network can have 768.
 """
 
 import io
@@ -25,6 +28,7 @@ from torch import Tensor
 
 from app.bundle.load import Head
 from app.bundle.manifest import Preprocessing, Stage, Verified
+from app.classification.embedding import mean_token
 from app.classification.evidence import contributions
 from app.images.preprocess import decode_pixels
 from app.inference.engine import Engine, Logits
@@ -35,7 +39,7 @@ from model_export.verification.images import Images, preprocess_images
 
 # Batch sizes of the `onnx` stage. 3 is not a power of two.
 BATCH_SIZES = (1, 2, 3, 8)
-# Tolerance of float32 logits, as a share of the logit range.
+# Tolerance of float32 logits and embeddings, as a share of their range.
 LOGIT_TOLERANCE = 1e-4
 # Tolerances of the mean and the largest pixel difference, in levels of 255. The service resizes only the part that the
 # crop keeps, which rounds some pixels differently.
@@ -62,7 +66,7 @@ class ParityCheck:
             static: the static network made from the checkpoint.
             engine: an engine that runs the exported graph.
             images: the images to compare on.
-            tolerance: the tolerance of the graph, as a share of the logit range. The default is that of float32.
+            tolerance: the tolerance of the graph, as a share of the range of its values; by default that of float32.
 
         Raises:
             VerificationFailed: all logits of the source are equal.
@@ -122,6 +126,8 @@ class ParityCheck:
         sums = np.stack([contributions(tokens[0], self.head).sum(axis=1) for _, tokens in pairs])
         yield self._logits_stage("evidence", "the logits", sums, np.concatenate([logits for logits, _ in pairs]))
         # Use the pixels of the service. The preprocessing stages have compared them with those of the source.
+        embeddings = np.stack([mean_token(tokens[0]) for _, tokens in pairs])
+        yield self._embedding_stage(source, embeddings, self._checkpoint.reference.embedding(normalized).numpy())
         expected = self._checkpoint.reference.logits(normalized).numpy()
         yield self._graph_stage("end to end", source, self.logits, expected)
 
@@ -133,6 +139,10 @@ class ParityCheck:
         """Compare with the tolerance of the graph, which depends on its precision."""
         stage = self._logits_stage(name, against, actual, expected)
         return stage.model_copy(update={"tolerance": self._tolerance})
+
+    def _embedding_stage(self, against: str, actual: NDArray[np.float32], expected: NDArray[np.float32]) -> Stage:
+        difference = np.abs(actual - expected).max() / np.ptp(expected)
+        return _stage("embedding", against, "of the embedding range", difference, self._tolerance)
 
     @cached_property
     def logits(self) -> NDArray[np.float32]:

@@ -74,6 +74,14 @@ def test_transformers_that_cannot_load_the_folder(tmp_path: Path, monkeypatch: p
     assert_reference(folder, f"swin.py (transformers {transformers.__version__} cannot run this network)")
 
 
+def test_a_library_without_an_embedding_is_not_the_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If transformers returns no pooled features, the reference is `swin.py`, and its name has the reason."""
+    folder = save_checkpoint(tmp_path / "checkpoint", image_size=64)
+    monkeypatch.setattr("transformers.SwinForImageClassification.base_model", None)
+
+    assert_reference(folder, f"swin.py (transformers {transformers.__version__} cannot run this network)")
+
+
 def test_the_build_continues_and_reports_why(
     authors_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,7 @@ from starlette.testclient import TestClient
 from transformers import pipeline
 
 from app.bundle.load import load_bundle
+from app.classification.embedding import mean_token
 from app.classification.evidence import contributions
 from app.errors import BundleError
 from app.images.preprocess import decode_pixels, preprocess
@@ -125,7 +126,7 @@ def test_the_manifest_contains_the_verification(tiny_bundle: Path) -> None:
     names = [stage.name for stage in verified.stages]
     assert names[:4] == ["preprocessing, mean", "preprocessing, largest", "network", "static"]
     assert names[4:8] == ["onnx, batch of 1", "onnx, batch of 2", "onnx, batch of 3", "onnx, batch of 8"]
-    assert names[8:] == ["evidence", "end to end"]
+    assert names[8:] == ["evidence", "embedding", "end to end"]
     assert all(stage.difference <= stage.tolerance for stage in verified.stages)
     assert verified.top1_agreement == 1
 
@@ -175,6 +176,7 @@ DEFECTS: dict[str, tuple[str, Any]] = {
         "model_export.verification.parity.contributions",
         lambda tokens, head: contributions(tokens, head) * 1.01,
     ),
+    "embedding": ("model_export.verification.parity.mean_token", lambda tokens: mean_token(tokens)[::-1]),
     "end to end": (
         "model_export.verification.parity.decode_pixels",
         lambda data, recipe: decode_pixels(data, recipe)[::-1, ::-1].copy(),

@@ -47,6 +47,19 @@ def test_equals_transformers(shape: dict[str, Any], tmp_path: Path) -> None:
             assert difference <= 1e-5 * (expected.max() - expected.min())
 
 
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_the_embedding_equals_the_pooled_features(shape: dict[str, Any], tmp_path: Path) -> None:
+    """The embedding equals `pooler_output` of transformers, within 1e-5 of its range."""
+    side = shape.get("image_size", 32)
+    network = read_checkpoint(str(save_checkpoint(tmp_path / "checkpoint", **shape))).network
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected = transformers_swin(**shape).base_model(pixel_values=images).pooler_output
+        difference = (network.embedding(images) - expected).abs().max()
+
+        assert difference <= 1e-5 * (expected.max() - expected.min())
+
+
 @pytest.mark.parametrize("part", ["shift mask", "position bias", "qkv bias"])
 def test_parity_is_sensitive(part: str, tmp_path: Path) -> None:
     """Without one of its parts, the logits differ by over 100 times the tolerance of the comparison."""

@@ -1,6 +1,7 @@
 """Source libraries of other releases: modules that fail where such a release fails."""
 
 import types
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,13 +25,19 @@ def wrong_timm(version: str) -> types.ModuleType:
     """Return a timm with a network that loads all weights and computes something else."""
 
     class Network(nn.Module):
-        def __init__(self, num_classes: int, **_: Any) -> None:
+        def __init__(self, num_classes: int, embed_dim: int, depths: Sequence[int], **_: Any) -> None:
             super().__init__()
-            self.head = nn.Linear(3, num_classes)
+            self.channels = embed_dim << (len(depths) - 1)
+            self.head = nn.Linear(self.channels, num_classes)
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            logits: torch.Tensor = self.head(images.mean((2, 3)))
-            return logits
+            return self.forward_head(self.forward_features(images))
+
+        def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean((1, 2, 3))[:, None].expand(-1, self.channels)
+
+        def forward_head(self, features: torch.Tensor, *, pre_logits: bool = False) -> torch.Tensor:
+            return features if pre_logits else self.head(features)
 
         def load_state_dict(self, *_: Any, **__: Any) -> Any:
             return None

@@ -11,9 +11,11 @@ import pytest
 
 from app.bundle.digests import file_digest
 from app.bundle.manifest import GOLDEN_LOGITS, HEAD_WEIGHT, MANIFEST
+from app.classification.embedding import mean_token
 from app.images.preprocess import preprocess
 from app.inference.engine import Engine
 from app.settings import DEMO_BUNDLE
+from model_export.checkpoints.huggingface import TransformersReference
 from model_export.cli.main import main
 from model_export.console import Progress
 from model_export.demo import CHECKPOINT
@@ -35,7 +37,7 @@ def test_the_demo_bundle_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(DEMO_BUNDLE)]) == 0
 
     shown = capsys.readouterr().err
-    stages = ["files", "device", "golden pixels", "golden logits", "batch of 2", "batch of 3", "batch of 8"]
+    stages = ["files", "device", "golden pixels", "golden logits", "evidence", "embedding", "batch of 2", "batch of 8"]
     assert [shown.index(stage) for stage in stages] == sorted(shown.index(stage) for stage in stages)
     assert "allowed" in shown
 
@@ -47,6 +49,16 @@ def test_a_checkpoint_adds_the_stages_of_the_build(capsys: pytest.CaptureFixture
     shown = capsys.readouterr().err
     for stage in ("preprocessing, mean", "network", "static", "onnx, batch of 8", "end to end"):
         assert stage in shown
+
+
+def test_the_embedding_is_compared_with_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a checkpoint, a bundle with another embedding than the source library fails at `embedding`."""
+    embedding = TransformersReference.embedding
+    monkeypatch.setattr(TransformersReference, "embedding", lambda *arguments: embedding(*arguments).flip(1))
+
+    with pytest.raises(VerificationFailed) as failure:
+        verify_bundle(DEMO_BUNDLE, checkpoint=str(CHECKPOINT), progress=QUIET)
+    assert failure.value.stage == "embedding"
 
 
 def damage(bundle: Path) -> None:
@@ -98,6 +110,15 @@ def test_different_pixels_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(VerificationFailed, match="golden pixels"):
         verify_bundle(DEMO_BUNDLE, progress=QUIET)
+
+
+def test_an_embedding_that_contradicts_the_logits_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a checkpoint, an embedding from which the head makes other logits fails at `embedding`."""
+    monkeypatch.setattr("model_export.verification.bundle.mean_token", lambda tokens: mean_token(tokens) * 1.01)
+
+    with pytest.raises(VerificationFailed) as failure:
+        verify_bundle(DEMO_BUNDLE, progress=QUIET)
+    assert failure.value.stage == "embedding"
 
 
 def test_rows_that_depend_on_their_batch_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
