@@ -44,13 +44,20 @@ def timm_folder(folder: Path, case: str) -> Path:
     return folder
 
 
-def differences(checkpoint: Checkpoint, expected: np.ndarray[Any, Any]) -> tuple[float, float]:
-    """Return the largest differences of `swin.py` and `StaticSwin`, relative to the logit range."""
+def differences(
+    checkpoint: Checkpoint, expected: np.ndarray[Any, Any], *, embedding: bool = False
+) -> tuple[float, float]:
+    """Return the largest differences of `swin.py` and `StaticSwin`, relative to the range of `expected`.
+
+    Compares the logits, or the embeddings if `embedding` is true.
+    """
     pixels = torch.from_numpy(draw_pixels(2, *checkpoint.network.config.input_size))
     recipe = checkpoint.preprocessing.model_copy(update={"mean": MEAN, "std": STD, "scale": 1 / 255})
-    static = StaticSwin(checkpoint.network, 1 / 255, MEAN, STD).eval()
+    network, static = checkpoint.network, StaticSwin(checkpoint.network, 1 / 255, MEAN, STD).eval()
+    images = normalize(pixels, recipe)
     with torch.inference_mode():
-        results = checkpoint.network(normalize(pixels, recipe)), static(pixels)[0]
+        logits, tokens = static(pixels)
+        results = (network.embedding(images), tokens.mean(dim=1)) if embedding else (network(images), logits)
     first, second = (float(np.abs(result.numpy() - expected).max() / np.ptp(expected)) for result in results)
     return first, second
 
@@ -64,12 +71,33 @@ def test_timm_s_networks(case: str, tmp_path: Path) -> None:
     assert max(differences(checkpoint, stored("timm").arrays[case])) <= 1e-5
 
 
+@pytest.mark.parametrize("case", cases.TIMM)
+def test_timm_s_embeddings(case: str, tmp_path: Path) -> None:
+    """A folder as timm writes it gives timm's embeddings, also with padding and with cut windows."""
+    checkpoint = read_checkpoint(str(timm_folder(tmp_path / "timm", case)))
+
+    assert max(differences(checkpoint, stored("timm").arrays[f"{case} embedding"], embedding=True)) <= 1e-5
+
+
+def torchvision_checkpoint(folder: Path, case: str) -> Checkpoint:
+    """Write the state dict of one of the small networks, and read it."""
+    torch.save(stored("torchvision").state_dict(case), folder / "weights.pth")
+    height, width = cases.TORCHVISION[case]["img_size"]
+    return read_checkpoint(str(folder / "weights.pth"), Options(input_size=(height, width)))
+
+
+@pytest.mark.parametrize("case", cases.TORCHVISION)
+def test_torchvision_s_embeddings(case: str, tmp_path: Path) -> None:
+    """A state dict of torchvision gives its embeddings, also with windows that exceed the map."""
+    checkpoint = torchvision_checkpoint(tmp_path, case)
+
+    assert max(differences(checkpoint, stored("torchvision").arrays[f"{case} embedding"], embedding=True)) <= 1e-5
+
+
 @pytest.mark.parametrize("case", cases.TORCHVISION)
 def test_torchvision_s_networks(case: str, tmp_path: Path) -> None:
     """A state dict of torchvision gives its logits, also with windows that exceed the map."""
-    torch.save(stored("torchvision").state_dict(case), tmp_path / "weights.pth")
-    height, width = cases.TORCHVISION[case]["img_size"]
-    checkpoint = read_checkpoint(str(tmp_path / "weights.pth"), Options(input_size=(height, width)))
+    checkpoint = torchvision_checkpoint(tmp_path, case)
 
     assert checkpoint.source.kind == "torchvision"
     assert max(differences(checkpoint, stored("torchvision").arrays[case])) <= 1e-5

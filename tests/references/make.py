@@ -36,8 +36,11 @@ def skip_torchvision_operators() -> None:
     torch.library.register_fake = register_others
 
 
-def run(network: nn.Module, size: tuple[int, int]) -> tuple[dict[str, Any], Any]:
-    """Return the shapes of the weights by name, and the logits of two images."""
+def run(network: nn.Module, size: tuple[int, int]) -> tuple[dict[str, Any], Any, Any]:
+    """Return the shapes of the weights by name, and the logits and embeddings of two images.
+
+    The embeddings are the input of the last linear layer, which is the head in both libraries.
+    """
     state = network.state_dict()
     for name, value in state.items():
         if not name.endswith(COMPUTED):
@@ -45,9 +48,12 @@ def run(network: nn.Module, size: tuple[int, int]) -> tuple[dict[str, Any], Any]
     network.eval()
     pixels = torch.from_numpy(draw_pixels(2, *size)).permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    *_, head = (module for module in network.modules() if isinstance(module, nn.Linear))
+    embeddings = list[Any]()
+    head.register_forward_pre_hook(lambda _, arguments: embeddings.extend(arguments))
     with torch.inference_mode():
         logits = network((pixels - mean) / std)
-    return {name: list(value.shape) for name, value in state.items()}, logits.numpy()
+    return {name: list(value.shape) for name, value in state.items()}, logits.numpy(), embeddings[0].numpy()
 
 
 class References:
@@ -57,10 +63,12 @@ class References:
         self.meta: dict[str, Any] = {"versions": versions, "shapes": {}}
         self.arrays: dict[str, Any] = {}
 
-    def network(self, name: str, network: nn.Module, size: tuple[int, int]) -> None:
-        """Run a network, and store its shapes and logits."""
+    def network(self, name: str, network: nn.Module, size: tuple[int, int], *, embedding: bool = False) -> None:
+        """Run a network, and store its shapes, its logits and optionally its embeddings."""
         print(name, file=sys.stderr)  # noqa: T201 (progress, because this takes minutes)
-        self.meta["shapes"][name], self.arrays[name] = run(network, size)
+        self.meta["shapes"][name], self.arrays[name], embeddings = run(network, size)
+        if embedding:
+            self.arrays[f"{name} embedding"] = embeddings
 
     def transform(self, name: str, transform: Callable[[Any], Any]) -> None:
         """Store the pixels of the reference images after a transform without normalization."""
@@ -91,7 +99,7 @@ def write_timm() -> None:
     for name, case in cases.TIMM.items():
         arguments = cases.SMALL | {key: value for key, value in case.items() if key != "version"}
         network = SwinTransformerV2 if case.get("version") == 2 else SwinTransformer
-        found.network(name, network(**arguments), tuple(case["img_size"]))
+        found.network(name, network(**arguments), tuple(case["img_size"]), embedding=True)
     for name, variant in VARIANTS.items():
         found.network(name, timm.create_model(name), (variant.side, variant.side))
     for name, case in cases.TRANSFORMS.items():
@@ -122,7 +130,7 @@ def write_torchvision() -> None:
 
     found = References(torchvision=torchvision.__version__, torch=torch.__version__)
     for name, case in cases.TORCHVISION.items():
-        found.network(name, make(case), tuple(case["img_size"]))
+        found.network(name, make(case), tuple(case["img_size"]), embedding=True)
     for name, (variant, _) in PUBLISHED.items():
         side = VARIANTS[variant].side
         found.network(name, torchvision.models.get_model(name), (side, side))

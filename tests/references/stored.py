@@ -20,7 +20,7 @@ class Stored(NamedTuple):
 
     versions: dict[str, str]
     shapes: dict[str, dict[str, list[int]]]  # network → name of the weight → shape
-    arrays: dict[str, NDArray[Any]]  # logits by network, pixels by transform and image
+    arrays: dict[str, NDArray[Any]]  # logits and embeddings by network, pixels by transform and image
 
     def state_dict(self, network: str) -> dict[str, Tensor]:
         """Return the weights of a network.
