@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from app.batching import admission
 from app.batching.admission import NEVER, BatcherLimits, BatcherLoad
 from app.batching.engine_worker import Array, EngineLost, EngineWorker, Run, cannot_restart
-from app.batching.types import InferenceResult, ignore
+from app.batching.types import UNTRACED, InferenceResult, ignore
 from app.errors import DeadlineExceeded, Draining, EngineFailed, NotReady, ServiceError
 
 log = logging.getLogger("swin.batcher")
@@ -40,6 +40,7 @@ class BatchReport(NamedTuple):
     size: int
     seconds: float
     failed: bool
+    traces: Sequence[bytes] = ()  # of the images that are traced
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +52,7 @@ class QueueEntry:
     return_tokens: bool
     submitted_at: float
     deadline: float
+    trace: bytes = UNTRACED
     timer: asyncio.TimerHandle | None = None  # fires at the deadline
     is_dequeued: bool = False  # an engine has taken it from the queue
 
@@ -152,18 +154,21 @@ class Batcher:
         """Return if one more image would be accepted. Raises what `admission.admit` raises."""
         admission.admit(self.load, self.limits, deadline=deadline, coming=coming)
 
-    async def submit(self, pixels: Array, *, return_tokens: bool = False, deadline: float = NEVER) -> InferenceResult:
+    async def submit(
+        self, pixels: Array, *, return_tokens: bool = False, deadline: float = NEVER, trace: bytes = UNTRACED
+    ) -> InferenceResult:
         """Queue one image and return its result, with tokens if asked for.
 
         `deadline` is a time on the clock of `time.perf_counter`. If the calling task is cancelled, the
-        image is cancelled too. The other images of its batch are not affected.
+        image is cancelled too. The other images of its batch are not affected. `trace` goes into the
+        report of the batch.
 
         Raises:
             Overloaded, DeadlineExceeded, Draining, NotReady: the image is refused, as by `admit`.
             DeadlineExceeded: the deadline has passed.
             EngineFailed: the batch of this image failed.
         """
-        entry = self.enqueue(pixels, return_tokens=return_tokens, deadline=deadline)
+        entry = self.enqueue(pixels, return_tokens=return_tokens, deadline=deadline, trace=trace)
         try:
             return await entry.result
         except asyncio.CancelledError:
@@ -172,7 +177,9 @@ class Batcher:
         finally:
             entry.cancel_timer()
 
-    def enqueue(self, pixels: Array, *, return_tokens: bool = False, deadline: float = NEVER) -> QueueEntry:
+    def enqueue(
+        self, pixels: Array, *, return_tokens: bool = False, deadline: float = NEVER, trace: bytes = UNTRACED
+    ) -> QueueEntry:
         """Queue one image without waiting for its `result`. Call `cancel_timer` once the result is there.
 
         Raises:
@@ -180,7 +187,7 @@ class Batcher:
         """
         self.admit(deadline=deadline)
         loop = asyncio.get_running_loop()
-        entry = QueueEntry(pixels, loop.create_future(), return_tokens, time.perf_counter(), deadline)
+        entry = QueueEntry(pixels, loop.create_future(), return_tokens, time.perf_counter(), deadline, trace)
         if deadline != NEVER:
             entry.timer = loop.call_later(deadline - entry.submitted_at, self._expire, entry)
         self._queue.append(entry)
@@ -273,7 +280,8 @@ class Batcher:
             _fail(batch, EngineFailed)
         else:
             _deliver(batch, outputs, started_at, seconds)
-        self._on_batch(BatchReport(worker.index, len(batch), seconds, failed=outputs is None))
+        traces = [entry.trace for entry in batch if entry.trace != UNTRACED]
+        self._on_batch(BatchReport(worker.index, len(batch), seconds, failed=outputs is None, traces=traces))
         return outputs is not None
 
     def _fail_all(self, running: list[QueueEntry], error: Callable[[], ServiceError]) -> None:

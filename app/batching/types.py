@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from app.batching.admission import NEVER
 
+# The trace of an image whose request is not traced. Other traces are 24 bytes as well; batchers only pass them on.
+UNTRACED = bytes(24)
+
 
 class InferenceResult(NamedTuple):
     """Output of the engine for one image, with its queue time and run time."""
@@ -30,7 +33,7 @@ class Queue(Protocol):
     def admit(self, *, deadline: float = NEVER, coming: int = 0) -> None: ...
 
     async def submit(
-        self, pixels: NDArray[Any], *, return_tokens: bool = False, deadline: float = NEVER
+        self, pixels: NDArray[Any], *, return_tokens: bool = False, deadline: float = NEVER, trace: bytes = UNTRACED
     ) -> InferenceResult: ...
 
     # `timeout` bounds the wait: after it, the batcher aborts instead of raising TimeoutError.

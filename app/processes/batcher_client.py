@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from app.batching import admission
 from app.batching.admission import NEVER, BatcherLimits, BatcherLoad
-from app.batching.types import InferenceResult
+from app.batching.types import UNTRACED, InferenceResult
 from app.errors import DeadlineExceeded, Draining, InternalError, NotReady, Overloaded, ServiceError
 from app.processes.messages import (
     CANCEL_STRUCT,
@@ -80,7 +80,12 @@ class BatcherClient:
         admission.admit(self.load, self._limits, deadline=deadline, coming=coming)
 
     async def submit(
-        self, pixels: NDArray[np.uint8], *, return_tokens: bool = False, deadline: float = NEVER
+        self,
+        pixels: NDArray[np.uint8],
+        *,
+        return_tokens: bool = False,
+        deadline: float = NEVER,
+        trace: bytes = UNTRACED,
     ) -> InferenceResult:
         """Queue one image and return its result, as `Batcher.submit` does.
 
@@ -100,7 +105,7 @@ class BatcherClient:
         if deadline != NEVER:
             timer = loop.call_later(deadline - time.perf_counter() + GRACE_SECONDS, self._expire, slot, result)
         try:
-            self._send_submit(slot, return_tokens=return_tokens, deadline=deadline)
+            self._send_submit(slot, return_tokens=return_tokens, deadline=deadline, trace=trace)
             return await result
         except asyncio.CancelledError:
             if self._owns_slot(slot, result):
@@ -145,9 +150,9 @@ class BatcherClient:
         self._fail_all(Draining)
         self._is_idle.set()
 
-    def _send_submit(self, slot: int, *, return_tokens: bool, deadline: float) -> None:
+    def _send_submit(self, slot: int, *, return_tokens: bool, deadline: float, trace: bytes) -> None:
         try:
-            self._send(MessageType.SUBMIT, SUBMIT_STRUCT.pack(slot, return_tokens, deadline))
+            self._send(MessageType.SUBMIT, SUBMIT_STRUCT.pack(slot, return_tokens, deadline, trace))
         except BaseException:
             del self._submitted[slot]
             self._free_slots.append(slot)

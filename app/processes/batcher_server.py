@@ -36,9 +36,10 @@ class BatcherServer:
 
     def submit(self, payload: bytes) -> None:
         """Handle SUBMIT: queue the image in a slot."""
-        slot, return_tokens, deadline = SUBMIT_STRUCT.unpack(payload)
+        slot, return_tokens, deadline, trace = SUBMIT_STRUCT.unpack(payload)
+        pixels = self._pool.pixels[slot]
         try:
-            entry = self._batcher.enqueue(self._pool.pixels[slot], return_tokens=return_tokens, deadline=deadline)
+            entry = self._batcher.enqueue(pixels, return_tokens=return_tokens, deadline=deadline, trace=trace)
         except Exception as error:  # noqa: BLE001 (the HTTP worker waits for a result, whatever the error is)
             self._send_error(slot, error)
             return

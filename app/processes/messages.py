@@ -43,7 +43,7 @@ class MessageType(IntEnum):
 # Sends one message: its kind and its payload.
 Send = Callable[[MessageType, bytes], None]
 
-SUBMIT_STRUCT = struct.Struct("=I?d")  # slot, return_tokens, deadline
+SUBMIT_STRUCT = struct.Struct("=I?d24s")  # slot, return_tokens, deadline, trace
 CANCEL_STRUCT = struct.Struct("=I")  # slot
 RESULT_STRUCT = struct.Struct("=IBd")  # slot, outcome, seconds: of the run, or until a retry makes sense
 REPLY_STRUCT = struct.Struct("=I?")  # request id of the QUERY, whether it succeeded

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from app.batching.batcher import Batcher, BatchReport
 from app.batching.engine_worker import Run
-from app.batching.types import InferenceResult
+from app.batching.types import UNTRACED, InferenceResult
 from app.errors import DeadlineExceeded, Draining, EngineFailed, NotReady, Overloaded
 from tests.support.engines import Gate, rows
 
@@ -64,6 +64,20 @@ async def test_a_batch_forms_while_the_engine_is_busy() -> None:
         await asyncio.gather(*first, *others)
 
     assert gate.batches == [1, 4, 2]
+
+
+async def test_the_report_of_a_batch_has_the_traces_of_its_images() -> None:
+    """A report has one trace for each traced image of its batch, in order, and none for the others."""
+    gate, reports, traces = Gate(), list[BatchReport](), [b"a" * 24, UNTRACED, b"b" * 24]
+    async with batcher_of(gate, on_batch=reports.append) as batcher:
+        first = submit_all(batcher, range(1))
+        await entered(gate)
+        images = zip(rows(range(3)), traces, strict=True)
+        others = [asyncio.create_task(batcher.submit(row, trace=trace)) for row, trace in images]
+        gate.open(times=2)
+        await asyncio.gather(*first, *others)
+
+    assert [report.traces for report in reports] == [[], [b"a" * 24, b"b" * 24]]
 
 
 async def test_a_lone_image_is_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

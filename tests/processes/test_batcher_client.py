@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from app.batching.admission import BatcherLimits, BatcherLoad
-from app.batching.batcher import Batcher
+from app.batching.batcher import Batcher, BatchReport
 from app.batching.engine_worker import Run
 from app.batching.types import InferenceResult
 from app.errors import DeadlineExceeded, Draining, EngineFailed, InternalError, NotReady, Overloaded, ServiceError
@@ -181,6 +181,16 @@ async def test_a_cancellation_during_delivery_does_not_cancel_the_next_image() -
     assert sent == [MessageType.SUBMIT, MessageType.SUBMIT]
     client.receive_result(RESULT_STRUCT.pack(0, DONE, 0.0))
     await other
+
+
+async def test_the_trace_of_an_image_reaches_its_batch() -> None:
+    """The report of the engine process has the trace that the HTTP worker gave, and nothing for an untraced image."""
+    reports = list[BatchReport]()
+    async with pair_of(classify, on_batch=reports.append) as pair:
+        await pair.client.submit(image(1), trace=bytes(range(24)))
+        await pair.client.submit(image(2))
+
+    assert [report.traces for report in reports] == [[bytes(range(24))], []]
 
 
 async def test_an_exited_http_worker_leaves_no_images_in_the_queue() -> None:
