@@ -24,6 +24,7 @@ from app.models.model import Service
 from app.observability.aggregation import exposition
 from app.observability.metrics import Metrics
 from app.observability.statistics import Statistics, statistics
+from app.observability.tracing import Attributes, Tracer, open_tracer
 from app.observability.utilization import (
     BusySeconds,
     InstanceCounts,
@@ -84,19 +85,21 @@ class LocalBackend:
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Return the ASGI application of a service in one process. Its lifespan opens and closes the service."""
     settings = settings or Settings()
-    metrics = Metrics()
-    return application(settings, metrics, lambda: open_service(settings, metrics))
+    metrics, tracer = Metrics(), open_tracer()
+    return application(settings, metrics, tracer, lambda: open_service(settings, metrics, tracer))
 
 
 @asynccontextmanager
-async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Service]:
+async def open_service(settings: Settings, metrics: Metrics, tracer: Tracer) -> AsyncIterator[Service]:
     """Open backend and classifier. The service is ready inside the block and has drained after it.
+
+    Closes the tracer at the end.
 
     Raises:
         StartError: the service cannot start as configured.
     """
     threads = settings.decode_threads or available_cpus() + EXTRA_DECODE_THREADS
-    backend = open_backend(settings, metrics, InstanceCounts(decode=threads, http_worker=1))
+    backend = open_backend(settings, metrics, tracer, InstanceCounts(decode=threads, http_worker=1))
     try:
         async with running_service(settings, backend, metrics, threads) as service:
             metrics.ready.set_function(lambda: service.is_ready)
@@ -104,6 +107,7 @@ async def open_service(settings: Settings, metrics: Metrics) -> AsyncIterator[Se
                 yield service
     finally:
         backend.close()
+        tracer.close()
 
 
 @asynccontextmanager
@@ -115,9 +119,10 @@ async def open_supervisor(settings: Settings, listeners: Sequence[socket]) -> As
     Raises:
         StartError: the service cannot start as configured.
     """
-    metrics, count = Metrics("batcher"), len(listeners)
+    metrics, tracer, count = Metrics("batcher"), open_tracer(), len(listeners)
     threads = -(-(settings.decode_threads or available_cpus() + EXTRA_DECODE_THREADS) // count)
-    backend = open_backend(settings, metrics, InstanceCounts(decode=threads * count, http_worker=count, batcher=1))
+    instances = InstanceCounts(decode=threads * count, http_worker=count, batcher=1)
+    backend = open_backend(settings, metrics, tracer, instances)
     config = worker_config(
         settings,
         backend.bundle,
@@ -125,6 +130,7 @@ async def open_supervisor(settings: Settings, listeners: Sequence[socket]) -> As
         len(backend.engines),
         http_workers=count,
         decode_threads=threads,
+        is_traced=tracer.is_on,
     )
     supervisor = Supervisor(config, listeners, backend.batcher, backend, metrics)
     metrics.ready.set_function(lambda: supervisor.is_ready)
@@ -136,6 +142,7 @@ async def open_supervisor(settings: Settings, listeners: Sequence[socket]) -> As
         await supervisor.stop()
         await backend.batcher.drain(0)
         backend.close()
+        tracer.close()
 
 
 @asynccontextmanager
@@ -158,7 +165,7 @@ async def _watching(backend: LocalBackend, busy_now: Callable[[], BusySeconds]) 
         watching.cancel()
 
 
-def open_backend(settings: Settings, metrics: Metrics, instances: InstanceCounts) -> LocalBackend:
+def open_backend(settings: Settings, metrics: Metrics, tracer: Tracer, instances: InstanceCounts) -> LocalBackend:
     """Load the bundle, open and verify the engines, and start the batcher.
 
     `instances` is the number of instances of each component besides engines and CPUs.
@@ -180,7 +187,7 @@ def open_backend(settings: Settings, metrics: Metrics, instances: InstanceCounts
         metrics.engine_restarts.inc()
         return engines[index].answer
 
-    batcher = _open_batcher(settings, engines, restart, metrics)
+    batcher = _open_batcher(settings, engines, restart, metrics, tracer)
     metrics.queue_depth.set_function(lambda: batcher.waiting)
     _describe(bundle, engines, metrics)
     batcher.start()
@@ -207,16 +214,27 @@ def _devices(engines: Sequence[Engine]) -> list[str]:
 
 
 def _open_batcher(
-    settings: Settings, engines: Sequence[Engine], restart: Callable[[int], Run], metrics: Metrics
+    settings: Settings, engines: Sequence[Engine], restart: Callable[[int], Run], metrics: Metrics, tracer: Tracer
 ) -> Batcher:
     def on_batch(report: BatchReport) -> None:
         engine = engines[report.engine]
+        padding = engine.bucket(report.size) - report.size
         metrics.batch_size.observe(report.size)
-        metrics.batch_padding.inc(engine.bucket(report.size) - report.size)
+        metrics.batch_padding.inc(padding)
         metrics.batches_failed.inc(report.failed)
         metrics.engine_busy_seconds.labels(report.engine).inc(report.seconds)
         if not report.failed:
             metrics.batch_times.record(report.size, report.seconds, time.time())
+        if report.traces:
+            attributes: Attributes = {
+                "swin.batch.size": report.size,
+                "swin.batch.padding": padding,
+                "swin.engine.index": report.engine,
+                "swin.engine.device": str(engine.device_report.device),
+            }
+            add = partial(tracer.add_batch, report.traces, time.perf_counter(), report.seconds, attributes)
+            # After the tasks that wait for the results of this batch: they are answered first.
+            asyncio.get_running_loop().call_soon(partial(add, failed=report.failed))
 
     return Batcher(
         [engine.answer for engine in engines],

@@ -24,9 +24,9 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_settings_but_a_test_s() -> Iterator[None]:
-    """Remove settings from the environment, so that services under test do not read them."""
+    """Remove settings, also those of OpenTelemetry, from the environment: services under test do not read them."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("SWIN_")]:
+        for name in [name for name in os.environ if name.startswith(("SWIN_", "OTEL_"))]:
             patch.delenv(name)
         yield
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from app.batching.admission import NEVER
 from app.batching.thread_pool import ThreadPool
-from app.batching.types import InferenceResult, Queue, ignore
+from app.batching.types import UNTRACED, InferenceResult, Queue, ignore
 from app.bundle.load import Head
 from app.bundle.manifest import Activation, Label, LastMap, Preprocessing
 from app.classification.embedding import mean_token
@@ -26,6 +26,7 @@ from app.errors import DeadlineExceeded, InvalidParameter, Overloaded
 from app.images.decode import Limits, Picture, open_image, shrink, to_rgb
 from app.images.overlay import overlay
 from app.images.preprocess import min_decoded_size, preprocess
+from app.observability.tracing import current_trace
 
 T = TypeVar("T")
 
@@ -213,7 +214,9 @@ class Classifier:
     async def _submit(
         self, pixels: NDArray[np.uint8], seconds: dict[str, float], deadline: float, *, return_tokens: bool
     ) -> InferenceResult:
-        result = await self._batcher.submit(pixels, return_tokens=return_tokens, deadline=deadline)
+        trace = current_trace.get()
+        link = UNTRACED if trace is None else trace.link
+        result = await self._batcher.submit(pixels, return_tokens=return_tokens, deadline=deadline, trace=link)
         seconds |= {"queue": result.queue_seconds, "infer": result.run_seconds}
         return result
 

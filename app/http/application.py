@@ -23,6 +23,7 @@ from app.images.decode import FORMATS, Limits, configure_pillow
 from app.models.model import Backend, Service
 from app.models.registry import ONLY_VERSION, Model, ModelRegistry, path_name
 from app.observability.metrics import Metrics
+from app.observability.tracing import Tracer
 from app.settings import Settings
 
 # Methods and header fields for pages of the origins in the setting `cors_origins`.
@@ -43,7 +44,10 @@ PROTOCOLS = (classify, huggingface, open_inference, torchserve, kserve)
 
 
 def application(
-    settings: Settings, metrics: Metrics, open_service: Callable[[], AbstractAsyncContextManager[Service]]
+    settings: Settings,
+    metrics: Metrics,
+    tracer: Tracer,
+    open_service: Callable[[], AbstractAsyncContextManager[Service]],
 ) -> FastAPI:
     """Return the ASGI application. Its lifespan opens the service and sets `app.state.service`."""
 
@@ -75,7 +79,8 @@ def application(
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
     paths = {context.path or "" for context in iter_route_contexts(app.routes)}
     # The outermost middleware, so that every response passes it.
-    app.add_middleware(RequestContextMiddleware, metrics=metrics, prefix=settings.root_path, paths=paths)
+    prefix = settings.root_path
+    app.add_middleware(RequestContextMiddleware, metrics=metrics, tracer=tracer, prefix=prefix, paths=paths)
     return app
 
 

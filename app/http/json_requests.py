@@ -38,8 +38,7 @@ async def infer_images(
     Raises:
         ServiceError: the error of the first image that failed.
     """
-    metrics = service_of(request).metrics
-    metrics.observe_stages({"read": read})
+    service = service_of(request)
     try:
         results = await run_all(model, images, embedding=embedding, deadline=deadline)
     except (UnsupportedImage, UnreadableImage) as error:
@@ -47,5 +46,5 @@ async def infer_images(
             error.detail += hint_for(request)
         raise
     for result in results:
-        metrics.observe_stages(result.seconds)
+        service.observe_stages({**result.seconds, "read": read / len(images)})
     return results

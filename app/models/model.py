@@ -1,5 +1,6 @@
 """The state of a running service, for the routes. Knows no HTTP."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,6 +10,7 @@ from app.classification.classifier import Classifier
 from app.models.registry import ModelRegistry
 from app.observability.metrics import Metrics
 from app.observability.statistics import Statistics
+from app.observability.tracing import add_stages
 from app.settings import Settings
 
 
@@ -58,6 +60,11 @@ class Service:
     def batcher(self) -> Queue:
         """The queue of images in front of the engines."""
         return self.backend.batcher
+
+    def observe_stages(self, seconds: Mapping[str, float]) -> None:
+        """Count the seconds of an image that is done now, and add them to the trace of the current request."""
+        self.metrics.count_stages(seconds)
+        add_stages(seconds)
 
     @property
     def is_broken(self) -> bool:

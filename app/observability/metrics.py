@@ -101,7 +101,7 @@ class Metrics:
         self._requests(route, code).inc()
         self._request_seconds(route).observe(seconds)
 
-    def observe_stages(self, seconds: Mapping[str, float]) -> None:
+    def count_stages(self, seconds: Mapping[str, float]) -> None:
         """Count the seconds of one image in each of the `STAGES` that it went through."""
         for stage, value in seconds.items():
             self._stages[stage].observe(value)

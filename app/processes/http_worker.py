@@ -26,6 +26,7 @@ from app.models.model import Service
 from app.observability import logging as logs
 from app.observability.metrics import Metrics
 from app.observability.statistics import Statistics
+from app.observability.tracing import NoTracer, open_tracer
 from app.processes.batcher_client import BatcherClient
 from app.processes.channel import Channel
 from app.processes.messages import REPLY_STRUCT, REQUEST_ID, MessageType
@@ -66,6 +67,8 @@ class HttpWorker:
         self.bundle = config.bundle
         self.batcher: BatcherClient
         self._metrics = Metrics()
+        # The engine process has logged why tracing is off.
+        self._tracer = open_tracer() if config.is_traced else NoTracer()
         self._queries: dict[int, asyncio.Future[Any]] = {}  # without a reply so far, by request id
         self._request_ids = itertools.count()
         self._channel: Channel
@@ -75,7 +78,7 @@ class HttpWorker:
     async def run(self) -> None:
         """Serve until SHUTDOWN."""
         settings = self._config.settings
-        app = application(settings, self._metrics, self._open)
+        app = application(settings, self._metrics, self._tracer, self._open)
         async with app.router.lifespan_context(app):
             memory.freeze_gc()
             server = HttpWorkerServer(app, settings, app.state.service, lambda: self._channel.send(MessageType.READY))
@@ -88,6 +91,7 @@ class HttpWorker:
         self._has_finished = True
         self._send_metrics()
         self._channel.close()
+        self._tracer.close()
 
     async def exposition(self) -> bytes:
         """Return the metrics of all processes, which the engine process adds up."""
@@ -106,11 +110,11 @@ class HttpWorker:
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[Service]:
-        settings, _, limits, layout, threads = self._config
+        config = self._config
         handlers = dict[int, Callable[[bytes], None]]()
         self._channel = Channel(handlers, self._on_disconnect)
-        pool, shared_load = TensorPool(self._fds.tensors, layout), SharedLoad(self._fds.load)
-        self.batcher = BatcherClient(pool, shared_load, limits, self._channel.send)
+        pool, shared_load = TensorPool(self._fds.tensors, config.layout), SharedLoad(self._fds.load)
+        self.batcher = BatcherClient(pool, shared_load, config.limits, self._channel.send)
         handlers |= {
             MessageType.RESULT: self.batcher.receive_result,
             MessageType.GET_METRICS: self._send_metrics,
@@ -118,7 +122,7 @@ class HttpWorker:
             MessageType.SHUTDOWN: self._shut_down,
         }
         await self._channel.open(socket.socket(fileno=self._fds.channel))
-        async with running_service(settings, self, self._metrics, threads) as service:
+        async with running_service(config.settings, self, self._metrics, config.decode_threads) as service:
             yield service
 
     async def _query(self, name: str) -> Any:

@@ -22,10 +22,18 @@ class WorkerConfig(NamedTuple):
     limits: BatcherLimits
     layout: TensorLayout
     decode_threads: int
+    is_traced: bool  # whether the engine process records batches
 
 
 def worker_config(
-    settings: Settings, bundle: Bundle, limits: BatcherLimits, engines: int, *, http_workers: int, decode_threads: int
+    settings: Settings,
+    bundle: Bundle,
+    limits: BatcherLimits,
+    engines: int,
+    *,
+    http_workers: int,
+    decode_threads: int,
+    is_traced: bool,
 ) -> WorkerConfig:
     """Return what each of `http_workers` workers starts with; `decode_threads` is the number for one worker."""
     manifest = bundle.manifest
@@ -48,7 +56,8 @@ def worker_config(
         classes=manifest.classes,
         tokens=(manifest.evidence.positions, manifest.evidence.channels),
     )
-    return WorkerConfig(settings.model_copy(update=shares), contents(bundle), limits, layout, decode_threads)
+    own = settings.model_copy(update=shares)
+    return WorkerConfig(own, contents(bundle), limits, layout, decode_threads, is_traced)
 
 
 def max_connections_of_one(connections: int, http_workers: int) -> int:

@@ -78,9 +78,12 @@ async def infer(
     *,
     max_images: int,
     deadline: float = NEVER,
+    read_seconds: float,
     on_image: Callable[[Mapping[str, float]], None],
 ) -> InferResponse:
     """Run a request. `on_image` is called with the seconds of the stages of each image.
+
+    `read_seconds` is the time in which the request arrived; each image gets an equal share.
 
     If an image fails, the request fails with the error of the first such image.
 
@@ -93,7 +96,7 @@ async def infer(
     embedding = any(output.name == EMBEDDING for output in wanted)
     results = await run_all(named.model, images, embedding=embedding, deadline=deadline)
     for result in results:
-        on_image(result.seconds)
+        on_image({**result.seconds, "read": read_seconds / len(results)})
     return InferResponse(
         named.name,
         named.model.version,

@@ -2,8 +2,9 @@
 
 `python -m tests.chaos.broken_engine run …` replaces `python -m app run …`. The environment variable
 BROKEN_ENGINE names a file. A fault is injected by writing the name of one of `FAULTS` into it, for
-`hang` followed by a number of seconds. The next run of two images or more removes the file and
-fails once. SIGUSR1 collects garbage and returns free memory to the kernel.
+`hang` followed by a number of seconds, and for `hold` by the path of a named pipe. The next run of
+two images or more removes the file and fails once. SIGUSR1 collects garbage and returns free memory
+to the kernel.
 """
 
 import ctypes
@@ -56,12 +57,19 @@ def hang(outputs: Outputs, seconds: str) -> Outputs:
     return outputs
 
 
+def hold(outputs: Outputs, pipe: str) -> Outputs:
+    """Return the right outputs when a test opens the named pipe to write."""
+    Path(pipe).open(encoding="ascii").close()
+    return outputs
+
+
 FAULTS: Mapping[str, Callable[..., Outputs]] = {
     "raise": fail,
     "rows": drop_row,
     "nan": fill_with_nan,
     "cross": shift_rows,
     "hang": hang,
+    "hold": hold,
 }
 
 

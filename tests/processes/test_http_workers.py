@@ -25,6 +25,7 @@ from app.cli.run import default_http_workers
 from app.errors import StartError
 from app.main import open_backend, open_supervisor
 from app.observability.metrics import Metrics
+from app.observability.tracing import NoTracer
 from app.observability.utilization import InstanceCounts
 from app.processes.supervisor import WorkerLost
 from app.processes.worker_config import worker_config
@@ -317,9 +318,15 @@ async def test_limits_of_the_whole_service_are_shared_out() -> None:
     """Each of three workers gets a share of the limits, but enough for a whole request and an uneven spread."""
     given = {"max_connections": 1000, "max_decode_queue_size": 30, "max_uploads_mib": 40, "max_body_mib": 32}
     settings = Settings.model_validate({"device": "cpu", "max_queue_size": 100, "max_batch": 8, **given})
-    backend = open_backend(settings, Metrics("batcher"), InstanceCounts())
+    backend = open_backend(settings, Metrics("batcher"), NoTracer(), InstanceCounts())
     config = worker_config(
-        settings, backend.bundle, backend.batcher.limits, len(backend.engines), http_workers=3, decode_threads=2
+        settings,
+        backend.bundle,
+        backend.batcher.limits,
+        len(backend.engines),
+        http_workers=3,
+        decode_threads=2,
+        is_traced=False,
     )
     await backend.batcher.drain()
 

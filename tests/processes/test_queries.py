@@ -49,7 +49,7 @@ class Pair:
         supervisor = Supervisor(
             cast("WorkerConfig", None), [], Batcher([], max_batch=1, capacity=1), backend, Metrics("batcher")
         )
-        config = cast("WorkerConfig", SimpleNamespace(bundle=None))
+        config = cast("WorkerConfig", SimpleNamespace(bundle=None, is_traced=False))
         self.http_worker = http_worker = HttpWorker(InheritedFds(0, 0, 0, 0, 0), config)
         channel = SimpleNamespace(send=lambda _, reply: http_worker._receive_reply(reply))  # noqa: SLF001 (one side of a socket)
         worker = cast("WorkerProcess", SimpleNamespace(index=0, channel=channel))

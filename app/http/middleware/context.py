@@ -10,6 +10,7 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from http import HTTPStatus
 from typing import Any
 
 from starlette.requests import ClientDisconnect
@@ -17,8 +18,10 @@ from starlette.requests import ClientDisconnect
 from app.errors import Draining, InternalError
 from app.http.problems import problem_response
 from app.http.request_head import path_of
+from app.http.spans import attributes_of, name_of
 from app.observability.logging import request_fields
 from app.observability.metrics import Metrics
+from app.observability.tracing import Parent, RequestTrace, Tracer, current_trace, parent_of
 
 log = logging.getLogger("swin.request")
 
@@ -34,30 +37,25 @@ ID_HEADER = b"x-request-id"
 # header field.
 USABLE_ID = re.compile(r"[\w.:+/=@-]{1,128}", re.ASCII)
 
-# The header field of W3C Trace Context, section 3.2. A value of version 00 has 55 characters, later
-# versions can add more after a dash. Version ff and IDs of zeros are not valid.
-TRACEPARENT = re.compile(
-    rb"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})(?P<trace_id>[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
-)
-
 # The status in log and metrics after a disconnect of the client, as in nginx. It is not sent.
 CLIENT_CLOSED_REQUEST = 499
 
 
 class RequestContextMiddleware:
-    """ASGI middleware that gives each request an ID, measures it, and answers defects.
+    """ASGI middleware that gives each request an ID, measures and traces it, and answers defects.
 
     Args:
         app: the next ASGI application.
         metrics: the metrics that count requests.
+        tracer: decides which requests are traced, and exports their spans after the response.
         prefix: the setting `root_path`, the prefix of a proxy. If it is empty, the value of the
             server applies.
         paths: paths that are also served with a slash at their end. A redirect would need the
             public address, which swin-serve does not know.
     """
 
-    def __init__(self, app: App, metrics: Metrics, prefix: str, paths: Collection[str]) -> None:
-        self._app, self._metrics, self._prefix, self._paths = app, metrics, prefix, paths
+    def __init__(self, app: App, metrics: Metrics, tracer: Tracer, prefix: str, paths: Collection[str]) -> None:
+        self._app, self._metrics, self._tracer, self._prefix, self._paths = app, metrics, tracer, prefix, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,8 +66,10 @@ class RequestContextMiddleware:
         code, path = None, scope["path"]
         if self._prefix or path[-1:] == "/":
             self._normalize_path(scope, path)
-        identity = _identity(scope)
-        token = request_fields.set({"request_id": identity, **_trace(scope)})
+        identity, parent = _identity(scope), parent_of(scope["headers"])
+        trace = self._tracer.begin(parent, scope["headers"], started)
+        token = request_fields.set({"request_id": identity, **_trace_id(parent, trace)})
+        trace_token = current_trace.set(trace)
 
         async def send_with_id(message: Message) -> None:
             nonlocal code
@@ -92,7 +92,8 @@ class RequestContextMiddleware:
             if code is None:
                 await problem_response(InternalError())(scope, receive, send_with_id)
         finally:
-            self._record(scope, path, code or CLIENT_CLOSED_REQUEST, time.perf_counter() - started)
+            self._record(scope, path, code or CLIENT_CLOSED_REQUEST, time.perf_counter() - started, trace)
+            current_trace.reset(trace_token)
             request_fields.reset(token)
 
     def _normalize_path(self, scope: Scope, path: str) -> None:
@@ -102,7 +103,7 @@ class RequestContextMiddleware:
         if path[-1:] == "/" and path_of(scope)[:-1] in self._paths:
             scope["path"] = path[:-1]
 
-    def _record(self, scope: Scope, path: str, code: int, seconds: float) -> None:
+    def _record(self, scope: Scope, path: str, code: int, seconds: float, trace: RequestTrace | None) -> None:
         # The label is the route's path: each path of a client would be another time series.
         route = getattr(scope.get("route"), "path", "unknown")
         self._metrics.observe_request(route, code, seconds)
@@ -110,6 +111,9 @@ class RequestContextMiddleware:
             client = (scope.get("client") or [None])[0]
             fields = {"client": client, "method": scope["method"], "path": path}
             log.info("request", extra=fields | {"code": code, "ms": round(seconds * 1e3, 2)})
+        if trace is not None:
+            attributes = attributes_of(scope, path, None if code == CLIENT_CLOSED_REQUEST else code)
+            self._tracer.end(trace, name_of(scope), attributes, failed=code >= HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def _identity(scope: Scope) -> str:
@@ -122,8 +126,8 @@ def _identity(scope: Scope) -> str:
     return f"{random.getrandbits(128):032x}"  # not secret, and needs no system call
 
 
-def _trace(scope: Scope) -> dict[str, str]:
-    """Return the trace ID of the only `traceparent` field, if the field is valid."""
-    given = [value for name, value in scope["headers"] if name == b"traceparent"]
-    parent = TRACEPARENT.fullmatch(given[0]) if len(given) == 1 else None
-    return {"trace_id": parent["trace_id"].decode()} if parent else {}
+def _trace_id(parent: Parent | None, trace: RequestTrace | None) -> dict[str, str]:
+    """Return the trace ID of the client, or the one of a request that is sampled without a client's."""
+    if parent is not None:
+        return {"trace_id": parent.trace_id.decode()}
+    return {} if trace is None else {"trace_id": f"{trace.trace_id:032x}"}

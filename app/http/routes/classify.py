@@ -154,7 +154,7 @@ def _top_k(service: Service, parameters: QueryParameters) -> int:
 async def _picture(service: Service, image: bytes, index: int | None, read: float, deadline: float) -> Response:
     drawn = await service.classifier.draw_evidence(image, index, deadline=deadline)
     drawn.seconds["read"] = read
-    service.metrics.observe_stages(drawn.seconds)
+    service.observe_stages(drawn.seconds)
     headers = {"X-Class-Index": str(drawn.index), "Server-Timing": _timing(drawn.seconds)}
     return Response(drawn.png, media_type="image/png", headers=headers)
 
@@ -162,7 +162,7 @@ async def _picture(service: Service, image: bytes, index: int | None, read: floa
 async def _classify(service: Service, run: Run, image: bytes, read: float) -> classifier.Classification:
     result = await run(image)
     result.seconds["read"] = read
-    service.metrics.observe_stages(result.seconds)
+    service.observe_stages(result.seconds)
     return result
 
 

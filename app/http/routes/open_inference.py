@@ -181,13 +181,13 @@ async def infer(request: Request) -> Response:
         message = await _decode(request, named, upload.images[0], deadline)
         if message.timeout is not None:
             deadline = min(deadline, request.state.started + message.timeout)
-        service.metrics.observe_stages({"read": upload.seconds})
         response = await inference.infer(
             named,
             message,
             max_images=service.settings.max_client_batch_size,
             deadline=deadline,
-            on_image=service.metrics.observe_stages,
+            read_seconds=upload.seconds,
+            on_image=service.observe_stages,
         )
         content, header_length = rest_messages.encode_response(response)
     if header_length is None:
