@@ -81,8 +81,8 @@ def _documented_headers(error: type[ServiceError]) -> dict[str, Any]:
     return {}
 
 
-# Responses that every route can send.
-ANYWHERE = documented(
+# Errors that every route can send.
+ERRORS_ANYWHERE = (
     MalformedRequest,
     Unauthorized,
     RequestTimeout,
@@ -92,6 +92,7 @@ ANYWHERE = documented(
     TooManyConnections,
     InternalError,
 )
+ANYWHERE = documented(*ERRORS_ANYWHERE)
 
 
 def add_problem_handlers(app: FastAPI, metrics: Metrics) -> None:
@@ -196,8 +197,13 @@ def torchserve_type(status: int) -> str:
 
 
 def torchserve_errors() -> dict[int | str, dict[str, Any]]:
-    """Return the responses that a route of TorchServe declares in OpenAPI."""
-    responses = documented(*MODEL_ERRORS)
+    """Return the responses that a route of TorchServe declares in OpenAPI.
+
+    An error before the path is known is a problem document.
+    """
+    responses = documented(*MODEL_ERRORS, *ERRORS_ANYWHERE)
     for response in responses.values():
-        response["content"] = {"application/json": {"schema": TorchServeError.model_json_schema()}}
+        response["content"] = response["content"] | {
+            "application/json": {"schema": TorchServeError.model_json_schema()}
+        }
     return responses

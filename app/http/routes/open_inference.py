@@ -15,6 +15,7 @@ from app.errors import (
     DeadlineExceeded,
     ImageTooLarge,
     InvalidBody,
+    InvalidParameter,
     NotSupported,
     Overloaded,
     UnknownModel,
@@ -156,7 +157,9 @@ async def statistics(request: Request) -> Response:
 @router.post(
     "/v2/repository/index",
     response_model=list[schemas.IndexEntry],
-    responses=documented(InvalidBody, UnsupportedEncoding, ImageTooLarge, Overloaded, DeadlineExceeded),
+    responses=documented(
+        InvalidBody, InvalidParameter, UnsupportedEncoding, ImageTooLarge, Overloaded, DeadlineExceeded
+    ),
     openapi_extra={
         "parameters": [timeout_parameter()],
         "requestBody": {"content": {"application/json": {"schema": IndexRequest.model_json_schema()}}},
