@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tests.support.leftovers", "pytester"]
 
+# Seconds in which a test that is marked as slow must end. The timeout of the other tests is in pyproject.toml.
+SLOW_TIMEOUT = 1800  # the wait for `much_memory` is part of it
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give slow tests more time than the others."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
+
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:

@@ -33,6 +33,7 @@ from benchmarks.behavior.bundles import SIZES, bundle
 from benchmarks.behavior.curve import Point, cliffs
 from benchmarks.load.clients import FORM, ConnectionPool, closed_loop, form, request
 from benchmarks.load.images import encode, noise
+from benchmarks.load.processes import peak_rss
 from benchmarks.load.record import record
 from benchmarks.load.served import Served
 from tests.references.draw import draw_picture
@@ -162,12 +163,16 @@ async def parameters(effort: Effort, picture: Image.Image) -> Sequence[Point]:
         file = (folders[size] / MODEL).stat().st_size / MIB
         with _serving(*options, "--max-batch", "1") as served:
             rss = served.usage().rss / MIB
-            single = {"rss_of_1_mib": rss, "peak_of_1_mib": served.peak_rss() / MIB, "files_held": (rss - base) / file}
+            single = {
+                "rss_of_1_mib": rss,
+                "peak_of_1_mib": peak_rss(served.process.pid) / MIB,
+                "files_held": (rss - base) / file,
+            }
         began = time.time()
         with _serving(*options, "--log-level", "debug") as served:
             start = await _start(served, began)
             row = await _load(served, sent, effort)
-            memory = {"rss_mib": served.usage().rss / MIB, "peak_mib": served.peak_rss() / MIB}
+            memory = {"rss_mib": served.usage().rss / MIB, "peak_mib": peak_rss(served.process.pid) / MIB}
         return {"file_mib": file, **start, **row, **memory, **single}
 
     return await _curve(effort, folders, measure)

@@ -56,6 +56,15 @@ def process_stat(pid: int) -> list[str]:
         return []
 
 
+def peak_rss(pid: int) -> int:
+    """Return the peak resident memory of a process so far, in bytes.
+
+    `getrusage` would count the memory of the parent, too, at the time of the fork.
+    """
+    status = (PROC / str(pid) / "status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
 def kill_tree(pid: int) -> None:
     """Kill the process and its descendants, each by its id."""
     for member in process_tree(pid):

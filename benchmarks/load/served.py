@@ -6,7 +6,6 @@ Knows nothing about the inside of the service.
 import json
 import os
 import queue
-import re
 import subprocess
 import sys
 import threading
@@ -103,11 +102,6 @@ class Served:
         user, system, threads, pages = (int(fields[place - 3]) for place in (14, 15, 20, 24))  # proc(5) counts from 1
         files = list(Path(f"/proc/{self.process.pid}/fd").iterdir())
         return Usage((user + system) / TICKS, pages * PAGE, threads, len(files))
-
-    def peak_rss(self) -> int:
-        """Return the peak resident memory so far, in bytes."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.findall(r"VmHWM:\s*(\d+) kB", status)[0]) * 2**10
 
     def stop(self) -> int:
         """Kill the process if it still runs. Return its exit code."""

@@ -348,7 +348,6 @@ def test_without_a_gpu_the_command_fails(monkeypatch: pytest.MonkeyPatch, capsys
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_a_dry_run_measures_all_parts() -> None:
     """Each part has its rows, and all candidates that can run on the CPU take part."""
     dry_run = [sys.executable, "-m", "benchmarks.gpu", "--dry-run"]

@@ -9,10 +9,8 @@ from tests.references.table import SOURCES, has, measure
 
 # One variant of each version. An export of the smallest takes half a minute.
 IN_MINUTES = {("timm", "swin_tiny_patch4_window7_224"), ("huggingface", "swinv2_tiny_window8_256")}
-# The timeout in seconds of the others includes the wait for the memory.
-SLOW = [pytest.mark.slow, pytest.mark.timeout(1800)]
 CASES = [
-    pytest.param(source, variant, marks=[] if (source, variant) in IN_MINUTES else SLOW)
+    pytest.param(source, variant, marks=[] if (source, variant) in IN_MINUTES else pytest.mark.slow)
     for variant in VARIANTS
     for source in SOURCES
     if has(source, variant)

@@ -8,6 +8,7 @@ on the seed and its number, so a finding can be reproduced: `python -m tests.fuz
 import argparse
 import io
 import multiprocessing
+import os
 import struct
 import sys
 import time
@@ -30,6 +31,7 @@ from app.images.decode import FORMATS, Limits, configure_pillow, decode_image
 from app.images.preprocess import preprocess
 from app.settings import DEMO_BUNDLE
 from app.system.cpus import available_cpus
+from benchmarks.load.processes import peak_rss
 from tests.references.draw import draw_picture
 from tests.support.images import png_chunk
 
@@ -323,13 +325,7 @@ def _work(seed: int, numbers: range, current: Any, results: Connection) -> None:
     for number in numbers:
         current.value = number
         results.send(attempt(seed, number))
-    results.send(_peak_memory())
-
-
-def _peak_memory() -> int:
-    """Return the peak resident bytes of this process. `getrusage` would include those of its parent."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    results.send(peak_rss(os.getpid()))
 
 
 def run(seed: int, count: int, processes: int) -> tuple[list[Outcome], int]:

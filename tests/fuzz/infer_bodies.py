@@ -12,7 +12,7 @@ import base64
 import gzip
 import json
 import multiprocessing
-import resource
+import os
 import struct
 import sys
 import time
@@ -29,6 +29,7 @@ from app.images.preprocess import decode_pixels
 from app.main import create_app
 from app.protocols.tensors import LENGTH, split_bytes
 from app.settings import DEMO_BUNDLE, Settings
+from benchmarks.load.processes import peak_rss
 
 # Requests that are answered side by side, so that they share batches.
 SIDE_BY_SIDE = 8
@@ -396,12 +397,7 @@ def attack_in_another_process(seed: int, count: int) -> tuple[list[Outcome], int
 
 
 def _measured_attack(seed: int, count: int) -> tuple[list[Outcome], int]:
-    return asyncio.run(attack(seed, range(count), lambda _: None)), peak_memory()
-
-
-def peak_memory() -> int:
-    """Return the peak resident bytes of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return asyncio.run(attack(seed, range(count), lambda _: None)), peak_rss(os.getpid())
 
 
 def main() -> int:
@@ -424,8 +420,8 @@ def main() -> int:
         print(f"{number:8}  {result}")
     for finding in findings:
         print(f"FINDING {finding.number} ({finding.kind}): {finding.result}")
-    print(f"{len(outcomes)} requests, {len(findings)} findings, {peak_memory() / 2**20:.0f} MiB at most")
-    return 1 if findings or peak_memory() > MAX_MEMORY else 0
+    print(f"{len(outcomes)} requests, {len(findings)} findings, {peak_rss(os.getpid()) / 2**20:.0f} MiB at most")
+    return 1 if findings or peak_rss(os.getpid()) > MAX_MEMORY else 0
 
 
 if __name__ == "__main__":
