@@ -18,6 +18,7 @@ from app.errors import (
     UnsupportedEncoding,
     UnsupportedImage,
 )
+from app.http.forms import MAX_TEXT_FIELDS
 
 # Errors of requests that carry images.
 IMAGE_ERRORS = (
@@ -39,6 +40,34 @@ IMAGE_ERRORS = (
 MODEL_ERRORS = (InvalidBody, UnknownModel, *IMAGE_ERRORS)
 
 BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+
+# The text of other fields in a form. A text with a zero byte counts as a file.
+NO_ZERO = r"^[^\x00]*$"
+
+
+def form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a form with a field that is required, and other fields of text, which the service ignores."""
+    return {
+        "schema": {
+            "type": "object",
+            "required": [field],
+            "properties": {field: schema},
+            "additionalProperties": {"type": "string", "pattern": NO_ZERO},
+            "maxProperties": MAX_TEXT_FIELDS + 1,
+        }
+    }
+
+
+def image_or_form(field: str) -> dict[str, Any]:
+    """Return the body of a request with one image: the body itself, or a field of a form."""
+    return {
+        "required": True,
+        "content": {
+            "image/*": BINARY,
+            "application/octet-stream": BINARY,
+            "multipart/form-data": form(field, BINARY["schema"]),
+        },
+    }
 
 
 def path_parameter(name: str, description: str) -> dict[str, Any]:

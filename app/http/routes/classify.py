@@ -11,8 +11,7 @@ from pydantic_core import to_json
 from app.classification import classifier
 from app.errors import InvalidParameter, ServiceError, UnreadableImage, UnsupportedImage
 from app.http import schemas
-from app.http.forms import MAX_TEXT_FIELDS
-from app.http.openapi import BINARY, IMAGE_ERRORS
+from app.http.openapi import BINARY, IMAGE_ERRORS, form, image_or_form
 from app.http.parameters import (
     MAX_MAPS,
     QueryParameters,
@@ -39,22 +38,6 @@ router = APIRouter(tags=["classify"])
 
 ERRORS = documented(*IMAGE_ERRORS)
 
-# The text of other fields in a form. A text with a zero byte counts as a file.
-NO_ZERO = r"^[^\x00]*$"
-
-
-def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "schema": {
-            "type": "object",
-            "required": [field],
-            "properties": {field: schema},
-            "additionalProperties": {"type": "string", "pattern": NO_ZERO},
-            "maxProperties": MAX_TEXT_FIELDS + 1,
-        }
-    }
-
-
 of_one = partial(
     router.api_route,
     "/classify",
@@ -62,14 +45,7 @@ of_one = partial(
     responses=ERRORS | {200: {"content": {"image/png": BINARY}}},
     openapi_extra={
         "parameters": openapi_parameters(SingleImageParameters),
-        "requestBody": {
-            "required": True,
-            "content": {
-                "image/*": BINARY,
-                "application/octet-stream": BINARY,
-                "multipart/form-data": _form("file", BINARY["schema"]),
-            },
-        },
+        "requestBody": image_or_form("file"),
     },
 )
 
@@ -108,7 +84,7 @@ async def classify(request: Request) -> Response:
         "requestBody": {
             "required": True,
             "content": {
-                "multipart/form-data": _form("files", {"type": "array", "minItems": 1, "items": BINARY["schema"]}),
+                "multipart/form-data": form("files", {"type": "array", "minItems": 1, "items": BINARY["schema"]}),
             },
         },
     },

@@ -9,23 +9,13 @@ from fastapi.responses import JSONResponse
 from pydantic_core import to_json
 
 from app.http.json_requests import infer_images
-from app.http.openapi import BINARY, NAME, VERSION
+from app.http.openapi import NAME, VERSION, image_or_form
 from app.http.parameters import timeout_parameter
 from app.http.problems import TORCHSERVE_PREFIX, torchserve_errors
 from app.http.uploads import cancel_on_disconnect, deadline_of, receive_upload, service_of
 from app.protocols.label_scores import label_scores
 
 router = APIRouter(tags=["TorchServe"])
-
-FORM = {"type": "object", "properties": {"data": BINARY["schema"]}, "required": ["data"]}
-BODY = {
-    "required": True,
-    "content": {
-        "image/*": BINARY,
-        "application/octet-stream": BINARY,
-        "multipart/form-data": {"schema": FORM},
-    },
-}
 
 # Names of the field of a form, as TorchServe's handlers read them.
 FIELDS = ("data", "body")
@@ -48,7 +38,7 @@ for _path, _parameters in (("{name}", [NAME]), ("{name}/{version}", [NAME, VERSI
             methods=[_method],
             response_model=dict[str, float],
             responses=torchserve_errors(),
-            openapi_extra={"parameters": [*_parameters, timeout_parameter()], "requestBody": BODY},
+            openapi_extra={"parameters": [*_parameters, timeout_parameter()], "requestBody": image_or_form(FIELDS[0])},
         )(predict)
 
 
