@@ -145,7 +145,7 @@ def test_the_service_fits_its_openapi_document(case: schemathesis.Case[Any], loc
 
 
 @pytest.mark.slow
-@described(500).parametrize()
+@described(2000).parametrize()
 def test_the_service_fits_its_openapi_document_in_many_cases(case: schemathesis.Case[Any], locked: Served) -> None:
-    """500 requests of each kind get valid responses."""
+    """2,000 requests of each kind get valid responses."""
     check(case, locked)
