@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tests.support.leftovers", "pytester"]
 
-# Seconds in which a test that is marked as slow must end. The timeout of the other tests is in pyproject.toml.
-SLOW_TIMEOUT = 1800  # the wait for `much_memory` is part of it
+# Seconds in which a slow test must end, with its wait for `much_memory`. Other tests: `timeout` in pyproject.toml.
+SLOW_TIMEOUT = 1800
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -420,8 +420,9 @@ def main() -> int:
         print(f"{number:8}  {result}")
     for finding in findings:
         print(f"FINDING {finding.number} ({finding.kind}): {finding.result}")
-    print(f"{len(outcomes)} requests, {len(findings)} findings, {peak_rss(os.getpid()) / 2**20:.0f} MiB at most")
-    return 1 if findings or peak_rss(os.getpid()) > MAX_MEMORY else 0
+    memory = peak_rss(os.getpid())
+    print(f"{len(outcomes)} requests, {len(findings)} findings, {memory / 2**20:.0f} MiB at most")
+    return 1 if findings or memory > MAX_MEMORY else 0
 
 
 if __name__ == "__main__":
