@@ -40,6 +40,9 @@ MEDIA_TYPE = "application/problem+json"
 # Number of slashes in the paths that the error of an unknown path lists.
 MAX_DEPTH_SHOWN = 2
 
+# Paths of protocols on which a problem document is `application/json`. The client of KServe (0.21) reads the sentence
+# of an error only with this Content-Type.
+JSON_PREFIXES = ("/v1/", "/v2/")
 
 # The paths on which TorchServe's form of errors applies, and its names for errors by status.
 TORCHSERVE_PREFIX = "/predictions/"
@@ -61,13 +64,13 @@ def _document(title: str, status: int, detail: str, code: str) -> Problem:
     return Problem(type="about:blank", title=title, status=status, detail=detail, code=code, error=detail)
 
 
-def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
+def documented(*errors: type[ServiceError], media_type: str = MEDIA_TYPE) -> dict[int | str, dict[str, Any]]:
     """Return the responses that a route declares in OpenAPI for these errors."""
     by_status: dict[int | str, dict[str, Any]] = {}
     for error in errors:
         entry = by_status.setdefault(error.status, {"description": "", "content": {}})
         entry["description"] = f"{entry['description']} `{error.code}`: {error.title}.".strip()
-        entry["content"] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        entry["content"] = {media_type: {"schema": {"$ref": "#/components/schemas/Problem"}}}
         entry["headers"] = _documented_headers(error)
     return by_status
 
@@ -93,6 +96,11 @@ ERRORS_ANYWHERE = (
     InternalError,
 )
 ANYWHERE = documented(*ERRORS_ANYWHERE)
+
+
+def documented_as_json(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
+    """Return the responses that a route below `JSON_PREFIXES` declares in OpenAPI for these errors."""
+    return documented(*errors, media_type=JSONResponse.media_type)
 
 
 def add_problem_handlers(app: FastAPI, metrics: Metrics) -> None:
@@ -175,7 +183,7 @@ def _response(document: Problem, headers: dict[str, str] | None) -> JSONResponse
 
 
 class ErrorResponse(JSONResponse):
-    """A problem document. On the paths of TorchServe, an error in the form that its clients expect."""
+    """A problem document. On the paths of some protocols, in the form that their clients expect."""
 
     def __init__(self, document: Problem, headers: dict[str, str] | None) -> None:
         super().__init__(document.model_dump(), document.status, headers, media_type=MEDIA_TYPE)
@@ -183,12 +191,14 @@ class ErrorResponse(JSONResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
-        if not path_of(scope).startswith(TORCHSERVE_PREFIX):
+        path, status = path_of(scope), self._document.status
+        if path.startswith(TORCHSERVE_PREFIX):
+            body = {"code": status, "type": torchserve_type(status), "message": self._document.detail}
+            await JSONResponse(body, status, self._extra_headers)(scope, receive, send)
+        elif f"{path}/".startswith(JSON_PREFIXES):
+            await JSONResponse(self._document.model_dump(), status, self._extra_headers)(scope, receive, send)
+        else:
             await super().__call__(scope, receive, send)
-            return
-        status, message = self._document.status, self._document.detail
-        body = {"code": status, "type": torchserve_type(status), "message": message}
-        await JSONResponse(body, status, self._extra_headers)(scope, receive, send)
 
 
 def torchserve_type(status: int) -> str:

@@ -277,6 +277,15 @@ def test_an_unknown_model_has_triton_s_words(client: TestClient, path: str) -> N
     assert "Request for unknown model: '" in answer.json()["error"]
 
 
+@pytest.mark.parametrize("path", ["/v2/models/cats", "/v1/models/cats", "/v2/nothing", "/v2/logging"])
+def test_an_error_is_plain_json(client: TestClient, path: str) -> None:
+    """KServe's client shows the sentence of an error only if its Content-Type is `application/json`."""
+    answer = client.get(path)
+
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["error"] == answer.json()["detail"]
+
+
 def test_an_unknown_model_is_refused_before_the_body(client: TestClient) -> None:
     """A request to infer with an unknown model gets 404, whatever its body is."""
     assert client.post("/v2/models/cats/infer", content=b"{").status_code == 404

@@ -16,15 +16,15 @@ from app.http.json_requests import decoded, infer_images
 from app.http.open_inference_schemas import ModelReady
 from app.http.openapi import MODEL_ERRORS, NAME
 from app.http.parameters import timeout_parameter
-from app.http.problems import documented
+from app.http.problems import ERRORS_ANYWHERE, documented_as_json
 from app.http.uploads import cancel_on_disconnect, deadline_of, receive_body, service_of
 from app.models.registry import Model
 from app.protocols.json_body import decode_base64, one_at_a_time, parse
 from app.protocols.label_scores import label_scores
 
-router = APIRouter(tags=["KServe V1"])
+router = APIRouter(tags=["KServe V1"], responses=documented_as_json(*ERRORS_ANYWHERE))
 
-ERRORS = documented(*MODEL_ERRORS)
+ERRORS = documented_as_json(*MODEL_ERRORS)
 
 
 class Base64(BaseModel):
@@ -84,7 +84,7 @@ async def models(request: Request) -> Response:
 @router.get(
     "/v1/models/{name}",
     response_model=ModelReady,
-    responses={**documented(UnknownModel), 503: {"model": ModelReady, "description": "Send no requests."}},
+    responses={**documented_as_json(UnknownModel), 503: {"model": ModelReady, "description": "Send no requests."}},
     openapi_extra={"parameters": [NAME]},
 )
 async def model(request: Request) -> Response:

@@ -25,7 +25,7 @@ from app.http import open_inference_schemas as schemas
 from app.http.json_requests import decoded
 from app.http.openapi import BINARY, MODEL_ERRORS, NAME, VERSION
 from app.http.parameters import timeout_parameter
-from app.http.problems import documented
+from app.http.problems import ERRORS_ANYWHERE, documented_as_json
 from app.http.request_head import header_of
 from app.http.uploads import cancel_on_disconnect, deadline_of, receive_body, service_of
 from app.models.model import Service
@@ -35,7 +35,7 @@ from app.protocols.json_body import parse
 from app.protocols.messages import InferRequest
 from app.protocols.rest_messages import HEADER_LENGTH, InferMessage
 
-router = APIRouter(tags=["Open Inference Protocol"])
+router = APIRouter(tags=["Open Inference Protocol"], responses=documented_as_json(*ERRORS_ANYWHERE))
 
 LENGTH = {
     "name": HEADER_LENGTH,
@@ -44,8 +44,8 @@ LENGTH = {
     "schema": {"type": "integer", "minimum": 0},
     "description": "Length of the JSON document in front of binary tensors. 0: the whole body is the only input.",
 }
-UNKNOWN = documented(UnknownModel)
-INFER_ERRORS = documented(*MODEL_ERRORS)
+UNKNOWN = documented_as_json(UnknownModel)
+INFER_ERRORS = documented_as_json(*MODEL_ERRORS)
 HEADER_LENGTH_BYTES = HEADER_LENGTH.lower().encode()
 
 # Parts of Triton's API that the service does not have.
@@ -157,7 +157,7 @@ async def statistics(request: Request) -> Response:
 @router.post(
     "/v2/repository/index",
     response_model=list[schemas.IndexEntry],
-    responses=documented(
+    responses=documented_as_json(
         InvalidBody, InvalidParameter, UnsupportedEncoding, ImageTooLarge, Overloaded, DeadlineExceeded
     ),
     openapi_extra={
