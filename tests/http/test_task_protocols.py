@@ -108,6 +108,17 @@ def test_features_are_the_embedding(client: TestClient, demo: Bundle) -> None:
     assert client.post(path, json={"inputs": as_base64(image), "parameters": {"pool": False}}).status_code == 400
 
 
+@pytest.mark.parametrize(("member", "value"), [("normalize", True), ("dimensions", 8), ("encoding_format", "base64")])
+def test_features_that_the_service_lacks_are_refused(client: TestClient, demo: Bundle, member: str, value: Any) -> None:
+    """`feature_extraction` writes parameters beside `inputs`. Ignored ones would give a wrong result."""
+    message = {"inputs": as_base64(digit(demo, "seven")), "truncate": True, "prompt_name": "query"}
+    path = "/models/digits/features"
+    answer = client.post(path, json=message | {member: value})
+
+    assert client.post(path, json=message | {member: None}).status_code == 200
+    assert (answer.status_code, f"{member}: " in answer.json()["error"]) == (400, True)
+
+
 @pytest.mark.parametrize("path", ["/predictions/digits", "/predictions/digits/1"])
 @pytest.mark.parametrize("method", ["POST", "PUT"])
 def test_torchserve_gets_an_object_of_scores(client: TestClient, demo: Bundle, method: str, path: str) -> None:

@@ -54,12 +54,19 @@ class ClassificationRequest(BaseModel):
 
 
 class FeatureRequest(BaseModel):
-    """An image in base64, and parameters."""
+    """An image in base64, and parameters.
+
+    `InferenceClient.feature_extraction` writes its parameters beside `inputs`. Those that would
+    change the features are refused; those for text have no effect.
+    """
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
     inputs: str = Field(description="The image in base64, with padding.", examples=["iVBORw0KGgo="])
     parameters: FeatureParameters = FeatureParameters()
+    normalize: Literal[False] | None = Field(None, description="The features are not normalized.")
+    dimensions: None = Field(None, description="The features have all channels.")
+    encoding_format: Literal["float"] | None = Field(None, description="The features are numbers.")
 
 
 def _openapi(kind: type[BaseModel], parameters: list[dict[str, Any]]) -> dict[str, Any]:
