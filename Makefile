@@ -2,12 +2,17 @@
 PYTHON ?= python3
 SERVE := .venv/serve
 DEV := .venv/dev
+# Clients of other projects, which the tests run. Their requirements and those of DEV exclude each other.
+CLIENTS := .venv/clients
+MLSERVER := .venv/mlserver
+# kserve needs a Python below 3.14, mlserver one below 3.13: make test CLIENTS_PYTHON=python3.12.
+CLIENTS_PYTHON ?= $(PYTHON)
 # Processes that run tests. More than four of them need more memory than they save time.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
-PIP := -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+PIP := -m pip install --disable-pip-version-check --quiet --constraint
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-all fuzz chaos soak bench image lint format docs supported-models demo clean
+.PHONY: help serve test test-all clients fuzz chaos soak bench image lint format docs supported-models demo clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,11 +20,13 @@ help:  ## List the targets.
 serve: $(SERVE)/ready  ## Serve the demonstration bundle, or another one: make serve BUNDLE=DIR PORT=9000.
 	$(SERVE)/bin/swin-serve run $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(PORT),--port $(PORT))
 
-test: $(DEV)/ready  ## Run the tests except the slow ones (a few minutes); with options of pytest: make test ARGS='-k decode'.
+test: $(DEV)/ready $(CLIENTS)/ready $(MLSERVER)/ready  ## Run the tests except the slow ones (a few minutes); with options of pytest: make test ARGS='-k decode'.
 	$(DEV)/bin/python -m pytest -m "not slow" $(PARALLEL) $(ARGS)
 
-test-all: $(DEV)/ready  ## Run all tests, with the slow ones.
+test-all: $(DEV)/ready $(CLIENTS)/ready $(MLSERVER)/ready  ## Run all tests, with the slow ones.
 	$(DEV)/bin/python -m pytest $(PARALLEL) $(ARGS)
+
+clients: $(CLIENTS)/ready $(MLSERVER)/ready  ## Install the clients of other projects that the tests run (two virtual environments).
 
 chaos: $(DEV)/ready  ## Attack a running service for three minutes with faulty clients, engine failures and shutdowns.
 	$(DEV)/bin/python -m tests.chaos $(ARGS)
@@ -68,11 +75,25 @@ clean:  ## Delete the virtual environments, build outputs and caches of tools.
 $(SERVE)/ready: pyproject.toml constraints.txt
 	@echo "creating $(SERVE) (about a minute) …"
 	$(PYTHON) -m venv $(SERVE)
-	$(SERVE)/bin/python $(PIP) --editable '.[cpu]'
+	$(SERVE)/bin/python $(PIP) constraints.txt --editable '.[cpu]'
 	@touch $@
 
 $(DEV)/ready: pyproject.toml constraints.txt
 	@echo "creating $(DEV) (with torch: a few minutes) …"
 	$(PYTHON) -m venv $(DEV)
-	$(DEV)/bin/python $(PIP) --editable '.[cpu,export,demo,test,lint]'
+	$(DEV)/bin/python $(PIP) constraints.txt --editable '.[cpu,export,demo,test,lint]'
+	@touch $@
+
+# tritonclient and kserve need an older protobuf than DEV.
+$(CLIENTS)/ready: constraints-clients.txt
+	@echo "creating $(CLIENTS) (a few minutes, half a gigabyte) …"
+	$(CLIENTS_PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python $(PIP) constraints-clients.txt 'tritonclient[http,grpc]' kserve
+	@touch $@
+
+# mlserver needs an older fastapi and grpcio than kserve.
+$(MLSERVER)/ready: constraints-mlserver.txt
+	@echo "creating $(MLSERVER) (a few minutes) …"
+	$(CLIENTS_PYTHON) -m venv $(MLSERVER)
+	$(MLSERVER)/bin/python $(PIP) constraints-mlserver.txt mlserver
 	@touch $@

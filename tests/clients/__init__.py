@@ -1,0 +1,1 @@
+"""Tests with the clients of other projects, each in a virtual environment of its own."""
