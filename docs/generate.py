@@ -37,7 +37,9 @@ descriptors) of the service. With several processes, the values of all are added
 ERRORS_ARE = """\
 An error is a problem document (`application/problem+json`, [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)) with the
 members `type`, `title`, `status`, `detail` and `code`. `error` repeats `detail` for clients that expect it there. The
-code is stable; the sentences are not. Errors with *retry* have a `Retry-After` header in seconds."""
+code is stable; the sentences are not. Errors with *retry* have a `Retry-After` header in seconds. Below `/v1` and `/v2`
+the document is `application/json`, and below `/predictions` it has the form of TorchServe:
+[protocols](protocols.md#errors)."""
 
 
 def settings() -> str:

@@ -45,7 +45,7 @@ class Files(NamedTuple):
 
 @dataclass(frozen=True)
 class Script:
-    """A script of `tests/clients/scripts`, and the virtual environment whose Python runs it.
+    """A script of `tests/clients/scripts`, and the virtual environment that runs it.
 
     `environment` is None for a client that the environment of the tests has.
     """
@@ -144,7 +144,7 @@ class Services:
 
     @cached_property
     def busy(self) -> str:
-        """The URL of a service whose memory for bodies is taken: a client has sent all of its body but a byte."""
+        """The URL of a service that has no memory left for bodies: an upload without its last byte takes all of it."""
         long = ("--request-timeout", "600", "--body-timeout", "600")
         service = self._start("--http-workers", "0", "--max-body-mib", "1", "--max-uploads-mib", "1", *long)
         self._stack.enter_context(self._unfinished_upload(service, 2**20))
