@@ -16,7 +16,7 @@ from opentelemetry.exporter.otlp.proto.http import trace_exporter
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.sdk.trace.sampling import Decision, Sampler
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
     Link,
@@ -43,7 +43,11 @@ FLUSH_SECONDS = 2
 # Seconds for which a message of the exporter is not logged again.
 QUIET_SECONDS = 60
 
-SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+UNSAMPLED, SAMPLED = TraceFlags(TraceFlags.DEFAULT), TraceFlags(TraceFlags.SAMPLED)
+
+# The part of a trace ID that samplers with a ratio compare.
+LAST_8_BYTES = 2**64 - 1
+
 UNSET, FAILED = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
 
 
@@ -65,14 +69,19 @@ class OtlpTracer:
         # `create` adds the SDK and an ID of this process. What the variables say comes last, so that it wins.
         self._resource = Resource.create().merge(own).merge(OTELResourceDetector().detect())
         self._scope = InstrumentationScope(NAME, version)
-        self._sampler = TracerProvider(resource=self._resource, shutdown_on_exit=False).sampler
+        sampler = TracerProvider(resource=self._resource, shutdown_on_exit=False).sampler
+        self._bound_of_roots = _bound(sampler, None)
+        parents = [_context(1, 1, flags=flags, is_remote=True) for flags in (UNSAMPLED, SAMPLED)]
+        self._bounds_by_flag = [_bound(sampler, parent) for parent in parents]
         logging.getLogger(trace_exporter.__name__).addFilter(QUIET)
         self._processor = BatchSpanProcessor(trace_exporter.OTLPSpanExporter())  # starts the thread that exports
 
     def begin(self, parent: Parent | None, headers: Headers, started_at: float) -> RequestTrace | None:
-        trace_id = int(parent.trace_id, 16) if parent else random.getrandbits(128)
-        context = PARENTS[int(parent.flags, 16) & TraceFlags.SAMPLED] if parent else ROOT
-        if self._sampler.should_sample(context, trace_id, "").decision is not Decision.RECORD_AND_SAMPLE:
+        if parent is None:
+            trace_id, bound = random.getrandbits(128), self._bound_of_roots
+        else:
+            trace_id, bound = int(parent.trace_id, 16), self._bounds_by_flag[int(parent.flags, 16) & SAMPLED]
+        if trace_id & LAST_8_BYTES >= bound:
             return None
         states = [value.decode("latin-1") for name, value in headers if name == b"tracestate"] if parent else []
         return RequestTrace(trace_id, _new_span_id(), started_at, parent, states)
@@ -205,15 +214,22 @@ def _link(link: bytes) -> Link:
     return Link(_context(trace_id, span_id, is_remote=True))
 
 
-def _parent_context(flags: int) -> Context:
-    span = NonRecordingSpan(_context(1, 1, flags=TraceFlags(flags), is_remote=True))
-    return set_span_in_context(span, Context())
+def _bound(sampler: Sampler, parent: SpanContext | None) -> int:
+    """Return how many values of the last 8 bytes of a trace ID the sampler keeps, which are the lowest ones.
 
+    Each sampler that OTEL_TRACES_SAMPLER can name keeps all, none or a ratio, by the flag of the parent. In a request,
+    asking it takes 36 µs, and comparing with its bound 2 µs.
+    """
+    context = set_span_in_context(NonRecordingSpan(parent), Context()) if parent else Context()
+    low, high = 0, LAST_8_BYTES + 1
+    while low < high:
+        middle = (low + high) // 2
+        if sampler.should_sample(context, middle, "").decision is Decision.RECORD_AND_SAMPLE:
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
-# What samplers get as the parent. Those that OTEL_TRACES_SAMPLER can name look only at its flag, so that no request
-# needs a context of its own.
-ROOT = Context()
-PARENTS = (_parent_context(TraceFlags.DEFAULT), _parent_context(TraceFlags.SAMPLED))
 
 # On the logger of the exporter once, however many tracers a process opens.
 QUIET = RateLimit()

@@ -1,12 +1,14 @@
 """Tests of `app/observability/tracing.py` and `otlp.py`: when tracing is on, what is sampled, and how it ends."""
 
 import logging
+import random
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 
 import pytest
+from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 
 from app.observability import otlp
 from app.observability.otlp import OtlpTracer, RateLimit
@@ -155,6 +157,20 @@ def test_the_sampler_decides(
     tracer.close()
 
     assert (trace is not None) == expected
+
+
+def test_a_ratio_keeps_the_same_traces_as_the_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 1,000 traces, the tracer samples those that the sampler of the SDK samples, so that services agree."""
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "traceidratio")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0.3")
+    tracer, sampler, chance = OtlpTracer(), TraceIdRatioBased(0.3), random.Random(0)
+    ids = [chance.getrandbits(128) for _ in range(1000)]
+    parents = [Parent(f"{trace_id:032x}".encode(), b"b" * 16, b"00") for trace_id in ids]
+    kept = [tracer.begin(parent, [], 0.0) is not None for parent in parents]
+    tracer.close()
+
+    assert kept == [sampler.should_sample(None, trace_id, "").decision.is_sampled() for trace_id in ids]  # type: ignore[no-untyped-call]
+    assert 250 < sum(kept) < 350
 
 
 def test_stages_are_laid_out_from_the_end() -> None:
