@@ -12,7 +12,7 @@ PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 PIP := -m pip install --disable-pip-version-check --quiet --constraint
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-all clients fuzz chaos soak bench image lint format docs supported-models demo clean
+.PHONY: help serve test test-all clients fuzz chaos soak bench image lint format docs proto supported-models demo clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ format: $(DEV)/ready  ## Apply the automatic fixes of style, and format all file
 
 docs: $(DEV)/ready  ## Write the pages of docs/reference that the code and the results determine.
 	$(DEV)/bin/python -m docs.generate
+
+proto: $(DEV)/ready  ## Compile the definitions of gRPC's messages.
+	$(DEV)/bin/python -m grpc_tools.protoc --proto_path=app/grpc/proto --descriptor_set_out=app/grpc/proto/inference.binpb --pyi_out=app/grpc/proto inference.proto
 
 supported-models: $(DEV)/ready  ## Compare all published variants with their sources (about an hour), and write the results and their table.
 	$(DEV)/bin/python -m tests.references.table

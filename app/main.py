@@ -111,7 +111,9 @@ async def open_service(settings: Settings, metrics: Metrics, tracer: Tracer) -> 
 
 
 @asynccontextmanager
-async def open_supervisor(settings: Settings, listeners: Sequence[socket]) -> AsyncIterator[Supervisor]:
+async def open_supervisor(
+    settings: Settings, listeners: Sequence[socket], grpc_address: str | None = None
+) -> AsyncIterator[Supervisor]:
     """Open the backend and one HTTP worker for each listener.
 
     All workers accept connections inside the block and have exited after it.
@@ -131,6 +133,7 @@ async def open_supervisor(settings: Settings, listeners: Sequence[socket]) -> As
         http_workers=count,
         decode_threads=threads,
         is_traced=tracer.is_on,
+        grpc_address=grpc_address,
     )
     supervisor = Supervisor(config, listeners, backend.batcher, backend, metrics)
     metrics.ready.set_function(lambda: supervisor.is_ready)

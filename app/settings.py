@@ -92,6 +92,10 @@ class Settings(BaseSettings):
         description="Address to listen on. 127.0.0.1 accepts connections from this machine only, 0.0.0.0 from all.",
     )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on. 0 selects a free port and logs it.")
+    grpc_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
+        None,
+        description="Port for gRPC, which needs the extra `grpc`. 0 selects a free port and logs it. Unset: no gRPC.",
+    )
     root_path: Prefix = Field(
         "",
         description="Prefix of paths under which a proxy serves swin-serve, as `/digits`, whether or not the proxy "

@@ -15,8 +15,8 @@ from app.validation_messages import REASONS
 GROUPS = {
     "bundle and device": ("bundle", "model_name", "device", "instances_per_device", "threads", "cuda_graphs"),
     "HTTP": (
-        *("host", "port", "root_path", "http_workers", "api_keys", "health_open", "metrics_open"),
-        *("cors_origins", "trusted_proxies"),
+        *("host", "port", "grpc_port", "root_path", "http_workers", "api_keys", "health_open"),
+        *("metrics_open", "cors_origins", "trusted_proxies"),
     ),
     "batching": ("max_batch", "max_queue_delay_ms", "max_queue_size", "batch_timeout"),
     "images": (
@@ -36,6 +36,7 @@ METAVARS = {
     "model_name": "NAME",
     "host": "HOST",
     "port": "PORT",
+    "grpc_port": "PORT",
     "root_path": "PATH",
     "api_keys": "KEY,…",
     "cors_origins": "ORIGIN,…",

@@ -1,22 +1,24 @@
 """`swin-serve run`: one process, or HTTP workers in front of an engine process, until a signal ends it."""
 
 import asyncio
+import contextlib
 import importlib.metadata
 import logging
 import platform
 import signal
 import socket
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any
 
 import uvloop
 
 from app.errors import StartError
+from app.grpc import extra
 from app.main import create_app, open_supervisor
 from app.observability import logging as logs
 from app.processes import shared_memory
 from app.server.server import Server, url_of, uvicorn_config
-from app.server.sockets import bound_socket, listen, shared_sockets
+from app.server.sockets import bound_socket, listen, reserved_address, shared_sockets
 from app.settings import Settings, unknown_variables
 from app.system import memory
 from app.system.cpus import available_cpus
@@ -68,27 +70,40 @@ def default_http_workers(cpus: int) -> int:
 
 async def _serve(settings: Settings) -> None:
     count = http_worker_count(settings.http_workers)
-    if count:
-        with shared_sockets(settings.host, settings.port, count) as listeners:
-            await _supervise(settings, listeners)
-    else:
-        with bound_socket(settings.host, settings.port) as listener:
-            await _serve_alone(settings, listener)
+    with _grpc_address(settings) as grpc_address:
+        if count:
+            with shared_sockets(settings.host, settings.port, count) as listeners:
+                await _supervise(settings, listeners, grpc_address)
+        else:
+            with bound_socket(settings.host, settings.port) as listener:
+                await _serve_alone(settings, listener, grpc_address)
 
 
-async def _serve_alone(settings: Settings, listener: socket.socket) -> None:
+@contextlib.contextmanager
+def _grpc_address(settings: Settings) -> Iterator[str | None]:
+    """Reserve the port for gRPC and yield its address, or None if the setting is unset."""
+    if settings.grpc_port is None:
+        yield None
+        return
+    extra.check()
+    with reserved_address(settings.host, settings.grpc_port, "--grpc-port") as address:
+        yield address
+
+
+async def _serve_alone(settings: Settings, listener: socket.socket, grpc_address: str | None) -> None:
     app = create_app(settings)
     # uvicorn would log a StartError of the lifespan and exit with its own code, so the lifespan is entered here.
-    async with app.router.lifespan_context(app):
+    async with app.router.lifespan_context(app), extra.serving(app.state.service, grpc_address) as rpc_server:
         config = uvicorn_config(app, settings)
         memory.freeze_gc()
         listen(listener, settings.host, settings.port, config.backlog)
-        await Server(config, settings, app.state.service).serve(sockets=[listener])
+        _log_grpc(grpc_address)
+        await Server(config, settings, app.state.service, rpc_server).serve(sockets=[listener])
 
 
-async def _supervise(settings: Settings, listeners: Sequence[socket.socket]) -> None:
+async def _supervise(settings: Settings, listeners: Sequence[socket.socket], grpc_address: str | None) -> None:
     url, is_draining = url_of(listeners[0]), asyncio.Event()
-    async with open_supervisor(settings, listeners) as supervisor:
+    async with open_supervisor(settings, listeners, grpc_address) as supervisor:
         memory.freeze_gc()
 
         def stop() -> None:
@@ -100,8 +115,14 @@ async def _supervise(settings: Settings, listeners: Sequence[socket.socket]) -> 
 
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop)
+        _log_grpc(grpc_address)
         log.info("listening", extra={"url": url})
         await _wait_for_first(is_draining.wait(), supervisor.watch())
+
+
+def _log_grpc(address: str | None) -> None:
+    if address is not None:
+        log.info("listening for gRPC", extra={"address": address})
 
 
 async def _wait_for_first(*coroutines: Coroutine[Any, Any, Any]) -> None:

@@ -135,6 +135,13 @@ def parent_of(headers: Headers) -> Parent | None:
     return Parent(*match.groups()) if match else None
 
 
+def log_fields(parent: Parent | None, trace: RequestTrace | None) -> dict[str, str]:
+    """Return the trace ID of the client, or the one of a request that is sampled without a client's."""
+    if parent is not None:
+        return {"trace_id": parent.trace_id.decode()}
+    return {} if trace is None else {"trace_id": f"{trace.trace_id:032x}"}
+
+
 def add_stages(seconds: Mapping[str, float]) -> None:
     """Add the stages of an image that is done now to the trace of the current request, if the request is sampled."""
     trace = current_trace.get()

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import uvloop
 
 from app.errors import InternalError, NotReady
+from app.grpc import extra
 from app.http.application import application, running_service
 from app.models.model import Service
 from app.observability import logging as logs
@@ -32,7 +33,7 @@ from app.processes.channel import Channel
 from app.processes.messages import REPLY_STRUCT, REQUEST_ID, MessageType
 from app.processes.shared_memory import SharedLoad, TensorPool, read_shared
 from app.processes.worker_config import WorkerConfig
-from app.server.server import App, Server, uvicorn_config
+from app.server.server import App, RpcServer, Server, uvicorn_config
 from app.settings import Settings
 from app.system import memory
 from app.system.process_exit import end, exit_now
@@ -79,9 +80,14 @@ class HttpWorker:
         """Serve until SHUTDOWN."""
         settings = self._config.settings
         app = application(settings, self._metrics, self._tracer, self._open)
-        async with app.router.lifespan_context(app):
+        async with (
+            app.router.lifespan_context(app),
+            extra.serving(app.state.service, self._config.grpc_address) as rpc_server,
+        ):
             memory.freeze_gc()
-            server = HttpWorkerServer(app, settings, app.state.service, lambda: self._channel.send(MessageType.READY))
+            server = HttpWorkerServer(
+                app, settings, app.state.service, rpc_server, lambda: self._channel.send(MessageType.READY)
+            )
             self._server = server
             if self._is_shutdown_requested:
                 server.handle_exit(signal.SIGTERM, None)
@@ -184,8 +190,15 @@ class HttpWorkerServer(Server):
     `on_start` is called once the server accepts connections.
     """
 
-    def __init__(self, app: App, settings: Settings, service: Service, on_start: Callable[[], None]) -> None:
-        super().__init__(uvicorn_config(app, settings), settings, service)
+    def __init__(
+        self,
+        app: App,
+        settings: Settings,
+        service: Service,
+        rpc_server: RpcServer | None,
+        on_start: Callable[[], None],
+    ) -> None:
+        super().__init__(uvicorn_config(app, settings), settings, service, rpc_server)
         self._on_start = on_start
 
     @contextlib.contextmanager

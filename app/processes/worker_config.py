@@ -23,6 +23,7 @@ class WorkerConfig(NamedTuple):
     layout: TensorLayout
     decode_threads: int
     is_traced: bool  # whether the engine process records batches
+    grpc_address: str | None  # the one that all workers share; None: no gRPC
 
 
 def worker_config(
@@ -34,6 +35,7 @@ def worker_config(
     http_workers: int,
     decode_threads: int,
     is_traced: bool,
+    grpc_address: str | None = None,
 ) -> WorkerConfig:
     """Return what each of `http_workers` workers starts with; `decode_threads` is the number for one worker."""
     manifest = bundle.manifest
@@ -57,7 +59,7 @@ def worker_config(
         tokens=(manifest.evidence.positions, manifest.evidence.channels),
     )
     own = settings.model_copy(update=shares)
-    return WorkerConfig(own, contents(bundle), limits, layout, decode_threads, is_traced)
+    return WorkerConfig(own, contents(bundle), limits, layout, decode_threads, is_traced, grpc_address)
 
 
 def max_connections_of_one(connections: int, http_workers: int) -> int:

@@ -4,13 +4,13 @@ They refuse requests that are not valid HTTP, or that exceed a limit of time, si
 connection is closed after each of them. Knows no sockets.
 """
 
-import random
 from collections.abc import Sequence
 from http import HTTPStatus
 
 from app.errors import RetryableError, ServiceError
-from app.http.middleware.context import ID_HEADER, USABLE_ID
+from app.http.middleware.context import ID_HEADER
 from app.http.problems import MEDIA_TYPE, problem
+from app.protocols.request_identity import USABLE_ID, new_id
 from app.server.framing import Fields
 
 # The header fields that a page of another site may read. The CORS middleware of the application
@@ -23,7 +23,7 @@ def request_id(fields: Fields) -> str:
     for name, value in fields:
         if name == ID_HEADER and USABLE_ID.fullmatch(given := value.decode("latin-1")):
             return given
-    return f"{random.getrandbits(128):032x}"  # not secret, and needs no system call
+    return new_id()
 
 
 def response(

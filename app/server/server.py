@@ -12,13 +12,14 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
 
 from app.models.model import Service
 from app.server.handshakes import accept_packets, refuse_new_handshakes
 from app.server.protocol import Connection, State
+from app.server.sockets import address_of
 from app.settings import Settings
 from app.system.open_files import connections_within_limit
 
@@ -31,19 +32,32 @@ LAST_REQUEST_SECONDS = 0.25
 # Seconds between two checks of the connections: ten of uvicorn's ticks.
 CHECK_INTERVAL_SECONDS = 1
 
+# Seconds between two looks, during a drain, whether a second signal has come.
+FORCED_EXIT_INTERVAL_SECONDS = 0.1
+
 # An ASGI application. uvicorn and Starlette have different types for its arguments.
 App = Callable[..., Any]
+
+
+class RpcServer(Protocol):
+    """Another server in front of the same service, which stops with the HTTP server."""
+
+    async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 (the calls are cancelled after it, without an error)
+        """Refuse new calls, wait for those in progress, and cancel them after `timeout` seconds."""
 
 
 class Server(uvicorn.Server):
     """uvicorn's server with a drain.
 
     The first signal turns readiness off and starts the drain. The second signal ends the process
-    without waiting for requests in progress.
+    without waiting for requests in progress. `rpc_server` drains with this server.
     """
 
-    def __init__(self, config: uvicorn.Config, settings: Settings, service: Service) -> None:
+    def __init__(
+        self, config: uvicorn.Config, settings: Settings, service: Service, rpc_server: RpcServer | None = None
+    ) -> None:
         super().__init__(config)
+        self._rpc_server = rpc_server
         self.server_state = self._state = State(settings, service)
         self._settings, self._service = settings, service
         self._loop = asyncio.get_running_loop()
@@ -85,10 +99,12 @@ class Server(uvicorn.Server):
 
         Idle connections are closed first, the others after their responses.
         """
+        stopping = asyncio.create_task(self._stop_rpc_server())
         await self._accept_last(sockets or [])
         if not self.force_exit:
             await asyncio.sleep(LAST_REQUEST_SECONDS)
         await super().shutdown(sockets)
+        await stopping
 
     @property
     def _connections(self) -> list[Connection]:
@@ -114,6 +130,15 @@ class Server(uvicorn.Server):
     def _stop(self) -> None:
         self.should_exit = True
 
+    async def _stop_rpc_server(self) -> None:
+        if self._rpc_server is None:
+            return
+        stopping = asyncio.create_task(self._rpc_server.stop(self._settings.drain_timeout))
+        while not stopping.done():
+            await asyncio.wait([stopping], timeout=FORCED_EXIT_INTERVAL_SECONDS)
+            if self.force_exit:
+                await self._rpc_server.stop(0)
+
     async def _accept_last(self, listeners: Sequence[socket.socket]) -> None:
         """Empty the accept queues, because closing a listener resets the connections in its queue."""
         for listener in listeners:
@@ -130,8 +155,7 @@ class Server(uvicorn.Server):
 
 def url_of(listener: socket.socket) -> str:
     """Return the http URL of a listener."""
-    host, port = listener.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"http://{address_of(*listener.getsockname()[:2])}"
 
 
 def uvicorn_config(app: App, settings: Settings) -> uvicorn.Config:

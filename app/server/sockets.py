@@ -3,12 +3,16 @@
 import contextlib
 import errno
 import socket
+import sys
 from collections.abc import Iterator
 
 from app.errors import StartError
 
 # Errors of a bind that another port avoids: it is in use, or needs privileges.
 OF_THE_PORT = {errno.EADDRINUSE, errno.EACCES}
+
+# The option that chooses the port of HTTP.
+PORT = "--port"
 
 
 @contextlib.contextmanager
@@ -35,7 +39,32 @@ def shared_sockets(host: str, port: int, count: int) -> Iterator[list[socket.soc
 
 
 @contextlib.contextmanager
-def claim_port(host: str, port: int) -> Iterator[int]:
+def reserved_address(host: str, port: int, option: str) -> Iterator[str]:
+    """Reserve a port for sockets that a library binds with SO_REUSEPORT, and yield the numeric address.
+
+    Inside the block, a socket that never listens keeps other services from the port. Without names in the abstract
+    namespace of Linux, the port is only found to be free before the block. `option` is the one that chooses the port.
+
+    Raises:
+        StartError: the address cannot be bound, or another service uses it.
+    """
+    with contextlib.ExitStack() as stack:
+        if sys.platform == "linux":
+            claimed = stack.enter_context(claim_port(host, port, option))
+            address = stack.enter_context(_bind(host, claimed, option, is_shared=True)).getsockname()
+        else:
+            with _bind(host, port, option) as probe:
+                address = probe.getsockname()
+        yield address_of(*address[:2])
+
+
+def address_of(host: str, port: int) -> str:
+    """Return host and port as in a URL."""
+    return f"{f'[{host}]' if ':' in host else host}:{port}"
+
+
+@contextlib.contextmanager
+def claim_port(host: str, port: int, option: str = PORT) -> Iterator[int]:
     """Reserve a port for this service until the block ends, and yield its number. Port 0 selects a free one.
 
     SO_REUSEPORT lets two services of one user share a port by accident. Two checks prevent that: a listening socket
@@ -45,7 +74,7 @@ def claim_port(host: str, port: int) -> Iterator[int]:
     Raises:
         StartError: the port is in use.
     """
-    with _bind(host, port) as probe, _start_error(host, port):
+    with _bind(host, port, option) as probe, _start_error(host, port, option):
         number: int = probe.getsockname()[1]
         probe.listen()
         claim = socket.socket(socket.AF_UNIX)
@@ -68,7 +97,7 @@ def listen(listener: socket.socket, host: str, port: int, backlog: int) -> None:
         listener.listen(backlog)
 
 
-def _bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
+def _bind(host: str, port: int, option: str = PORT, *, is_shared: bool = False) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         # Connections of a service that has just ended can keep the port in TIME_WAIT.
@@ -76,7 +105,7 @@ def _bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
         if is_shared:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.setblocking(False)
-        with _start_error(host, port):
+        with _start_error(host, port, option):
             listener.bind((host, port))
     except BaseException:
         listener.close()
@@ -85,9 +114,9 @@ def _bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _start_error(host: str, port: int) -> Iterator[None]:
+def _start_error(host: str, port: int, option: str = PORT) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        option = "--port" if error.errno in OF_THE_PORT else "--host"
-        raise StartError(f"cannot listen on {host} port {port}: {error.strerror}; choose another {option}") from error
+        choice = option if error.errno in OF_THE_PORT else "--host"
+        raise StartError(f"cannot listen on {host} port {port}: {error.strerror}; choose another {choice}") from error

@@ -6,8 +6,6 @@ Knows no route.
 import asyncio
 import contextlib
 import logging
-import random
-import re
 import time
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from http import HTTPStatus
@@ -21,7 +19,8 @@ from app.http.request_head import path_of
 from app.http.spans import attributes_of, name_of
 from app.observability.logging import request_fields
 from app.observability.metrics import Metrics
-from app.observability.tracing import Parent, RequestTrace, Tracer, current_trace, parent_of
+from app.observability.tracing import RequestTrace, Tracer, current_trace, log_fields, parent_of
+from app.protocols.request_identity import USABLE_ID, new_id
 
 log = logging.getLogger("swin.request")
 
@@ -32,10 +31,6 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 ID_HEADER = b"x-request-id"
-
-# Request IDs of clients that the log and the response repeat. They cannot forge a log line or a
-# header field.
-USABLE_ID = re.compile(r"[\w.:+/=@-]{1,128}", re.ASCII)
 
 # The status in log and metrics after a disconnect of the client, as in nginx. It is not sent.
 CLIENT_CLOSED_REQUEST = 499
@@ -68,7 +63,7 @@ class RequestContextMiddleware:
             self._normalize_path(scope, path)
         identity, parent = _identity(scope), parent_of(scope["headers"])
         trace = self._tracer.begin(parent, scope["headers"], started)
-        token = request_fields.set({"request_id": identity, **_trace_id(parent, trace)})
+        token = request_fields.set({"request_id": identity, **log_fields(parent, trace)})
         trace_token = current_trace.set(trace)
 
         async def send_with_id(message: Message) -> None:
@@ -123,11 +118,4 @@ def _identity(scope: Scope) -> str:
                 given: str = value.decode("ascii")
                 if USABLE_ID.fullmatch(given):
                     return given
-    return f"{random.getrandbits(128):032x}"  # not secret, and needs no system call
-
-
-def _trace_id(parent: Parent | None, trace: RequestTrace | None) -> dict[str, str]:
-    """Return the trace ID of the client, or the one of a request that is sampled without a client's."""
-    if parent is not None:
-        return {"trace_id": parent.trace_id.decode()}
-    return {} if trace is None else {"trace_id": f"{trace.trace_id:032x}"}
+    return new_id()

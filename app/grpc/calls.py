@@ -1,0 +1,265 @@
+"""The context of each call: key, limits, ID and trace, log line, metrics, and a status for every error. Knows no RPC.
+
+A handler starts when the metadata of a call has arrived, before its message: so the RPCs with one message are served
+like streams. A call without a key, or for a full queue, is refused without reading its message.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from http import HTTPStatus
+from typing import Any, TypeVar
+from urllib.parse import unquote
+
+import grpc
+from grpc import StatusCode
+from grpc.aio import EOF, AbortError, ServicerContext
+
+from app.classification.classifier import SMALL_BYTES
+from app.errors import (
+    DeadlineExceeded,
+    Draining,
+    ImageTooLarge,
+    InternalError,
+    Overloaded,
+    RequestTimeout,
+    ServiceError,
+    TooManyConnections,
+    Unauthorized,
+)
+from app.grpc.status import status_of, trailing_metadata
+from app.models.model import Service
+from app.observability.logging import request_fields
+from app.observability.tracing import log_fields, parent_of
+from app.protocols.bearer_keys import BearerKeys
+from app.protocols.request_identity import USABLE_ID, new_id
+
+log = logging.getLogger("swin.request")
+
+T = TypeVar("T")
+
+ID_KEY = "x-request-id"
+
+# The code in log and metrics after a cancellation by the client, as of HTTP.
+CLIENT_CLOSED_REQUEST = 499
+
+
+class Call:
+    """One call: the service, the deadline, and the message of the client.
+
+    Args:
+        service: serves the call.
+        context: the call in grpc.
+        started: time of `time.perf_counter` at which the call arrived. Deadlines count from here.
+        reading: limits the messages that arrive at the same time.
+    """
+
+    def __init__(self, service: Service, context: Any, started: float, reading: asyncio.Semaphore) -> None:
+        self.service, self.started = service, started
+        self.context, self._reading = context, reading
+        remaining = context.time_remaining()
+        limit = service.settings.request_timeout
+        self.deadline = started + (limit if remaining is None else min(remaining, limit))
+
+    @contextlib.asynccontextmanager
+    async def receive(self, decode: Callable[[bytes], T]) -> AsyncIterator[T]:
+        """Read the message, and yield what `decode` makes of it. A large one is not decoded on the event loop.
+
+        Within the block, the message counts towards the setting `max_uploads_mib`.
+
+        Raises:
+            ImageTooLarge: the message is longer than `max_body_mib`.
+            Overloaded: the bodies of all requests together exceed `max_uploads_mib`.
+            RequestTimeout: the message did not arrive within `body_timeout`.
+            DeadlineExceeded: the message did not arrive before the deadline.
+            ServiceError: any error of `decode`, and those of `Classifier.run_off_the_loop`.
+        """
+        service = self.service
+        data = await self._read()
+        size = len(data)
+        service.uploaded += size
+        try:
+            if service.uploaded > service.settings.max_uploads_mib * 2**20:
+                raise Overloaded(1)
+            if size <= SMALL_BYTES:
+                message = decode(data)
+            else:
+                message = await service.classifier.run_off_the_loop(partial(decode, data), self.deadline)
+            del data  # the decoded message has copies
+            yield message
+        finally:
+            service.uploaded -= size
+
+    async def _read(self) -> bytes:
+        settings = self.service.settings
+        left = self.deadline - time.perf_counter()
+        try:
+            async with asyncio.timeout(min(settings.body_timeout, left)), self._reading:
+                data: Any = await self.context.read()
+        except TimeoutError:
+            if left < settings.body_timeout:
+                raise DeadlineExceeded from None
+            raise RequestTimeout(f"The message did not arrive in {settings.body_timeout:g} s.") from None
+        except asyncio.CancelledError:
+            self.service.metrics.cancelled.labels("read").inc()
+            raise
+        if data is EOF:  # grpc has dropped the message, or there is none
+            raise ImageTooLarge(f"The message is longer than {settings.max_body_mib} MiB, or the call has no message.")
+        message: bytes = data
+        return message
+
+
+class Calls:
+    """All calls of a server.
+
+    Args:
+        service: serves the calls.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service, settings = service, service.settings
+        self._keys = BearerKeys(key.get_secret_value() for key in settings.api_keys) if settings.api_keys else None
+        self._in_progress = 0
+        # grpc does not tell how much of a message has arrived. So each message that is arriving counts
+        # as the longest one, and further calls wait until one of them has arrived.
+        self._reading = asyncio.Semaphore(max(settings.max_uploads_mib // settings.max_body_mib, 1))
+        self._streams = set[asyncio.Task[Any]]()
+        self._is_ending = False
+
+    def unary(
+        self, route: str, answer: Callable[[Call], Awaitable[Any]], *, is_open: bool = False
+    ) -> grpc.RpcMethodHandler:
+        """Return the handler of an RPC with one message in each direction. `is_open`: without an API key."""
+
+        async def handle(_: object, context: ServicerContext) -> Any:
+            async with self._observe(route, context, is_open=is_open) as call:
+                return await answer(call)
+
+        return grpc.stream_unary_rpc_method_handler(handle, None, _serialize)
+
+    def stream(
+        self, route: str, answer: Callable[[Call], Awaitable[None]], *, is_open: bool = False
+    ) -> grpc.RpcMethodHandler:
+        """Return the handler of an RPC with a stream of answers, which `answer` writes to the context of the call."""
+
+        async def handle(_: object, context: ServicerContext) -> None:
+            async with self._observe(route, context, is_open=is_open) as call, self._until_the_end():
+                await answer(call)
+
+        return grpc.stream_stream_rpc_method_handler(handle, None, _serialize)
+
+    def end_streams(self) -> None:
+        """End the calls with streams, which would last until their clients end them."""
+        self._is_ending = True
+        for task in self._streams:
+            task.cancel()
+
+    @contextlib.asynccontextmanager
+    async def _until_the_end(self) -> AsyncIterator[None]:
+        """Run the block until `end_streams`.
+
+        Raises:
+            Draining: the server ends its streams.
+        """
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 (for the type checker: the caller is a coroutine)
+        if self._is_ending:
+            raise Draining
+        self._streams.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self._is_ending and task.uncancel() == 0:  # no other component cancels the task, too
+                raise Draining from None
+            raise
+        finally:
+            self._streams.discard(task)
+
+    @contextlib.asynccontextmanager
+    async def _observe(self, route: str, context: Any, *, is_open: bool) -> AsyncIterator[Call]:
+        """Check, count and log a call, and turn an error in the block into a status."""
+        started = time.perf_counter()
+        metadata = context.invocation_metadata() or ()
+        identity = _identity(metadata)
+        token = request_fields.set({"request_id": identity, **log_fields(parent_of(_trace_headers(metadata)), None)})
+        context.set_trailing_metadata(((ID_KEY, identity),))
+        code, status = HTTPStatus.OK.value, StatusCode.OK
+        self._in_progress += 1
+        try:
+            self._admit(metadata, is_open=is_open)
+            yield Call(self._service, context, started, self._reading)
+        except ServiceError as error:
+            code, status = error.status, status_of(error)
+            await self._abort(context, error, identity)
+        except asyncio.CancelledError:
+            code, status = self._cancellation(context)
+            raise
+        except AbortError:  # the health service does not know the name
+            code, status = HTTPStatus.NOT_FOUND.value, StatusCode.NOT_FOUND
+            raise
+        except Exception:
+            log.exception("unexpected error")
+            code, status = InternalError.status, StatusCode.INTERNAL
+            await self._abort(context, InternalError(), identity)
+        finally:
+            self._in_progress -= 1
+            self._record(route, context, code, status, time.perf_counter() - started)
+            request_fields.reset(token)
+
+    def _admit(self, metadata: Sequence[tuple[str, Any]], *, is_open: bool) -> None:
+        if self._in_progress > self._service.settings.max_connections:
+            raise TooManyConnections
+        if self._keys is not None and not is_open and not self._keys.admits(_values(metadata, "authorization")):
+            raise Unauthorized
+
+    async def _abort(self, context: Any, error: ServiceError, identity: str) -> None:
+        """End a call with the status of an error. Raises the error by which grpc ends a handler."""
+        self._service.metrics.rejected.labels(error.code).inc()
+        log.debug("refused", extra={"code": error.code}, exc_info=error)
+        await context.abort(status_of(error), error.detail, ((ID_KEY, identity), *trailing_metadata(error)))
+
+    def _cancellation(self, context: Any) -> tuple[int, StatusCode]:
+        """Return code and status of a call that grpc has cancelled."""
+        if context.time_remaining() == 0:
+            return DeadlineExceeded.status, StatusCode.DEADLINE_EXCEEDED
+        if self._is_ending:
+            return Draining.status, StatusCode.UNAVAILABLE
+        return CLIENT_CLOSED_REQUEST, StatusCode.CANCELLED
+
+    def _record(self, route: str, context: Any, code: int, status: StatusCode, seconds: float) -> None:
+        self._service.metrics.observe_request(route, code, seconds)
+        if log.isEnabledFor(logging.INFO):
+            fields: Mapping[str, Any] = {"client": _client(context.peer()), "method": "POST", "path": route}
+            outcome = {"code": code, "grpc_status": status.name, "ms": round(seconds * 1e3, 2)}
+            log.info("request", extra={**fields, **outcome})
+
+
+def _serialize(message: Any) -> bytes:
+    data: bytes = message.SerializeToString()
+    return data
+
+
+def _values(metadata: Sequence[tuple[str, Any]], key: str) -> list[bytes]:
+    """Return the values of a metadata key, which is in lower case."""
+    return [value.encode() if isinstance(value, str) else value for name, value in metadata if name == key]
+
+
+def _trace_headers(metadata: Sequence[tuple[str, Any]]) -> list[tuple[bytes, bytes]]:
+    """Return the fields of W3C Trace Context in a call's metadata."""
+    return [(key.encode(), value) for key in ("traceparent", "tracestate") for value in _values(metadata, key)]
+
+
+def _identity(metadata: Sequence[tuple[str, Any]]) -> str:
+    for value in _values(metadata, ID_KEY):
+        given = value.decode("latin-1")
+        if USABLE_ID.fullmatch(given):
+            return given
+    return new_id()
+
+
+def _client(peer: str) -> str:
+    """Return the address in a peer such as `ipv4:127.0.0.1:50051` or `ipv6:%5B::1%5D:50051`."""
+    return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")

@@ -1,0 +1,128 @@
+"""The gRPC form of requests and responses of the Open Inference Protocol. Knows no call and no model.
+
+The inputs of a request are either in `raw_input_contents`, in their binary form, or in the typed contents of each
+input. The outputs of a response are always in `raw_output_contents`, as Triton returns them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from google.protobuf.message import DecodeError
+
+from app.errors import InvalidBody, NotSupported
+from app.grpc.proto.inference_pb2 import InferParameter, ModelInferRequest, ModelInferResponse
+from app.protocols import tensors
+from app.protocols.json_body import one_at_a_time
+from app.protocols.messages import InferRequest, InferResponse, RequestedOutput
+from app.protocols.rest_messages import MAX_CLASSES, SHARED_MEMORY
+from app.protocols.tensors import BYTES, Tensor
+from app.validation_messages import shorten
+
+M = TypeVar("M")
+
+# The field of the typed contents by datatype. The service reads no other datatype.
+CONTENTS = {"UINT8": "uint_contents", "FP32": "fp32_contents", BYTES: "bytes_contents"}
+
+# The choices of a parameter that can hold an unsigned integer. tritonclient sends `timeout` as int64.
+INTEGERS = {"int64_param", "uint64_param", "string_param"}
+
+# Largest number of digits of an integer in a text.
+MAX_DIGITS = 20
+
+
+def parse(kind: type[M], data: bytes) -> M:
+    """Return a message of its bytes.
+
+    Raises:
+        InvalidBody: the bytes are no such message.
+    """
+    try:
+        message: M = kind.FromString(data)  # type: ignore[attr-defined]  # (every message class has it)
+    except DecodeError as error:
+        raise InvalidBody(f"The message is not a valid {kind.__name__}.") from error
+    return message
+
+
+def decode_infer_request(data: bytes) -> tuple[str, str | None, InferRequest]:
+    """Return the name and the version of the model, and the request.
+
+    Raises:
+        InvalidBody: the message does not follow the protocol.
+        NotSupported: the request uses shared memory.
+    """
+    with one_at_a_time(len(data)):  # numbers take several times the memory of their message until they are an array
+        message = parse(ModelInferRequest, data)
+        inputs = _inputs(message)
+    outputs = [_requested_output(output) for output in message.outputs]
+    timeout = _unsigned(message.parameters, "timeout")
+    request = InferRequest(
+        inputs,
+        outputs,
+        message.id,
+        timeout / 1e6 if timeout else None,  # 0: no limit, as in Triton
+        is_binary=True,
+    )
+    return message.model_name, message.model_version or None, request
+
+
+def encode_infer_response(response: InferResponse) -> ModelInferResponse:
+    """Return a response with all outputs in their binary form."""
+    outputs = [output.tensor for output in response.outputs]
+    return ModelInferResponse(
+        model_name=response.model_name,
+        model_version=response.model_version,
+        id=response.id,
+        outputs=[
+            ModelInferResponse.InferOutputTensor(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+            for tensor in outputs
+        ],
+        raw_output_contents=[tensors.to_binary(tensor) for tensor in outputs],
+    )
+
+
+def _inputs(message: ModelInferRequest) -> list[Tensor]:
+    raw = message.raw_input_contents
+    if raw and len(raw) != len(message.inputs):
+        raise InvalidBody(f"the request has {len(message.inputs)} inputs, but {len(raw)} raw_input_contents")
+    found = []
+    for index, entry in enumerate(message.inputs):
+        _refuse_shared_memory(entry.parameters)
+        if raw and entry.HasField("contents"):
+            raise InvalidBody(f"input '{shorten(entry.name)}' has contents beside raw_input_contents; send one of them")
+        shape = list(entry.shape)
+        if raw:
+            found.append(tensors.from_binary(entry.name, entry.datatype, shape, memoryview(raw[index])))
+        else:
+            elements = _elements(entry.contents, entry.datatype)
+            found.append(tensors.from_elements(entry.name, entry.datatype, shape, elements))
+    return found
+
+
+def _elements(contents: Any, datatype: str) -> Sequence[Any]:
+    """Return the elements in the field of the datatype; none for a datatype that the service does not read."""
+    elements: Sequence[Any] = getattr(contents, CONTENTS[datatype]) if datatype in CONTENTS else ()
+    return elements
+
+
+def _requested_output(output: ModelInferRequest.InferRequestedOutputTensor) -> RequestedOutput:
+    _refuse_shared_memory(output.parameters)
+    classes = _unsigned(output.parameters, "classification")
+    if classes > MAX_CLASSES:
+        raise InvalidBody(f"parameter 'classification' is {classes}; give at most {MAX_CLASSES}")
+    return RequestedOutput(output.name, classes)
+
+
+def _refuse_shared_memory(parameters: Mapping[str, InferParameter]) -> None:
+    if "shared_memory_region" in parameters:
+        raise NotSupported(SHARED_MEMORY)
+
+
+def _unsigned(parameters: Mapping[str, InferParameter], name: str) -> int:
+    """Return a parameter that is an unsigned integer, or 0 if the request does not have it."""
+    if name not in parameters:  # reading a missing key of a map would add it
+        return 0
+    choice = parameters[name].WhichOneof("parameter_choice")
+    text = str(getattr(parameters[name], choice)) if choice in INTEGERS else ""
+    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
+        raise InvalidBody(f"parameter '{name}' must be an unsigned integer{f', got {shorten(text)}' if text else ''}")
+    return int(text)

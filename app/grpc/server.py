@@ -1,0 +1,117 @@
+"""The gRPC server: its port and options, the services on it, and its stop. Knows no message of inference."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+
+import grpc
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+
+from app.errors import StartError
+from app.grpc import health, inference, reflection
+from app.grpc.calls import Calls
+from app.grpc.health import Health
+from app.grpc.proto.descriptors import POOL, SERVICE_NAME
+from app.grpc.reflection import Reflection
+from app.models.model import Service
+from app.settings import Settings
+
+for _module in (health_pb2, reflection_pb2):  # reflection describes these services, too
+    POOL.AddSerializedFile(_module.DESCRIPTOR.serialized_pb)
+
+# The route in metrics of RPCs that the service does not have: each name of a client would be another time series.
+UNKNOWN = "unknown"
+
+# Largest length of a message in bytes that grpc can be told.
+MAX_INT = 2**31 - 1
+
+# Milliseconds without activity until a ping finds out whether a client is still there. Without it, clients that vanish
+# without closing their connections would count towards the limit of connections for hours.
+KEEPALIVE_MS = 60_000
+
+
+class RpcServer:
+    """A gRPC server in front of a service."""
+
+    def __init__(self, service: Service) -> None:
+        self._settings, self._calls = service.settings, Calls(service)
+        self._health = Health(service, (SERVICE_NAME,))
+        self._reflection = Reflection([SERVICE_NAME, health.NAME, reflection.NAME], POOL)
+        self._server = grpc.aio.server(options=_options(service.settings))
+        self._server.add_generic_rpc_handlers((Handlers(self._handlers(), self._calls),))
+        self._looking: asyncio.Task[None] | None = None
+
+    async def start(self, address: str) -> None:
+        """Serve on an address, such as `127.0.0.1:8001`.
+
+        Raises:
+            StartError: the address cannot be bound.
+        """
+        try:
+            self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise StartError(f"cannot listen on {address} for gRPC; choose another --grpc-port") from error
+        await self._server.start()
+        self._looking = asyncio.create_task(self._health.look())
+
+    async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 (the calls are cancelled after it, without an error)
+        """Refuse new calls, and wait for those in progress. After `timeout` seconds they are cancelled.
+
+        Another call with a shorter timeout ends the first one sooner.
+        """
+        self._calls.end_streams()
+        await self._server.stop(timeout)
+        if self._looking is not None:
+            self._looking.cancel()
+
+    def _handlers(self) -> Mapping[str, grpc.RpcMethodHandler]:
+        """Return the handler of each RPC by its full name."""
+        unary, stream, is_open = self._calls.unary, self._calls.stream, self._settings.health_open
+        check, watch = f"/{health.NAME}/Check", f"/{health.NAME}/Watch"
+        info = f"/{reflection.NAME}/ServerReflectionInfo"
+        handlers = {
+            check: unary(check, self._health.check, is_open=is_open),
+            watch: stream(watch, self._health.watch, is_open=is_open),
+            info: stream(info, self._reflection.describe),
+        }
+        for name, answer in inference.RPCS.items():
+            route = f"/{SERVICE_NAME}/{name}"
+            handlers[route] = unary(route, answer, is_open=is_open and name in inference.HEALTH)
+        return handlers
+
+
+class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # (grpc has no types)
+    """The handlers by the full names of their RPCs."""
+
+    def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler], calls: Calls) -> None:
+        self._handlers = handlers
+        self._unknown = calls.unary(UNKNOWN, inference.not_supported)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        """Return the handler of an RPC, or one that refuses it."""
+        return self._handlers.get(handler_call_details.method, self._unknown)
+
+
+@contextlib.asynccontextmanager
+async def serving(service: Service, address: str) -> AsyncIterator[RpcServer]:
+    """Serve gRPC on an address inside the block.
+
+    Raises:
+        StartError: the address cannot be bound.
+    """
+    server = RpcServer(service)
+    try:
+        await server.start(address)
+        yield server
+    finally:
+        await server.stop(0)
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", min(settings.max_body_mib * 2**20, MAX_INT)),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.so_reuseport", 1),
+    ]
