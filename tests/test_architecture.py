@@ -40,7 +40,19 @@ def test_no_package_of_tests_is_skipped(pytestconfig: pytest.Config) -> None:
 
 ROOMS_WITHOUT_TORCH = (
     *("batching", "bundle", "chaos", "classification", "cli", "container", "differential", "fuzz"),
-    *("gpu", "http", "openapi", "images", "inference", "observability", "processes", "server", "support", "system"),
+    *(
+        "gpu",
+        "grpc",
+        "http",
+        "openapi",
+        "images",
+        "inference",
+        "observability",
+        "processes",
+        "server",
+        "support",
+        "system",
+    ),
 )
 
 

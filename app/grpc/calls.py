@@ -22,8 +22,8 @@ from app.classification.classifier import SMALL_BYTES
 from app.errors import (
     DeadlineExceeded,
     Draining,
-    ImageTooLarge,
     InternalError,
+    InvalidBody,
     Overloaded,
     RequestTimeout,
     ServiceError,
@@ -45,6 +45,14 @@ ID_KEY = "x-request-id"
 
 # The code in log and metrics after a cancellation by the client, as of HTTP.
 CLIENT_CLOSED_REQUEST = 499
+
+
+# Seconds for which new calls are refused before the server stops, at least.
+LAST_CALL_SECONDS = 0.25
+
+# Seconds between the end of the client's messages and the cancellation of the call. Both reach this process apart from
+# each other if the client disappears, and if grpc drops a message that is too long.
+CANCELLATION_SECONDS = 1
 
 
 class Call:
@@ -71,7 +79,7 @@ class Call:
         Within the block, the message counts towards the setting `max_uploads_mib`.
 
         Raises:
-            ImageTooLarge: the message is longer than `max_body_mib`.
+            InvalidBody: the client has sent no message.
             Overloaded: the bodies of all requests together exceed `max_uploads_mib`.
             RequestTimeout: the message did not arrive within `body_timeout`.
             DeadlineExceeded: the message did not arrive before the deadline.
@@ -99,6 +107,9 @@ class Call:
         try:
             async with asyncio.timeout(min(settings.body_timeout, left)), self._reading:
                 data: Any = await self.context.read()
+            if data is EOF:
+                await asyncio.sleep(CANCELLATION_SECONDS)  # if grpc has dropped the message, it cancels this task
+                raise InvalidBody("The call has no message.")
         except TimeoutError:
             if left < settings.body_timeout:
                 raise DeadlineExceeded from None
@@ -106,8 +117,6 @@ class Call:
         except asyncio.CancelledError:
             self.service.metrics.cancelled.labels("read").inc()
             raise
-        if data is EOF:  # grpc has dropped the message, or there is none
-            raise ImageTooLarge(f"The message is longer than {settings.max_body_mib} MiB, or the call has no message.")
         message: bytes = data
         return message
 
@@ -122,12 +131,13 @@ class Calls:
     def __init__(self, service: Service) -> None:
         self._service, settings = service, service.settings
         self._keys = BearerKeys(key.get_secret_value() for key in settings.api_keys) if settings.api_keys else None
-        self._in_progress = 0
+        self.in_progress = 0  # calls that have arrived and not ended
         # grpc does not tell how much of a message has arrived. So each message that is arriving counts
         # as the longest one, and further calls wait until one of them has arrived.
         self._reading = asyncio.Semaphore(max(settings.max_uploads_mib // settings.max_body_mib, 1))
         self._streams = set[asyncio.Task[Any]]()
-        self._is_ending = False
+        self._ended = asyncio.Event()
+        self._is_draining = False
 
     def unary(
         self, route: str, answer: Callable[[Call], Awaitable[Any]], *, is_open: bool = False
@@ -151,28 +161,34 @@ class Calls:
 
         return grpc.stream_stream_rpc_method_handler(handle, None, _serialize)
 
-    def end_streams(self) -> None:
-        """End the calls with streams, which would last until their clients end them."""
-        self._is_ending = True
+    async def drain(self) -> None:
+        """Refuse new calls, end those with streams, and wait until none is in progress.
+
+        Clients learn from a refusal that the service is shutting down. grpc itself would cancel calls
+        that arrive while it stops.
+        """
+        self._is_draining = True
         for task in self._streams:
             task.cancel()
+        await asyncio.sleep(LAST_CALL_SECONDS)
+        while self.in_progress:
+            self._ended.clear()
+            await self._ended.wait()
 
     @contextlib.asynccontextmanager
     async def _until_the_end(self) -> AsyncIterator[None]:
-        """Run the block until `end_streams`.
+        """Run the block until `drain`.
 
         Raises:
-            Draining: the server ends its streams.
+            Draining: the server drains.
         """
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 (for the type checker: the caller is a coroutine)
-        if self._is_ending:
-            raise Draining
         self._streams.add(task)
         try:
             yield
         except asyncio.CancelledError:
-            if self._is_ending and task.uncancel() == 0:  # no other component cancels the task, too
+            if self._is_draining and task.uncancel() == 0:  # no other component cancels the task, too
                 raise Draining from None
             raise
         finally:
@@ -187,7 +203,7 @@ class Calls:
         token = request_fields.set({"request_id": identity, **log_fields(parent_of(_trace_headers(metadata)), None)})
         context.set_trailing_metadata(((ID_KEY, identity),))
         code, status = HTTPStatus.OK.value, StatusCode.OK
-        self._in_progress += 1
+        self.in_progress += 1
         try:
             self._admit(metadata, is_open=is_open)
             yield Call(self._service, context, started, self._reading)
@@ -205,12 +221,15 @@ class Calls:
             code, status = InternalError.status, StatusCode.INTERNAL
             await self._abort(context, InternalError(), identity)
         finally:
-            self._in_progress -= 1
+            self.in_progress -= 1
+            self._ended.set()
             self._record(route, context, code, status, time.perf_counter() - started)
             request_fields.reset(token)
 
     def _admit(self, metadata: Sequence[tuple[str, Any]], *, is_open: bool) -> None:
-        if self._in_progress > self._service.settings.max_connections:
+        if self._is_draining:
+            raise Draining
+        if self.in_progress > self._service.settings.max_connections:
             raise TooManyConnections
         if self._keys is not None and not is_open and not self._keys.admits(_values(metadata, "authorization")):
             raise Unauthorized
@@ -225,7 +244,7 @@ class Calls:
         """Return code and status of a call that grpc has cancelled."""
         if context.time_remaining() == 0:
             return DeadlineExceeded.status, StatusCode.DEADLINE_EXCEEDED
-        if self._is_ending:
+        if self._is_draining:
             return Draining.status, StatusCode.UNAVAILABLE
         return CLIENT_CLOSED_REQUEST, StatusCode.CANCELLED
 

@@ -26,20 +26,25 @@ UNKNOWN = "unknown"
 # Largest length of a message in bytes that grpc can be told.
 MAX_INT = 2**31 - 1
 
+# Seconds for the responses of the last calls.
+RESPONSE_SECONDS = 1
+
 # Milliseconds without activity until a ping finds out whether a client is still there. Without it, clients that vanish
 # without closing their connections would count towards the limit of connections for hours.
 KEEPALIVE_MS = 60_000
 
 
 class RpcServer:
-    """A gRPC server in front of a service."""
+    """A gRPC server in front of a service. `port` is that of the address on which it serves."""
+
+    port: int
 
     def __init__(self, service: Service) -> None:
-        self._settings, self._calls = service.settings, Calls(service)
+        self._settings, self.calls = service.settings, Calls(service)
         self._health = Health(service, (SERVICE_NAME,))
         self._reflection = Reflection([SERVICE_NAME, health.NAME, reflection.NAME], POOL)
         self._server = grpc.aio.server(options=_options(service.settings))
-        self._server.add_generic_rpc_handlers((Handlers(self._handlers(), self._calls),))
+        self._server.add_generic_rpc_handlers((Handlers(self._handlers(), self.calls),))
         self._looking: asyncio.Task[None] | None = None
 
     async def start(self, address: str) -> None:
@@ -49,7 +54,7 @@ class RpcServer:
             StartError: the address cannot be bound.
         """
         try:
-            self._server.add_insecure_port(address)
+            self.port = self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise StartError(f"cannot listen on {address} for gRPC; choose another --grpc-port") from error
         await self._server.start()
@@ -58,16 +63,19 @@ class RpcServer:
     async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 (the calls are cancelled after it, without an error)
         """Refuse new calls, and wait for those in progress. After `timeout` seconds they are cancelled.
 
-        Another call with a shorter timeout ends the first one sooner.
+        A second call of this method with a shorter timeout ends the first one sooner.
         """
-        self._calls.end_streams()
-        await self._server.stop(timeout)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self.calls.drain()
+        # The last handlers have returned, and grpc sends their responses. While grpc waits, it accepts no shorter time.
+        await self._server.stop(None if self.calls.in_progress else RESPONSE_SECONDS)
         if self._looking is not None:
             self._looking.cancel()
 
     def _handlers(self) -> Mapping[str, grpc.RpcMethodHandler]:
         """Return the handler of each RPC by its full name."""
-        unary, stream, is_open = self._calls.unary, self._calls.stream, self._settings.health_open
+        unary, stream, is_open = self.calls.unary, self.calls.stream, self._settings.health_open
         check, watch = f"/{health.NAME}/Check", f"/{health.NAME}/Watch"
         info = f"/{reflection.NAME}/ServerReflectionInfo"
         handlers = {

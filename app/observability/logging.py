@@ -25,6 +25,8 @@ def configure(style: str, level: str) -> None:
     logging.captureWarnings(capture=True)
     # swin-serve logs start and end in one line; uvicorn uses six.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    # At debug, grpc logs several lines for each call.
+    logging.getLogger("grpc").setLevel(logging.INFO)
     # A damaged form or image is an error of the client, which gets it as a response.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
