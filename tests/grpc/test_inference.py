@@ -258,14 +258,28 @@ async def test_shared_memory_is_not_supported(opened: Opened, demo: Bundle) -> N
         assert error.details().startswith("Shared memory is not supported.")
 
 
-async def test_a_message_that_is_none_is_refused(opened: Opened) -> None:
+@pytest.mark.parametrize("message", [b"\xff", b"\xff" * 20, b"\x2a\x05", b"\x0b", b"\x0d\x00", b"\x2a\x01\xff"])
+async def test_a_message_that_is_none_is_refused(opened: Opened, message: bytes) -> None:
     """Bytes that are no message of the RPC are an error of the client, not of the service."""
     _, client = opened
     with pytest.raises(grpc.aio.AioRpcError) as error:
-        await client.channel.unary_unary(route("ModelInfer"))(b"\xff")
+        await client.channel.unary_unary(route("ModelInfer"))(message)
 
     assert error.value.code() is StatusCode.INVALID_ARGUMENT
     assert error.value.details() == "The message is not a valid ModelInferRequest."
+
+
+async def test_a_message_of_many_fields_is_refused(opened: Opened, demo: Bundle) -> None:
+    """Unknown fields of each type are skipped, but many small inputs would take much more memory than their message."""
+    _, client = opened
+    infer = client.channel.unary_unary(route("ModelInfer"))
+    unknown = b"\xf8\x06\x96\x01" + b"\xf9\x06" + bytes(8) + b"\xfd\x06" + bytes(4) + b"\xfa\x06\x01x"
+    await infer(image_request(digit(demo)).SerializeToString() + unknown)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await infer(b"\x2a\x00" * 1025)
+
+    assert error.value.code() is StatusCode.INVALID_ARGUMENT
+    assert error.value.details() == "The message has more than 1024 fields."
 
 
 async def test_a_timeout_shortens_the_deadline(opened: Opened, demo: Bundle) -> None:

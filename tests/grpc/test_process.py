@@ -15,8 +15,9 @@ from app.bundle.load import Bundle
 from app.errors import StartError
 from app.grpc import extra
 from benchmarks.load.processes import process_stat
+from benchmarks.load.served import START_SECONDS
 from tests.support.rpc import RpcClient, image_request
-from tests.support.served import START_SECONDS, Served, run
+from tests.support.served import Served, run
 
 pytestmark = pytest.mark.anyio
 

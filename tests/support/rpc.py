@@ -52,7 +52,8 @@ def image_request(*images: bytes, model: str = "digits", **fields: Any) -> Model
     """Return a request to infer with encoded images in `raw_input_contents`."""
     entry = {"name": "image", "datatype": "BYTES", "shape": [len(images)]}
     raw = b"".join(struct.pack("<I", len(image)) + image for image in images)
-    return ModelInferRequest(model_name=model, **{"inputs": [entry], "raw_input_contents": [raw]} | fields)
+    contents: dict[str, Any] = {"inputs": [entry], "raw_input_contents": [raw]}
+    return ModelInferRequest(model_name=model, **contents | fields)
 
 
 def parameters(**values: Any) -> Mapping[str, InferParameter]:
