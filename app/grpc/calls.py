@@ -47,6 +47,10 @@ ID_KEY = "x-request-id"
 CLIENT_CLOSED_REQUEST = 499
 
 
+# A client cancels its call at its deadline, which is earlier than here by the time that the call took to arrive. A
+# cancellation within this time before the deadline, in seconds, counts as its end.
+TRANSIT_SECONDS = 0.1
+
 # Seconds for which new calls are refused before the server stops, at least.
 LAST_CALL_SECONDS = 0.25
 
@@ -242,7 +246,8 @@ class Calls:
 
     def _cancellation(self, context: Any) -> tuple[int, StatusCode]:
         """Return code and status of a call that grpc has cancelled."""
-        if context.time_remaining() == 0:
+        remaining = context.time_remaining()
+        if remaining is not None and remaining < TRANSIT_SECONDS:
             return DeadlineExceeded.status, StatusCode.DEADLINE_EXCEEDED
         if self._is_draining:
             return Draining.status, StatusCode.UNAVAILABLE

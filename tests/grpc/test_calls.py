@@ -92,7 +92,7 @@ def test_every_error_has_a_status() -> None:
 
 
 async def test_a_full_queue_is_unavailable_with_a_pushback(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The call beyond the queue is told when to come back, without its message being read; the others succeed."""
+    """A call for a full queue gets a time for its retry before its message is read. The other calls succeed."""
     settings = Settings(device="cpu", threads=1, max_batch=1, max_queue_size=1, max_client_batch_size=1)
     async with rpc_service(settings) as (app, client):
         gate = hold_engine(app, monkeypatch)
@@ -148,7 +148,7 @@ async def test_the_deadline_of_the_client_holds(demo: Bundle, monkeypatch: pytes
         gate = hold_engine(app, monkeypatch)
         running = start(client, demo)
         await asyncio.to_thread(gate.wait_until_entered)
-        late = await error_of(start(client, demo, timeout=0.2))
+        late = await error_of(start(client, demo, timeout=1))
         await until(lambda: requests(app, 504) == 1)
         gate.open()
         await running
@@ -180,7 +180,7 @@ async def test_a_message_that_does_not_arrive_ends_the_call() -> None:
 
 
 async def test_a_call_without_a_message_is_refused() -> None:
-    """A client that ends its messages before the first one is told so."""
+    """A call whose client ends its messages before the first one is an invalid argument."""
 
     async def nothing() -> AsyncIterator[bytes]:
         return
