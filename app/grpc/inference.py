@@ -99,7 +99,7 @@ async def model_infer(call: Call) -> ModelInferResponse:
     service.classifier.admit()  # refuse before the message is read
     started = time.perf_counter()
     async with call.receive(decode_infer_request) as (name, version, request):
-        service.metrics.observe_stages({"read": time.perf_counter() - started})
+        read_seconds = time.perf_counter() - started
         named = find_model(service.models, name, version)
         deadline = call.deadline
         if request.timeout is not None:
@@ -109,7 +109,8 @@ async def model_infer(call: Call) -> ModelInferResponse:
             request,
             max_images=service.settings.max_client_batch_size,
             deadline=deadline,
-            on_image=service.metrics.observe_stages,
+            read_seconds=read_seconds,
+            on_image=service.observe_stages,
         )
     return encode_infer_response(response)
 
