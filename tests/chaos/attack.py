@@ -27,17 +27,8 @@ from benchmarks.load.clients import ConnectionPool, closed_loop, request
 from benchmarks.load.images import learn, noise, photo
 from benchmarks.load.served import Accounts, Served, Usage, metrics
 from tests.chaos import broken_engine
-from tests.chaos.scenarios import (
-    BATCH,
-    DIGIT,
-    ENGINE_FAILED,
-    OVERLOAD,
-    REQUEST_TIMEOUT_S,
-    SCENARIOS,
-    WELL_BEHAVED,
-    ClientPool,
-    Scenario,
-)
+from tests.chaos.client_pool import ENGINE_FAILED, OVERLOAD, REQUEST_TIMEOUT_S, ClientPool
+from tests.chaos.scenarios import BATCH, DIGIT, SCENARIOS, WELL_BEHAVED, Scenario
 
 MAX_BATCH = 8
 # Short queues that are full now and then, and short timeouts for engines that hang and for slow

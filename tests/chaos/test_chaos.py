@@ -4,7 +4,8 @@ import pytest
 import uvloop
 
 from tests.chaos.attack import Report, attack
-from tests.chaos.scenarios import SCENARIOS, WRONG_RESPONSE
+from tests.chaos.client_pool import WRONG_RESPONSE
+from tests.chaos.scenarios import SCENARIOS
 
 FAILURES = ["raise", "rows", "nan", "hang 60"]
 # One swapped batch can go unnoticed: its clients may have disconnected, or have sent the same
