@@ -9,6 +9,7 @@ import queue
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -33,10 +34,12 @@ class Usage(NamedTuple):
 
 
 class Accounts(NamedTuple):
-    """Request ids and status codes, as the service logs them."""
+    """Requests and their status codes, as the service logs them."""
 
-    requests: list[tuple[str, int]]  # answered by the application
+    requests: list[tuple[str, int]]  # answered by the application, or as calls of gRPC
     refusals: list[tuple[str, int]]  # refused at the connection, before or instead of the application
+    calls: list[tuple[str, str]]  # the calls of gRPC among the requests, with their status
+    paths: Counter[tuple[str, int]]  # the number of requests by path and code
 
 
 class Served:
@@ -66,12 +69,22 @@ class Served:
         host, port = self.url.removeprefix("http://").split(":")
         self.address: Address = (host, int(port))
 
+    @property
+    def grpc_address(self) -> str:
+        """The address of gRPC, as the service logs it."""
+        (event,) = [event for event in self.starting if event["message"] == "listening for gRPC"]
+        return str(event["address"])
+
     def _read(self) -> None:
         assert self.process.stderr is not None  # noqa: S101 (it is a pipe)
         for line in self.process.stderr:
             event = _event(line)
             if self._accounts is not None and event["message"] == "request":
-                self._accounts.requests.append((str(event["request_id"]), int(str(event["code"]))))
+                identity, code = str(event["request_id"]), int(str(event["code"]))
+                self._accounts.requests.append((identity, code))
+                self._accounts.paths[str(event["path"]), code] += 1
+                if "grpc_status" in event:
+                    self._accounts.calls.append((identity, str(event["grpc_status"])))
             elif self._accounts is not None and event["message"] == "refused" and "status" in event:
                 self._accounts.refusals.append((str(event["request_id"]), int(str(event["status"]))))
             else:
@@ -82,7 +95,7 @@ class Served:
 
         The result is complete when the process has ended.
         """
-        self._accounts = Accounts([], [])
+        self._accounts = Accounts([], [], [], Counter())
         return self._accounts
 
     def wait_for(self, message: str) -> dict[str, object]:

@@ -25,12 +25,6 @@ pytestmark = pytest.mark.anyio
 CLIENTS = 8
 
 
-def address_of(served: Served) -> str:
-    """Return the address of gRPC, as the service logs it."""
-    (event,) = [event for event in served.starting if event["message"] == "listening for gRPC"]
-    return str(event["address"])
-
-
 @pytest.fixture
 def rpc_served(http_workers: str) -> Iterator[Served]:
     """Start a service with gRPC, and stop it after the test."""
@@ -53,7 +47,7 @@ async def test_a_drain_under_load_loses_no_call(rpc_served: Served, demo: Bundle
 
     async def ask(number: int) -> None:
         # Channels of one process share their connections unless their options differ.
-        async with grpc.aio.insecure_channel(address_of(rpc_served), [("number", number)]) as channel:
+        async with grpc.aio.insecure_channel(rpc_served.grpc_address, [("number", number)]) as channel:
             client = RpcClient(channel)
             for turn in range(1_000_000):
                 identity = f"{number}-{turn}"
@@ -82,7 +76,7 @@ async def test_health_goes_off_before_calls_are_refused(http_workers: str, demo:
     """During `drain_delay`, health is NOT_SERVING and calls are still answered."""
     served = Served("--http-workers", http_workers, "--grpc-port", "0", "--drain-delay", "3600")
     try:
-        async with grpc.aio.insecure_channel(address_of(served)) as channel:
+        async with grpc.aio.insecure_channel(served.grpc_address) as channel:
             watch = channel.unary_stream("/grpc.health.v1.Health/Watch", None, HealthCheckResponse.FromString)(b"")
             first = (await watch.read()).status
             served.process.send_signal(signal.SIGTERM)
@@ -100,7 +94,7 @@ async def test_a_second_signal_ends_calls_in_progress(http_workers: str) -> None
         "--http-workers", http_workers, "--grpc-port", "0", "--drain-timeout", "3600", "--body-timeout", "3600"
     )
     try:
-        async with grpc.aio.insecure_channel(address_of(served)) as channel:
+        async with grpc.aio.insecure_channel(served.grpc_address) as channel:
             client = RpcClient(channel)
             call = client.silent_call("ModelInfer")
             await call.wait_for_connection()
@@ -125,12 +119,12 @@ async def test_calls_of_all_http_workers_are_counted(demo: Bundle) -> None:
         events = [event for event in served.starting if event["message"] == "HTTP worker started"]
         before = [cpu_seconds(event["pid"]) for event in events]
         for number in range(20):
-            async with grpc.aio.insecure_channel(address_of(served), [("number", number)]) as channel:
+            async with grpc.aio.insecure_channel(served.grpc_address, [("number", number)]) as channel:
                 client = RpcClient(channel)
                 for _ in range(20):
                     await client.call("ModelInfer", image_request(digit(demo)))
         after = [cpu_seconds(event["pid"]) for event in events]
-        async with grpc.aio.insecure_channel(address_of(served)) as channel:
+        async with grpc.aio.insecure_channel(served.grpc_address) as channel:
             statistics = await RpcClient(channel).call("ModelStatistics")
     finally:
         served.stop()
@@ -148,7 +142,7 @@ def cpu_seconds(pid: object) -> int:
 def test_a_port_in_use_is_one_sentence_and_exit_code_2(rpc_served: Served, http_workers: str) -> None:
     """The port of another swin-serve or of another program is refused before the bundle is read."""
     with socket.create_server(("127.0.0.1", 0)) as other:
-        ports = [address_of(rpc_served).rpartition(":")[2], str(other.getsockname()[1])]
+        ports = [rpc_served.grpc_address.rpartition(":")[2], str(other.getsockname()[1])]
         done = [run("run", "--port", "0", "--grpc-port", port, "--http-workers", http_workers) for port in ports]
 
     for each, port in zip(done, ports, strict=True):
