@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from random import Random
 from typing import Any, Self
 
@@ -44,9 +45,12 @@ class Reply:
     @property
     def name(self) -> str:
         """The status, and the code of a problem document: `200`, `429 overloaded`."""
-        if self.headers.get("content-type") != "application/problem+json":
-            return str(self.status)
-        return f"{self.status} {self.json()['code']}"
+        content_type = self.headers.get("content-type")
+        # On some routes, a problem document is `application/json`, as are responses that are none.
+        is_problem = content_type == "application/problem+json" or (
+            self.status >= HTTPStatus.BAD_REQUEST and content_type == "application/json" and "code" in self.json()
+        )
+        return f"{self.status} {self.json()['code']}" if is_problem else str(self.status)
 
     def json(self) -> Any:
         """Return the parsed body."""

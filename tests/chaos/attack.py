@@ -7,13 +7,14 @@ sentence for each claim that does not.
 import argparse
 import asyncio
 import contextlib
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import cycle
@@ -23,6 +24,7 @@ from typing import Self
 
 import uvloop
 
+from app.grpc.proto.descriptors import SERVICE_NAME
 from benchmarks.load.clients import ConnectionPool, closed_loop, request
 from benchmarks.load.images import learn, noise, photo
 from benchmarks.load.served import Accounts, Served, Usage, metrics
@@ -60,6 +62,20 @@ GAUGES = ("swin_queue_depth", "swin_decode_in_progress", "swin_uploaded_bytes")
 
 # The memory may grow by this part from the end of the warm-up to the end.
 MAX_GROWTH = 0.1
+
+# The code in log and metrics of a request whose client did not wait for the response.
+CLIENT_CLOSED_REQUEST = 499
+
+# Routes with clients that disconnect. The log has the paths of requests.
+INFER_ROUTE, INFER_PATH = "/v2/models/{name}/infer", re.compile("/v2/models/[^/]+/infer")
+ATTACKED_ROUTES = ("/classify", "/classify/batch", INFER_ROUTE)
+
+# The route of requests for no known path, and of those that are refused with one of these codes
+# before the service looks for their route.
+UNKNOWN, BEFORE_ROUTING = "unknown", {429, 503}
+
+# A sample of the requests in the metrics, and one of its labels.
+REQUESTS, LABEL = re.compile(r"swin_requests_total\{(?P<labels>.*)\}"), re.compile(r'(\w+)="([^"]*)"')
 
 # Log events of a batch that failed, one for each.
 FAILURE_EVENTS = {"engine failed", "engine timed out"}
@@ -269,7 +285,7 @@ class Attack:
 
 
 def _bad_accounts(clients: ClientPool, accounts: Accounts, samples: dict[str, float]) -> Iterator[str]:
-    """Check that each request is logged once, with the status that its client got."""
+    """Check that each request is logged once, with the status that its client got, and counted once."""
     codes, refusals = _by_request(accounts.requests), _by_request(accounts.refusals)
     for identity, status in clients.statuses.items():
         account = [*refusals.get(identity, []), *codes.get(identity, [])]
@@ -277,10 +293,49 @@ def _bad_accounts(clients: ClientPool, accounts: Accounts, samples: dict[str, fl
             del account[1]  # the application had started the request that the connection then ended
         if len(account) > 1 or (status is not None and account != [status]):
             yield f"{identity} got {status}, and the service logged {account}"
-    counted = sum(count for name, count in samples.items() if name.startswith("swin_requests_total"))
-    logged = len(accounts.requests)
-    if not logged - 2 <= counted <= logged:  # the last requests for metrics and readiness are not in their own count
-        yield f"the metrics have {counted:.0f} requests, the log has {logged}"
+    yield from _bad_cancellations(clients, accounts)
+    yield from _bad_counts(accounts, samples)
+
+
+def _bad_cancellations(clients: ClientPool, accounts: Accounts) -> Iterator[str]:
+    """Check that exactly the requests of clients that did not wait are logged as closed by the client."""
+    refused = {identity for identity, _ in accounts.refusals}  # of connections that the service has closed
+    for identity, code in accounts.requests:
+        if code == CLIENT_CLOSED_REQUEST and identity not in refused and clients.statuses.get(identity) is not None:
+            yield f"{identity} got a response, and the service logged {code}"
+    codes = _by_route(accounts.paths)
+    for route in ATTACKED_ROUTES:
+        if not codes[route, CLIENT_CLOSED_REQUEST]:
+            yield f"no request for {route} is logged as closed by the client"
+
+
+def _bad_counts(accounts: Accounts, samples: dict[str, float]) -> Iterator[str]:
+    """Check that the metrics count each request in the log under its route and code."""
+    by_label = Counter[tuple[str, int]]()
+    for name, count in samples.items():
+        if match := REQUESTS.fullmatch(name):
+            labels = dict(LABEL.findall(match["labels"]))
+            by_label[labels["route"], int(labels["code"])] += round(count)
+    counted = _by_route(by_label)
+    logged = _by_route(accounts.paths, {route for route, _ in by_label})
+    for key in sorted(counted.keys() | logged.keys()):
+        # The last requests for metrics and readiness are not in their own count.
+        is_last = key in {("/metrics", HTTPStatus.OK), ("/health/ready", HTTPStatus.OK)}
+        if not logged[key] - is_last <= counted[key] <= logged[key]:
+            yield f"the metrics have {counted[key]} requests of {key}, the log has {logged[key]}"
+
+
+def _by_route(paths: Mapping[tuple[str, int], int], routes: Collection[str] | None = None) -> Counter[tuple[str, int]]:
+    """Return the number of requests by route and code.
+
+    The service refuses a request of HTTP for overload before it looks for the route.
+    """
+    found = Counter[tuple[str, int]]()
+    for (path, code), count in paths.items():
+        route = INFER_ROUTE if INFER_PATH.fullmatch(path) else path if routes is None or path in routes else UNKNOWN
+        is_call = route.startswith(f"/{SERVICE_NAME}/")
+        found[UNKNOWN if code in BEFORE_ROUTING and not is_call else route, code] += count
+    return found
 
 
 def _by_request(accounts: Sequence[tuple[str, int]]) -> dict[str, list[int]]:

@@ -6,11 +6,12 @@ Each scenario is a function that runs it once and returns its outcome.
 import asyncio
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.load.clients import BOUNDARY, FORM, Connection, form
 from benchmarks.load.images import Known
+from tests.chaos.bad_files import BAD_FILES, mutated
 from tests.chaos.client_pool import (
     BODY_LIMIT,
     CLIENT_LATE,
@@ -19,6 +20,18 @@ from tests.chaos.client_pool import (
     WRONG_RESPONSE,
     ClientPool,
 )
+
+# Number of pieces in which a slow client sends a request.
+SLOW_PIECES = 15
+
+# Returns the bytes of a request for an image: of this route, or of another one.
+Build = Callable[[ClientPool, Known], bytes]
+
+
+def classify_request(clients: ClientPool, known: Known) -> bytes:
+    """Return the bytes of a request for one image."""
+    return clients.request("/classify", known.data)
+
 
 # Scenarios of clients that behave well.
 
@@ -128,9 +141,9 @@ async def other_paths(clients: ClientPool) -> str:
 # Scenarios of clients that disconnect or are slow.
 
 
-async def disconnect_while_sending(clients: ClientPool) -> str:
+async def disconnect_while_sending(clients: ClientPool, build: Build = classify_request) -> str:
     """Disconnect in the header section or in the content."""
-    sent = clients.request("/classify", clients.photo().data)
+    sent = build(clients, clients.photo())
     end = clients.random.choice([100, len(sent)])
     async with clients.connection() as connection:
         connection.writer.write(sent[: clients.random.randrange(end)])
@@ -138,11 +151,11 @@ async def disconnect_while_sending(clients: ClientPool) -> str:
         return clients.disconnect(connection)
 
 
-async def disconnect_while_waiting(clients: ClientPool) -> str:
+async def disconnect_while_waiting(clients: ClientPool, build: Build = classify_request) -> str:
     """Disconnect while the image is in the decode queue, in the batcher's queue, or in a batch."""
     known = clients.random.choice([clients.digit, clients.photo])()
     async with clients.connection() as connection:
-        connection.writer.write(clients.request("/classify", known.data))
+        connection.writer.write(build(clients, known))
         await asyncio.sleep(clients.random.uniform(0, 0.03))
         return clients.disconnect(connection)
 
@@ -155,35 +168,36 @@ async def disconnect_with_batch(clients: ClientPool) -> str:
         return clients.disconnect(connection)
 
 
-async def half_close(clients: ClientPool) -> str:
+async def half_close(clients: ClientPool, build: Build = classify_request) -> str:
     """Close the sending side and wait. The service may treat the client as disconnected."""
     known = clients.digit()
-    sent = clients.request("/classify", known.data)
+    sent = build(clients, known)
     async with clients.connection() as connection:
         connection.writer.write(sent)
         connection.writer.write_eof()
         return clients.outcome_of(await connection.reply(), sent, known)
 
 
-async def slow_body(clients: ClientPool) -> str:
+async def slow_body(clients: ClientPool, build: Build = classify_request) -> str:
     """Send the request in small pieces, but in time.
 
     On a busy machine, the client itself can be late. Then 408 is right.
     """
     known, began = clients.digit(), time.perf_counter()
-    sent = clients.request("/classify", known.data)
+    sent = build(clients, known)
     async with clients.connection() as connection:
-        for start in range(0, len(sent), 100):
-            connection.writer.write(sent[start : start + 100])
+        size = len(sent) // SLOW_PIECES + 1
+        for start in range(0, len(sent), size):
+            connection.writer.write(sent[start : start + size])
             await asyncio.sleep(0.05)
         took = time.perf_counter() - began
         outcome = clients.outcome_of(await connection.reply(), sent, known)
     return CLIENT_LATE if outcome == "408 request_timeout" and took > REQUEST_TIMEOUT_S / 2 else outcome
 
 
-async def stalled_request(clients: ClientPool) -> str:
+async def stalled_request(clients: ClientPool, build: Build = classify_request) -> str:
     """Stop sending in the header section or in the content, and wait for the response."""
-    sent = clients.request("/classify", clients.photo().data)
+    sent = build(clients, clients.photo())
     async with clients.connection() as connection:
         connection.writer.write(sent[: clients.random.randrange(20, len(sent))])
         return clients.record(await connection.reply())
@@ -216,37 +230,8 @@ async def _open_with_small_buffer(clients: ClientPool) -> Connection:
 # Scenarios of clients that send what is no image, no form, or no HTTP.
 
 
-def _truncated(clients: ClientPool) -> bytes:
-    data = clients.photo().data
-    return data[: len(data) // 2]
-
-
-def _text(clients: ClientPool) -> bytes:
-    return b"I am a text file, not an image.\n" * clients.random.randrange(1, 100)
-
-
-def _empty(_: ClientPool) -> bytes:
-    return b""
-
-
-def _bomb(_: ClientPool) -> bytes:
-    """Return the header of a PNG of 20000×20000 pixels."""
-    return bytes.fromhex("89504e470d0a1a0a0000000d4948445200004e2000004e20080200000058f9ef4a")
-
-
-def _mutated(clients: ClientPool) -> bytes:
-    data = bytearray(clients.random.choice([clients.digit, clients.photo])().data)
-    for _ in range(clients.random.randrange(1, 20)):
-        data[clients.random.randrange(len(data))] = clients.random.randrange(256)
-    return bytes(data)
-
-
-# Files that contain no readable image.
-BAD_FILES = [_truncated, _text, _empty, _bomb]
-
-
 async def bad_file(clients: ClientPool) -> str:
-    return await clients.ask(clients.request("/classify", clients.random.choice([*BAD_FILES, _mutated])(clients)))
+    return await clients.ask(clients.request("/classify", clients.random.choice([*BAD_FILES, mutated])(clients)))
 
 
 async def bad_form(clients: ClientPool) -> str:
@@ -271,11 +256,11 @@ async def invalid_parameter(clients: ClientPool) -> str:
     return await clients.ask(clients.request(f"/classify?{query}", clients.digit().data))
 
 
-async def oversized_body(clients: ClientPool) -> str:
+async def oversized_body(clients: ClientPool, path: str = "/classify") -> str:
     """Send content over the limit, or announce it in Content-Length and do not send it."""
     megabyte = bytes(2**20)
-    announced = clients.request("/classify").replace(b"Content-Length: 0", b"Content-Length: %d" % (BODY_LIMIT + 1))
-    sent = clients.random.choice([announced, _chunked(clients, "/classify", [megabyte] * (BODY_LIMIT // 2**20 + 1))])
+    announced = clients.request(path).replace(b"Content-Length: 0", b"Content-Length: %d" % (BODY_LIMIT + 1))
+    sent = clients.random.choice([announced, _chunked(clients, path, [megabyte] * (BODY_LIMIT // 2**20 + 1))])
     async with clients.connection() as connection:
         outcome = clients.outcome_of(await connection.ask(sent), sent)
         connection.reset()  # closing would first send the rest

@@ -7,6 +7,7 @@ from random import Random
 
 from benchmarks.load.clients import Connection, ConnectionPool, Reply, request
 from benchmarks.load.images import Known
+from tests.chaos.results import is_result
 
 DISCONNECTED, CLIENT_LATE, NO_RESPONSE, TIMED_OUT = "disconnected", "client was late", "no response", "timed out"
 WRONG_RESPONSE = "response of another request"
@@ -65,7 +66,7 @@ class ClientPool:
         name = self.record(reply)
         if f"X-Request-ID: {reply.headers.get('x-request-id')}\r\n".encode() not in sent:
             return WRONG_RESPONSE
-        if name == "200" and known is not None and not known.matches(reply.json()["predictions"]):
+        if name == "200" and known is not None and not is_result(reply, known):
             return WRONG_RESPONSE
         return name
 

@@ -9,9 +9,11 @@ request`. It raises `Broken` if there was no response.
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from benchmarks.load.clients import Broken
 from tests.chaos import classify_scenarios as classify
+from tests.chaos import infer_scenarios as infer
 from tests.chaos.client_pool import (
     CLIENT_LATE,
     DISCONNECTED,
@@ -49,6 +51,15 @@ def _allowed(*outcomes: str) -> frozenset[str]:
     return frozenset(outcomes)
 
 
+def _infer(scenario: Callable[..., Awaitable[str]]) -> Callable[[ClientPool], Awaitable[str]]:
+    """Return a scenario of `/classify` with requests to infer."""
+    return partial(scenario, build=infer.infer_request)
+
+
+async def _infer_oversized(clients: ClientPool) -> str:
+    return await classify.oversized_body(clients, "/v2/models/digits/infer")
+
+
 OK = _allowed("200")
 REFUSALS = _allowed("408 request_timeout", "413 image_too_large", "415 unsupported_image", "422 unreadable_image")
 PROTOCOL_ERRORS = _allowed(
@@ -71,6 +82,10 @@ WELL_BEHAVED = [
     Scenario("pipelined", 3, classify.pipelined, OK),
     Scenario("chunked", 3, classify.chunked, OK),
     Scenario("100-continue", 2, classify.expect_continue, OK),
+    Scenario("infer", 12, infer.digit, OK),
+    Scenario("infer: photo", 3, infer.photo, OK),
+    Scenario("infer: several images", 3, infer.batch, OK),
+    Scenario("infer: short deadline", 2, infer.short_deadline, OK),
     Scenario("health, metrics, model", 4, classify.other_paths, OK | {"404 not_found", "503"}),
 ]
 
@@ -91,4 +106,14 @@ SCENARIOS = [
     Scenario(
         "malformed HTTP", 2, classify.malformed_http, REFUSALS | PROTOCOL_ERRORS | {"404 not_found", DISCONNECTED}
     ),
+    Scenario("infer: disconnect while sending", 2, _infer(classify.disconnect_while_sending), _allowed(DISCONNECTED)),
+    Scenario("infer: disconnect while waiting", 3, _infer(classify.disconnect_while_waiting), _allowed(DISCONNECTED)),
+    Scenario("infer: half-close", 1, _infer(classify.half_close), OK | {NO_RESPONSE}),
+    Scenario("infer: slow body", 1, _infer(classify.slow_body), OK | {CLIENT_LATE}),
+    Scenario("infer: stalled request", 0.5, _infer(classify.stalled_request), _allowed("408 request_timeout")),
+    Scenario("infer: bad file", 3, infer.bad_file, REFUSALS),
+    Scenario("infer: bad body", 3, infer.bad_body, _allowed("400 invalid_body")),
+    Scenario("infer: wrong model", 1, infer.wrong_model, _allowed("404 unknown_model")),
+    Scenario("infer: oversized body", 0.3, _infer_oversized, REFUSALS | {NO_RESPONSE}),
+    Scenario("infer: compressed bomb", 0.3, infer.compressed_bomb, REFUSALS),
 ]
