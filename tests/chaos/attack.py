@@ -20,17 +20,22 @@ from http import HTTPStatus
 from itertools import cycle
 from pathlib import Path
 from random import Random
-from typing import Self
+from typing import Self, TypeVar
 
 import uvloop
+from grpc import StatusCode
 
 from app.grpc.proto.descriptors import SERVICE_NAME
 from benchmarks.load.clients import ConnectionPool, closed_loop, request
 from benchmarks.load.images import learn, noise, photo
 from benchmarks.load.served import Accounts, Served, Usage, metrics
 from tests.chaos import broken_engine
-from tests.chaos.client_pool import ENGINE_FAILED, OVERLOAD, REQUEST_TIMEOUT_S, ClientPool
+from tests.chaos.client_pool import ClientPool
+from tests.chaos.outcomes import ENGINE_FAILED, OVERLOAD, REQUEST_TIMEOUT_S
+from tests.chaos.rpc_pool import INFER, RpcPool
 from tests.chaos.scenarios import BATCH, DIGIT, SCENARIOS, WELL_BEHAVED, Scenario
+
+T = TypeVar("T")
 
 MAX_BATCH = 8
 # Short queues that are full now and then, and short timeouts for engines that hang and for slow
@@ -40,6 +45,7 @@ OPTIONS = [
     *("--max-batch", str(MAX_BATCH)),
     *("--max-queue-size", "64", "--max-decode-queue-size", "24", "--max-client-batch-size", "16"),
     *("--batch-timeout", "5", "--header-timeout", f"{REQUEST_TIMEOUT_S:g}", "--body-timeout", f"{REQUEST_TIMEOUT_S:g}"),
+    *("--grpc-port", "0"),
 ]
 
 # The longest wait until the service is ready, is idle, or has ended. A longer wait is a hang.
@@ -68,7 +74,7 @@ CLIENT_CLOSED_REQUEST = 499
 
 # Routes with clients that disconnect. The log has the paths of requests.
 INFER_ROUTE, INFER_PATH = "/v2/models/{name}/infer", re.compile("/v2/models/[^/]+/infer")
-ATTACKED_ROUTES = ("/classify", "/classify/batch", INFER_ROUTE)
+ATTACKED_ROUTES = ("/classify", "/classify/batch", INFER_ROUTE, INFER)
 
 # The route of requests for no known path, and of those that are refused with one of these codes
 # before the service looks for their route.
@@ -109,6 +115,7 @@ class Attack:
     def __init__(self, served: Served, fault_file: Path, failures: Sequence[str], seed: int) -> None:
         self._served, self._fault_file, self._random = served, fault_file, Random(seed)
         self._callers, self._failures, self._remaining = ConnectionPool(served.address), cycle(failures), len(failures)
+        self._rpc = RpcPool(served.grpc_address, self._random)
         self._accounts = served.watch_requests()
         self._files, self._threads = served.usage().files, sys.maxsize  # when idle, as far as known
         self.outcomes = {scenario.name: Counter[str]() for scenario in SCENARIOS}
@@ -119,13 +126,14 @@ class Attack:
 
     async def __aexit__(self, *_: object) -> None:
         self._callers.close()
+        await self._rpc.close()
         await asyncio.sleep(0)  # a connection ends in the next event-loop iteration
 
     async def make_clients(self) -> ClientPool:
         """Return clients with images of known predictions: each image is classified alone once."""
         digits = await learn(self._callers, [noise(self._random) for _ in range(80)])
         photos = await learn(self._callers, [photo(*size, self._random) for size in PHOTO_SIZES * 2])
-        return ClientPool(self._callers, digits, photos, self._random)
+        return ClientPool(self._callers, self._rpc, digits, photos, self._random)
 
     async def measure_rate(self, clients: ClientPool) -> float:
         """Return how many scenarios per second the machine can serve beside its other work."""
@@ -217,6 +225,7 @@ class Attack:
             self._served.process.send_signal(signal.SIGUSR1)
             samples, is_ready = await metrics(self._callers), await self._is_ready()
             self._callers.close()
+            await self._rpc.close()
             await asyncio.sleep(0.2)
             usage = self._served.usage()
             is_idle = usage.files <= self._files and not any(samples[gauge] for gauge in GAUGES)
@@ -293,6 +302,11 @@ def _bad_accounts(clients: ClientPool, accounts: Accounts, samples: dict[str, fl
             del account[1]  # the application had started the request that the connection then ended
         if len(account) > 1 or (status is not None and account != [status]):
             yield f"{identity} got {status}, and the service logged {account}"
+    statuses = _by_request(accounts.calls)
+    for identity, called in clients.rpc.statuses.items():
+        logged = statuses.get(identity, [])
+        if len(logged) > 1 or (called is not None and logged != [called]):
+            yield f"{identity} got {called}, and the service logged {logged}"
     yield from _bad_cancellations(clients, accounts)
     yield from _bad_counts(accounts, samples)
 
@@ -303,6 +317,11 @@ def _bad_cancellations(clients: ClientPool, accounts: Accounts) -> Iterator[str]
     for identity, code in accounts.requests:
         if code == CLIENT_CLOSED_REQUEST and identity not in refused and clients.statuses.get(identity) is not None:
             yield f"{identity} got a response, and the service logged {code}"
+    # The service makes an id for a call whose connection ends before the id has arrived.
+    waited = clients.rpc.statuses.keys() - clients.rpc.canceled
+    for identity, status in accounts.calls:
+        if status == StatusCode.CANCELLED.name and identity in waited:
+            yield f"{identity} was not canceled by its client, and the service logged {status}"
     codes = _by_route(accounts.paths)
     for route in ATTACKED_ROUTES:
         if not codes[route, CLIENT_CLOSED_REQUEST]:
@@ -338,11 +357,11 @@ def _by_route(paths: Mapping[tuple[str, int], int], routes: Collection[str] | No
     return found
 
 
-def _by_request(accounts: Sequence[tuple[str, int]]) -> dict[str, list[int]]:
-    codes = dict[str, list[int]]()
-    for identity, code in accounts:
-        codes.setdefault(identity, []).append(code)
-    return codes
+def _by_request(accounts: Sequence[tuple[str, T]]) -> dict[str, list[T]]:
+    statuses = dict[str, list[T]]()
+    for identity, status in accounts:
+        statuses.setdefault(identity, []).append(status)
+    return statuses
 
 
 async def attack(
@@ -403,7 +422,7 @@ def main() -> int:
 def _table(report: Report) -> str:
     return "\n".join(
         [
-            *(f"{name:24}{outcomes.total():7}   {_shown(outcomes)}" for name, outcomes in report.outcomes.items()),
+            *(f"{name:32}{outcomes.total():7}   {_shown(outcomes)}" for name, outcomes in report.outcomes.items()),
             f"scenarios per second: {report.rate:.0f}",
             f"engine failures: {dict(report.injected)}",
             f"images cancelled: {report.cancelled}",

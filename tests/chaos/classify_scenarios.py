@@ -12,14 +12,8 @@ from typing import Any
 from benchmarks.load.clients import BOUNDARY, FORM, Connection, form
 from benchmarks.load.images import Known
 from tests.chaos.bad_files import BAD_FILES, mutated
-from tests.chaos.client_pool import (
-    BODY_LIMIT,
-    CLIENT_LATE,
-    IMAGE_ERROR_CODES,
-    REQUEST_TIMEOUT_S,
-    WRONG_RESPONSE,
-    ClientPool,
-)
+from tests.chaos.client_pool import ClientPool
+from tests.chaos.outcomes import BODY_LIMIT, CLIENT_LATE, IMAGE_ERROR_CODES, REQUEST_TIMEOUT_S, WRONG_RESPONSE
 
 # Number of pieces in which a slow client sends a request.
 SLOW_PIECES = 15

@@ -1,4 +1,4 @@
-"""The clients of the chaos test, and the names of the outcomes of their requests. Knows no scenario."""
+"""The clients of the chaos test, and the status of each of their requests. Knows no scenario."""
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Sequence
@@ -7,25 +7,9 @@ from random import Random
 
 from benchmarks.load.clients import Connection, ConnectionPool, Reply, request
 from benchmarks.load.images import Known
+from tests.chaos.outcomes import DISCONNECTED, WRONG_RESPONSE
 from tests.chaos.results import is_result
-
-DISCONNECTED, CLIENT_LATE, NO_RESPONSE, TIMED_OUT = "disconnected", "client was late", "no response", "timed out"
-WRONG_RESPONSE = "response of another request"
-
-# Seconds that the service waits for a header section, and for content.
-REQUEST_TIMEOUT_S = 5.0
-
-# A client that gets no response for so long has found a hang: a busy machine needs a few seconds.
-HANG_SECONDS = 60
-
-# Outcomes that are allowed for every request when there is too much work.
-OVERLOAD = {"429 overloaded", "503 not_ready", "503 too_many_connections", "504 deadline_exceeded"}
-
-ENGINE_FAILED = "500 engine_failed"
-
-IMAGE_ERROR_CODES = {"unsupported_image", "unreadable_image", "image_too_large"}
-
-BODY_LIMIT = 32 * 2**20
+from tests.chaos.rpc_pool import RpcPool
 
 
 @dataclass
@@ -33,6 +17,7 @@ class ClientPool:
     """Clients with images of known predictions, and the status of each of their requests."""
 
     callers: ConnectionPool
+    rpc: RpcPool
     digits: Sequence[Known]
     photos: Sequence[Known]
     random: Random

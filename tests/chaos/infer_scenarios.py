@@ -18,7 +18,8 @@ from PIL import Image
 
 from benchmarks.load.images import Known
 from tests.chaos.bad_files import BAD_FILES
-from tests.chaos.client_pool import BODY_LIMIT, WRONG_RESPONSE, ClientPool
+from tests.chaos.client_pool import ClientPool
+from tests.chaos.outcomes import BODY_LIMIT, WRONG_RESPONSE
 from tests.chaos.results import are_results, logits_of
 
 MODEL, ENCODED = "digits", "digits.encoded"

@@ -14,14 +14,11 @@ from functools import partial
 from benchmarks.load.clients import Broken
 from tests.chaos import classify_scenarios as classify
 from tests.chaos import infer_scenarios as infer
-from tests.chaos.client_pool import (
-    CLIENT_LATE,
-    DISCONNECTED,
-    HANG_SECONDS,
-    NO_RESPONSE,
-    TIMED_OUT,
-    ClientPool,
-)
+from tests.chaos import rpc_scenarios as rpc
+from tests.chaos.client_pool import ClientPool
+from tests.chaos.outcomes import CLIENT_LATE, DISCONNECTED, HANG_SECONDS, NO_RESPONSE, TIMED_OUT
+from tests.chaos.rpc_pool import GRPC_TOO_LONG, LATE, MESSAGE_TIMEOUT
+from tests.chaos.rpc_pool import OK as CALLED
 
 
 @dataclass(frozen=True)
@@ -66,6 +63,8 @@ PROTOCOL_ERRORS = _allowed(
     "400 malformed_request", "431 headers_too_large", "501 not_supported", "505 wrong_version", NO_RESPONSE
 )
 
+CALL_OK, INVALID = _allowed(CALLED), _allowed("INVALID_ARGUMENT")
+
 DIGIT = Scenario("digit", 30, classify.digit, OK)
 BATCH = Scenario("batch, valid and invalid", 4, classify.batch, OK)
 
@@ -86,6 +85,11 @@ WELL_BEHAVED = [
     Scenario("infer: photo", 3, infer.photo, OK),
     Scenario("infer: several images", 3, infer.batch, OK),
     Scenario("infer: short deadline", 2, infer.short_deadline, OK),
+    Scenario("call", 12, rpc.digit, CALL_OK),
+    Scenario("call: photo", 3, rpc.photo, CALL_OK),
+    Scenario("call: several images", 3, rpc.batch, CALL_OK),
+    Scenario("call: own channel", 2, rpc.own_channel, CALL_OK),
+    Scenario("call: short deadline", 2, rpc.short_deadline, CALL_OK | {LATE}),
     Scenario("health, metrics, model", 4, classify.other_paths, OK | {"404 not_found", "503"}),
 ]
 
@@ -116,4 +120,18 @@ SCENARIOS = [
     Scenario("infer: wrong model", 1, infer.wrong_model, _allowed("404 unknown_model")),
     Scenario("infer: oversized body", 0.3, _infer_oversized, REFUSALS | {NO_RESPONSE}),
     Scenario("infer: compressed bomb", 0.3, infer.compressed_bomb, REFUSALS),
+    Scenario("call: cancel while waiting", 3, rpc.cancel_while_waiting, _allowed(DISCONNECTED)),
+    Scenario("call: cancel beside others", 2, rpc.cancel_beside, CALL_OK),
+    Scenario("call: cancel before message", 1, rpc.cancel_before_message, _allowed(DISCONNECTED)),
+    Scenario("call: disconnect in message", 2, rpc.disconnect_in_message, _allowed(DISCONNECTED)),
+    Scenario("call: disconnect while waiting", 2, rpc.disconnect_while_waiting, _allowed(DISCONNECTED)),
+    Scenario("call: slow message", 1, rpc.slow_message, CALL_OK | {CLIENT_LATE}),
+    Scenario("call: stalled message", 0.3, rpc.stalled_message, _allowed(MESSAGE_TIMEOUT)),
+    Scenario("call: no message", 0.5, rpc.no_message, INVALID),
+    Scenario("call: bad file", 3, rpc.bad_file, INVALID | {"RESOURCE_EXHAUSTED"}),
+    Scenario("call: bad message", 3, rpc.bad_message, INVALID),
+    Scenario("call: wrong model", 1, rpc.wrong_model, _allowed("NOT_FOUND")),
+    Scenario("call: oversized message", 0.2, rpc.oversized_message, _allowed(GRPC_TOO_LONG)),
+    Scenario("call: damaged connection", 1, rpc.damaged_connection, CALL_OK | INVALID | {NO_RESPONSE, "NOT_FOUND"}),
+    Scenario("call: malformed HTTP", 1, rpc.malformed_http, _allowed(DISCONNECTED)),
 ]

@@ -4,7 +4,7 @@ import pytest
 import uvloop
 
 from tests.chaos.attack import Report, attack
-from tests.chaos.client_pool import WRONG_RESPONSE
+from tests.chaos.outcomes import WRONG_RESPONSE
 from tests.chaos.scenarios import SCENARIOS
 
 FAILURES = ["raise", "rows", "nan", "hang 60"]
