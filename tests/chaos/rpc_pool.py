@@ -19,6 +19,12 @@ from tests.support.rpc import route
 # Outcomes of calls. Without an id in its trailing metadata, the status is of grpc on one of both sides.
 OK, LATE, MESSAGE_TIMEOUT, GRPC_TOO_LONG = "OK", "deadline of the client", "message timeout", "too long for grpc"
 
+BY_GRPC = {
+    StatusCode.UNAVAILABLE: NO_RESPONSE,
+    StatusCode.DEADLINE_EXCEEDED: LATE,
+    StatusCode.RESOURCE_EXHAUSTED: GRPC_TOO_LONG,
+}
+
 # Channels that calls share. HTTP workers share the connections of all channels.
 CHANNELS = 4
 
@@ -110,8 +116,7 @@ class Call:
         code, trailing = error.code(), error.trailing_metadata() or ()
         named = self._record(trailing, code)
         if named is None:
-            by_grpc = {StatusCode.DEADLINE_EXCEEDED: LATE, StatusCode.RESOURCE_EXHAUSTED: GRPC_TOO_LONG}
-            return by_grpc.get(code, NO_RESPONSE)
+            return BY_GRPC.get(code, f"{code.name} by grpc")
         if named != self._identity:
             return WRONG_RESPONSE
         if code is StatusCode.INTERNAL and EngineFailed().detail in error.details():

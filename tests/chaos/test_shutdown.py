@@ -1,68 +1,152 @@
-"""SIGTERM under full load: every accepted request gets a response.
+"""SIGTERM under full load: every accepted request gets a response, over HTTP and over gRPC.
 
-A request is accepted when the client has written all of it to a connection that `connect` had
-returned, unless an earlier response on the connection had `Connection: close`. Each accepted
+A request of HTTP is accepted when the client has written all of it to a connection that `connect`
+had returned, unless an earlier response on the connection had `Connection: close`. Each accepted
 request must get a complete response: `200`, or the problem document of a `503`. A request on a
 connection that is closed or reset instead is lost. If `connect` fails, the client can use another
 instance.
+
+A call of gRPC is accepted when it has started on an open connection before SIGTERM, or when the
+service logs it. Each accepted call must get a response of the service: OK, or UNAVAILABLE, as in
+the log. All other calls must be UNAVAILABLE.
 """
 
 import asyncio
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from random import Random
+from typing import Any, NamedTuple
 
 import pytest
 import uvloop
+from grpc import ChannelConnectivity
 
 from app.settings import DEMO_BUNDLE
 from benchmarks.load.clients import Broken, Connection, request
-from benchmarks.load.served import START_SECONDS, Served
+from benchmarks.load.served import START_SECONDS, Accounts, Served
+from tests.chaos.outcomes import NO_RESPONSE
+from tests.chaos.rpc_pool import OK, RpcPool, open_channel
+from tests.support.rpc import image_request
 
-CLIENTS = 32
-DIGIT = request("/classify", (DEMO_BUNDLE / "golden/seven.png").read_bytes())
-ALLOWED = {"200", "503 draining", "503 not_ready"}
+# Clients of each protocol.
+CLIENTS = 12
+
+IMAGE = (DEMO_BUNDLE / "golden/seven.png").read_bytes()
+RAW = {"Inference-Header-Content-Length": "0"}
+REQUESTS = {
+    "classify": request("/classify", IMAGE),
+    "infer": request("/v2/models/digits.encoded/infer", IMAGE, headers=RAW),
+}
+MESSAGE = image_request(IMAGE).SerializeToString()
+PROTOCOLS = [*REQUESTS, "call"]
+
+# A call that starts during the stop may find no service any more.
+ALLOWED = {"200", "503 draining", "503 not_ready", OK, "UNAVAILABLE", NO_RESPONSE}
 
 
-async def stop_under_load(seed: int, http_workers: str, *, keep_alive: bool) -> tuple[int, int, Counter[str]]:
-    """Return the exit code, the number of allowed responses, and all other outcomes by name."""
-    served = Served("--http-workers", http_workers)
-    outcomes, chance = Counter[str](), Random(seed)
+class Stop(NamedTuple):
+    """The result of a stop."""
+
+    code: int  # of the process
+    responses: dict[str, int]  # allowed ones by protocol
+    bad: list[str]  # other outcomes
+
+
+class Load:
+    """Clients that send one request after another until the service refuses them."""
+
+    def __init__(self, served: Served, *, keep_alive: bool) -> None:
+        self._served, self._keep_alive = served, keep_alive
+        self._rpc = RpcPool(served.grpc_address, Random(0))
+        self.outcomes = Counter[tuple[str, str]]()  # by protocol and name
+        self.is_stopping = False
+
+    async def send(self, protocol: str) -> None:
+        """Be a client of a protocol until the end of the service."""
+        await (self._call() if protocol == "call" else self._request(protocol))
+
+    def responses(self) -> dict[str, int]:
+        """Return the number of allowed responses by protocol."""
+        counts = dict.fromkeys(PROTOCOLS, 0)
+        for (protocol, name), count in self.outcomes.items():
+            counts[protocol] += count if name in ALLOWED else 0
+        return counts
+
+    def bad_outcomes(self) -> Iterator[str]:
+        """Return a sentence for each outcome that is not allowed."""
+        for (protocol, name), count in self.outcomes.items():
+            if name not in ALLOWED:
+                yield f"{protocol}: {name}, {count} times"
+
+    def bad_accounts(self, accounts: Accounts) -> Iterator[str]:
+        """Return a sentence for each call of which the client did not get the status in the log."""
+        for identity, status in accounts.calls:
+            if self._rpc.statuses[identity] != status:
+                yield f"{identity} got {self._rpc.statuses[identity]}, and the service logged {status}"
+
+    async def _request(self, protocol: str) -> None:
+        while True:
+            try:
+                connection = await Connection.open(self._served.address)
+            except ConnectionError:
+                return
+            await self._request_until_closed(connection, protocol)
+            connection.close()
+
+    async def _request_until_closed(self, connection: Connection, protocol: str) -> None:
+        is_open = True
+        while is_open:
+            try:
+                reply = await connection.ask(REQUESTS[protocol])
+            except Broken:
+                self.outcomes[protocol, "lost"] += 1
+                return
+            self.outcomes[protocol, reply.name] += 1
+            is_open = self._keep_alive and not reply.is_last
+
+    async def _call(self) -> None:
+        is_served = True
+        while is_served:
+            async with open_channel(self._served.grpc_address) as channel:
+                is_served = await connects(channel) and await self._call_until_refused(channel)
+
+    async def _call_until_refused(self, channel: Any) -> bool:
+        while True:
+            is_before_stop = not self.is_stopping
+            outcome = await self._rpc.start(MESSAGE, channel=channel).outcome()
+            self.outcomes["call", "lost" if outcome == NO_RESPONSE and is_before_stop else outcome] += 1
+            if outcome != OK or not self._keep_alive:
+                return outcome == OK
+
+
+async def connects(channel: Any) -> bool:
+    """Return whether a channel gets its connection. False: the connection is refused."""
+    while (state := channel.get_state(try_to_connect=True)) is not ChannelConnectivity.READY:
+        if state is ChannelConnectivity.TRANSIENT_FAILURE:
+            return False
+        await channel.wait_for_state_change(state)
+    return True
+
+
+async def stop_under_load(seed: int, http_workers: str, *, keep_alive: bool) -> Stop:
+    """Send SIGTERM to a service while clients of all protocols send requests."""
+    served = Served("--http-workers", http_workers, "--grpc-port", "0")
+    accounts, load, chance = served.watch_requests(), Load(served, keep_alive=keep_alive), Random(seed)
     try:
         async with asyncio.TaskGroup() as clients:
-            for _ in range(CLIENTS):
-                clients.create_task(_send_until_refused(served, outcomes, keep_alive=keep_alive))
+            for protocol in PROTOCOLS * CLIENTS:
+                clients.create_task(load.send(protocol))
             async with asyncio.timeout(START_SECONDS):
-                while outcomes.total() < chance.randint(2 * CLIENTS, 8 * CLIENTS):  # noqa: ASYNC110 (any moment will do)
+                count = chance.randint(2 * CLIENTS, 6 * CLIENTS)
+                while min(load.responses().values()) < count:  # noqa: ASYNC110 (any moment will do)
                     await asyncio.sleep(chance.uniform(0.01, 0.05))
+            load.is_stopping = True
             served.process.send_signal(signal.SIGTERM)
         code = await asyncio.to_thread(served.process.wait, START_SECONDS)
     finally:
         served.stop()
-    bad = Counter({name: count for name, count in outcomes.items() if name not in ALLOWED})
-    return code, outcomes.total() - bad.total(), bad
-
-
-async def _send_until_refused(served: Served, outcomes: Counter[str], *, keep_alive: bool) -> None:
-    while True:
-        try:
-            connection = await Connection.open(served.address)
-        except ConnectionError:
-            return
-        await _send_until_closed(connection, outcomes, keep_alive=keep_alive)
-        connection.close()
-
-
-async def _send_until_closed(connection: Connection, outcomes: Counter[str], *, keep_alive: bool) -> None:
-    is_open = True
-    while is_open:
-        try:
-            reply = await connection.ask(DIGIT)
-        except Broken:
-            outcomes["lost"] += 1
-            return
-        outcomes[reply.name] += 1
-        is_open = keep_alive and not reply.is_last
+    return Stop(code, load.responses(), [*load.bad_outcomes(), *load.bad_accounts(accounts)])
 
 
 @pytest.mark.parametrize("keep_alive", [True, False], ids=["keep-alive", "one connection per request"])
@@ -71,5 +155,5 @@ def test_a_stop_under_load_loses_no_request(stops: int, http_workers: str, *, ke
     """At every stop, each accepted request gets a response, and the exit code is 0."""
     ends = [uvloop.run(stop_under_load(seed, http_workers, keep_alive=keep_alive)) for seed in range(stops)]
 
-    assert [(0, Counter())] * stops == [(code, bad) for code, _, bad in ends]
-    assert min(answered for _, answered, _ in ends) > CLIENTS
+    assert [(0, [])] * stops == [(end.code, end.bad) for end in ends]
+    assert min(count for end in ends for count in end.responses.values()) > CLIENTS
