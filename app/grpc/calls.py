@@ -9,7 +9,6 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import unquote
@@ -87,7 +86,7 @@ class Call:
             Overloaded: the bodies of all requests together exceed `max_uploads_mib`.
             RequestTimeout: the message did not arrive within `body_timeout`.
             DeadlineExceeded: the message did not arrive before the deadline.
-            ServiceError: any error of `decode`, and those of `Classifier.run_off_the_loop`.
+            ServiceError: any error of `decode`, and those of `Classifier.decode_document`.
         """
         service = self.service
         data = await self._read()
@@ -99,7 +98,7 @@ class Call:
             if size <= SMALL_BYTES:
                 message = decode(data)
             else:
-                message = await service.classifier.run_off_the_loop(partial(decode, data), self.deadline)
+                message = await service.classifier.decode_document(decode, data, self.deadline)
             del data  # the decoded message has copies
             yield message
         finally:

@@ -12,7 +12,6 @@ from google.protobuf.message import DecodeError
 from app.errors import InvalidBody, NotSupported
 from app.grpc.proto.inference_pb2 import InferParameter, ModelInferRequest, ModelInferResponse
 from app.protocols import tensors
-from app.protocols.json_body import one_at_a_time
 from app.protocols.messages import InferRequest, InferResponse, RequestedOutput
 from app.protocols.rest_messages import MAX_CLASSES, SHARED_MEMORY
 from app.protocols.tensors import BYTES, Tensor
@@ -58,10 +57,9 @@ def decode_infer_request(data: bytes) -> tuple[str, str | None, InferRequest]:
         InvalidBody: the message does not follow the protocol.
         NotSupported: the request uses shared memory.
     """
-    with one_at_a_time(len(data)):  # numbers take several times the memory of their message until they are an array
-        message = parse(ModelInferRequest, data)
-        inputs = _inputs(message)
-        outputs = [_requested_output(output) for output in message.outputs]
+    message = parse(ModelInferRequest, data)
+    inputs = _inputs(message)
+    outputs = [_requested_output(output) for output in message.outputs]
     timeout = _unsigned(message.parameters, "timeout")
     request = InferRequest(
         inputs,

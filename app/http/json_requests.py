@@ -21,13 +21,19 @@ def is_json(request: Request) -> bool:
     return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 
 
-async def decoded(model: Model, size: int, decode: Callable[[], T], deadline: float) -> T:
-    """Return what `decode` makes of a JSON document of `size` bytes. A large one is not parsed on the event loop.
+async def decoded(
+    model: Model, body: bytes, decode: Callable[[bytes], T], deadline: float, json_bytes: int | None = None
+) -> T:
+    """Return what `decode` makes of a body, of which `json_bytes` are JSON; by default all.
+
+    A large JSON document is not parsed on the event loop.
 
     Raises:
-        ServiceError: any error of `decode`, and those of `Classifier.run_off_the_loop`.
+        ServiceError: any error of `decode`, and those of `Classifier.decode_document`.
     """
-    return decode() if size <= SMALL_BYTES else await model.classifier.run_off_the_loop(decode, deadline)
+    if (len(body) if json_bytes is None else json_bytes) <= SMALL_BYTES:
+        return decode(body)
+    return await model.classifier.decode_document(decode, body, deadline)
 
 
 async def infer_images(

@@ -97,16 +97,18 @@ async def infer(
     results = await run_all(named.model, images, embedding=embedding, deadline=deadline)
     for result in results:
         on_image({**result.seconds, "read": read_seconds / len(results)})
+    classes = len(named.model.contents.labels)
+    texts = sum(min(output.classes, classes) for output in wanted) * len(results)
+    outputs = await named.model.classifier.write(
+        lambda: [_output(named.model, output, results) for output in wanted], texts, deadline
+    )
     return InferResponse(
         named.name,
         named.model.version,
         request.id,
         [
-            OutputTensor(
-                _output(named.model, output, results),
-                request.is_binary if output.is_binary is None else output.is_binary,
-            )
-            for output in wanted
+            OutputTensor(tensor, request.is_binary if output.is_binary is None else output.is_binary)
+            for output, tensor in zip(wanted, outputs, strict=True)
         ],
     )
 
@@ -146,7 +148,8 @@ def classes_as_text(logits: NDArray[np.float32], k: int, labels: Sequence[Any]) 
     An entry is the value with six decimals, the index and the label, with colons between them. Ties
     are sorted by index.
     """
-    return [f"{logits[index]:f}:{index}:{labels[index].name}".encode() for index in best(logits, k)]
+    values = logits.tolist()
+    return [f"{values[index]:f}:{index}:{labels[index].name}".encode() for index in best(logits, k)]
 
 
 def _images(named: NamedModel, inputs: Sequence[Tensor], max_images: int) -> Sequence[bytes | NDArray[np.uint8]]:

@@ -1,7 +1,6 @@
 """JSON documents of clients: parsed within bounds of memory, with images in strict base64. Knows no protocol."""
 
 import binascii
-from threading import Lock
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -12,12 +11,6 @@ Document = TypeVar("Document", bound=BaseModel)
 
 # Limit of lists and objects in one document. An empty list takes 2 bytes of the document and 64 in memory.
 MAX_CONTAINERS = 2**20
-
-# Documents above this size in bytes are parsed one after another. Numbers take up to nine times the memory of their
-# text until they are an array, and parsing holds the interpreter lock anyway.
-LARGE_BYTES = 2**16
-
-_large = Lock()
 
 
 def parse(kind: type[Document], document: bytes | memoryview) -> Document:
@@ -36,17 +29,6 @@ def parse(kind: type[Document], document: bytes | memoryview) -> Document:
         return kind.model_validate_json(data)
     except ValidationError as error:
         raise InvalidBody(f"The JSON of the request is not valid: {sentence(error)}.") from error
-
-
-def one_at_a_time(size: int) -> "Lock | _NoLock":
-    """Return a lock to hold while a document of `size` bytes is parsed and its numbers become arrays."""
-    return _large if size > LARGE_BYTES else _NoLock()
-
-
-class _NoLock:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 def decode_base64(text: str, place: str) -> bytes:

@@ -5,6 +5,7 @@ header field Inference-Header-Content-Length has the length of the document. A l
 the only input.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -13,15 +14,12 @@ from pydantic_core import to_json
 
 from app.errors import InvalidBody, NotSupported
 from app.protocols import tensors
-from app.protocols.json_body import one_at_a_time, parse
+from app.protocols.json_body import parse
 from app.protocols.messages import InferRequest, InferResponse, RequestedOutput
 from app.protocols.tensors import Tensor
 from app.validation_messages import shorten
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-
-# Prefix of parameters that Triton reserves for its own use.
-RESERVED_PREFIX = "triton_"
 
 # The largest number of classes that a client can ask for.
 MAX_CLASSES = 1_000_000
@@ -108,10 +106,9 @@ def decode_request(body: bytes, header_length: str) -> InferRequest:
         InvalidBody: the body does not follow the protocol.
         NotSupported: the request uses shared memory.
     """
-    length = _header_length(header_length, len(body))
-    with one_at_a_time(length):
-        message = parse(InferMessage, memoryview(body)[:length])
-        inputs = _inputs(message.inputs, memoryview(body)[length:])
+    length = document_length(header_length, len(body))
+    message = parse(InferMessage, memoryview(body)[:length])
+    inputs = _inputs(message.inputs, memoryview(body)[length:])
     if any(output.parameters.shared_memory_region is not None for output in message.outputs):
         raise NotSupported(SHARED_MEMORY)
     outputs = [
@@ -128,6 +125,25 @@ def is_raw(header_length: str) -> bool:
     return header_length.strip() == "0"
 
 
+def document_length(header_length: str, size: int) -> int:
+    """Return the length of the JSON document in a body of `size` bytes.
+
+    Raises:
+        InvalidBody: the header field is no such length.
+    """
+    text = header_length.strip()
+    if not text:
+        return size
+    if not (text.isascii() and text.isdecimal()) or len(text) > MAX_DIGITS or int(text) > size:
+        raise InvalidBody(f"inference header size should be in range (0, {size}), got: {shorten(text)}")
+    return int(text)
+
+
+def json_values(response: InferResponse) -> int:
+    """Return the number of values that a response has as JSON."""
+    return sum(math.prod(output.tensor.shape) for output in response.outputs if not output.is_binary)
+
+
 def encode_response(response: InferResponse) -> Encoded:
     """Return a response as JSON, followed by the outputs that are binary."""
     outputs, binary = [], []
@@ -137,24 +153,14 @@ def encode_response(response: InferResponse) -> Encoded:
         if output.is_binary:
             data = tensors.to_binary(tensor)
             binary.append(data)
-            entry["parameters"] = {"binary_data_size": len(data)}
+            outputs.append(to_json(entry | {"parameters": {"binary_data_size": len(data)}}))
         else:
-            entry["data"] = tensors.to_json(tensor)
-        outputs.append(entry)
-    document = {"model_name": response.model_name, "model_version": response.model_version, "outputs": outputs}
-    header = to_json({"id": response.id} | document if response.id else document)
+            outputs.append(to_json(entry)[:-1] + b',"data":' + tensors.to_json(tensor) + b"}")
+    document = {"model_name": response.model_name, "model_version": response.model_version}
+    start = to_json({"id": response.id} | document if response.id else document)
+    header = start[:-1] + b',"outputs":[' + b",".join(outputs) + b"]}"
     content = b"".join([header, *binary])
     return Encoded(content, len(header) if len(content) > len(header) else None)
-
-
-def _header_length(value: str, size: int) -> int:
-    """Return the length of the JSON document in a body of `size` bytes."""
-    text = value.strip()
-    if not text:
-        return size
-    if not (text.isascii() and text.isdecimal()) or len(text) > MAX_DIGITS or int(text) > size:
-        raise InvalidBody(f"inference header size should be in range (0, {size}), got: {shorten(text)}")
-    return int(text)
 
 
 def _inputs(messages: Sequence[InputMessage], binary: memoryview) -> list[Tensor]:

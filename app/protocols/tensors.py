@@ -4,14 +4,17 @@ The binary form of numbers is little endian, in row-major order. An element of B
 integer of 32 bits, and then its bytes (Triton's binary tensor data extension).
 """
 
+import contextlib
 import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import to_json as json_of
 
 from app.errors import InvalidBody
 from app.protocols.json_body import decode_base64
@@ -25,6 +28,12 @@ DTYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("u1"), "FP32": np.dtype("<
 MAX_ELEMENTS = 2**63 - 1
 # Limit of dimensions, as of NumPy's `reshape` in all supported versions.
 MAX_DIMENSIONS = 32
+
+# Limit of the elements of one tensor of BYTES. To split that many takes 25 ms, for which the event loop waits.
+MAX_BYTE_STRINGS = 2**16
+
+# Values that are written as JSON in one call, which holds the interpreter lock: 10,000 take 3 ms.
+PART = 10_000
 
 LENGTH = struct.Struct("<I")
 
@@ -51,10 +60,9 @@ def count_elements(name: str, shape: Sequence[int]) -> int:
         raise InvalidBody(f"input '{shorten(name)}' has {len(shape)} dimensions; give at most {MAX_DIMENSIONS}")
     if any(size < 0 for size in shape):
         raise InvalidBody(f"input '{shorten(name)}' has a negative size in its shape {list(shape)}")
-    count = math.prod(shape)
-    if count > MAX_ELEMENTS:
+    if math.prod(size for size in shape if size) > MAX_ELEMENTS:  # NumPy needs this of empty shapes as well
         raise InvalidBody(f"input '{shorten(name)}' has more elements than can be counted")
-    return count
+    return math.prod(shape)
 
 
 def from_json(name: str, datatype: str, shape: Sequence[int], data: Any, *, is_base64: bool = False) -> Tensor:
@@ -66,27 +74,20 @@ def from_json(name: str, datatype: str, shape: Sequence[int], data: Any, *, is_b
         InvalidBody: the values do not fit the datatype or the shape.
     """
     count = count_elements(name, shape)
+    _check_datatype(name, datatype)
+    values = _flat(name, data) if isinstance(data, list) else [data]
+    _check_count(name, len(values), count)
     if datatype == BYTES:
-        texts = _flat(data) if isinstance(data, list) else [data]
-        if not all(isinstance(text, str) for text in texts):
+        if set(map(type, values)) - {str}:
             raise InvalidBody(f"input '{shorten(name)}' has datatype BYTES, so its data has to be strings")
-        _check_count(name, len(texts), count)
         place = f"input '{shorten(name)}'"
         return Tensor(
             name,
             BYTES,
             tuple(shape),
-            [decode_base64(text, place) if is_base64 else text.encode("utf-8", "surrogatepass") for text in texts],
+            [decode_base64(text, place) if is_base64 else text.encode("utf-8", "surrogatepass") for text in values],
         )
-    dtype = _dtype(name, datatype)
-    try:
-        values = np.asarray(data)
-    except ValueError as error:  # lists of different lengths
-        raise InvalidBody(f"input '{shorten(name)}' has nested lists of different lengths") from error
-    _check_count(name, values.size, count)
-    if count and not _fits(values, dtype):
-        raise InvalidBody(f"input '{shorten(name)}' has values that are not {datatype}")
-    return Tensor(name, datatype, tuple(shape), values.astype(dtype).reshape(shape))
+    return Tensor(name, datatype, tuple(shape), _numbers(name, datatype, values).reshape(shape))
 
 
 def from_binary(name: str, datatype: str, shape: Sequence[int], raw: memoryview) -> Tensor:
@@ -97,10 +98,9 @@ def from_binary(name: str, datatype: str, shape: Sequence[int], raw: memoryview)
     """
     count = count_elements(name, shape)
     if datatype == BYTES:
-        items = split_bytes(name, raw)
-        _check_count(name, len(items), count)
-        return Tensor(name, BYTES, tuple(shape), items)
-    dtype = _dtype(name, datatype)
+        return Tensor(name, BYTES, tuple(shape), _split_bytes(name, raw, count))
+    _check_datatype(name, datatype)
+    dtype = DTYPES[datatype]
     if len(raw) != count * dtype.itemsize:
         raise InvalidBody(
             f"input '{shorten(name)}' has {len(raw)} bytes, but its shape {list(shape)} needs {count * dtype.itemsize}"
@@ -114,36 +114,19 @@ def from_elements(name: str, datatype: str, shape: Sequence[int], elements: Sequ
     Raises:
         InvalidBody: the elements do not fit the datatype or the shape.
     """
-    if datatype != BYTES:
-        return from_json(name, datatype, shape, list(elements))
-    _check_count(name, len(elements), count_elements(name, shape))
-    return Tensor(name, BYTES, tuple(shape), list(elements))
+    count = count_elements(name, shape)
+    _check_datatype(name, datatype)
+    _check_count(name, len(elements), count)
+    if datatype == BYTES:
+        return Tensor(name, BYTES, tuple(shape), list(elements))
+    return Tensor(name, datatype, tuple(shape), _numbers(name, datatype, list(elements)).reshape(shape))
 
 
-def split_bytes(name: str, raw: memoryview) -> list[bytes]:
-    """Return the elements of BYTES in their binary form.
-
-    Raises:
-        InvalidBody: the lengths of the elements do not add up to the number of bytes.
-    """
-    items, position = [], 0
-    while position < len(raw):
-        if position + LENGTH.size > len(raw):
-            raise InvalidBody(f"input '{shorten(name)}' ends within the length of an element")
-        (length,) = LENGTH.unpack_from(raw, position)
-        position += LENGTH.size
-        if length > len(raw) - position:
-            raise InvalidBody(f"input '{shorten(name)}' ends within an element of {length} bytes")
-        items.append(bytes(raw[position : position + length]))
-        position += length
-    return items
-
-
-def to_json(tensor: Tensor) -> list[Any]:
-    """Return the data as a flat list of JSON values."""
-    if isinstance(tensor.data, np.ndarray):
-        return tensor.data.ravel().tolist()
-    return [item.decode("utf-8", "replace") for item in tensor.data]
+def to_json(tensor: Tensor) -> bytes:
+    """Return the data as a flat JSON array. Other threads can run between its parts."""
+    data = tensor.data.ravel() if isinstance(tensor.data, np.ndarray) else tensor.data
+    parts = (data[start : start + PART] for start in range(0, len(data), PART))
+    return b"[" + b",".join(json_of(_json_values(part))[1:-1] for part in parts) + b"]"
 
 
 def to_binary(tensor: Tensor) -> bytes:
@@ -154,12 +137,52 @@ def to_binary(tensor: Tensor) -> bytes:
     return b"".join(LENGTH.pack(len(item)) + item for item in tensor.data)
 
 
-def _dtype(name: str, datatype: str) -> np.dtype[Any]:
-    dtype = DTYPES.get(datatype)
-    if dtype is None:
-        known = ", ".join([*DTYPES, BYTES])
-        raise InvalidBody(f"input '{shorten(name)}' has datatype '{shorten(datatype)}'; the service reads {known}")
-    return dtype
+def _split_bytes(name: str, raw: memoryview, count: int) -> list[bytes]:
+    """Return the `count` elements of BYTES in their binary form.
+
+    Raises:
+        InvalidBody: the bytes have another number of elements, or too many.
+    """
+    if count > MAX_BYTE_STRINGS:
+        raise InvalidBody(f"input '{shorten(name)}' has {count} elements; BYTES can have {MAX_BYTE_STRINGS}")
+    items, position = [], 0
+    for index in range(count):
+        if position + LENGTH.size > len(raw):
+            raise InvalidBody(f"input '{shorten(name)}' ends within element {index}; its shape needs {count} elements")
+        (length,) = LENGTH.unpack_from(raw, position)
+        position += LENGTH.size
+        if length > len(raw) - position:
+            raise InvalidBody(f"input '{shorten(name)}' ends within element {index}, which has {length} bytes")
+        items.append(bytes(raw[position : position + length]))
+        position += length
+    if position != len(raw):
+        raise InvalidBody(f"input '{shorten(name)}' has {len(raw) - position} bytes behind its {count} elements")
+    return items
+
+
+def _numbers(name: str, datatype: str, values: list[Any]) -> NDArray[Any]:
+    """Return numbers as an array. The types come first: NumPy would pad texts to the length of the longest."""
+    dtype = DTYPES[datatype]
+    allowed = {int} if dtype.kind == "u" else {int, float}
+    with contextlib.suppress(OverflowError, FloatingPointError), np.errstate(over="raise"):  # out of range
+        if not set(map(type, values)) - allowed:
+            return np.asarray(values, dtype)
+    raise InvalidBody(f"input '{shorten(name)}' has values that are not {datatype}")
+
+
+def _check_datatype(name: str, datatype: str) -> None:
+    known = [*DTYPES, BYTES]
+    if datatype not in known:
+        raise InvalidBody(
+            f"input '{shorten(name)}' has datatype '{shorten(datatype)}'; the service reads {', '.join(known)}"
+        )
+
+
+def _json_values(data: Data) -> list[Any]:
+    if isinstance(data, np.ndarray):
+        numbers: list[Any] = data.tolist()
+        return numbers
+    return [item.decode("utf-8", "replace") for item in data]
 
 
 def _check_count(name: str, found: int, expected: int) -> None:
@@ -167,16 +190,10 @@ def _check_count(name: str, found: int, expected: int) -> None:
         raise InvalidBody(f"input '{shorten(name)}' has {found} elements, but its shape needs {expected}")
 
 
-def _fits(values: NDArray[Any], dtype: np.dtype[Any]) -> bool:
-    """Return whether every value can be a `dtype` without loss of its range."""
-    if dtype.kind == "u":
-        return values.dtype.kind in "iu" and int(values.min()) >= 0 and int(values.max()) <= np.iinfo(dtype).max
-    return values.dtype.kind in "iuf"
-
-
-def _flat(data: list[Any]) -> list[Any]:
-    """Return the innermost values of nested lists. The parser bounds the depth."""
-    flat: list[Any] = []
-    for item in data:
-        flat.extend(_flat(item)) if isinstance(item, list) else flat.append(item)
-    return flat
+def _flat(name: str, data: list[Any]) -> list[Any]:
+    """Return the innermost values of nested lists, level by level. The lists of a level have one length."""
+    while list in (kinds := set(map(type, data))):
+        if len(kinds) > 1 or len(set(map(len, data))) > 1:
+            raise InvalidBody(f"input '{shorten(name)}' has nested lists of different lengths")
+        data = list(chain.from_iterable(data))
+    return data

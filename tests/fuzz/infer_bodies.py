@@ -27,7 +27,7 @@ from fastapi import FastAPI
 
 from app.images.preprocess import decode_pixels
 from app.main import create_app
-from app.protocols.tensors import LENGTH, split_bytes
+from app.protocols.tensors import LENGTH, from_binary
 from app.settings import DEMO_BUNDLE, Settings
 from benchmarks.load.processes import peak_rss
 
@@ -325,8 +325,8 @@ def values_of(reply: Reply) -> Any:
     for output in document.get("outputs", []) if isinstance(document, dict) else []:
         if (size := output.pop("parameters", {}).get("binary_data_size")) is not None:
             raw, rest = rest[:size], rest[size:]
-            is_float = output["datatype"] == "FP32"
-            output["data"] = np.frombuffer(raw, "<f4").tolist() if is_float else split_bytes("", raw)
+            data = from_binary("", output["datatype"], output["shape"], raw).data
+            output["data"] = data.ravel().tolist() if isinstance(data, np.ndarray) else data
         if output["datatype"] == "BYTES":
             output["data"] = classes_of(output["data"])
     assert not rest, "the response is longer than its outputs"

@@ -1,6 +1,8 @@
 """Tests of `app/protocols/tensors.py`: what the codec reads is what a client wrote, or an error."""
 
+import json
 import struct
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from app.errors import InvalidBody
+from app.protocols import tensors
 from app.protocols.tensors import (
     MAX_DIMENSIONS,
     Tensor,
@@ -27,14 +30,14 @@ SHAPES = arrays.array_shapes(max_dims=4, max_side=4, min_side=0)
 def test_numbers_survive_every_form(values: np.ndarray[Any, Any]) -> None:
     """Flat and nested JSON, binary and typed contents give the same array."""
     shape = list(values.shape)
-    tensors = [
+    found = [
         from_json("x", "UINT8", shape, values.ravel().tolist()),
         from_json("x", "UINT8", shape, values.tolist()),
         from_binary("x", "UINT8", shape, memoryview(values.tobytes())),
         from_elements("x", "UINT8", shape, values.ravel().tolist()),
     ]
 
-    for tensor in tensors:
+    for tensor in found:
         assert (tensor.datatype, tensor.shape) == ("UINT8", values.shape)
         np.testing.assert_array_equal(np.asarray(tensor.data), values)
 
@@ -54,7 +57,17 @@ def test_floats_are_written_exactly(values: np.ndarray[Any, Any]) -> None:
     tensor = Tensor("x", "FP32", values.shape, values)
 
     assert to_binary(tensor) == b"".join(struct.pack("<f", value) for value in values.ravel())
-    assert [np.float32(value) for value in to_json(tensor)] == values.ravel().tolist()
+    assert [np.float32(value) for value in json.loads(to_json(tensor))] == values.ravel().tolist()
+
+
+def test_json_is_written_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers and texts of several parts are one array."""
+    monkeypatch.setattr(tensors, "PART", 2)
+    numbers, texts = np.arange(5, dtype=np.float32), [b"a", b"b,", b"c"]
+
+    assert json.loads(to_json(Tensor("x", "FP32", (5,), numbers))) == [0, 1, 2, 3, 4]
+    assert json.loads(to_json(Tensor("x", "BYTES", (3,), texts))) == ["a", "b,", "c"]
+    assert to_json(Tensor("x", "FP32", (0, 2), numbers[:0])) == b"[]"
 
 
 @pytest.mark.parametrize(
@@ -71,6 +84,9 @@ def test_floats_are_written_exactly(values: np.ndarray[Any, Any]) -> None:
         ("UINT8", [3], [[1, 2], [3]], "nested lists of different lengths"),
         ("UINT8", [-1], [1], "a negative size"),
         ("UINT8", [2**40, 2**40], [1], "more elements than can be counted"),
+        ("UINT8", [0, 2**63], [], "more elements than can be counted"),
+        ("FP32", [1], [1e300], "values that are not FP32"),
+        ("FP32", [1], [10**400], "values that are not FP32"),
         ("UINT8", [1] * (MAX_DIMENSIONS + 1), [1], "give at most 32"),
         ("FP64", [1], [1], "has datatype 'FP64'; the service reads UINT8, FP32, BYTES"),
         ("BYTES", [1], [1], "its data has to be strings"),
@@ -83,16 +99,29 @@ def test_json_that_does_not_fit_is_refused(datatype: str, shape: list[int], data
         from_json("x", datatype, shape, data)
 
 
+def test_text_for_numbers_takes_no_memory() -> None:
+    """One long text among many short ones is refused before NumPy pads all of them to its length."""
+    texts = ["x" * 10_000, *["1"] * 9_999]
+    tracemalloc.start()
+    with pytest.raises(InvalidBody, match="values that are not UINT8"):
+        from_json("x", "UINT8", [10_000], texts)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 2**20
+
+
 @pytest.mark.parametrize(
     ("datatype", "shape", "raw", "message"),
     [
         ("UINT8", [2], b"a", "has 1 bytes, but its shape .2. needs 2"),
         ("FP32", [1], b"abc", "has 3 bytes, but its shape .1. needs 4"),
-        ("BYTES", [1], b"\1\0\0", "ends within the length of an element"),
-        ("BYTES", [1], b"\2\0\0\0a", "ends within an element of 2 bytes"),
-        ("BYTES", [1], b"\xff\xff\xff\xffa", "ends within an element of 4294967295 bytes"),
-        ("BYTES", [2], b"\1\0\0\0a", "has 1 elements, but its shape needs 2"),
-        ("BYTES", [0], b"\0\0\0\0", "has 1 elements, but its shape needs 0"),
+        ("BYTES", [1], b"\1\0\0", "ends within element 0; its shape needs 1 elements"),
+        ("BYTES", [1], b"\2\0\0\0a", "ends within element 0, which has 2 bytes"),
+        ("BYTES", [1], b"\xff\xff\xff\xffa", "ends within element 0, which has 4294967295 bytes"),
+        ("BYTES", [2], b"\1\0\0\0a", "ends within element 1; its shape needs 2 elements"),
+        ("BYTES", [0], b"\0\0\0\0", "has 4 bytes behind its 0 elements"),
+        ("BYTES", [2**20], bytes(2**22), "has 1048576 elements; BYTES can have 65536"),
     ],
 )
 def test_bytes_that_do_not_fit_are_refused(datatype: str, shape: list[int], raw: bytes, message: str) -> None:

@@ -72,7 +72,7 @@ async def classify(request: Request) -> Response:
         except (UnsupportedImage, UnreadableImage) as error:
             error.detail += hint_for(request)
             raise
-        return _json(_body(result), {"Server-Timing": _timing(result.seconds)})
+        return _json(await _write(service, result, deadline), {"Server-Timing": _timing(result.seconds)})
 
 
 @router.post(
@@ -104,8 +104,10 @@ async def classify_batch(request: Request) -> Response:
         cancel_on_disconnect(request),
     ):
         async with asyncio.TaskGroup() as group:  # a defect in one task cancels the others
-            results = [group.create_task(_result(service, run, image, upload.seconds)) for image in upload.images]
-    return _json({"results": [result.result() for result in results]})
+            results = [
+                group.create_task(_result(service, run, image, upload.seconds, deadline)) for image in upload.images
+            ]
+    return _json(b'{"results":[' + b",".join(result.result() for result in results) + b"]}")
 
 
 def _run(service: Service, parameters: QueryParameters, deadline: float) -> Run:
@@ -142,12 +144,17 @@ async def _classify(service: Service, run: Run, image: bytes, read: float) -> cl
     return result
 
 
-async def _result(service: Service, run: Run, image: bytes, read: float) -> dict[str, Any]:
+async def _result(service: Service, run: Run, image: bytes, read: float, deadline: float) -> bytes:
     try:
-        return _body(await _classify(service, run, image, read))
+        return await _write(service, await _classify(service, run, image, read), deadline)
     except ServiceError as error:
         service.metrics.rejected.labels(error.code).inc()
-        return {"error": problem(error).model_dump()}
+        return to_json({"error": problem(error).model_dump()})
+
+
+async def _write(service: Service, result: classifier.Classification, deadline: float) -> bytes:
+    """Return the result of one image as JSON."""
+    return await service.classifier.write(lambda: to_json(_body(result)), len(result.predictions), deadline)
 
 
 def _timing(seconds: Mapping[str, float]) -> str:
@@ -159,5 +166,5 @@ def _body(result: classifier.Classification) -> dict[str, Any]:
     return predictions if result.embedding is None else predictions | {"embedding": result.embedding.tolist()}
 
 
-def _json(body: dict[str, Any], headers: Mapping[str, str] | None = None) -> Response:
-    return Response(to_json(body), headers=headers, media_type="application/json")
+def _json(content: bytes, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(content, headers=headers, media_type="application/json")

@@ -4,9 +4,12 @@
 the image in base64. A text is never read as a URL or a path.
 """
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from fastapi import APIRouter, Request, Response
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
@@ -18,7 +21,7 @@ from app.http.problems import documented
 from app.http.schemas import Prediction
 from app.http.uploads import cancel_on_disconnect, deadline_of, receive_upload, service_of
 from app.models.registry import Model
-from app.protocols.json_body import decode_base64, one_at_a_time, parse
+from app.protocols.json_body import decode_base64, parse
 
 router = APIRouter(tags=["Hugging Face"])
 
@@ -96,16 +99,12 @@ async def classify(request: Request) -> Response:
     with await receive_upload(request, ["file"], 1, deadline) as upload, cancel_on_disconnect(request):
         image, parameters = upload.images[0], ClassificationParameters()
         if is_json(request):
-            document = image
-            image, parameters = await decoded(model, len(document), lambda: _classification(document), deadline)
+            image, parameters = await decoded(model, image, _classification, deadline)
         (result,) = await infer_images(request, model, [image], upload.seconds, deadline)
-    ranked = top_k(
-        result.logits,
-        parameters.top_k or service.settings.top_k,
-        parameters.function_to_apply or model.contents.manifest.activation,
-    )
-    labels = model.contents.labels
-    return _json([{"label": labels[index].name, "score": score, "index": index} for index, score in ranked])
+        k = min(parameters.top_k or service.settings.top_k, len(model.contents.labels))
+        function = parameters.function_to_apply or model.contents.manifest.activation
+        content = await model.classifier.write(partial(_scores, model, result.logits, k, function), k, deadline)
+    return Response(content, media_type="application/json")
 
 
 @router.post(
@@ -120,11 +119,10 @@ async def features(request: Request) -> Response:
     with await receive_upload(request, ["file"], 1, deadline) as upload, cancel_on_disconnect(request):
         image = upload.images[0]
         if is_json(request):
-            document = image
-            image = await decoded(model, len(document), lambda: _feature_image(document), deadline)
+            image = await decoded(model, image, _feature_image, deadline)
         (result,) = await infer_images(request, model, [image], upload.seconds, deadline, embedding=True)
     assert result.embedding is not None  # noqa: S101 (for the type checker: it was requested)
-    return _json([result.embedding.tolist()])
+    return Response(to_json([result.embedding.tolist()]), media_type="application/json")
 
 
 def _model_of(request: Request) -> Model:
@@ -133,15 +131,17 @@ def _model_of(request: Request) -> Model:
 
 
 def _classification(document: bytes) -> tuple[bytes, ClassificationParameters]:
-    with one_at_a_time(len(document)):
-        message = parse(ClassificationRequest, document)
-        return decode_base64(message.inputs, "inputs"), message.parameters
+    message = parse(ClassificationRequest, document)
+    return decode_base64(message.inputs, "inputs"), message.parameters
 
 
 def _feature_image(document: bytes) -> bytes:
-    with one_at_a_time(len(document)):
-        return decode_base64(parse(FeatureRequest, document).inputs, "inputs")
+    return decode_base64(parse(FeatureRequest, document).inputs, "inputs")
 
 
-def _json(document: Any) -> Response:
-    return Response(to_json(document), media_type="application/json")
+def _scores(model: Model, logits: NDArray[np.float32], k: int, function: Function) -> bytes:
+    """Return the k best classes as JSON."""
+    labels = model.contents.labels
+    return to_json(
+        [{"label": labels[index].name, "score": score, "index": index} for index, score in top_k(logits, k, function)]
+    )

@@ -4,6 +4,7 @@ Documentation: https://kserve.github.io/website, data plane, V1 protocol.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
@@ -19,7 +20,7 @@ from app.http.parameters import timeout_parameter
 from app.http.problems import ERRORS_ANYWHERE, documented_as_json
 from app.http.uploads import cancel_on_disconnect, deadline_of, receive_body, service_of
 from app.models.registry import Model
-from app.protocols.json_body import decode_base64, one_at_a_time, parse
+from app.protocols.json_body import decode_base64, parse
 from app.protocols.label_scores import label_scores
 
 router = APIRouter(tags=["KServe V1"], responses=documented_as_json(*ERRORS_ANYWHERE))
@@ -113,17 +114,16 @@ async def predict(request: Request) -> Response:
     max_images = service_of(request).settings.max_client_batch_size
     with await receive_body(request, deadline) as upload, cancel_on_disconnect(request):
         (body,) = upload.images
-        images = await decoded(model, len(body), lambda: _images(body, max_images), deadline)
+        images = await decoded(model, body, partial(_images, max_images=max_images), deadline)
         results = await infer_images(request, model, images, upload.seconds, deadline)
     return _json({"predictions": [label_scores(model, result) for result in results]})
 
 
 def _images(body: bytes, max_images: int) -> Sequence[bytes]:
-    with one_at_a_time(len(body)):
-        instances = parse(PredictRequest, body).instances
-        if len(instances) > max_images:
-            raise InvalidBody(f"The request has {len(instances)} instances; send at most {max_images} in one request.")
-        return [instance.image(index) for index, instance in enumerate(instances)]
+    instances = parse(PredictRequest, body).instances
+    if len(instances) > max_images:
+        raise InvalidBody(f"The request has {len(instances)} instances; send at most {max_images} in one request.")
+    return [instance.image(index) for index, instance in enumerate(instances)]
 
 
 def _model_of(request: Request) -> Model:

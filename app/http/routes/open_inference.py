@@ -4,6 +4,7 @@ Specification: https://github.com/kserve/open-inference-protocol. The extensions
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
@@ -192,7 +193,10 @@ async def infer(request: Request) -> Response:
             read_seconds=upload.seconds,
             on_image=service.observe_stages,
         )
-        content, header_length = rest_messages.encode_response(response)
+        values = rest_messages.json_values(response)
+        content, header_length = await named.model.classifier.write(
+            partial(rest_messages.encode_response, response), values, deadline
+        )
     if header_length is None:
         return Response(content, media_type="application/json")
     headers = {HEADER_LENGTH: str(header_length)}
@@ -231,8 +235,9 @@ async def _decode(request: Request, named: NamedModel, body: bytes, deadline: fl
     length = header_of(request.scope, HEADER_LENGTH_BYTES)
     if rest_messages.is_raw(length):
         return InferRequest([inference.raw_input(named, body)], is_binary=True)
-    json_bytes = int(length) if length.isdecimal() else len(body)
-    return await decoded(named.model, json_bytes, lambda: rest_messages.decode_request(body, length), deadline)
+    size = rest_messages.document_length(length, len(body))
+    decode = partial(rest_messages.decode_request, header_length=length)
+    return await decoded(named.model, body, decode, deadline, size)
 
 
 def _model_of(request: Request) -> NamedModel:
