@@ -2,12 +2,14 @@
 
 The export writes this folder and the service reads it:
 
-    bundle/ model.onnx      input  `pixels`  uint8    (batch, height, width, 3), RGB output `logits`
-        float32  (batch, classes) output `tokens`  float32  (batch, positions, channels), in raster
-        order: see `LastMap` labels.json     [{"name": …, "wnid": …}, …] in the order of the classes
-        manifest.json   everything else: see `Manifest` golden/         images, and the logits that
-        the network must return for them head/           weight.npy (classes, channels), bias.npy
-        (classes): logits = weight · mean token + bias
+    bundle/
+        model.onnx      input  `pixels`  uint8    (batch, height, width, 3), RGB
+                        output `logits`  float32  (batch, classes)
+                        output `tokens`  float32  (batch, positions, channels), in raster order: see `LastMap`
+        labels.json     [{"name": …, "wnid": …}, …] in the order of the classes
+        manifest.json   everything else: see `Manifest`
+        golden/         images, and the logits that the network must return for them
+        head/           weight.npy (classes, channels), bias.npy (classes): logits = weight · mean token + bias
 
 An unknown key is an error, and so is a missing key: the reader has no defaults.
 """
