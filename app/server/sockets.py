@@ -42,8 +42,9 @@ def shared_sockets(host: str, port: int, count: int) -> Iterator[list[socket.soc
 def reserved_address(host: str, port: int, option: str) -> Iterator[str]:
     """Reserve a port for sockets that a library binds with SO_REUSEPORT, and yield the numeric address.
 
-    Inside the block, a socket that never listens keeps other services from the port. Without names in the abstract
-    namespace of Linux, the port is only found to be free before the block. `option` is the one that chooses the port.
+    Inside the block, a socket that never listens and a name in the abstract namespace keep other services from the
+    port. A service with SO_REUSEADDR can still take it until the library listens, which then fails. Other systems than
+    Linux have no such names: there, the port is only found to be free. `option` is the one that chooses the port.
 
     Raises:
         StartError: the address cannot be bound, or another service uses it.

@@ -2,11 +2,13 @@
 
 import socket
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from app.errors import StartError
-from app.server.sockets import bound_socket, claim_port, listen, shared_sockets
+from app.server import sockets
+from app.server.sockets import bound_socket, claim_port, listen, reserved_address, shared_sockets
 
 HOST = "127.0.0.1"
 
@@ -51,6 +53,57 @@ def test_a_port_on_which_another_service_listens_is_refused() -> None:
 
         with pytest.raises(StartError, match=f"port {port}"), shared_sockets(HOST, port, 2):
             pass
+
+
+@pytest.fixture(params=[pytest.param("linux", marks=needs_linux), "darwin"])
+def platform(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The platform that the sockets see. The code for others than Linux runs on Linux, too."""
+    monkeypatch.setattr(sockets, "sys", SimpleNamespace(platform=request.param))
+
+
+@pytest.mark.usefixtures("platform")
+def test_a_library_can_listen_on_a_reserved_address() -> None:
+    """Port 0 selects a free port, and a socket with SO_REUSEPORT can bind the address."""
+    with reserved_address(HOST, 0, "--grpc-port") as address, socket.socket() as library:
+        host, _, port = address.rpartition(":")
+        library.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        library.bind((host, int(port)))
+        library.listen()
+
+        assert (host, port != "0") == (HOST, True)
+
+
+@pytest.mark.usefixtures("platform")
+def test_a_port_in_use_cannot_be_reserved() -> None:
+    """A service that listens keeps its port, and the error names the option that chooses another one."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind((HOST, 0))
+        other.listen()
+        port = other.getsockname()[1]
+
+        with pytest.raises(StartError, match=f"port {port}: .*; choose another --grpc-port"):
+            reserved_address(HOST, port, "--grpc-port").__enter__()
+
+
+@needs_linux
+def test_a_port_is_reserved_before_the_library_listens() -> None:
+    """Neither another swin-serve nor a socket without SO_REUSEADDR gets the port within the block."""
+    with reserved_address(HOST, 0, "--grpc-port") as address, socket.socket() as other:
+        port = int(address.rpartition(":")[2])
+        with pytest.raises(StartError, match=f"port {port}"):
+            claim_port(HOST, port).__enter__()
+        with pytest.raises(OSError, match="Address already in use"):
+            other.bind((HOST, port))
+
+
+@pytest.mark.usefixtures("platform")
+def test_a_reservation_ends_with_its_block() -> None:
+    """The port can be reserved again afterwards."""
+    with reserved_address(HOST, 0, "--grpc-port") as address:
+        pass
+    with reserved_address(HOST, int(address.rpartition(":")[2]), "--grpc-port") as again:
+        assert again == address
 
 
 def test_two_processes_that_bound_one_port_cannot_both_listen() -> None:
