@@ -41,6 +41,7 @@ class Files(NamedTuple):
     damaged: Path  # begins like an image
     text: Path  # no image
     large: Path  # above the limit of `Services.alone`
+    wide: Path  # an image with more pixels than services decode
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,10 @@ class Curl:
 CLIENTS: Mapping[str, Callable[[Sequence[Call], Path], list[Outcome]]] = {
     "tritonclient": Script("tritonclient_http", "clients"),
     "tritonclient.aio": Script("tritonclient_aio", "clients"),
+    "tritonclient.grpc": Script("tritonclient_grpc", "clients"),
+    "tritonclient.grpc.aio": Script("tritonclient_grpc_aio", "clients"),
     "kserve": Script("kserve_rest", "clients"),
+    "kserve gRPC": Script("kserve_grpc", "clients"),
     "mlserver": Script("mlserver_infer", "mlserver"),
     "huggingface_hub": Script("huggingface", None),
     "curl of TorchServe": Curl("/predictions/{model}", ("-T", "{image}")),
@@ -121,41 +125,53 @@ def uploaded_bytes(service: Served) -> float:
     return float(value)
 
 
+def call_to(service: Served, image: Path, action: str, headers: Mapping[str, str], model: str = MODEL) -> Call:
+    """Return a call to a service."""
+    return Call(
+        url=service.url,
+        rpc_address=service.grpc_address,
+        image=str(image),
+        model=model,
+        headers=dict(headers),
+        action=action,
+    )
+
+
 class Services:
-    """Real services, each started when it is first asked for."""
+    """Real services with HTTP and gRPC, each started when it is first asked for."""
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
 
     @cached_property
-    def alone(self) -> str:
-        """The URL of a service of one process that accepts bodies of 1 MiB."""
-        return self._start("--http-workers", "0", "--max-body-mib", "1").url
+    def alone(self) -> Served:
+        """A service of one process that accepts bodies of 1 MiB."""
+        return self._start("--http-workers", "0", "--max-body-mib", "1")
 
     @cached_property
-    def workers(self) -> str:
-        """The URL of a service with two HTTP workers."""
-        return self._start("--http-workers", "2").url
+    def workers(self) -> Served:
+        """A service with two HTTP workers."""
+        return self._start("--http-workers", "2")
 
     @cached_property
-    def locked(self) -> str:
-        """The URL of a service with an API key."""
-        return self._start("--http-workers", "0", SWIN_API_KEYS=KEY).url
+    def locked(self) -> Served:
+        """A service with an API key."""
+        return self._start("--http-workers", "0", SWIN_API_KEYS=KEY)
 
     @cached_property
-    def busy(self) -> str:
-        """The URL of a service that has no memory left for bodies: an upload without its last byte takes all of it."""
+    def busy(self) -> Served:
+        """A service that has no memory left for bodies: an upload without its last byte takes all of it."""
         long = ("--request-timeout", "600", "--body-timeout", "600")
         service = self._start("--http-workers", "0", "--max-body-mib", "1", "--max-uploads-mib", "1", *long)
         self._stack.enter_context(self._unfinished_upload(service, 2**20))
-        return service.url
+        return service
 
     def close(self) -> None:
         """Stop all services."""
         self._stack.close()
 
     def _start(self, *options: str, **environment: str) -> Served:
-        service = Served(*options, **environment)
+        service = Served("--grpc-port", "0", *options, **environment)
         self._stack.callback(service.stop)
         return service
 

@@ -13,6 +13,9 @@ from tests.clients.clients import Files, Services
 # A GIF of 8×8 that ends after its header. All of its bytes are ASCII, so that each client can send it as a text.
 DAMAGED = b"GIF89a\x08\x00\x08\x00\x00\x00\x00,"
 
+# A GIF of 32639×32639, of which no more is needed. All of its bytes are ASCII, too.
+WIDE = b"GIF89a\x7f\x7f\x7f\x7f\x00\x00\x00,\x00\x00\x00\x00\x7f\x7f\x7f\x7f\x00\x02\x00;"
+
 # More than the limit of `Services.alone`.
 LARGE = b"x" * (2**20 + 1)
 
@@ -25,8 +28,10 @@ def files(demo: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Files:
     (folder / "damaged.gif").write_bytes(DAMAGED)
     (folder / "text.jpg").write_bytes(b"text")
     (folder / "large.jpg").write_bytes(LARGE)
+    (folder / "wide.gif").write_bytes(WIDE)
     np.save(folder / "pixels.npy", decode_pixels(image.read_bytes(), demo.manifest.preprocessing)[None])
-    return Files(image, *(folder / name for name in ("pixels.npy", "damaged.gif", "text.jpg", "large.jpg")))
+    names = ("pixels.npy", "damaged.gif", "text.jpg", "large.jpg", "wide.gif")
+    return Files(image, *(folder / name for name in names))
 
 
 @pytest.fixture(scope="session")

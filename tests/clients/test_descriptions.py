@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from app.errors import DeadlineExceeded
-from tests.clients.clients import CLIENTS, MODEL, Files, Script, Services
-from tests.clients.scripts.calls import Call
+from tests.clients.clients import CLIENTS, MODEL, Files, Script, Services, call_to
+from tests.support.served import Served
 
 # Calls of tritonclient, and the paths whose JSON they return.
 DOCUMENTS: Mapping[str, str] = {
@@ -21,31 +21,37 @@ DOCUMENTS: Mapping[str, str] = {
 # Calls that return whether the service or the model is ready.
 STATES: Mapping[str, tuple[str, ...]] = {
     "tritonclient": ("is_server_live", "is_server_ready", "is_model_ready"),
+    "tritonclient.grpc": ("is_server_live", "is_server_ready", "is_model_ready"),
     "kserve": ("v2 is_server_live", "v2 is_server_ready", "v2 is_model_ready", "v1 is_model_ready"),
+    "kserve gRPC": ("is_server_live", "is_server_ready", "is_model_ready"),
 }
-# Calls of tritonclient for what the service does not have, and the beginnings of its sentences.
+# Calls of tritonclient for what the service does not have, and the beginnings of its sentences over HTTP.
 NOT_SUPPORTED: Mapping[str, str] = {
     "get_trace_settings": "The trace extension",
     "get_log_settings": "The logging extension",
     "get_system_shared_memory_status": "Shared memory",
     "load_model": "Loading a model while the service runs",
 }
+# The status in the exceptions of each client: of a call that is not supported, and of a late one.
+STATUSES: Mapping[str, tuple[str, str]] = {
+    "tritonclient": ("501", "504"),
+    "tritonclient.grpc": ("StatusCode.UNIMPLEMENTED", "StatusCode.DEADLINE_EXCEEDED"),
+}
 
 
 class Ask:
     """Outcomes of calls to one service. All calls of a client run in one process, when its first is asked for."""
 
-    def __init__(self, url: str, files: Files, home: Path) -> None:
-        self._url, self._files, self._home = url, files, home
+    def __init__(self, service: Served, files: Files, home: Path) -> None:
+        self._service, self._files, self._home = service, files, home
         self._outcomes = dict[str, Mapping[str, Any]]()
 
     def __call__(self, client: str, action: str) -> Any:
         """Return the value of a call, or the text of its exception."""
         if client not in self._outcomes:
-            actions = [*STATES[client], *([*DOCUMENTS, *NOT_SUPPORTED, "index", "timeout"] if client[0] == "t" else [])]
-            calls = [
-                Call(url=self._url, image=str(self._files.image), model=MODEL, headers={}, action=a) for a in actions
-            ]
+            others = [*DOCUMENTS, *NOT_SUPPORTED, "index", "timeout"] if client in STATUSES else []
+            actions = [*STATES[client], *others]
+            calls = [call_to(self._service, self._files.image, action, {}) for action in actions]
             outcomes = CLIENTS[client](calls, self._home)
             self._outcomes[client] = {a: next(iter(each.values())) for a, each in zip(actions, outcomes, strict=True)}
         return self._outcomes[client][action]
@@ -66,7 +72,7 @@ def test_a_client_sees_that_the_service_is_ready(ask: Ask, client: str, call: st
 @pytest.mark.parametrize("call", DOCUMENTS)
 def test_tritonclient_returns_the_documents(services: Services, ask: Ask, call: str) -> None:
     """Metadata, configuration and statistics arrive unchanged."""
-    returned, document = ask("tritonclient", call), httpx.get(services.alone + DOCUMENTS[call]).json()
+    returned, document = ask("tritonclient", call), httpx.get(services.alone.url + DOCUMENTS[call]).json()
 
     if call == "get_inference_statistics":  # the numbers change with each request
         (returned,), (document,) = returned["model_stats"], document["model_stats"]
@@ -75,20 +81,49 @@ def test_tritonclient_returns_the_documents(services: Services, ask: Ask, call: 
         assert returned == document
 
 
-def test_tritonclient_lists_both_names(ask: Ask) -> None:
+@pytest.mark.parametrize("call", DOCUMENTS)
+def test_tritonclient_returns_the_documents_by_grpc(services: Services, ask: Ask, call: str) -> None:
+    """The messages have the contents of the documents over HTTP."""
+    returned, document = ask("tritonclient.grpc", call), httpx.get(services.alone.url + DOCUMENTS[call]).json()
+
+    if call == "get_inference_statistics":  # the numbers change with each request
+        (returned,), (document,) = returned["model_stats"], document["model_stats"]
+        assert (returned["name"], returned["inference_stats"].keys()) == (MODEL, document["inference_stats"].keys())
+    else:
+        assert with_texts(returned.get("config", returned)) == with_texts(document)
+
+
+def with_texts(value: Any) -> Any:
+    """Return a document with its numbers as texts: protobuf writes integers of 64 bits so."""
+    if isinstance(value, Mapping):
+        return {key: with_texts(item) for key, item in value.items()}
+    return [with_texts(item) for item in value] if isinstance(value, list) else str(value)
+
+
+@pytest.mark.parametrize("client", STATUSES)
+def test_tritonclient_lists_both_names(ask: Ask, client: str) -> None:
     """The index of the repository has the model under both of its names."""
-    assert [entry["name"] for entry in ask("tritonclient", "index")] == [MODEL, f"{MODEL}.encoded"]
+    assert [entry["name"] for entry in ask(client, "index")] == [MODEL, f"{MODEL}.encoded"]
 
 
 @pytest.mark.parametrize("call", NOT_SUPPORTED)
-def test_tritonclient_shows_what_is_not_supported(ask: Ask, call: str) -> None:
-    """The exception has the sentence of the service, with the status 501."""
-    assert ask("tritonclient", call) == f"InferenceServerException: [501] {NOT_SUPPORTED[call]} is not supported."
+@pytest.mark.parametrize("client", STATUSES)
+def test_tritonclient_shows_what_is_not_supported(ask: Ask, client: str, call: str) -> None:
+    """The exception has the sentence of the service, with its status. gRPC has one sentence for all such calls."""
+    status, _ = STATUSES[client]
+    subject, rest = NOT_SUPPORTED[call], ""
+    if client == "tritonclient.grpc":
+        subject, rest = "The RPC", " Server reflection lists the RPCs of the service."
+
+    assert ask(client, call) == f"InferenceServerException: [{status}] {subject} is not supported.{rest}"
 
 
-def test_the_timeout_of_tritonclient_is_a_deadline(ask: Ask) -> None:
+@pytest.mark.parametrize("client", STATUSES)
+def test_the_timeout_of_tritonclient_is_a_deadline(ask: Ask, client: str) -> None:
     """`timeout`, in microseconds, ends the request with the sentence of the service."""
-    assert ask("tritonclient", "timeout") == f"InferenceServerException: [504] {DeadlineExceeded().detail}"
+    _, status = STATUSES[client]
+
+    assert ask(client, "timeout") == f"InferenceServerException: [{status}] {DeadlineExceeded().detail}"
 
 
 def test_a_missing_environment_is_an_error_that_names_the_target(tmp_path: Path) -> None:

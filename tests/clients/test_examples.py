@@ -25,10 +25,11 @@ def test_an_example_runs(services: Services, tmp_path: Path, language: str, envi
     if environment in {"", "huggingface"}:
         folder = Path(sys.executable).parent
     assert folder.exists(), f"{folder} is missing; run `make clients`, which installs it"
-    address = services.alone.removeprefix("http://")
+    address, rpc_address = services.alone.url.removeprefix("http://"), services.alone.grpc_address
+    text = text.replace("localhost:8000", address).replace("localhost:8001", rpc_address)
     command = [folder / "python", "-c"] if language == "python" else ["bash", "-euc"]
     result = subprocess.run(  # noqa: S603 (an example of this repository)
-        [*command, text.replace("localhost:8000", address).replace("curl ", "curl -fsS ")],
+        [*command, text.replace("curl ", "curl -fsS ")],
         cwd=tmp_path,
         env=os.environ
         | NO_NETWORK

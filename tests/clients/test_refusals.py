@@ -7,15 +7,18 @@ from typing import NamedTuple
 import pytest
 
 from app.errors import DeadlineExceeded, Overloaded, Unauthorized, UnknownModel
-from tests.clients.clients import CLIENTS, MODEL, Files, Outcome, Services
+from tests.clients.clients import CLIENTS, MODEL, Files, Outcome, Services, call_to
 from tests.clients.scripts.calls import Call
 
 # The action with which each client sends the content of a file as an image.
 ACTIONS: Mapping[str, str] = {
     "tritonclient": "logits",
     "tritonclient.aio": "logits",
+    "tritonclient.grpc": "logits",
+    "tritonclient.grpc.aio": "logits",
     "kserve": "v2 binary",
     "kserve V1": "v1 predict",
+    "kserve gRPC": "raw",
     "mlserver": "image",
     "huggingface_hub": "model",
     "curl of TorchServe": "",
@@ -23,25 +26,38 @@ ACTIONS: Mapping[str, str] = {
 }
 
 
+# The clients of gRPC.
+RPC = {"tritonclient.grpc", "tritonclient.grpc.aio", "kserve gRPC"}
+
+
 class Refusal(NamedTuple):
-    """A request that the service refuses, and a part of its sentence."""
+    """A request that the service refuses, and a part of its sentence.
+
+    Clients of gRPC get `rpc_sentence` if that is set, and use `rpc_action`.
+    """
 
     sentence: str
     service: str = "alone"
     file: str = "text"
     model: str = MODEL
     headers: Mapping[str, str] = {}
+    rpc_sentence: str | None = None
+    rpc_action: str | None = None
 
 
 # A time limit, in seconds, that has passed when the service looks at it.
 LATE = {"X-Request-Timeout": "0.000001"}
 
 REFUSALS: Mapping[str, Refusal] = {
-    "too large": Refusal("The body is longer than 1 MiB.", file="large"),
+    # grpc itself refuses a message that is too long.
+    "too large": Refusal(
+        "The body is longer than 1 MiB.", file="large", rpc_sentence="Received message larger than max"
+    ),
+    "too many pixels": Refusal(" pixels; 64000000 are allowed.", file="wide"),
     "no image": Refusal("The content is text, not an image"),
     "damaged image": Refusal("The header of the GIF is damaged.", file="damaged"),
     "overloaded": Refusal(Overloaded(1).detail, service="busy"),
-    "late": Refusal(DeadlineExceeded().detail, headers=LATE),
+    "late": Refusal(DeadlineExceeded().detail, headers=LATE, rpc_action="timeout"),
     "no key": Refusal(Unauthorized().detail, service="locked"),
     "wrong key": Refusal(Unauthorized().detail, service="locked", headers={"Authorization": "Bearer no"}),
     "unknown model": Refusal(UnknownModel("cats").detail, model="cats"),
@@ -57,7 +73,7 @@ def ask(services: Services, files: Files, home: Path) -> Ask:
 
     def outcomes(client: str) -> Mapping[str, Outcome]:
         if client not in found:
-            calls = [call_of(services, files, ACTIONS[client], refusal) for refusal in REFUSALS.values()]
+            calls = [call_of(services, files, client, refusal) for refusal in REFUSALS.values()]
             run = CLIENTS[client.removesuffix(" V1")]
             found[client] = dict(zip(REFUSALS, run(calls, home), strict=True))
         return found[client]
@@ -65,18 +81,18 @@ def ask(services: Services, files: Files, home: Path) -> Ask:
     return outcomes
 
 
-def call_of(services: Services, files: Files, action: str, refusal: Refusal) -> Call:
+def call_of(services: Services, files: Files, client: str, refusal: Refusal) -> Call:
     """Return a call that the service refuses."""
-    url: str = getattr(services, refusal.service)
-    image = str(getattr(files, refusal.file))
-    return Call(url=url, image=image, model=refusal.model, headers=dict(refusal.headers), action=action)
+    action = (refusal.rpc_action if client in RPC else None) or ACTIONS[client]
+    service, image = getattr(services, refusal.service), getattr(files, refusal.file)
+    return call_to(service, image, action, refusal.headers, refusal.model)
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)
 @pytest.mark.parametrize("client", ACTIONS)
 def test_a_client_shows_the_sentence_of_a_refusal(ask: Ask, client: str, refusal: str) -> None:
     """The exception of the client, or the output of the command, has the sentence of the service."""
-    outcome = ask(client)[refusal]
+    outcome, expected = ask(client)[refusal], REFUSALS[refusal]
 
     assert "raised" in outcome, outcome["value"]
-    assert REFUSALS[refusal].sentence in outcome["raised"]
+    assert ((expected.rpc_sentence if client in RPC else None) or expected.sentence) in outcome["raised"]

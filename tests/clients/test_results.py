@@ -8,7 +8,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.clients.clients import CLIENTS, KEY, MODEL, Files, Outcome, Services
+from tests.clients.clients import CLIENTS, KEY, Files, Outcome, Services, call_to
 from tests.clients.scripts.calls import Call
 
 # The names of the services that all clients ask, and the header fields for them.
@@ -27,7 +27,15 @@ ACTIONS: Mapping[str, Mapping[str, str]] = {
         "options": "logits_with_id",
     },
     "tritonclient.aio": dict.fromkeys(["logits", "pixels", "json", "gzip"], "logits"),
+    "tritonclient.grpc": {
+        **dict.fromkeys(["logits", "pixels", "gzip", "deflate"], "logits"),
+        "classes": "classes",
+        "embedding": "embedding",
+        "options": "logits_with_id",
+    },
+    "tritonclient.grpc.aio": {**dict.fromkeys(["logits", "pixels", "gzip"], "logits"), "options": "logits_with_id"},
     "kserve": {"v2 binary": "logits", "v2 base64": "logits", "v1 predict": "label_scores_of_one"},
+    "kserve gRPC": {"raw": "logits", "typed": "logits"},
     "mlserver": {"pixels": "logits"},
     "huggingface_hub": {
         **dict.fromkeys(["root", "model", "path"], "predictions"),
@@ -56,7 +64,7 @@ class Expected(NamedTuple):
 def expected(services: Services, files: Files) -> Expected:
     """What `/classify` returns, asked once. `alone` answers it, and all services have the same bundle."""
     query = {"top_k": "10", "evidence": "true", "embedding": "true"}
-    answer = httpx.post(f"{services.alone}/classify", params=query, content=files.image.read_bytes()).json()
+    answer = httpx.post(f"{services.alone.url}/classify", params=query, content=files.image.read_bytes()).json()
     ranked = answer["predictions"]
     row = [each["logit"] for each in sorted(ranked, key=lambda each: each["index"])]
     scores = {each["label"]: each["score"] for each in ranked[:5]}
@@ -93,8 +101,7 @@ def ask(services: Services, files: Files, home: Path) -> Ask:
 def call_of(services: Services, files: Files, service: str, action: str) -> Call:
     """Return a call that sends the image, or its pixels, to a service."""
     image = files.pixels if action == "pixels" else files.image
-    url: str = getattr(services, service)
-    return Call(url=url, image=str(image), model=MODEL, headers=SERVICES[service], action=action)
+    return call_to(getattr(services, service), image, action, SERVICES[service])
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -11,6 +11,7 @@ class Call(TypedDict):
     """One call of a client."""
 
     url: str  # without a slash at the end
+    rpc_address: str  # host and port of gRPC
     image: str  # path of the file to send
     model: str
     headers: dict[str, str]  # header fields to add
