@@ -24,7 +24,7 @@ FROM base AS requirements
 ARG ONNXRUNTIME=cpu
 WORKDIR /source
 COPY pyproject.toml docker/requirements.py ./
-RUN python requirements.py ${ONNXRUNTIME} otel >/runtime.txt && python requirements.py cpu export >/export.txt
+RUN python requirements.py ${ONNXRUNTIME} grpc otel >/runtime.txt && python requirements.py cpu export >/export.txt
 
 # The wheel of swin-serve, built once and installed in both images.
 FROM base AS wheel

@@ -22,10 +22,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 
+from app.grpc.proto.inference_pb2 import ModelInferResponse
 from app.settings import DEMO_BUNDLE, Settings
+from tests.support.rpc import image_request, route
 
 ROOT = Path(__file__).parents[2]
 HARDENED = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")  # noqa: S108 (in the container)
@@ -109,6 +112,14 @@ def test_the_service_installs_no_torch(runtime: str) -> None:
     assert [*project["dependencies"], *project["optional-dependencies"][runtime]] == installed
     assert not set(project["optional-dependencies"]["export"]) & set(installed)
     assert not [line for line in installed if line.startswith("torch")]
+
+
+@pytest.mark.parametrize("extra", ["grpc", "otel"])
+def test_the_service_has_the_extras_that_a_variable_turns_on(stages: Stages, extra: str) -> None:
+    """SWIN_GRPC_PORT and the variables of OpenTelemetry work in the image: its users cannot install packages."""
+    (command,) = [words for words in stages["requirements"] if ">/runtime.txt" in words]
+
+    assert extra in command[: command.index(">/runtime.txt")]
 
 
 @pytest.mark.parametrize("image", ["runtime", "export"])
@@ -251,8 +262,12 @@ def container(image: str) -> Iterator[str]:
         yield container
 
 
+def address(container: str, port: int) -> str:
+    return docker("port", container, f"{port}/tcp").splitlines()[0]
+
+
 def url(container: str) -> str:
-    return f"http://{docker('port', container, '8000/tcp').splitlines()[0]}"
+    return f"http://{address(container, 8000)}"
 
 
 def in_container(container: str, code: str) -> str:
@@ -296,6 +311,30 @@ def test_the_container_classifies(container: str) -> None:
     answer = httpx.post(f"{url(container)}/classify", content=digit, trust_env=False)
 
     assert answer.json()["predictions"][0]["label"] == "seven"
+
+
+@pytest.mark.container
+def test_the_container_serves_grpc(image: str) -> None:
+    """SWIN_GRPC_PORT and a published port suffice: the image has the packages of the extra."""
+    digit = (DEMO_BUNDLE / "golden/seven.png").read_bytes()
+    with (
+        running(image, "--env", "SWIN_GRPC_PORT=8001", "--publish", "127.0.0.1::8001") as container,
+        grpc.insecure_channel(address(container, 8001)) as channel,
+    ):
+        infer = channel.unary_unary(route("ModelInfer"), None, ModelInferResponse.FromString)
+        response = infer(image_request(digit).SerializeToString(), timeout=SECONDS)
+
+    assert [(output.name, list(output.shape)) for output in response.outputs] == [("logits", [1, 10])]
+
+
+@pytest.mark.container
+def test_the_container_traces(image: str) -> None:
+    """With an endpoint of OpenTelemetry, the log has no warning that the extra is missing."""
+    with running(image, "--env", "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:9") as container:
+        logged = logs(container)
+
+    assert "listening" in logged
+    assert "tracing is off" not in logged
 
 
 @pytest.mark.container
