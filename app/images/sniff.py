@@ -149,7 +149,7 @@ GIT_LFS = re.compile(rb"version https://git-lfs")
 XML = re.compile(rb"<\?xml\b|<[A-Za-z!][^<]{0,200}>")
 FORM = re.compile(rb"[\w.\[\]\-]{1,64}=[^\s]{16,}\Z")
 
-ADVICE = "send the image's own bytes, as the body of a request or as a file of a form (multipart/form-data)"
+ADVICE = "send the bytes of the image itself"
 
 
 def format_of(data: bytes) -> str:

@@ -112,8 +112,7 @@ def test_unreadable_files_are_counted_not_fatal(held_out: Path, tmp_path: Path) 
     assert {Path(path).name: reason for path, reason in report.unreadable} == {
         "half.png": "The PNG data is truncated or corrupt.",
         "missing.png": "No such file or directory",
-        "notes.txt": "The content is text, not an image; send the image's own bytes, as the body of a request or as a "
-        "file of a form (multipart/form-data).",
+        "notes.txt": "The content is text, not an image; send the bytes of the image itself.",
     }
     assert report.top1.of == len(list((data / "three").glob("*.png"))) - 1
 
