@@ -4,7 +4,6 @@ All checks of an image come before `submit`, because an invalid image in a batch
 whole batch.
 """
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,28 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.batching.admission import NEVER
-from app.batching.thread_pool import ThreadPool
-from app.batching.types import UNTRACED, InferenceResult, Queue, ignore
+from app.batching.types import UNTRACED, InferenceResult, Queue
 from app.bundle.load import Head
-from app.bundle.manifest import Activation, Label, LastMap, Preprocessing
+from app.bundle.manifest import Activation, Label, LastMap
+from app.classification.decoding import Decoder, Preprocessed
 from app.classification.embedding import mean_token
 from app.classification.evidence import contributions
 from app.classification.ranking import top_k
-from app.errors import DeadlineExceeded, InvalidParameter, Overloaded
-from app.images.decode import Limits, Picture, open_image, shrink, to_rgb
+from app.errors import InvalidParameter
 from app.images.overlay import overlay
-from app.images.preprocess import min_decoded_size, preprocess
 from app.observability.tracing import current_trace
 
 T = TypeVar("T")
-Result = TypeVar("Result")
-
-# The pixels, and the seconds that each stage took.
-Preprocessed = tuple[NDArray[np.uint8], dict[str, float]]
-
-# Up to both sizes, an image is decoded on the event loop. The hop to the decode pool would cost
-# more than the work.
-SMALL_PIXELS, SMALL_BYTES = 128 * 128, 64 * 1024
 
 # Up to this number of values, the classes or the numbers of a result are written on the event loop. Writing 10,000
 # classes takes 25 ms.
@@ -94,18 +83,12 @@ class Overlay:
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """The parts of a bundle that a classifier needs, and its limits."""
+    """The parts of a bundle that a classifier needs."""
 
     labels: Sequence[Label]
     activation: Activation
-    preprocessing: Preprocessing
     head: Head
     last_map: LastMap
-    limits: Limits
-    convert_profiles: bool  # whether ICC profiles are converted to sRGB
-    fast_decode: bool  # whether large JPEGs are decoded at a fraction of their size
-    decode_threads: int
-    max_decode_queue_size: int  # images in the decode pool, running and waiting
 
 
 class Classifier:
@@ -113,25 +96,13 @@ class Classifier:
 
     Args:
         batcher: runs the network.
-        config: the network's parts and limits.
-        on_cancel: called with the stage in which a request was cancelled.
-        on_busy: called with the seconds for which a decode thread was busy.
+        decoder: decodes and preprocesses images.
+        config: the network's parts.
     """
 
-    def __init__(
-        self,
-        batcher: Queue,
-        config: ClassifierConfig,
-        *,
-        on_cancel: Callable[[str], None] = ignore,
-        on_busy: Callable[[float], None] = ignore,
-    ) -> None:
+    def __init__(self, batcher: Queue, decoder: Decoder, config: ClassifierConfig) -> None:
         self._batcher, self._config = batcher, config
-        self._pool = ThreadPool("decode", config.decode_threads)
-        self._documents = ThreadPool("documents")
-        self._decode_seconds = 0.0  # moving average for an image in the pool
-        self._on_cancel, self._on_busy = on_cancel, on_busy
-        self.decoding = 0  # images and documents that run or wait in threads
+        self.decoder = decoder
 
     def admit(self, size: int = 0, deadline: float = NEVER) -> None:
         """Return if an image of `size` bytes would be accepted now, before its content is known.
@@ -140,9 +111,8 @@ class Classifier:
             Overloaded, DeadlineExceeded, Draining, NotReady: the errors that `classify` would raise
             later.
         """
-        self._batcher.admit(deadline=deadline, coming=self.decoding)
-        if size > SMALL_BYTES:
-            self._admit_to_pool()
+        self._batcher.admit(deadline=deadline, coming=self.decoder.in_progress)
+        self.decoder.admit(size)
 
     async def infer(
         self, image: bytes | NDArray[np.uint8], *, embedding: bool = False, deadline: float = NEVER
@@ -195,22 +165,9 @@ class Classifier:
         started = time.perf_counter()
         index = int(result.output.logits.argmax()) if index is None else index
         (evidence,) = self._maps(result, [index])
-        png = await self._run_in(self._pool, lambda: overlay(pixels, evidence, stride), "evidence", deadline)
+        png = await self.decoder.run(lambda: overlay(pixels, evidence, stride), "evidence", deadline)
         seconds["evidence"] = time.perf_counter() - started
         return Overlay(index, png, seconds)
-
-    async def decode_document(self, decode: Callable[[T], Result], document: T, deadline: float = NEVER) -> Result:
-        """Return what `decode` makes of a large document of a request, as part of the stage `decode`.
-
-        One thread decodes all documents: numbers take up to nine times the memory of their text until they
-        are an array, and parsing holds the interpreter lock anyway. Images do not wait for documents.
-
-        Raises:
-            Overloaded: too much work waits for threads.
-            DeadlineExceeded: the document was not decoded before the deadline.
-            ServiceError: any error of `decode`.
-        """
-        return await self._decode_in(self._documents, decode, document, deadline)
 
     async def write(self, work: Callable[[], T], values: int, deadline: float = NEVER) -> T:
         """Return what `work` makes of the outputs of the network, as part of the stage `rank`.
@@ -220,12 +177,7 @@ class Classifier:
         Raises:
             DeadlineExceeded: the work was not done before the deadline.
         """
-        return work() if values <= SMALL_RESULT else await self._run_in(self._pool, work, "rank", deadline)
-
-    def close(self) -> None:
-        """Stop the threads."""
-        self._pool.close()
-        self._documents.close()
+        return work() if values <= SMALL_RESULT else await self.decoder.run(work, "rank", deadline)
 
     async def _submit(
         self, pixels: NDArray[np.uint8], seconds: dict[str, float], deadline: float, *, return_tokens: bool
@@ -259,59 +211,4 @@ class Classifier:
 
     async def _pixels(self, data: bytes, deadline: float) -> Preprocessed:
         self.admit(deadline=deadline)  # refuse before the work is done
-        if len(data) > SMALL_BYTES:  # not opened on the event loop: reading a header of megabytes takes seconds
-            return await self._in_pool(self._open_and_decode, data, deadline)
-        image = open_image(data, self._config.limits)
-        if image.width * image.height > SMALL_PIXELS:
-            return await self._in_pool(self._decode, image, deadline)
-        return self._decode(image)
-
-    async def _in_pool(self, work: Callable[[T], Preprocessed], item: T, deadline: float) -> Preprocessed:
-        pixels, seconds = await self._decode_in(self._pool, work, item, deadline)
-        self._decode_seconds += (sum(seconds.values()) - self._decode_seconds) / 8
-        return pixels, seconds
-
-    async def _decode_in(self, pool: ThreadPool, work: Callable[[T], Result], item: T, deadline: float) -> Result:
-        self._admit_to_pool()
-        self.decoding += 1
-        held = [item]  # emptied on cancellation, which frees the memory; the pool's queue keeps the job itself
-        try:
-            return await self._run_in(pool, lambda: work(held[0]), "decode", deadline)
-        finally:
-            held.clear()
-            self.decoding -= 1
-
-    def _admit_to_pool(self) -> None:
-        if self.decoding >= self._config.max_decode_queue_size:
-            raise Overloaded(self.decoding * self._decode_seconds / self._config.decode_threads)
-
-    async def _run_in(self, pool: ThreadPool, work: Callable[[], T], stage: str, deadline: float) -> T:
-        """Run the work in a thread, until the deadline. Cancelled work does not start."""
-        try:
-            async with asyncio.timeout(None if deadline == NEVER else deadline - time.perf_counter()):
-                return await pool.run(partial(self._timed, work))
-        except TimeoutError:
-            raise DeadlineExceeded from None
-        except asyncio.CancelledError:
-            self._on_cancel(stage)
-            raise
-
-    def _timed(self, work: Callable[[], T]) -> T:
-        """Run the work, and report how long the thread was busy, also after a failure."""
-        started = time.perf_counter()
-        try:
-            return work()
-        finally:
-            self._on_busy(time.perf_counter() - started)
-
-    def _open_and_decode(self, data: bytes) -> Preprocessed:
-        return self._decode(open_image(data, self._config.limits))
-
-    def _decode(self, image: Picture) -> Preprocessed:
-        started = time.perf_counter()
-        if self._config.fast_decode:
-            shrink(image, min_decoded_size(image.size, self._config.preprocessing))
-        rgb = to_rgb(image, follow_profile=self._config.convert_profiles)
-        decoded = time.perf_counter()
-        pixels = preprocess(rgb, self._config.preprocessing)
-        return pixels, {"decode": decoded - started, "preprocess": time.perf_counter() - decoded}
+        return await self.decoder.pixels(data, deadline)

@@ -17,19 +17,15 @@ from app.observability import logging as logs
 from app.settings import Settings
 from app.system.process_exit import end
 
-# Packages that another system provides, and what to do where one is missing.
-MISSING_PACKAGES = {
-    "uvloop": "uvloop is not installed: swin-serve runs on Linux and macOS; on Windows, use its container",
-}
-
 try:
     from app.cli.check import facts
     from app.cli.run import run
     from app.processes.supervisor import WorkerLost
 except ModuleNotFoundError as error:
-    if error.name not in MISSING_PACKAGES:
+    if error.name != "uvloop":
         raise
-    print(f"swin-serve: {MISSING_PACKAGES[error.name]}", file=sys.stderr)
+    message = "uvloop is not installed: swin-serve runs on Linux and macOS; on Windows, use its container"
+    print(f"swin-serve: {message}", file=sys.stderr)
     raise SystemExit(2) from None
 
 log = logging.getLogger("swin.start")

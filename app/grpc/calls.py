@@ -17,7 +17,7 @@ import grpc
 from grpc import StatusCode
 from grpc.aio import EOF, AbortError, ServicerContext
 
-from app.classification.classifier import SMALL_BYTES
+from app.classification.decoding import SMALL_BYTES
 from app.errors import (
     DeadlineExceeded,
     Draining,
@@ -86,7 +86,7 @@ class Call:
             Overloaded: the bodies of all requests together exceed `max_uploads_mib`.
             RequestTimeout: the message did not arrive within `body_timeout`.
             DeadlineExceeded: the message did not arrive before the deadline.
-            ServiceError: any error of `decode`, and those of `Classifier.decode_document`.
+            ServiceError: any error of `decode`, and those of `Decoder.document`.
         """
         service = self.service
         data = await self._read()
@@ -98,7 +98,7 @@ class Call:
             if size <= SMALL_BYTES:
                 message = decode(data)
             else:
-                message = await service.classifier.decode_document(decode, data, self.deadline)
+                message = await service.classifier.decoder.document(decode, data, self.deadline)
             del data  # the decoded message has copies
             yield message
         finally:

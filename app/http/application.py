@@ -13,6 +13,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import iter_route_contexts
 
 from app.classification.classifier import Classifier, ClassifierConfig
+from app.classification.decoding import Decoder, DecoderConfig
 from app.http.middleware.admission import AdmissionMiddleware
 from app.http.middleware.authentication import HEALTH, METRICS, ApiKeyMiddleware, declare
 from app.http.middleware.context import RequestContextMiddleware
@@ -102,37 +103,38 @@ async def running_service(
     name = settings.model_name or path_name(backend.bundle.manifest.name)
     models = ModelRegistry([Model(name, ONLY_VERSION, backend.bundle, classifier)])
     service = Service(settings, backend, models, metrics)
-    metrics.decode_in_progress.set_function(lambda: classifier.decoding)
+    metrics.decode_in_progress.set_function(lambda: classifier.decoder.in_progress)
     metrics.uploaded_bytes.set_function(lambda: service.uploaded)
     try:
         yield service
     finally:
         service.is_draining = True
         await backend.batcher.drain(settings.drain_timeout)
-        classifier.close()
+        classifier.decoder.close()
 
 
 def _make_classifier(settings: Settings, backend: Backend, decode_threads: int, metrics: Metrics) -> Classifier:
     bundle = backend.bundle
-    config = ClassifierConfig(
-        labels=bundle.labels,
-        activation=bundle.manifest.activation,
-        preprocessing=bundle.manifest.preprocessing,
-        head=bundle.head,
-        last_map=bundle.manifest.evidence,
-        limits=Limits(
-            pixels=round(settings.max_megapixels * 1e6),
-            # Without AVIF, if this build of Pillow cannot read it.
-            formats=tuple(name for name in settings.formats if name in FORMATS),
+    decoder = Decoder(
+        DecoderConfig(
+            preprocessing=bundle.manifest.preprocessing,
+            limits=Limits(
+                pixels=round(settings.max_megapixels * 1e6),
+                # Without AVIF, if this build of Pillow cannot read it.
+                formats=tuple(name for name in settings.formats if name in FORMATS),
+            ),
+            convert_profiles=settings.color_profiles == "convert",
+            fast_decode=settings.decode == "fast",
+            threads=decode_threads,
+            max_queue_size=settings.max_decode_queue_size,
         ),
-        convert_profiles=settings.color_profiles == "convert",
-        fast_decode=settings.decode == "fast",
-        decode_threads=decode_threads,
-        max_decode_queue_size=settings.max_decode_queue_size,
-    )
-    return Classifier(
-        backend.batcher,
-        config,
         on_cancel=lambda stage: metrics.cancelled.labels(stage).inc(),
         on_busy=metrics.decode_busy_seconds.inc,
     )
+    config = ClassifierConfig(
+        labels=bundle.labels,
+        activation=bundle.manifest.activation,
+        head=bundle.head,
+        last_map=bundle.manifest.evidence,
+    )
+    return Classifier(backend.batcher, decoder, config)

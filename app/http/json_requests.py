@@ -5,7 +5,8 @@ from typing import TypeVar
 
 from fastapi import Request
 
-from app.classification.classifier import SMALL_BYTES, Inference
+from app.classification.classifier import Inference
+from app.classification.decoding import SMALL_BYTES
 from app.errors import UnreadableImage, UnsupportedImage
 from app.http.request_head import header_of
 from app.http.uploads import hint_for, service_of
@@ -29,11 +30,11 @@ async def decoded(
     A large JSON document is not parsed on the event loop.
 
     Raises:
-        ServiceError: any error of `decode`, and those of `Classifier.decode_document`.
+        ServiceError: any error of `decode`, and those of `Decoder.document`.
     """
     if (len(body) if json_bytes is None else json_bytes) <= SMALL_BYTES:
         return decode(body)
-    return await model.classifier.decode_document(decode, body, deadline)
+    return await model.classifier.decoder.document(decode, body, deadline)
 
 
 async def infer_images(

@@ -62,7 +62,7 @@ class Metrics:
         )
         self.queue_depth = Gauge("swin_queue_depth", "Images that wait for an engine.", registry=registry)
         self.decode_in_progress = Gauge(
-            "swin_decode_in_progress", "Images in decoding or waiting for it.", registry=registry
+            "swin_decode_in_progress", "Images and documents in decoding or waiting for it.", registry=registry
         )
         self.uploaded_bytes = Gauge(
             "swin_uploaded_bytes", "Bytes of request bodies that are held at the moment.", registry=registry

@@ -84,7 +84,7 @@ def _by_samples() -> Iterator[Kind]:
         for compression, order, layout in itertools.product(BYTE_COMPRESSIONS, "<>", LAYOUTS):
             predictors = (1, 2) if compression in PREDICTED and depth in {8, 16, 32} else (1,)
             for predictor in predictors:
-                yield Kind(**common, compression=compression, order=order, layout=layout, predictor=predictor)  # type: ignore[arg-type]
+                yield Kind(**common, compression=compression, order=order, layout=layout, predictor=predictor)  # type: ignore[arg-type]  # (the fields have several types)
 
 
 def _by_container() -> Iterator[Kind]:
@@ -406,9 +406,9 @@ def _fax(kind: Kind, part: Samples) -> bytes:
     name = {"ccitt-rle": "tiff_ccitt"}.get(kind.compression, kind.compression)
     tags = {262: white, 278: part.shape[0]}
     written = Image.open(io.BytesIO(data := _saved(image, "TIFF", compression=name, tiffinfo=tags)))
-    (start,), (size,) = written.tag_v2[273], written.tag_v2[279]  # type: ignore[attr-defined]
+    (start,), (size,) = written.tag_v2[273], written.tag_v2[279]  # type: ignore[attr-defined]  # (of TIFF only)
     packed = data[start : start + size]
-    return _mirrored(packed) if (kind.fill_order == 2) != (written.tag_v2.get(266, 1) == 2) else packed  # type: ignore[attr-defined]
+    return _mirrored(packed) if (kind.fill_order == 2) != (written.tag_v2.get(266, 1) == 2) else packed  # type: ignore[attr-defined]  # (of TIFF only)
 
 
 def _saved(image: Image.Image, name: str, **options: Any) -> bytes:

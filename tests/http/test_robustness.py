@@ -52,7 +52,7 @@ def hold_decoding(monkeypatch: pytest.MonkeyPatch) -> Gate:
         gate([np.zeros(1)])
         return to_rgb(image, **options)
 
-    monkeypatch.setattr("app.classification.classifier.to_rgb", held)
+    monkeypatch.setattr("app.classification.decoding.to_rgb", held)
     return gate
 
 
@@ -134,8 +134,8 @@ async def test_the_decode_queue_sets_retry_after(monkeypatch: pytest.MonkeyPatch
     app = create_app(Settings(device="cpu", threads=1, decode_threads=1, max_decode_queue_size=2, request_timeout=3600))
     async with app.router.lifespan_context(app), caller_of(app) as caller:
         with monkeypatch.context() as patch:
-            patch.setattr("app.classification.classifier.time.perf_counter", lambda: now[0])
-            patch.setattr("app.classification.classifier.to_rgb", slow)
+            patch.setattr("app.classification.decoding.time.perf_counter", lambda: now[0])
+            patch.setattr("app.classification.decoding.to_rgb", slow)
             await caller.post("/classify", content=PHOTO)
         gate = hold_decoding(monkeypatch)
         calls = [asyncio.create_task(caller.post("/classify", content=PHOTO)) for _ in range(3)]
@@ -282,7 +282,7 @@ async def test_a_disconnect_in_the_decode_queue_saves_the_decoding(monkeypatch: 
         gate.open(times=2)
         last = await caller.post("/classify", content=PHOTO)
         await first
-        depth = app.state.service.classifier.decoding
+        depth = app.state.service.classifier.decoder.in_progress
 
     assert (visitor.sent, depth, last.status_code) == ([], 0, 200)
     assert len(gate.batches) == 2  # decodings: the first and the last image

@@ -285,7 +285,7 @@ def test_only_small_images_are_decoded_in_the_event_loop(
         threads.append("pool" if threading.current_thread().name.startswith("decode") else "event loop")
         return to_rgb(image, **options)
 
-    monkeypatch.setattr("app.classification.classifier.to_rgb", watched)
+    monkeypatch.setattr("app.classification.decoding.to_rgb", watched)
 
     assert client.post("/classify", content=data).status_code == 200
     assert threads == [thread]
@@ -299,7 +299,7 @@ def test_a_long_header_is_read_in_a_thread(client: TestClient, monkeypatch: pyte
         threads.append(threading.current_thread().name.partition("_")[0])
         return open_image(data, limits)
 
-    monkeypatch.setattr("app.classification.classifier.open_image", watched)
+    monkeypatch.setattr("app.classification.decoding.open_image", watched)
     client.post("/classify", content=encode(draw_picture(8, 8)) + bytes(2**16))
 
     assert threads == ["decode"]

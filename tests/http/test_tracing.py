@@ -218,7 +218,7 @@ def logged() -> Iterator[list[Mapping[str, object]]]:
     """Yield the fields of the log lines about requests."""
     lines = list[Mapping[str, object]]()
     log, handler = logging.getLogger("swin.request"), logging.Handler()
-    handler.emit = lambda record: lines.append(logs._fields(record))  # type: ignore[method-assign]
+    handler.emit = lambda record: lines.append(logs._fields(record))  # type: ignore[method-assign]  # (it stands for a stream)
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     yield lines
