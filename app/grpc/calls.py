@@ -134,7 +134,7 @@ class Calls:
     def __init__(self, service: Service) -> None:
         self._service, settings = service, service.settings
         self._keys = BearerKeys(key.get_secret_value() for key in settings.api_keys) if settings.api_keys else None
-        self.in_progress = 0  # calls that have arrived and not ended
+        self.in_progress = 0  # calls that have arrived, and whose responses have not been sent
         # grpc does not tell how much of a message has arrived. So each message that is arriving counts
         # as the longest one, and further calls wait until one of them has arrived.
         self._reading = asyncio.Semaphore(max(settings.max_uploads_mib // settings.max_body_mib, 1))
@@ -165,7 +165,7 @@ class Calls:
         return grpc.stream_stream_rpc_method_handler(handle, None, _serialize)
 
     async def drain(self) -> None:
-        """Refuse new calls, end those with streams, and wait until none is in progress.
+        """Refuse new calls, end those with streams, and wait until all responses have been sent.
 
         Clients learn from a refusal that the service is shutting down. grpc itself would cancel calls
         that arrive while it stops.
@@ -207,6 +207,8 @@ class Calls:
         context.set_trailing_metadata(((ID_KEY, identity),))
         code, status = HTTPStatus.OK.value, StatusCode.OK
         self.in_progress += 1
+        # After the response has been sent: one that its client does not read takes memory like a call that waits.
+        context.add_done_callback(self._end)
         try:
             self._admit(metadata, is_open=is_open)
             yield Call(self._service, context, started, self._reading)
@@ -224,10 +226,12 @@ class Calls:
             code, status = InternalError.status, StatusCode.INTERNAL
             await self._abort(context, InternalError(), identity)
         finally:
-            self.in_progress -= 1
-            self._ended.set()
             self._record(route, context, code, status, time.perf_counter() - started)
             request_fields.reset(token)
+
+    def _end(self, _: object) -> None:
+        self.in_progress -= 1
+        self._ended.set()
 
     def _admit(self, metadata: Sequence[tuple[str, Any]], *, is_open: bool) -> None:
         if self._is_draining:

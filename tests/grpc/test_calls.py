@@ -19,6 +19,7 @@ from app.grpc.proto.descriptors import SERVICE_NAME
 from app.grpc.status import PUSHBACK, STATUS, status_of
 from app.settings import Settings
 from tests.support.engines import Gate, HeldSession
+from tests.support.http2 import Http2Client
 from tests.support.rpc import RpcClient, image_request, parameters, route, rpc_service
 from tests.support.waiting import HANG_SECONDS
 
@@ -237,6 +238,40 @@ async def test_calls_are_limited(demo: Bundle, monkeypatch: pytest.MonkeyPatch) 
         await running
 
     assert (refused.code(), dict(refused.trailing_metadata())[PUSHBACK]) == (StatusCode.UNAVAILABLE, "1000")
+
+
+async def test_responses_that_are_not_read_count_as_calls() -> None:
+    """A call is in progress until its client has read the response or has disconnected."""
+    async with rpc_service(Settings(device="cpu", threads=1, max_connections=2)) as (app, client):
+        with await asyncio.to_thread(Http2Client, client.address, window=0) as silent:
+            for _ in range(2):
+                silent.call(route("ServerLive"))
+            await until(lambda: requests(app, 200, "ServerLive") == 2)
+            refused = await error_of(client.call("ServerLive"))
+        await until(lambda: client.in_progress == 0)
+        await client.call("ServerLive")
+
+    assert refused.code() is StatusCode.UNAVAILABLE
+
+
+async def test_one_connection_holds_few_calls() -> None:
+    """A client that reads no response gets 128 calls on a connection, and clients on other connections are served."""
+    async with rpc_service(SETTINGS) as (app, client):
+        with await asyncio.to_thread(Http2Client, client.address, window=0) as silent:
+            for _ in range(1000):
+                silent.call(route("ServerLive"))
+            await asyncio.to_thread(silent.ping)
+            await client.call("ServerReady")
+
+            assert requests(app, 200, "ServerLive") == 128
+
+
+async def test_a_client_can_start_more_calls_than_a_connection_holds() -> None:
+    """Calls beyond the limit of their connection wait in the client, and all of them succeed."""
+    async with rpc_service(SETTINGS) as (app, client):
+        await asyncio.gather(*(client.call("ServerLive") for _ in range(600)))
+
+        assert requests(app, 200, "ServerLive") == 600
 
 
 @pytest.mark.parametrize("health_open", [True, False])

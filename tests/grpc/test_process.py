@@ -16,7 +16,8 @@ from app.errors import StartError
 from app.grpc import extra
 from benchmarks.load.processes import process_stat
 from benchmarks.load.served import START_SECONDS
-from tests.support.rpc import RpcClient, image_request
+from tests.support.http2 import Http2Client
+from tests.support.rpc import RpcClient, image_request, route
 from tests.support.served import Served, run
 
 pytestmark = pytest.mark.anyio
@@ -110,6 +111,23 @@ async def test_a_second_signal_ends_calls_in_progress(http_workers: str) -> None
 
     assert code == 0
     assert error.value.code() in {StatusCode.UNAVAILABLE, StatusCode.CANCELLED}, error.value
+
+
+def test_responses_that_are_not_read_do_not_delay_the_exit(http_workers: str) -> None:
+    """The process ends after `drain_timeout` with 0, although a client reads neither a response nor a stream."""
+    options = ("--http-workers", http_workers, "--grpc-port", "0", "--drain-timeout", "1")
+    served = Served(*options)
+    try:
+        with Http2Client(served.grpc_address, window=0) as silent:
+            for name in (route("ServerLive"), "/grpc.health.v1.Health/Watch"):
+                silent.call(name)
+            silent.ping()
+            served.process.send_signal(signal.SIGTERM)
+            code = served.process.wait(START_SECONDS)
+    finally:
+        served.stop()
+
+    assert code == 0
 
 
 async def test_calls_of_all_http_workers_are_counted(demo: Bundle) -> None:

@@ -25,8 +25,14 @@ class RpcClient:
         self.channel, self._server = channel, server
 
     @property
+    def address(self) -> str:
+        """The address of the server."""
+        assert self._server is not None
+        return f"127.0.0.1:{self._server.port}"
+
+    @property
     def in_progress(self) -> int:
-        """Number of calls that the server has accepted and not answered."""
+        """Number of calls that the server has accepted, and whose responses have not been sent."""
         assert self._server is not None
         return self._server.calls.in_progress
 
