@@ -15,20 +15,19 @@ from urllib.parse import unquote
 
 import grpc
 from grpc import StatusCode
-from grpc.aio import EOF, AbortError, ServicerContext
+from grpc.aio import AbortError, ServicerContext
 
 from app.classification.decoding import SMALL_BYTES
 from app.errors import (
     DeadlineExceeded,
     Draining,
     InternalError,
-    InvalidBody,
     Overloaded,
-    RequestTimeout,
     ServiceError,
     TooManyConnections,
     Unauthorized,
 )
+from app.grpc.arrivals import Arrivals, Read
 from app.grpc.status import status_of, trailing_metadata
 from app.models.model import Service
 from app.observability.logging import request_fields
@@ -53,10 +52,6 @@ TRANSIT_SECONDS = 0.1
 # Seconds for which new calls are refused before the server stops, at least.
 LAST_CALL_SECONDS = 0.25
 
-# Seconds between the end of the client's messages and the cancellation of the call. Both reach this process apart from
-# each other if the client disappears, and if grpc drops a message that is too long.
-CANCELLATION_SECONDS = 1
-
 
 class Call:
     """One call: the service, the deadline, and the message of the client.
@@ -65,31 +60,36 @@ class Call:
         service: serves the call.
         context: the call in grpc.
         started: time of `time.perf_counter` at which the call arrived. Deadlines count from here.
-        reading: limits the messages that arrive at the same time.
+        arrivals: limits the messages that arrive at the same time.
     """
 
-    def __init__(self, service: Service, context: Any, started: float, reading: asyncio.Semaphore) -> None:
+    def __init__(self, service: Service, context: Any, started: float, arrivals: Arrivals) -> None:
         self.service, self.started = service, started
-        self.context, self._reading = context, reading
+        self.context, self._arrivals = context, arrivals
         remaining = context.time_remaining()
         limit = service.settings.request_timeout
         self.deadline = started + (limit if remaining is None else min(remaining, limit))
 
+    async def receive(self, decode: Callable[[bytes], T]) -> T:
+        """Read a message without images, and return what `decode` makes of it.
+
+        Raises:
+            ServiceError: any error of `Arrivals.small` and of `decode`.
+        """
+        return decode(await self._read(self._arrivals.small))
+
     @contextlib.asynccontextmanager
-    async def receive(self, decode: Callable[[bytes], T]) -> AsyncIterator[T]:
-        """Read the message, and yield what `decode` makes of it. A large one is not decoded on the event loop.
+    async def receive_upload(self, decode: Callable[[bytes], T]) -> AsyncIterator[T]:
+        """Read a message with images, and yield what `decode` makes of it. A large one is decoded off the event loop.
 
         Within the block, the message counts towards the setting `max_uploads_mib`.
 
         Raises:
-            InvalidBody: the client has sent no message.
             Overloaded: the bodies of all requests together exceed `max_uploads_mib`.
-            RequestTimeout: the message did not arrive within `body_timeout`.
-            DeadlineExceeded: the message did not arrive before the deadline.
-            ServiceError: any error of `decode`, and those of `Decoder.document`.
+            ServiceError: any error of `Arrivals.upload` and of `decode`, and those of `Decoder.document`.
         """
         service = self.service
-        data = await self._read()
+        data = await self._read(self._arrivals.upload)
         size = len(data)
         service.uploaded += size
         try:
@@ -104,24 +104,12 @@ class Call:
         finally:
             service.uploaded -= size
 
-    async def _read(self) -> bytes:
-        settings = self.service.settings
-        left = self.deadline - time.perf_counter()
+    async def _read(self, arrive: Callable[[Read, float], Awaitable[bytes]]) -> bytes:
         try:
-            async with asyncio.timeout(min(settings.body_timeout, left)), self._reading:
-                data: Any = await self.context.read()
-            if data is EOF:
-                await asyncio.sleep(CANCELLATION_SECONDS)  # if grpc has dropped the message, it cancels this task
-                raise InvalidBody("The call has no message.")
-        except TimeoutError:
-            if left < settings.body_timeout:
-                raise DeadlineExceeded from None
-            raise RequestTimeout(f"The message did not arrive in {settings.body_timeout:g} s.") from None
+            return await arrive(self.context.read, self.deadline)
         except asyncio.CancelledError:
             self.service.metrics.cancelled.labels("read").inc()
             raise
-        message: bytes = data
-        return message
 
 
 class Calls:
@@ -135,9 +123,7 @@ class Calls:
         self._service, settings = service, service.settings
         self._keys = BearerKeys(key.get_secret_value() for key in settings.api_keys) if settings.api_keys else None
         self.in_progress = 0  # calls that have arrived, and whose responses have not been sent
-        # grpc does not tell how much of a message has arrived. So each message that is arriving counts
-        # as the longest one, and further calls wait until one of them has arrived.
-        self._reading = asyncio.Semaphore(max(settings.max_uploads_mib // settings.max_body_mib, 1))
+        self._arrivals = Arrivals(settings)
         self._streams = set[asyncio.Task[Any]]()
         self._ended = asyncio.Event()
         self._is_draining = False
@@ -211,7 +197,7 @@ class Calls:
         context.add_done_callback(self._end)
         try:
             self._admit(metadata, is_open=is_open)
-            yield Call(self._service, context, started, self._reading)
+            yield Call(self._service, context, started, self._arrivals)
         except ServiceError as error:
             code, status = error.status, status_of(error)
             await self._abort(context, error, identity)

@@ -32,16 +32,14 @@ class Health:
 
     async def check(self, call: Call) -> HealthCheckResponse:
         """Return whether a gRPC service is ready."""
-        async with call.receive(partial(parse, HealthCheckRequest)) as request:
-            name = request.service
+        name = (await call.receive(partial(parse, HealthCheckRequest))).service
         if name not in self._names:
             await call.context.abort(StatusCode.NOT_FOUND, f"There is no service '{shorten(name)}'.")
         return HealthCheckResponse(status=self._status)
 
     async def watch(self, call: Call) -> None:
         """Write the status of a gRPC service, and each change of it until the client ends the call."""
-        async with call.receive(partial(parse, HealthCheckRequest)) as request:
-            is_known = request.service in self._names
+        is_known = (await call.receive(partial(parse, HealthCheckRequest))).service in self._names
         last = None
         while True:
             changed = self._changed

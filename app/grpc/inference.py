@@ -72,9 +72,9 @@ async def model_config(call: Call) -> ModelConfigResponse:
 async def model_statistics(call: Call) -> ModelStatisticsResponse:
     """Return the statistics of a model, or of all models, since the start of the service."""
     models = call.service.models
-    async with call.receive(partial(parse, ModelStatisticsRequest)) as request:
-        names = [request.name] if request.name else [model.name for model in models]
-        named = [find_model(models, name, request.version or None) for name in names]
+    request = await call.receive(partial(parse, ModelStatisticsRequest))
+    names = [request.name] if request.name else [model.name for model in models]
+    named = [find_model(models, name, request.version or None) for name in names]
     found = await call.service.backend.statistics()
     return _message(
         {"model_stats": [metadata.model_statistics(each, found) for each in named]}, ModelStatisticsResponse()
@@ -84,8 +84,8 @@ async def model_statistics(call: Call) -> ModelStatisticsResponse:
 async def repository_index(call: Call) -> RepositoryIndexResponse:
     """Return the state of each model."""
     service = call.service
-    async with call.receive(partial(parse, RepositoryIndexRequest)) as request:
-        index = metadata.repository_index(service.models, is_ready=service.is_ready, only_ready=request.ready)
+    request = await call.receive(partial(parse, RepositoryIndexRequest))
+    index = metadata.repository_index(service.models, is_ready=service.is_ready, only_ready=request.ready)
     return _message({"models": index}, RepositoryIndexResponse())
 
 
@@ -98,7 +98,7 @@ async def model_infer(call: Call) -> ModelInferResponse:
     service = call.service
     service.classifier.admit()  # refuse before the message is read
     started = time.perf_counter()
-    async with call.receive(decode_infer_request) as (name, version, request):
+    async with call.receive_upload(decode_infer_request) as (name, version, request):
         read_seconds = time.perf_counter() - started
         named = find_model(service.models, name, version)
         deadline = call.deadline
@@ -139,8 +139,8 @@ HEALTH = ("ServerLive", "ServerReady")
 
 async def _named_model(call: Call, kind: type[Any]) -> NamedModel:
     """Return the model that a message names."""
-    async with call.receive(partial(parse, kind)) as request:
-        return find_model(call.service.models, request.name, request.version or None)
+    request = await call.receive(partial(parse, kind))
+    return find_model(call.service.models, request.name, request.version or None)
 
 
 def _message(document: Mapping[str, Any], message: M) -> M:

@@ -11,6 +11,7 @@ from grpc_reflection.v1alpha.reflection import aio
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 
 from app.errors import TooManyConnections
+from app.grpc.arrivals import checked_size
 from app.grpc.calls import Call
 from app.grpc.messages import parse
 
@@ -43,4 +44,4 @@ class Reflection:
 
 async def _questions(context: Any) -> AsyncIterator[ServerReflectionRequest]:
     while (data := await context.read()) is not EOF:
-        yield parse(ServerReflectionRequest, data)
+        yield parse(ServerReflectionRequest, checked_size(data))

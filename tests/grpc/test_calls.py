@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -15,6 +16,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, Serv
 
 from app import errors
 from app.bundle.load import Bundle
+from app.grpc import arrivals
 from app.grpc.proto.descriptors import SERVICE_NAME
 from app.grpc.status import PUSHBACK, STATUS, status_of
 from app.settings import Settings
@@ -74,6 +76,15 @@ def start(client: RpcClient, demo: Bundle, **options: Any) -> "asyncio.Task[Any]
         return await client.call("ModelInfer", image_request(digit(demo)), **options)
 
     return asyncio.create_task(infer())
+
+
+async def silent_calls(client: RpcClient, name: str, number: int) -> list[Any]:
+    """Start calls that send no message. They arrive in the order of the list."""
+    calls = []
+    for count in range(1, number + 1):
+        calls.append(client.channel.stream_unary(name)())
+        await until(partial(lambda count: client.in_progress == count, count))
+    return calls
 
 
 def test_every_error_has_a_status() -> None:
@@ -225,6 +236,63 @@ async def test_messages_arrive_one_after_another_if_they_could_fill_the_limit(de
         await second
 
     assert not is_done
+
+
+async def test_a_call_that_gets_no_place_for_its_message_is_refused(demo: Bundle) -> None:
+    """A message that waits for others during `body_timeout` is not late itself: the client should send it again."""
+    settings = Settings(device="cpu", threads=1, max_body_mib=1, max_uploads_mib=1, body_timeout=0.5)
+    async with rpc_service(settings) as (_, client):
+        await silent_calls(client, route("ModelInfer"), 2)  # the second one gets the place when the first one is late
+        refused = await error_of(start(client, demo))
+
+    assert (refused.code(), refused.details()) == (StatusCode.UNAVAILABLE, errors.Overloaded(1).detail)
+    assert dict(refused.trailing_metadata())[PUSHBACK] == "1000"
+
+
+@pytest.mark.parametrize("name", [CHECK, WATCH, route("ModelReady")])
+async def test_silent_calls_without_images_hold_up_no_images(demo: Bundle, name: str) -> None:
+    """Messages without images do not take the places of those with images."""
+    settings = Settings(device="cpu", threads=1, max_body_mib=1, max_uploads_mib=1)
+    async with rpc_service(settings) as (_, client):
+        (silent,) = await silent_calls(client, name, 1)
+        await start(client, demo)
+
+        assert not silent.done()
+
+
+async def test_a_message_without_images_has_less_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A silent call of an RPC without images ends before `body_timeout`."""
+    monkeypatch.setattr(arrivals, "SMALL_SECONDS", 0.1)
+    async with rpc_service(SETTINGS) as (_, client):
+        late = await error_of(client.channel.stream_unary(CHECK)())
+
+    assert (late.code(), late.details()) == (StatusCode.DEADLINE_EXCEEDED, "The message did not arrive in 0.1 s.")
+
+
+async def test_a_message_without_images_takes_the_place_of_the_oldest_one() -> None:
+    """Silent calls cannot keep the others from being answered: the one that waits for the longest time is refused."""
+    async with rpc_service(SETTINGS) as (_, client):
+        silent = await silent_calls(client, CHECK, arrivals.MAX_SMALL_MESSAGES)
+        await client.channel.unary_unary(CHECK)(b"")
+        refused = await error_of(silent[0])
+
+        assert (refused.code(), refused.details()) == (StatusCode.UNAVAILABLE, errors.Overloaded(1).detail)
+        assert not any(call.done() for call in silent[1:])
+
+
+@pytest.mark.parametrize("name", [CHECK, WATCH, INFO, route("ModelReady")])
+async def test_a_message_without_images_is_short(name: str) -> None:
+    """A message of more than 64 KiB is refused by an RPC that needs only names."""
+    message = HealthCheckRequest(service="a" * 2**16).SerializeToString()
+    async with rpc_service(SETTINGS) as (_, client):
+        stream = client.channel.stream_stream(name)()
+        await stream.write(message)
+        refused = await error_of(stream.read())
+
+    assert (refused.code(), refused.details()) == (
+        StatusCode.INVALID_ARGUMENT,
+        "The message has 65540 bytes. Messages without images have at most 65536.",
+    )
 
 
 async def test_calls_are_limited(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
