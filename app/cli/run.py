@@ -22,6 +22,7 @@ from app.server.sockets import bound_socket, listen, reserved_address, shared_so
 from app.settings import Settings, unknown_variables
 from app.system import memory
 from app.system.cpus import available_cpus
+from app.system.open_files import connections_within_limit
 
 log = logging.getLogger("swin.start")
 
@@ -91,6 +92,8 @@ def _grpc_address(settings: Settings) -> Iterator[str | None]:
 
 
 async def _serve_alone(settings: Settings, listener: socket.socket, grpc_address: str | None) -> None:
+    limit = connections_within_limit(settings.max_connections, servers=1 if grpc_address is None else 2)
+    settings = settings.model_copy(update={"max_connections": limit})
     app = create_app(settings)
     # uvicorn would log a StartError of the lifespan and exit with its own code, so the lifespan is entered here.
     async with app.router.lifespan_context(app), extra.serving(app.state.service, grpc_address) as rpc_server:

@@ -48,7 +48,9 @@ def worker_config(
             share(settings.max_decode_queue_size), min(settings.max_decode_queue_size, settings.max_client_batch_size)
         ),
         # This process has the same limit of open files as its workers.
-        "max_connections": connections_within_limit(max_connections_of_one(settings.max_connections, http_workers)),
+        "max_connections": connections_within_limit(
+            max_connections_of_one(settings.max_connections, http_workers), servers=1 if grpc_address is None else 2
+        ),
         "max_uploads_mib": max(share(settings.max_uploads_mib), settings.max_body_mib),
     }
     layout = TensorLayout(

@@ -62,7 +62,6 @@ class State(ServerState):
     def __init__(self, settings: Settings, service: Service) -> None:
         super().__init__()
         self.settings, self.service = settings, service
-        self.max_connections = settings.max_connections  # lowered if the limit of open files is too low
 
 
 class Connection(HttpToolsProtocol):
@@ -91,7 +90,7 @@ class Connection(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None  # the request that the application processes
         self._client_state = ClientState()  # belongs to the request that is parsed
         self._await("head")
-        if len(self.connections) > self.server_state.max_connections + SPARE_CONNECTIONS:
+        if len(self.connections) > self._settings.max_connections + SPARE_CONNECTIONS:
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -225,7 +224,7 @@ class Connection(HttpToolsProtocol):
             raise request_line_error(section)
         if line[1] == b"CONNECT":  # the parser would take the following bytes for those of a tunnel
             raise NotSupported("The method CONNECT is for proxies, and swin-serve is not a proxy.")
-        if self.cycle is None and len(self.connections) > self.server_state.max_connections:
+        if self.cycle is None and len(self.connections) > self._settings.max_connections:
             raise TooManyConnections
         self._method, self._is_http_1_0 = line[1], line[3] == b"0"
         return self._parse_section(section, data, place)

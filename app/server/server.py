@@ -21,7 +21,6 @@ from app.server.handshakes import accept_packets, refuse_new_handshakes
 from app.server.protocol import Connection, State
 from app.server.sockets import address_of
 from app.settings import Settings
-from app.system.open_files import connections_within_limit
 
 log = logging.getLogger("swin.server")
 
@@ -65,7 +64,6 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to accept connections."""
-        self._state.max_connections = connections_within_limit(self._settings.max_connections)
         await super().startup(sockets)
         self.on_listening(sockets or [])
 

@@ -12,15 +12,16 @@ OTHER_FILES = 64
 SPARE_CONNECTIONS = 64
 
 
-def connections_within_limit(max_connections: int) -> int:
-    """Return `max_connections`, or fewer if this process may not open as many files.
+def connections_within_limit(max_connections: int, servers: int = 1) -> int:
+    """Return `max_connections`, or fewer if this process may not open as many files for each of its servers.
 
     The soft limit of open files is raised as far as the hard limit allows. A lower number is
     logged.
     """
-    needed = max_connections + SPARE_CONNECTIONS + OTHER_FILES
+    needed = servers * max_connections + SPARE_CONNECTIONS + OTHER_FILES
     allowed = _raise_soft_limit(needed)
-    fewer = max(allowed - SPARE_CONNECTIONS - OTHER_FILES, (allowed - OTHER_FILES) // 2, 1)
+    files = max(allowed - SPARE_CONNECTIONS - OTHER_FILES, (allowed - OTHER_FILES) // 2)
+    fewer = max(files // servers, 1)
     if fewer >= max_connections:
         return max_connections
     log.warning(

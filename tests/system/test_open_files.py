@@ -1,12 +1,14 @@
 """`app/system/open_files.py`: a limit of open files below the need of the connections."""
 
+import socket
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 
 from app.system import open_files
 from app.system.open_files import connections_within_limit
+from benchmarks.load.served import START_SECONDS
 from tests.support.few_files import VARIABLE
 from tests.support.served import Served, answer_of
 
@@ -14,25 +16,33 @@ LIVE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @pytest.mark.parametrize(
-    ("limit", "wanted", "got"),
+    ("limit", "wanted", "servers", "got"),
     [
-        (10_000, 1000, 1000),
-        (1024, 1024, 896),
-        (1024, 896, 896),
-        (200, 100, 72),
-        (100, 1024, 18),
-        (20, 1024, 1),
-        (100, 4, 4),
+        (10_000, 1000, 1, 1000),
+        (1024, 1024, 1, 896),
+        (1024, 896, 1, 896),
+        (200, 100, 1, 72),
+        (100, 1024, 1, 18),
+        (20, 1024, 1, 1),
+        (100, 4, 1, 4),
+        (10_000, 1000, 2, 1000),
+        (1024, 1024, 2, 448),
+        (20, 1024, 2, 1),
     ],
 )
-def test_the_limit_of_open_files_bounds_the_connections(
-    limit: int, wanted: int, got: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_the_limit_of_open_files_bounds_the_connections(  # noqa: PLR0917 (parameters of the test)
+    limit: int,
+    wanted: int,
+    servers: int,
+    got: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """There is room left for refusals and other files; one warning has both numbers."""
     monkeypatch.setattr(open_files, "_raise_soft_limit", lambda needed: min(limit, needed))
     lowered = [(wanted, got)] if got < wanted else []
 
-    assert connections_within_limit(wanted) == got
+    assert connections_within_limit(wanted, servers) == got
     assert [(vars(each)["max_connections"], vars(each)["lowered_to"]) for each in caplog.records] == lowered
 
 
@@ -70,3 +80,25 @@ def test_the_service_survives_a_lack_of_files(http_workers: str) -> None:
     assert [event["lowered_to"] for event in warnings] == [72]
     assert spent < 0.3
     assert running is None
+
+
+def test_connections_of_grpc_leave_files_for_http(http_workers: str) -> None:
+    """GRPC accepts half of the connections for which there are files, so HTTP is served at once."""
+    options = ("--max-connections", "200", "--http-workers", http_workers, "--grpc-port", "0")
+    served = Served(*options, module="tests.support.few_files", **{VARIABLE: "200"})
+    warnings = [event for event in served.starting if event["level"] == "warning"]
+    host, _, port = served.grpc_address.rpartition(":")
+    try:
+        with ExitStack() as stack:
+            connections = [socket.create_connection((host, int(port)), timeout=START_SECONDS) for _ in range(200)]
+            for connection in map(stack.enter_context, connections):
+                with suppress(ConnectionResetError):
+                    connection.recv(1)  # the server has accepted the connection, or closed it
+            with served.connect() as connection:
+                connection.sendall(LIVE)
+                status, _, _ = answer_of(connection)
+    finally:
+        served.stop()
+
+    assert [event["lowered_to"] for event in warnings] == [36]
+    assert status == 200
