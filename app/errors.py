@@ -21,6 +21,7 @@ Exception
 │   │   ├── NotReady             503
 │   │   ├── Draining             503
 │   │   ├── TooManyConnections   503
+│   │   ├── TooManyCalls         503
 │   │   └── DeadlineExceeded     504
 │   └── ServerError              the service failed; details go to the log only
 │       ├── EngineFailed         500
@@ -194,6 +195,15 @@ class TooManyConnections(RetryableError):
 
     def __init__(self) -> None:
         super().__init__("Too many connections are open. Try again.")
+
+
+class TooManyCalls(RetryableError):
+    """The limit on calls of gRPC is reached."""
+
+    status, code, title = 503, "too_many_calls", "The service has too many calls"
+
+    def __init__(self) -> None:
+        super().__init__("Too many calls are in progress. Try again.")
 
 
 class DeadlineExceeded(RetryableError):

@@ -24,7 +24,7 @@ from app.errors import (
     InternalError,
     Overloaded,
     ServiceError,
-    TooManyConnections,
+    TooManyCalls,
     Unauthorized,
 )
 from app.grpc.arrivals import Arrivals, Read
@@ -223,7 +223,7 @@ class Calls:
         if self._is_draining:
             raise Draining
         if self.in_progress > self._service.settings.max_connections:
-            raise TooManyConnections
+            raise TooManyCalls
         if self._keys is not None and not is_open and not self._keys.admits(_values(metadata, "authorization")):
             raise Unauthorized
 

@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 
-from app.errors import TooManyConnections
+from app.errors import TooManyCalls
 from app.grpc.arrivals import checked_size
 from app.grpc.calls import Call
 from app.grpc.messages import parse
@@ -31,7 +31,7 @@ class Reflection:
     async def describe(self, call: Call) -> None:
         """Answer each question of a stream."""
         if self._streams >= MAX_STREAMS:
-            raise TooManyConnections
+            raise TooManyCalls
         self._streams += 1
         try:
             answers = self._servicer.ServerReflectionInfo(_questions(call.context), call.context)

@@ -97,7 +97,7 @@ def test_every_error_has_a_status() -> None:
     found = {kind.__name__: status_of(kind.__new__(kind)).name for kind in leaves(errors.ServiceError)}
     unavailable = {name for name, status in found.items() if status == "UNAVAILABLE"}
 
-    assert unavailable == {"Overloaded", "NotReady", "Draining", "TooManyConnections"}
+    assert unavailable == {"Overloaded", "NotReady", "Draining", "TooManyConnections", "TooManyCalls"}
     assert found["InvalidParameter"] == found["UnreadableImage"] == "INVALID_ARGUMENT"
     assert found["EngineFailed"] == found["InternalError"] == "INTERNAL"
     assert set(STATUS.values()) == {StatusCode[status] for status in found.values()}
@@ -305,7 +305,11 @@ async def test_calls_are_limited(demo: Bundle, monkeypatch: pytest.MonkeyPatch) 
         gate.open()
         await running
 
-    assert (refused.code(), dict(refused.trailing_metadata())[PUSHBACK]) == (StatusCode.UNAVAILABLE, "1000")
+    assert (refused.code(), refused.details()) == (
+        StatusCode.UNAVAILABLE,
+        "Too many calls are in progress. Try again.",
+    )
+    assert dict(refused.trailing_metadata())[PUSHBACK] == "1000"
 
 
 async def test_responses_that_are_not_read_count_as_calls() -> None:
