@@ -22,6 +22,7 @@ Exception
 │   │   ├── Draining             503
 │   │   ├── TooManyConnections   503
 │   │   ├── TooManyCalls         503
+│   │   ├── TooManyStreams       503
 │   │   └── DeadlineExceeded     504
 │   └── ServerError              the service failed; details go to the log only
 │       ├── EngineFailed         500
@@ -204,6 +205,15 @@ class TooManyCalls(RetryableError):
 
     def __init__(self) -> None:
         super().__init__("Too many calls are in progress. Try again.")
+
+
+class TooManyStreams(RetryableError):
+    """The limit on streams of one RPC is reached."""
+
+    status, code, title = 503, "too_many_streams", "The service has too many streams"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} streams of this RPC are open, which is the maximum. Close one, or try again.")
 
 
 class DeadlineExceeded(RetryableError):

@@ -25,6 +25,7 @@ from app.errors import (
     Overloaded,
     ServiceError,
     TooManyCalls,
+    TooManyStreams,
     Unauthorized,
 )
 from app.grpc.arrivals import Arrivals, Read
@@ -112,6 +113,13 @@ class Call:
             raise
 
 
+class Limit:
+    """The calls that count towards one limit, until their responses have been sent."""
+
+    def __init__(self, maximum: int, error: Callable[[], ServiceError]) -> None:
+        self.maximum, self.error, self.count = maximum, error, 0
+
+
 class Calls:
     """All calls of a server.
 
@@ -124,6 +132,7 @@ class Calls:
         self._keys = BearerKeys(key.get_secret_value() for key in settings.api_keys) if settings.api_keys else None
         self.in_progress = 0  # calls that have arrived, and whose responses have not been sent
         self._arrivals = Arrivals(settings)
+        self._unary = Limit(settings.max_connections, TooManyCalls)
         self._streams = set[asyncio.Task[Any]]()
         self._ended = asyncio.Event()
         self._is_draining = False
@@ -134,18 +143,22 @@ class Calls:
         """Return the handler of an RPC with one message in each direction. `is_open`: without an API key."""
 
         async def handle(_: object, context: ServicerContext) -> Any:
-            async with self._observe(route, context, is_open=is_open) as call:
+            async with self._observe(route, context, self._unary, is_open=is_open) as call:
                 return await answer(call)
 
         return grpc.stream_unary_rpc_method_handler(handle, None, _serialize)
 
     def stream(
-        self, route: str, answer: Callable[[Call], Awaitable[None]], *, is_open: bool = False
+        self, route: str, answer: Callable[[Call], Awaitable[None]], maximum: int, *, is_open: bool = False
     ) -> grpc.RpcMethodHandler:
-        """Return the handler of an RPC with a stream of answers, which `answer` writes to the context of the call."""
+        """Return the handler of an RPC with a stream of answers, which `answer` writes to the context of the call.
+
+        There can be `maximum` streams at the same time. They do not count towards the limit of other calls.
+        """
+        limit = Limit(maximum, partial(TooManyStreams, maximum))
 
         async def handle(_: object, context: ServicerContext) -> None:
-            async with self._observe(route, context, is_open=is_open) as call, self._until_the_end():
+            async with self._observe(route, context, limit, is_open=is_open) as call, self._until_the_end():
                 await answer(call)
 
         return grpc.stream_stream_rpc_method_handler(handle, None, _serialize)
@@ -184,7 +197,7 @@ class Calls:
             self._streams.discard(task)
 
     @contextlib.asynccontextmanager
-    async def _observe(self, route: str, context: Any, *, is_open: bool) -> AsyncIterator[Call]:
+    async def _observe(self, route: str, context: Any, limit: Limit, *, is_open: bool) -> AsyncIterator[Call]:
         """Check, count and log a call, and turn an error in the block into a status."""
         started = time.perf_counter()
         metadata = context.invocation_metadata() or ()
@@ -193,10 +206,11 @@ class Calls:
         context.set_trailing_metadata(((ID_KEY, identity),))
         code, status = HTTPStatus.OK.value, StatusCode.OK
         self.in_progress += 1
+        limit.count += 1
         # After the response has been sent: one that its client does not read takes memory like a call that waits.
-        context.add_done_callback(self._end)
+        context.add_done_callback(partial(self._end, limit))
         try:
-            self._admit(metadata, is_open=is_open)
+            self._admit(metadata, limit, is_open=is_open)
             yield Call(self._service, context, started, self._arrivals)
         except ServiceError as error:
             code, status = error.status, status_of(error)
@@ -215,15 +229,16 @@ class Calls:
             self._record(route, context, code, status, time.perf_counter() - started)
             request_fields.reset(token)
 
-    def _end(self, _: object) -> None:
+    def _end(self, limit: Limit, _: object) -> None:
         self.in_progress -= 1
+        limit.count -= 1
         self._ended.set()
 
-    def _admit(self, metadata: Sequence[tuple[str, Any]], *, is_open: bool) -> None:
+    def _admit(self, metadata: Sequence[tuple[str, Any]], limit: Limit, *, is_open: bool) -> None:
         if self._is_draining:
             raise Draining
-        if self.in_progress > self._service.settings.max_connections:
-            raise TooManyCalls
+        if limit.count > limit.maximum:
+            raise limit.error()
         if self._keys is not None and not is_open and not self._keys.admits(_values(metadata, "authorization")):
             raise Unauthorized
 

@@ -22,6 +22,9 @@ NAME = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 # Seconds between two looks at the service. `Watch` reports a change after this time at the latest, `Check` at once.
 INTERVAL_SECONDS = 0.1
 
+# Streams of `Watch` at the same time. A load balancer needs one for each of its connections.
+MAX_STREAMS = 64
+
 
 class Health:
     """The health of a service. `names` are those of the gRPC services, beside "" for all of them."""

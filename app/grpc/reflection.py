@@ -10,7 +10,6 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.reflection import aio
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 
-from app.errors import TooManyCalls
 from app.grpc.arrivals import checked_size
 from app.grpc.calls import Call
 from app.grpc.messages import parse
@@ -26,20 +25,13 @@ class Reflection:
 
     def __init__(self, names: Sequence[str], pool: DescriptorPool) -> None:
         self._servicer = aio.ReflectionServicer(names, pool=pool)
-        self._streams = 0
 
     async def describe(self, call: Call) -> None:
         """Answer each question of a stream."""
-        if self._streams >= MAX_STREAMS:
-            raise TooManyCalls
-        self._streams += 1
-        try:
-            answers = self._servicer.ServerReflectionInfo(_questions(call.context), call.context)
-            async with contextlib.aclosing(answers):
-                async for answer in answers:
-                    await call.context.write(answer)
-        finally:
-            self._streams -= 1
+        answers = self._servicer.ServerReflectionInfo(_questions(call.context), call.context)
+        async with contextlib.aclosing(answers):
+            async for answer in answers:
+                await call.context.write(answer)
 
 
 async def _questions(context: Any) -> AsyncIterator[ServerReflectionRequest]:

@@ -85,8 +85,8 @@ class RpcServer:
         info = f"/{reflection.NAME}/ServerReflectionInfo"
         handlers = {
             check: unary(check, self._health.check, is_open=is_open),
-            watch: stream(watch, self._health.watch, is_open=is_open),
-            info: stream(info, self._reflection.describe),
+            watch: stream(watch, self._health.watch, health.MAX_STREAMS, is_open=is_open),
+            info: stream(info, self._reflection.describe, reflection.MAX_STREAMS),
         }
         for name, answer in inference.RPCS.items():
             route = f"/{SERVICE_NAME}/{name}"

@@ -18,6 +18,7 @@ STATUS: Mapping[type[ServiceError], StatusCode] = {
     errors.RequestTimeout: StatusCode.DEADLINE_EXCEEDED,
     errors.ImageTooLarge: StatusCode.RESOURCE_EXHAUSTED,
     errors.NotSupported: StatusCode.UNIMPLEMENTED,
+    errors.TooManyStreams: StatusCode.RESOURCE_EXHAUSTED,
     errors.RetryableError: StatusCode.UNAVAILABLE,
     errors.DeadlineExceeded: StatusCode.DEADLINE_EXCEEDED,
     errors.ServerError: StatusCode.INTERNAL,

@@ -476,7 +476,23 @@ async def test_reflection_holds_few_streams() -> None:
             await stream.read()
         refused = await error_of(info().read())
 
-    assert refused.code() is StatusCode.UNAVAILABLE
+    assert refused.code() is StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_streams_of_health_count_apart_from_calls() -> None:
+    """With 64 streams of `Watch`, another one is refused, and calls are served up to their own limit."""
+    async with rpc_service(Settings(device="cpu", threads=1, max_connections=1)) as (_, client):
+        watch = client.channel.unary_stream(WATCH, request, HealthCheckResponse.FromString)
+        streams = [watch(HealthCheckRequest()) for _ in range(64)]
+        for stream in streams:
+            await stream.read()
+        refused = await error_of(watch(HealthCheckRequest()).read())
+        await client.call("ServerLive")
+
+    assert (refused.code(), refused.details()) == (
+        StatusCode.RESOURCE_EXHAUSTED,
+        "64 streams of this RPC are open, which is the maximum. Close one, or try again.",
+    )
 
 
 async def test_a_class_of_errors_is_counted_with_the_code_of_http(demo: Bundle) -> None:
