@@ -33,6 +33,12 @@ RESPONSE_SECONDS = 1
 # without closing their connections would count towards the limit of connections for hours.
 KEEPALIVE_MS = 60_000
 
+# Milliseconds without a call after which a connection is closed. Clients open it again with their next call.
+MAX_IDLE_MS = 300_000
+
+# Shortest time in milliseconds between two pings of a client. The connection of a client that pings more often is
+# closed. The clients of Go and Java ping every 10 s at most. The difference is for pings that arrive late.
+MIN_PING_INTERVAL_MS = 5_000
 
 # Calls at the same time on one connection. A client queues further calls itself. Without a limit, one connection whose
 # client reads no response could hold calls of all connections together.
@@ -130,5 +136,8 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         # that kept to the limit above were refused.
         ("grpc.http.overload_protection", 0),
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_permit_without_calls", 1),  # for pings of both sides
+        ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
+        ("grpc.max_connection_idle_ms", MAX_IDLE_MS),
         ("grpc.so_reuseport", 1),
     ]

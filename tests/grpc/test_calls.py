@@ -16,12 +16,12 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, Serv
 
 from app import errors
 from app.bundle.load import Bundle
-from app.grpc import arrivals
+from app.grpc import arrivals, server
 from app.grpc.proto.descriptors import SERVICE_NAME
 from app.grpc.status import PUSHBACK, STATUS, status_of
 from app.settings import Settings
 from tests.support.engines import Gate, HeldSession
-from tests.support.http2 import Http2Client
+from tests.support.http2 import GOAWAY, PING, Http2Client
 from tests.support.rpc import RpcClient, image_request, parameters, route, rpc_service
 from tests.support.waiting import HANG_SECONDS
 
@@ -344,6 +344,31 @@ async def test_a_client_can_start_more_calls_than_a_connection_holds() -> None:
         await asyncio.gather(*(client.call("ServerLive") for _ in range(600)))
 
         assert requests(app, 200, "ServerLive") == 600
+
+
+async def test_a_connection_without_calls_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server takes leave of a client that has started no call for some minutes."""
+    monkeypatch.setattr(server, "MAX_IDLE_MS", 100)
+    async with rpc_service(SETTINGS) as (_, client):
+        with await asyncio.to_thread(Http2Client, client.address) as idle:
+            await asyncio.to_thread(idle.wait_for, GOAWAY)
+
+
+async def test_a_connection_without_calls_is_pinged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server finds out whether a client without calls is still there."""
+    monkeypatch.setattr(server, "KEEPALIVE_MS", 100)
+    async with rpc_service(SETTINGS) as (_, client):
+        with await asyncio.to_thread(Http2Client, client.address) as idle:
+            await asyncio.to_thread(idle.wait_for, PING)
+
+
+async def test_a_client_can_ping_without_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pings in the interval that the server allows are answered, however many there are."""
+    monkeypatch.setattr(server, "MIN_PING_INTERVAL_MS", 0)
+    async with rpc_service(SETTINGS) as (_, client):
+        with await asyncio.to_thread(Http2Client, client.address) as idle:
+            for _ in range(10):
+                await asyncio.to_thread(idle.ping)
 
 
 @pytest.mark.parametrize("health_open", [True, False])

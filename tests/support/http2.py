@@ -11,7 +11,7 @@ from tests.support.waiting import HANG_SECONDS
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 # Types of frames, their flags, and a setting (RFC 9113, sections 6 and 6.5.2).
-DATA, HEADERS, SETTINGS, PING = 0, 1, 4, 6
+DATA, HEADERS, SETTINGS, PING, GOAWAY = 0, 1, 4, 6, 7
 ACK, END_STREAM, END_HEADERS = 1, 1, 4
 INITIAL_WINDOW_SIZE = 4
 
@@ -31,7 +31,7 @@ class Http2Client:
         self._socket = socket.create_connection((host, int(port)), timeout=HANG_SECONDS)
         self._streams = itertools.count(1, 2)
         self.send(PREFACE, frame(SETTINGS, payload=struct.pack(">HI", INITIAL_WINDOW_SIZE, window)))
-        self._wait_for(SETTINGS, 0)
+        self.wait_for(SETTINGS)
         self.send(frame(SETTINGS, ACK))
 
     def __enter__(self) -> Self:
@@ -60,9 +60,9 @@ class Http2Client:
     def ping(self) -> None:
         """Return when the server has received all frames so far."""
         self.send(frame(PING, payload=bytes(PING_BYTES)))
-        self._wait_for(PING, ACK)
+        self.wait_for(PING, ACK)
 
-    def _wait_for(self, kind: int, flags: int) -> None:
+    def wait_for(self, kind: int, flags: int = 0) -> None:
         """Drop frames up to the first one of a type with these flags."""
         found = None
         while found != (kind, flags):
