@@ -82,10 +82,14 @@ class LocalBackend:
             engine.close()
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """Return the ASGI application of a service in one process. Its lifespan opens and closes the service."""
+def create_app(settings: Settings | None = None, tracer: Tracer | None = None) -> FastAPI:
+    """Return the ASGI application of a service in one process.
+
+    Its lifespan opens and closes the service, and closes the tracer. By default, the tracer is the one
+    that the variables of OpenTelemetry ask for.
+    """
     settings = settings or Settings()
-    metrics, tracer = Metrics(), open_tracer()
+    metrics, tracer = Metrics(), tracer or open_tracer()
     return application(settings, metrics, tracer, lambda: open_service(settings, metrics, tracer))
 
 

@@ -16,6 +16,7 @@ from app.errors import StartError
 from app.grpc import extra
 from app.main import create_app, open_supervisor
 from app.observability import logging as logs
+from app.observability.tracing import open_tracer
 from app.processes import shared_memory
 from app.server.server import Server, url_of, uvicorn_config
 from app.server.sockets import bound_socket, listen, reserved_address, shared_sockets
@@ -94,9 +95,10 @@ def _grpc_address(settings: Settings) -> Iterator[str | None]:
 async def _serve_alone(settings: Settings, listener: socket.socket, grpc_address: str | None) -> None:
     limit = connections_within_limit(settings.max_connections, servers=1 if grpc_address is None else 2)
     settings = settings.model_copy(update={"max_connections": limit})
-    app = create_app(settings)
+    tracer = open_tracer()
+    app = create_app(settings, tracer)
     # uvicorn would log a StartError of the lifespan and exit with its own code, so the lifespan is entered here.
-    async with app.router.lifespan_context(app), extra.serving(app.state.service, grpc_address) as rpc_server:
+    async with app.router.lifespan_context(app), extra.serving(app.state.service, grpc_address, tracer) as rpc_server:
         config = uvicorn_config(app, settings)
         memory.freeze_gc()
         listen(listener, settings.host, settings.port, config.backlog)

@@ -29,10 +29,11 @@ from app.errors import (
     Unauthorized,
 )
 from app.grpc.arrivals import Arrivals, Read
+from app.grpc.spans import FAILURES, attributes_of, name_of
 from app.grpc.status import status_of, trailing_metadata
 from app.models.model import Service
 from app.observability.logging import request_fields
-from app.observability.tracing import log_fields, parent_of
+from app.observability.tracing import NoTracer, Tracer, current_trace, log_fields, parent_of
 from app.protocols.bearer_keys import BearerKeys
 from app.protocols.request_identity import USABLE_ID, new_id
 
@@ -125,10 +126,11 @@ class Calls:
 
     Args:
         service: serves the calls.
+        tracer: decides which calls are traced, and exports their spans after the response. Streams are not traced.
     """
 
-    def __init__(self, service: Service) -> None:
-        self._service, settings = service, service.settings
+    def __init__(self, service: Service, tracer: Tracer) -> None:
+        self._service, self._tracer, settings = service, tracer, service.settings
         self._keys = BearerKeys(key.get_secret_value() for key in settings.api_keys) if settings.api_keys else None
         self.in_progress = 0  # calls that have arrived, and whose responses have not been sent
         self._arrivals = Arrivals(settings)
@@ -143,7 +145,7 @@ class Calls:
         """Return the handler of an RPC with one message in each direction. `is_open`: without an API key."""
 
         async def handle(_: object, context: ServicerContext) -> Any:
-            async with self._observe(route, context, self._unary, is_open=is_open) as call:
+            async with self._observe(route, context, self._unary, self._tracer, is_open=is_open) as call:
                 return await answer(call)
 
         return grpc.stream_unary_rpc_method_handler(handle, None, _serialize)
@@ -155,10 +157,10 @@ class Calls:
 
         There can be `maximum` streams at the same time. They do not count towards the limit of other calls.
         """
-        limit = Limit(maximum, partial(TooManyStreams, maximum))
+        limit, tracer = Limit(maximum, partial(TooManyStreams, maximum)), NoTracer()
 
         async def handle(_: object, context: ServicerContext) -> None:
-            async with self._observe(route, context, limit, is_open=is_open) as call, self._until_the_end():
+            async with self._observe(route, context, limit, tracer, is_open=is_open) as call, self._until_the_end():
                 await answer(call)
 
         return grpc.stream_stream_rpc_method_handler(handle, None, _serialize)
@@ -197,12 +199,18 @@ class Calls:
             self._streams.discard(task)
 
     @contextlib.asynccontextmanager
-    async def _observe(self, route: str, context: Any, limit: Limit, *, is_open: bool) -> AsyncIterator[Call]:
-        """Check, count and log a call, and turn an error in the block into a status."""
+    async def _observe(
+        self, route: str, context: Any, limit: Limit, tracer: Tracer, *, is_open: bool
+    ) -> AsyncIterator[Call]:
+        """Check, count, log and trace a call, and turn an error in the block into a status."""
         started = time.perf_counter()
         metadata = context.invocation_metadata() or ()
         identity = _identity(metadata)
-        token = request_fields.set({"request_id": identity, **log_fields(parent_of(_trace_headers(metadata)), None)})
+        headers = _trace_headers(metadata)
+        parent = parent_of(headers)
+        trace = tracer.begin(parent, headers, started)
+        token = request_fields.set({"request_id": identity, **log_fields(parent, trace)})
+        trace_token = current_trace.set(trace)
         context.set_trailing_metadata(((ID_KEY, identity),))
         code, status = HTTPStatus.OK.value, StatusCode.OK
         self.in_progress += 1
@@ -227,6 +235,11 @@ class Calls:
             await self._abort(context, InternalError(), identity)
         finally:
             self._record(route, context, code, status, time.perf_counter() - started)
+            if trace is not None:
+                attributes = attributes_of(route, _client(context.peer()), status)
+                end = partial(tracer.end, trace, name_of(route), attributes, failed=status in FAILURES)
+                context.add_done_callback(lambda _: end())
+            current_trace.reset(trace_token)
             request_fields.reset(token)
 
     def _end(self, limit: Limit, _: object) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from app.grpc.server import RpcServer
     from app.models.model import Service
+    from app.observability.tracing import Tracer
 
 # The packages of the extra, as they are imported.
 PACKAGES = ("grpc", "google.protobuf", "grpc_health", "grpc_reflection")
@@ -33,7 +34,7 @@ def check() -> None:
             )
 
 
-def serving(service: Service, address: str | None) -> AbstractAsyncContextManager[RpcServer | None]:
+def serving(service: Service, address: str | None, tracer: Tracer) -> AbstractAsyncContextManager[RpcServer | None]:
     """Serve gRPC on an address inside the block. Without an address, yield None.
 
     Raises:
@@ -45,7 +46,7 @@ def serving(service: Service, address: str | None) -> AbstractAsyncContextManage
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from app.grpc.server import serving as serve  # noqa: PLC0415 (its packages are an extra)
 
-    return serve(service, address)
+    return serve(service, address, tracer)
 
 
 def _is_installed(package: str) -> bool:

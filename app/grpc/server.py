@@ -15,6 +15,7 @@ from app.grpc.health import Health
 from app.grpc.proto.descriptors import POOL, SERVICE_NAME
 from app.grpc.reflection import Reflection
 from app.models.model import Service
+from app.observability.tracing import Tracer
 from app.settings import Settings
 
 for _module in (health_pb2, reflection_pb2):  # reflection describes these services, too
@@ -50,8 +51,8 @@ class RpcServer:
 
     port: int
 
-    def __init__(self, service: Service) -> None:
-        self._settings, self.calls = service.settings, Calls(service)
+    def __init__(self, service: Service, tracer: Tracer) -> None:
+        self._settings, self.calls = service.settings, Calls(service, tracer)
         self._health = Health(service, (SERVICE_NAME,))
         self._reflection = Reflection([SERVICE_NAME, health.NAME, reflection.NAME], POOL)
         self._server = grpc.aio.server(options=_options(service.settings))
@@ -113,13 +114,13 @@ class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # (grpc has no ty
 
 
 @contextlib.asynccontextmanager
-async def serving(service: Service, address: str) -> AsyncIterator[RpcServer]:
+async def serving(service: Service, address: str, tracer: Tracer) -> AsyncIterator[RpcServer]:
     """Serve gRPC on an address inside the block.
 
     Raises:
         StartError: the address cannot be bound.
     """
-    server = RpcServer(service)
+    server = RpcServer(service, tracer)
     try:
         await server.start(address)
         yield server

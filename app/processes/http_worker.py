@@ -82,7 +82,7 @@ class HttpWorker:
         app = application(settings, self._metrics, self._tracer, self._open)
         async with (
             app.router.lifespan_context(app),
-            extra.serving(app.state.service, self._config.grpc_address) as rpc_server,
+            extra.serving(app.state.service, self._config.grpc_address, self._tracer) as rpc_server,
         ):
             memory.freeze_gc()
             server = HttpWorkerServer(

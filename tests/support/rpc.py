@@ -13,6 +13,7 @@ from app.grpc.proto.descriptors import METHODS, SERVICE_NAME
 from app.grpc.proto.inference_pb2 import InferParameter, ModelInferRequest
 from app.grpc.server import RpcServer, serving
 from app.main import create_app
+from app.observability.tracing import open_tracer
 from app.settings import Settings
 
 Metadata = Sequence[tuple[str, str]]
@@ -73,10 +74,11 @@ def parameters(**values: Any) -> Mapping[str, InferParameter]:
 @asynccontextmanager
 async def rpc_service(settings: Settings) -> AsyncIterator[tuple[FastAPI, RpcClient]]:
     """Open a service with HTTP and gRPC in this process, and a client of its gRPC port."""
-    app = create_app(settings)
+    tracer = open_tracer()
+    app = create_app(settings, tracer)
     async with (
         app.router.lifespan_context(app),
-        serving(app.state.service, "127.0.0.1:0") as server,
+        serving(app.state.service, "127.0.0.1:0", tracer) as server,
         grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
         yield app, RpcClient(channel, server)
