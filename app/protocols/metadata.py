@@ -79,7 +79,8 @@ def model_statistics(named: NamedModel, found: Statistics) -> dict[str, Any]:
     """Return the statistics of a model since the start of the service. Each image counts as a request of its own.
 
     `compute_input` is decoding and preprocessing, `compute_infer` the engine, `compute_output` the
-    ranking. The service does not measure how long failed requests took.
+    ranking. `fail` has no requests that were refused before their model was known, such as those
+    without a key. The service does not measure how long failed requests took.
     """
     seconds = {stage: duration.seconds for stage, duration in found.stages.items()}
 
@@ -95,7 +96,7 @@ def model_statistics(named: NamedModel, found: Statistics) -> dict[str, Any]:
         "execution_count": sum(batch.events for batch in found.batches.values()),
         "inference_stats": {
             "success": duration(*computed),
-            "fail": _duration(found.rejected, 0.0),
+            "fail": _duration(found.failed, 0.0),
             "queue": duration("queue"),
             "compute_input": duration(*COMPUTE_INPUT),
             "compute_infer": duration(*COMPUTE_INFER),
