@@ -115,10 +115,29 @@ class Call:
 
 
 class Limit:
-    """The calls that count towards one limit, until their responses have been sent."""
+    """The calls that count towards one limit.
+
+    Args:
+        maximum: how many there can be at the same time.
+        error: makes the error for further calls.
+    """
 
     def __init__(self, maximum: int, error: Callable[[], ServiceError]) -> None:
-        self.maximum, self.error, self.count = maximum, error, 0
+        self._maximum, self._error, self._count = maximum, error, 0
+
+    def add(self, context: Any) -> None:
+        """Count a call until its response has been sent: one that is not read takes memory like a call that waits.
+
+        Raises:
+            ServiceError: the limit is reached.
+        """
+        if self._count >= self._maximum:
+            raise self._error()
+        self._count += 1
+        context.add_done_callback(self._remove)
+
+    def _remove(self, _: object) -> None:
+        self._count -= 1
 
 
 class Calls:
@@ -134,7 +153,7 @@ class Calls:
         self._keys = BearerKeys(key.get_secret_value() for key in settings.api_keys) if settings.api_keys else None
         self.in_progress = 0  # calls that have arrived, and whose responses have not been sent
         self._arrivals = Arrivals(settings)
-        self._unary = Limit(settings.max_connections, TooManyCalls)
+        self._with_key, self._open = (Limit(settings.max_connections, TooManyCalls) for _ in range(2))
         self._streams = set[asyncio.Task[Any]]()
         self._ended = asyncio.Event()
         self._is_draining = False
@@ -142,10 +161,14 @@ class Calls:
     def unary(
         self, route: str, answer: Callable[[Call], Awaitable[Any]], *, is_open: bool = False
     ) -> grpc.RpcMethodHandler:
-        """Return the handler of an RPC with one message in each direction. `is_open`: without an API key."""
+        """Return the handler of an RPC with one message in each direction. `is_open`: without an API key.
+
+        Calls that need no key count apart, so that clients without a key cannot hold up the others.
+        """
+        limit = self._open if is_open else self._with_key
 
         async def handle(_: object, context: ServicerContext) -> Any:
-            async with self._observe(route, context, self._unary, self._tracer, is_open=is_open) as call:
+            async with self._observe(route, context, limit, self._tracer, is_open=is_open) as call:
                 return await answer(call)
 
         return grpc.stream_unary_rpc_method_handler(handle, None, _serialize)
@@ -214,11 +237,10 @@ class Calls:
         context.set_trailing_metadata(((ID_KEY, identity),))
         code, status = HTTPStatus.OK.value, StatusCode.OK
         self.in_progress += 1
-        limit.count += 1
-        # After the response has been sent: one that its client does not read takes memory like a call that waits.
-        context.add_done_callback(partial(self._end, limit))
+        context.add_done_callback(self._end)
         try:
-            self._admit(metadata, limit, is_open=is_open)
+            self._admit(metadata, is_open=is_open)
+            limit.add(context)
             yield Call(self._service, context, started, self._arrivals)
         except ServiceError as error:
             code, status = error.status, status_of(error)
@@ -242,16 +264,13 @@ class Calls:
             current_trace.reset(trace_token)
             request_fields.reset(token)
 
-    def _end(self, limit: Limit, _: object) -> None:
+    def _end(self, _: object) -> None:
         self.in_progress -= 1
-        limit.count -= 1
         self._ended.set()
 
-    def _admit(self, metadata: Sequence[tuple[str, Any]], limit: Limit, *, is_open: bool) -> None:
+    def _admit(self, metadata: Sequence[tuple[str, Any]], *, is_open: bool) -> None:
         if self._is_draining:
             raise Draining
-        if limit.count > limit.maximum:
-            raise limit.error()
         if self._keys is not None and not is_open and not self._keys.admits(_values(metadata, "authorization")):
             raise Unauthorized
 

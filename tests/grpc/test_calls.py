@@ -301,7 +301,7 @@ async def test_calls_are_limited(demo: Bundle, monkeypatch: pytest.MonkeyPatch) 
         gate = hold_engine(app, monkeypatch)
         running = start(client, demo)
         await asyncio.to_thread(gate.wait_until_entered)
-        refused = await error_of(client.call("ServerLive"))
+        refused = await error_of(client.call("ServerMetadata"))
         gate.open()
         await running
 
@@ -324,6 +324,18 @@ async def test_responses_that_are_not_read_count_as_calls() -> None:
         await client.call("ServerLive")
 
     assert refused.code() is StatusCode.UNAVAILABLE
+
+
+async def test_calls_of_health_count_apart(demo: Bundle) -> None:
+    """Calls that need no API key leave room for those that need one."""
+    async with rpc_service(Settings(device="cpu", threads=1, max_connections=2)) as (app, client):
+        with await asyncio.to_thread(Http2Client, client.address, window=0) as silent:
+            for _ in range(2):
+                silent.call(route("ServerLive"))
+            await until(lambda: requests(app, 200, "ServerLive") == 2)
+            await start(client, demo)
+
+            assert client.in_progress == 2
 
 
 async def test_one_connection_holds_few_calls() -> None:
