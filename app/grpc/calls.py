@@ -9,6 +9,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import unquote
@@ -81,8 +82,10 @@ class Call:
         return decode(await self._read(self._arrivals.small))
 
     @contextlib.asynccontextmanager
-    async def receive_upload(self, decode: Callable[[bytes], T]) -> AsyncIterator[T]:
-        """Read a message with images, and yield what `decode` makes of it. A large one is decoded off the event loop.
+    async def receive_upload(self, decode: Callable[[bytes], T], weigh: Callable[[bytes], int]) -> AsyncIterator[T]:
+        """Read a message with images, and yield what `decode` makes of it. A heavy one is decoded off the event loop.
+
+        `weigh` returns the bytes of a message that take time to decode.
 
         Within the block, the message counts towards the setting `max_uploads_mib`.
 
@@ -97,7 +100,7 @@ class Call:
         try:
             if service.uploaded > service.settings.max_uploads_mib * 2**20:
                 raise Overloaded(1)
-            if size <= SMALL_BYTES:
+            if weigh(data) <= SMALL_BYTES:
                 message = decode(data)
             else:
                 message = await service.classifier.decoder.document(decode, data, self.deadline)

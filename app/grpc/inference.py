@@ -12,7 +12,7 @@ from google.protobuf.json_format import ParseDict
 
 from app.errors import NotSupported
 from app.grpc.calls import Call
-from app.grpc.messages import decode_infer_request, encode_infer_response, parse
+from app.grpc.messages import decode_infer_request, encode_infer_response, parse, structure_bytes
 from app.grpc.proto.inference_pb2 import (
     ModelConfigRequest,
     ModelConfigResponse,
@@ -98,7 +98,7 @@ async def model_infer(call: Call) -> ModelInferResponse:
     service = call.service
     service.classifier.admit()  # refuse before the message is read
     started = time.perf_counter()
-    async with call.receive_upload(decode_infer_request) as (name, version, request):
+    async with call.receive_upload(decode_infer_request, structure_bytes) as (name, version, request):
         read_seconds = time.perf_counter() - started
         named = find_model(service.models, name, version)
         deadline = call.deadline
@@ -112,7 +112,7 @@ async def model_infer(call: Call) -> ModelInferResponse:
             read_seconds=read_seconds,
             on_image=service.observe_stages,
         )
-    return encode_infer_response(response)
+        return await named.model.classifier.write(partial(encode_infer_response, response), response.values, deadline)
 
 
 async def not_supported(_: Call) -> None:

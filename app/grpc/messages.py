@@ -4,7 +4,8 @@ The inputs of a request are either in `raw_input_contents`, in their binary form
 input. The outputs of a response are always in `raw_output_contents`, as Triton returns them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
@@ -32,6 +33,9 @@ MAX_FIELDS = 1024
 # The types of fields by their number on the wire, with the length in bytes of those that have a fixed one.
 VARINT, LENGTH_DELIMITED, FIXED = 0, 2, {1: 8, 5: 4}
 
+# The number of the field `raw_input_contents` of a ModelInferRequest.
+RAW_INPUT_CONTENTS: int = ModelInferRequest.DESCRIPTOR.fields_by_name["raw_input_contents"].number
+
 # Largest number of digits of an integer in a text.
 MAX_DIGITS = 20
 
@@ -43,7 +47,7 @@ def parse(kind: type[M], data: bytes) -> M:
         InvalidBody: the bytes are no such message, or one with too many fields.
     """
     try:
-        _check_fields(data)
+        deque(_fields(data), maxlen=0)  # checks them
         message: M = kind.FromString(data)  # type: ignore[attr-defined]  # (every message class has it)
     except (DecodeError, IndexError) as error:
         raise InvalidBody(f"The message is not a valid {kind.__name__}.") from error
@@ -86,11 +90,22 @@ def encode_infer_response(response: InferResponse) -> ModelInferResponse:
     )
 
 
-def _check_fields(data: bytes) -> None:
-    """Return if a message has at most `MAX_FIELDS` fields.
+def structure_bytes(data: bytes) -> int:
+    """Return the number of bytes of a ModelInferRequest without its raw contents, which are only copied.
+
+    It is 0 for a message that cannot be parsed.
+    """
+    try:
+        return len(data) - sum(size for number, size in _fields(data) if number == RAW_INPUT_CONTENTS)
+    except (InvalidBody, DecodeError, IndexError):
+        return 0
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield number and size in bytes of each field, without those of nested messages.
 
     Raises:
-        InvalidBody: it has more.
+        InvalidBody: the message has more than `MAX_FIELDS` fields.
         DecodeError, IndexError: the bytes are no message.
     """
     position = count = 0
@@ -98,6 +113,7 @@ def _check_fields(data: bytes) -> None:
         count += 1
         if count > MAX_FIELDS:
             raise InvalidBody(f"The message has more than {MAX_FIELDS} fields.")
+        start = position
         tag, position = _varint(data, position)
         kind = tag & 7
         if kind == LENGTH_DELIMITED:
@@ -109,6 +125,7 @@ def _check_fields(data: bytes) -> None:
             position += FIXED[kind]
         else:
             raise DecodeError("a field of another type")
+        yield tag >> 3, position - start
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:

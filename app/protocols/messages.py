@@ -1,9 +1,10 @@
 """Requests and responses of the Open Inference Protocol, in the form that REST and gRPC share. Knows no transport."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from app.protocols.tensors import Tensor
+from app.protocols.tensors import BYTES, Tensor
 
 
 @dataclass(frozen=True)
@@ -46,3 +47,12 @@ class InferResponse:
     model_version: str
     id: str
     outputs: Sequence[OutputTensor] = field(default_factory=tuple)
+
+    @property
+    def values(self) -> int:
+        """The number of values that are written one by one: numbers as JSON, and texts."""
+        return sum(
+            math.prod(output.tensor.shape)
+            for output in self.outputs
+            if not output.is_binary or output.tensor.datatype == BYTES
+        )

@@ -5,7 +5,6 @@ header field Inference-Header-Content-Length has the length of the document. A l
 the only input.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -137,11 +136,6 @@ def document_length(header_length: str, size: int) -> int:
     if not (text.isascii() and text.isdecimal()) or len(text) > MAX_DIGITS or int(text) > size:
         raise InvalidBody(f"inference header size should be in range (0, {size}), got: {shorten(text)}")
     return int(text)
-
-
-def json_values(response: InferResponse) -> int:
-    """Return the number of values that a response has as JSON."""
-    return sum(math.prod(output.tensor.shape) for output in response.outputs if not output.is_binary)
 
 
 def encode_response(response: InferResponse) -> Encoded:

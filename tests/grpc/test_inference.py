@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.bundle.load import Bundle
+from app.classification.decoding import SMALL_BYTES
 from app.errors import DeadlineExceeded
+from app.grpc.messages import structure_bytes
 from app.grpc.proto.inference_pb2 import (
     InferParameter,
     ModelConfigRequest,
@@ -97,13 +99,17 @@ async def test_pixels_get_the_logits_of_their_image(opened: Opened, demo: Bundle
     assert [logits_of(await client.call("ModelInfer", each)).tolist() for each in requests] == [expected] * 2
 
 
-async def test_a_large_message_is_read_like_a_small_one(opened: Opened, demo: Bundle) -> None:
-    """A message that is decoded in the decode pool gets the same answer."""
+@pytest.mark.parametrize("form", ["raw", "typed"])
+async def test_a_large_message_is_read_like_a_small_one(opened: Opened, demo: Bundle, form: str) -> None:
+    """A large message gets the same answer: raw contents are read on the event loop, typed contents in a thread."""
     _, client = opened
     image = digit(demo) + bytes(2**19)  # bytes behind the end of a PNG count for nothing
     expected = logits_of(await client.call("ModelInfer", image_request(digit(demo)))).tolist()
+    typed = {"name": "image", "datatype": "BYTES", "shape": [1], "contents": {"bytes_contents": [image]}}
+    request = image_request(image) if form == "raw" else ModelInferRequest(model_name="digits", inputs=[typed])
 
-    assert logits_of(await client.call("ModelInfer", image_request(image))).tolist() == expected
+    assert (structure_bytes(request.SerializeToString()) > SMALL_BYTES) == (form == "typed")
+    assert logits_of(await client.call("ModelInfer", request)).tolist() == expected
 
 
 async def test_outputs_are_those_that_are_requested(opened: Opened, demo: Bundle) -> None:

@@ -193,9 +193,8 @@ async def infer(request: Request) -> Response:
             read_seconds=upload.seconds,
             on_image=service.observe_stages,
         )
-        values = rest_messages.json_values(response)
         content, header_length = await named.model.classifier.write(
-            partial(rest_messages.encode_response, response), values, deadline
+            partial(rest_messages.encode_response, response), response.values, deadline
         )
     if header_length is None:
         return Response(content, media_type="application/json")
