@@ -52,18 +52,18 @@ class Arrivals:
             RequestTimeout: the message did not arrive within `body_timeout`.
             DeadlineExceeded: the message did not arrive before the deadline.
         """
+        left = deadline - time.perf_counter()
         try:
-            async with _timeout(self._timeout, deadline):
+            async with asyncio.timeout(min(self._timeout, left)):
                 await self._free.acquire()
         except TimeoutError:
-            if time.perf_counter() >= deadline:
-                raise DeadlineExceeded from None
-            raise Overloaded(1) from None
+            raise (DeadlineExceeded() if left < self._timeout else Overloaded(1)) from None
+        left = deadline - time.perf_counter()
         try:
-            async with _timeout(self._timeout, deadline):
+            async with asyncio.timeout(min(self._timeout, left)):
                 data = await read()
         except TimeoutError:
-            raise _late(self._timeout, deadline) from None
+            raise _late(self._timeout, left) from None
         finally:
             self._free.release()
         return await _checked(data)
@@ -79,18 +79,18 @@ class Arrivals:
             RequestTimeout: the message did not arrive within `SMALL_SECONDS` and `body_timeout`.
             DeadlineExceeded: the message did not arrive before the deadline.
         """
-        limit = min(SMALL_SECONDS, self._timeout)
+        limit, left = min(SMALL_SECONDS, self._timeout), deadline - time.perf_counter()
         if len(self._small) >= MAX_SMALL_MESSAGES:
             oldest = next(iter(self._small))
             del self._small[oldest]
             oldest.reschedule(asyncio.get_running_loop().time())
-        own = _timeout(limit, deadline)
+        own = asyncio.timeout(min(limit, left))
         self._small[own] = None
         try:
             async with own:
                 data = await read()
         except TimeoutError:
-            raise (_late(limit, deadline) if own in self._small else Overloaded(1)) from None
+            raise (_late(limit, left) if own in self._small else Overloaded(1)) from None
         finally:
             self._small.pop(own, None)
         return checked_size(await _checked(data))
@@ -107,14 +107,11 @@ def checked_size(data: bytes) -> bytes:
     return data
 
 
-def _timeout(seconds: float, deadline: float) -> asyncio.Timeout:
-    return asyncio.timeout(min(seconds, deadline - time.perf_counter()))
-
-
-def _late(seconds: float, deadline: float) -> DeadlineExceeded | RequestTimeout:
-    if time.perf_counter() >= deadline:
+def _late(limit: float, left: float) -> DeadlineExceeded | RequestTimeout:
+    """Return the error of a message with `left` seconds until its deadline, and `limit` seconds to arrive."""
+    if left < limit:
         return DeadlineExceeded()
-    return RequestTimeout(f"The message did not arrive in {seconds:g} s.")
+    return RequestTimeout(f"The message did not arrive in {limit:g} s.")
 
 
 async def _checked(data: Any) -> bytes:

@@ -238,21 +238,13 @@ async def test_messages_arrive_one_after_another_if_they_could_fill_the_limit(de
     assert not is_done
 
 
-async def test_a_call_that_gets_no_place_for_its_message_is_refused(demo: Bundle) -> None:
-    """A message that waits for others during `body_timeout` is not late itself: the client should send it again."""
-    settings = Settings(device="cpu", threads=1, max_body_mib=1, max_uploads_mib=1, body_timeout=0.5)
-    async with rpc_service(settings) as (_, client):
-        await silent_calls(client, route("ModelInfer"), 2)  # the second one gets the place when the first one is late
-        refused = await error_of(start(client, demo))
-
-    assert (refused.code(), refused.details()) == (StatusCode.UNAVAILABLE, errors.Overloaded(1).detail)
-    assert dict(refused.trailing_metadata())[PUSHBACK] == "1000"
-
-
 @pytest.mark.parametrize("name", [CHECK, WATCH, route("ModelReady")])
-async def test_silent_calls_without_images_hold_up_no_images(demo: Bundle, name: str) -> None:
+async def test_silent_calls_without_images_hold_up_no_images(
+    demo: Bundle, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Messages without images do not take the places of those with images."""
-    settings = Settings(device="cpu", threads=1, max_body_mib=1, max_uploads_mib=1)
+    monkeypatch.setattr(arrivals, "SMALL_SECONDS", HANG_SECONDS)
+    settings = Settings(device="cpu", threads=1, max_body_mib=1, max_uploads_mib=1, body_timeout=HANG_SECONDS)
     async with rpc_service(settings) as (_, client):
         (silent,) = await silent_calls(client, name, 1)
         await start(client, demo)
@@ -269,9 +261,10 @@ async def test_a_message_without_images_has_less_time(monkeypatch: pytest.Monkey
     assert (late.code(), late.details()) == (StatusCode.DEADLINE_EXCEEDED, "The message did not arrive in 0.1 s.")
 
 
-async def test_a_message_without_images_takes_the_place_of_the_oldest_one() -> None:
+async def test_a_message_without_images_takes_the_place_of_the_oldest_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Silent calls cannot keep the others from being answered: the one that waits for the longest time is refused."""
-    async with rpc_service(SETTINGS) as (_, client):
+    monkeypatch.setattr(arrivals, "SMALL_SECONDS", HANG_SECONDS)
+    async with rpc_service(Settings(device="cpu", threads=1, body_timeout=HANG_SECONDS)) as (_, client):
         silent = await silent_calls(client, CHECK, arrivals.MAX_SMALL_MESSAGES)
         await client.channel.unary_unary(CHECK)(b"")
         refused = await error_of(silent[0])
@@ -335,7 +328,7 @@ async def test_calls_of_health_count_apart(demo: Bundle) -> None:
             await until(lambda: requests(app, 200, "ServerLive") == 2)
             await start(client, demo)
 
-            assert client.in_progress == 2
+            assert client.in_progress >= 2
 
 
 async def test_one_connection_holds_few_calls() -> None:
