@@ -18,11 +18,13 @@ from tests.support.rpc import route
 
 # Outcomes of calls. Without an id in its trailing metadata, the status is of grpc on one of both sides.
 OK, LATE, MESSAGE_TIMEOUT, GRPC_TOO_LONG = "OK", "deadline of the client", "message timeout", "too long for grpc"
+CANCELLED_BY_GRPC = "cancelled by grpc"
 
 BY_GRPC = {
     StatusCode.UNAVAILABLE: NO_RESPONSE,
     StatusCode.DEADLINE_EXCEEDED: LATE,
     StatusCode.RESOURCE_EXHAUSTED: GRPC_TOO_LONG,
+    StatusCode.CANCELLED: CANCELLED_BY_GRPC,
 }
 
 # Channels that calls share. HTTP workers share the connections of all channels.

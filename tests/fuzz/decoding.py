@@ -306,6 +306,10 @@ class Worker:
         self._process.start()
         sender.close()
 
+    def join(self) -> None:
+        """Wait until the process, which has sent its last result, has ended."""
+        self._process.join()
+
     def crash(self) -> tuple[Outcome, range]:
         """Return the finding for the current input, and the remaining inputs.
 
@@ -350,7 +354,7 @@ def run(seed: int, count: int, processes: int) -> tuple[list[Outcome], int]:
                 outcomes.append(received)
             else:
                 memory = max(memory, received)
-                del by_results[results]
+                by_results.pop(results).join()
         if sys.stderr.isatty() and len(outcomes) % 100 == 0:
             print(f"\r{len(outcomes)} of {count}", end="", file=sys.stderr, flush=True)
     return outcomes, memory
