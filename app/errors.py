@@ -13,6 +13,7 @@ Exception
 │   │   ├── UnsupportedEncoding  415
 │   │   ├── UnreadableImage      422
 │   │   ├── InvalidParameter     422
+│   │   ├── TooManyStreams       429
 │   │   ├── HeadersTooLarge      431
 │   │   ├── NotSupported         501
 │   │   └── WrongVersion         505
@@ -22,7 +23,6 @@ Exception
 │   │   ├── Draining             503
 │   │   ├── TooManyConnections   503
 │   │   ├── TooManyCalls         503
-│   │   ├── TooManyStreams       503
 │   │   └── DeadlineExceeded     504
 │   └── ServerError              the service failed; details go to the log only
 │       ├── EngineFailed         500
@@ -207,13 +207,13 @@ class TooManyCalls(RetryableError):
         super().__init__("Too many calls are in progress. Try again.")
 
 
-class TooManyStreams(RetryableError):
+class TooManyStreams(BadRequest):
     """The limit on streams of one RPC is reached."""
 
-    status, code, title = 503, "too_many_streams", "The service has too many streams"
+    status, code, title = 429, "too_many_streams", "The service has too many streams"
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"{limit} streams of this RPC are open, which is the maximum. Close one, or try again.")
+        super().__init__(f"{limit} streams of this RPC are open, which is the maximum. Close one first.")
 
 
 class DeadlineExceeded(RetryableError):
@@ -269,7 +269,7 @@ TYPE_NAMES = {"int", "float", "str", "bool", "dict", "list", "tuple"}
 def sentence(error: Exception) -> str:
     """Return the first line of a library's error, or the first field of a validation error."""
     if isinstance(error, ValidationError):
-        first = error.errors(include_url=False)[0]
+        first = error.errors(include_url=False, include_input=False)[0]
         message = MESSAGES.get(first["type"], first["msg"].removeprefix("Value error, "))
         return f"{_field(first['loc']) or 'document'}: {message}"
     lines = str(error).strip().splitlines()

@@ -15,13 +15,13 @@ from app.grpc.proto.inference_pb2 import InferParameter, ModelInferRequest, Mode
 from app.protocols import tensors
 from app.protocols.messages import InferRequest, InferResponse, RequestedOutput
 from app.protocols.rest_messages import MAX_CLASSES, SHARED_MEMORY
-from app.protocols.tensors import BYTES, Tensor
+from app.protocols.tensors import BYTES, UINT8, Tensor
 from app.validation_messages import shorten
 
 M = TypeVar("M")
 
 # The field of the typed contents by datatype. The service reads no other datatype.
-CONTENTS = {"UINT8": "uint_contents", "FP32": "fp32_contents", BYTES: "bytes_contents"}
+CONTENTS = {UINT8: "uint_contents", BYTES: "bytes_contents"}
 
 # The choices of a parameter that can hold an unsigned integer. tritonclient sends `timeout` as int64.
 INTEGERS = {"int64_param", "uint64_param", "string_param"}
@@ -146,6 +146,8 @@ def _inputs(message: ModelInferRequest) -> list[Tensor]:
     raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
         raise InvalidBody(f"the request has {len(message.inputs)} inputs, but {len(raw)} raw_input_contents")
+    if len(message.inputs) > tensors.MAX_TENSORS:
+        raise InvalidBody(f"the request has {len(message.inputs)} inputs; send at most {tensors.MAX_TENSORS}")
     found = []
     for index, entry in enumerate(message.inputs):
         _refuse_shared_memory(entry.parameters)

@@ -20,8 +20,8 @@ from app.errors import (
 from app.observability.batch_times import BatchTimes, Duration
 from app.observability.metrics import Counts
 
-# The codes of errors of requests that name a model which the service has. The metric of refusals names no model. The
-# other errors come before the model is known, as those of requests without a key, or for another model.
+# The codes of errors that requests for a model can have. The metric of refusals names no model, so that an invalid
+# request for the index counts, too. Other errors come before the model is known, as those of requests without a key.
 FAILURES = frozenset(
     error.code
     for error in (

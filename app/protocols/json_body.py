@@ -12,12 +12,15 @@ Document = TypeVar("Document", bound=BaseModel)
 # Limit of lists and objects in one document. An empty list takes 2 bytes of the document and 64 in memory.
 MAX_CONTAINERS = 2**20
 
+# Limit of members of all objects in one document, counted by their colons. An unknown one takes 1.2 KB in memory.
+MAX_MEMBERS = 2**13
+
 
 def parse(kind: type[Document], document: bytes | memoryview) -> Document:
     """Return a JSON document as its type.
 
     Raises:
-        InvalidBody: it is not JSON, lacks a member, or has too many lists and objects.
+        InvalidBody: it is not JSON, lacks a member, or has too many lists, objects and members.
     """
     data = bytes(document)
     containers = data.count(b"[") + data.count(b"{")
@@ -25,6 +28,8 @@ def parse(kind: type[Document], document: bytes | memoryview) -> Document:
         raise InvalidBody(
             f"The JSON has {containers} lists and objects, {MAX_CONTAINERS} are allowed; send numbers as one flat list."
         )
+    if (members := data.count(b":")) > MAX_MEMBERS:
+        raise InvalidBody(f"The JSON has {members} colons, {MAX_MEMBERS} are allowed; send fewer members or images.")
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:

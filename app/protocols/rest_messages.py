@@ -8,7 +8,7 @@ the only input.
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 from pydantic_core import to_json
 
 from app.errors import InvalidBody, NotSupported
@@ -24,6 +24,9 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 MAX_CLASSES = 1_000_000
 
 SHARED_MEMORY = "Shared memory is not supported. Send the tensors in the body."
+
+# The largest values of `timeout` and `priority`, as of integers of 64 bits in gRPC.
+MAX_INTEGER, MAX_UNSIGNED = 2**63 - 1, 2**64 - 1
 
 # Largest number of digits of a length in a header field.
 MAX_DIGITS = 18
@@ -50,7 +53,7 @@ class InputMessage(_Message):
 
     name: str = Field(examples=["image"])
     datatype: str = Field(examples=["BYTES"])
-    shape: list[int] = Field(examples=[[1, 1]])
+    shape: Annotated[list[int], FailFast(), Field(max_length=tensors.MAX_DIMENSIONS)] = Field(examples=[[1, 1]])
     parameters: TensorParameters = TensorParameters()
     data: Any = Field(None, description="The elements, flat or nested in lists, if they are not binary.")
 
@@ -76,10 +79,10 @@ class RequestParameters(_Message):
     """The parameters of a request."""
 
     binary_data_output: bool = Field(default=False, description="The default of `binary_data` for all outputs.")
-    timeout: Annotated[int, Field(ge=0)] | None = Field(
+    timeout: Annotated[int, Field(ge=0, le=MAX_INTEGER)] | None = Field(
         None, description="Time limit in microseconds. It can only shorten the setting `request_timeout`."
     )
-    priority: Annotated[int, Field(ge=0)] | None = Field(None, description="Accepted, without effect.")
+    priority: Annotated[int, Field(ge=0, le=MAX_UNSIGNED)] | None = Field(None, description="Accepted, without effect.")
 
 
 class InferMessage(_Message):
@@ -87,8 +90,8 @@ class InferMessage(_Message):
 
     id: str = Field("", description="Returned in the response.")
     parameters: RequestParameters = RequestParameters()
-    inputs: Annotated[list[InputMessage], Field(min_length=1)]
-    outputs: list[OutputMessage] = []
+    inputs: Annotated[list[InputMessage], FailFast(), Field(min_length=1, max_length=tensors.MAX_TENSORS)]
+    outputs: Annotated[list[OutputMessage], FailFast(), Field(max_length=tensors.MAX_TENSORS)] = []
 
 
 class Encoded(NamedTuple):

@@ -7,7 +7,7 @@ integer of 32 bits, and then its bytes (Triton's binary tensor data extension).
 import contextlib
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -20,19 +20,21 @@ from app.errors import InvalidBody
 from app.protocols.json_body import decode_base64
 from app.validation_messages import shorten
 
-BYTES = "BYTES"
-# The types of NumPy by datatype. The service reads UINT8 and BYTES, and writes FP32 and BYTES.
-DTYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("u1"), "FP32": np.dtype("<f4")}
+UINT8, FP32, BYTES = "UINT8", "FP32", "BYTES"
+
+# The datatypes that the service reads. It writes FP32 and BYTES.
+READ = (UINT8, BYTES)
 
 # Limit of the elements of a tensor, as of a signed integer of 64 bits.
 MAX_ELEMENTS = 2**63 - 1
 # Limit of dimensions, as of NumPy's `reshape` in all supported versions.
 MAX_DIMENSIONS = 32
 
-# Limit of the elements of one tensor of BYTES. To split that many takes 25 ms, for which the event loop waits.
-MAX_BYTE_STRINGS = 2**16
+# Limits of the tensors of a request, and of the elements of one of BYTES. The event loop splits BYTES: the largest
+# request takes 0.1 s.
+MAX_TENSORS, MAX_BYTE_STRINGS = 16, 2**12
 
-# Values that are written as JSON in one call, which holds the interpreter lock: 10,000 take 3 ms.
+# Values that are read from JSON, or written as JSON, in one call, which holds the interpreter lock: 10,000 take 3 ms.
 PART = 10_000
 
 LENGTH = struct.Struct("<I")
@@ -59,35 +61,34 @@ def count_elements(name: str, shape: Sequence[int]) -> int:
     if len(shape) > MAX_DIMENSIONS:
         raise InvalidBody(f"input '{shorten(name)}' has {len(shape)} dimensions; give at most {MAX_DIMENSIONS}")
     if any(size < 0 for size in shape):
-        raise InvalidBody(f"input '{shorten(name)}' has a negative size in its shape {list(shape)}")
+        raise InvalidBody(f"input '{shorten(name)}' has a negative size in its shape {_text(shape)}")
     if math.prod(size for size in shape if size) > MAX_ELEMENTS:  # NumPy needs this of empty shapes as well
         raise InvalidBody(f"input '{shorten(name)}' has more elements than can be counted")
     return math.prod(shape)
 
 
 def from_json(name: str, datatype: str, shape: Sequence[int], data: Any, *, is_base64: bool = False) -> Tensor:
-    """Return a tensor of JSON values, which are flat or nested in lists.
+    """Return a tensor of JSON values, which are flat or nested in lists. Other threads can run between their parts.
 
     The text of an element of BYTES is UTF-8, or base64 if `is_base64` is set.
 
     Raises:
         InvalidBody: the values do not fit the datatype or the shape.
     """
-    count = count_elements(name, shape)
-    _check_datatype(name, datatype)
+    count = _checked_count(name, datatype, shape)
     values = _flat(name, data) if isinstance(data, list) else [data]
-    _check_count(name, len(values), count)
-    if datatype == BYTES:
-        if set(map(type, values)) - {str}:
-            raise InvalidBody(f"input '{shorten(name)}' has datatype BYTES, so its data has to be strings")
-        place = f"input '{shorten(name)}'"
-        return Tensor(
-            name,
-            BYTES,
-            tuple(shape),
-            [decode_base64(text, place) if is_base64 else text.encode("utf-8", "surrogatepass") for text in values],
-        )
-    return Tensor(name, datatype, tuple(shape), _numbers(name, datatype, values).reshape(shape))
+    _check_number(name, len(values), count)
+    if datatype == UINT8:
+        return Tensor(name, UINT8, tuple(shape), _uint8(name, values).reshape(shape))
+    if set(map(type, values)) - {str}:
+        raise InvalidBody(f"input '{shorten(name)}' has datatype BYTES, so its data has to be strings")
+    place = f"input '{shorten(name)}'"
+    return Tensor(
+        name,
+        BYTES,
+        tuple(shape),
+        [decode_base64(text, place) if is_base64 else text.encode("utf-8", "surrogatepass") for text in values],
+    )
 
 
 def from_binary(name: str, datatype: str, shape: Sequence[int], raw: memoryview) -> Tensor:
@@ -96,16 +97,12 @@ def from_binary(name: str, datatype: str, shape: Sequence[int], raw: memoryview)
     Raises:
         InvalidBody: the bytes do not fit the datatype or the shape.
     """
-    count = count_elements(name, shape)
+    count = _checked_count(name, datatype, shape)
     if datatype == BYTES:
         return Tensor(name, BYTES, tuple(shape), _split_bytes(name, raw, count))
-    _check_datatype(name, datatype)
-    dtype = DTYPES[datatype]
-    if len(raw) != count * dtype.itemsize:
-        raise InvalidBody(
-            f"input '{shorten(name)}' has {len(raw)} bytes, but its shape {list(shape)} needs {count * dtype.itemsize}"
-        )
-    return Tensor(name, datatype, tuple(shape), np.frombuffer(raw, dtype).reshape(shape))
+    if len(raw) != count:
+        raise InvalidBody(f"input '{shorten(name)}' has {len(raw)} bytes, but its shape {_text(shape)} needs {count}")
+    return Tensor(name, UINT8, tuple(shape), np.frombuffer(raw, np.uint8).reshape(shape))
 
 
 def from_elements(name: str, datatype: str, shape: Sequence[int], elements: Sequence[Any]) -> Tensor:
@@ -114,37 +111,39 @@ def from_elements(name: str, datatype: str, shape: Sequence[int], elements: Sequ
     Raises:
         InvalidBody: the elements do not fit the datatype or the shape.
     """
-    count = count_elements(name, shape)
-    _check_datatype(name, datatype)
-    _check_count(name, len(elements), count)
+    count = _checked_count(name, datatype, shape)
+    _check_number(name, len(elements), count)
     if datatype == BYTES:
         return Tensor(name, BYTES, tuple(shape), list(elements))
-    return Tensor(name, datatype, tuple(shape), _numbers(name, datatype, list(elements)).reshape(shape))
+    return Tensor(name, UINT8, tuple(shape), _uint8(name, elements).reshape(shape))
 
 
 def to_json(tensor: Tensor) -> bytes:
     """Return the data as a flat JSON array. Other threads can run between its parts."""
     data = tensor.data.ravel() if isinstance(tensor.data, np.ndarray) else tensor.data
-    parts = (data[start : start + PART] for start in range(0, len(data), PART))
-    return b"[" + b",".join(json_of(_json_values(part))[1:-1] for part in parts) + b"]"
+    return b"[" + b",".join(json_of(_json_values(part))[1:-1] for part in _parts(data)) + b"]"
 
 
 def to_binary(tensor: Tensor) -> bytes:
-    """Return the data in its binary form."""
+    """Return the data in its binary form. Numbers are FP32."""
     if isinstance(tensor.data, np.ndarray):
-        numbers: bytes = tensor.data.astype(DTYPES[tensor.datatype], copy=False).tobytes()
+        numbers: bytes = tensor.data.astype("<f4", copy=False).tobytes()
         return numbers
     return b"".join(LENGTH.pack(len(item)) + item for item in tensor.data)
+
+
+def _parts(data: Any) -> Iterator[Any]:
+    """Yield the slices of a sequence. It takes the interpreter lock for one of them at a time."""
+    for start in range(0, len(data), PART):
+        yield data[start : start + PART]
 
 
 def _split_bytes(name: str, raw: memoryview, count: int) -> list[bytes]:
     """Return the `count` elements of BYTES in their binary form.
 
     Raises:
-        InvalidBody: the bytes have another number of elements, or too many.
+        InvalidBody: the bytes have another number of elements.
     """
-    if count > MAX_BYTE_STRINGS:
-        raise InvalidBody(f"input '{shorten(name)}' has {count} elements; BYTES can have {MAX_BYTE_STRINGS}")
     items, position = [], 0
     for index in range(count):
         if position + LENGTH.size > len(raw):
@@ -160,22 +159,22 @@ def _split_bytes(name: str, raw: memoryview, count: int) -> list[bytes]:
     return items
 
 
-def _numbers(name: str, datatype: str, values: list[Any]) -> NDArray[Any]:
-    """Return numbers as an array. The types come first: NumPy would pad texts to the length of the longest."""
-    dtype = DTYPES[datatype]
-    allowed = {int} if dtype.kind == "u" else {int, float}
-    with contextlib.suppress(OverflowError, FloatingPointError), np.errstate(over="raise"):  # out of range
-        if not set(map(type, values)) - allowed:
-            return np.asarray(values, dtype)
-    raise InvalidBody(f"input '{shorten(name)}' has values that are not {datatype}")
+def _uint8(name: str, values: Sequence[Any]) -> NDArray[np.uint8]:
+    """Return numbers as an array."""
+    array = np.empty(len(values), np.uint8)
+    for start, part in zip(range(0, len(values), PART), _parts(values), strict=True):
+        raw = _as_bytes(part)
+        if raw is None:
+            raise InvalidBody(f"input '{shorten(name)}' has values that are not UINT8")
+        array[start : start + PART] = np.frombuffer(raw, np.uint8)
+    return array
 
 
-def _check_datatype(name: str, datatype: str) -> None:
-    known = [*DTYPES, BYTES]
-    if datatype not in known:
-        raise InvalidBody(
-            f"input '{shorten(name)}' has datatype '{shorten(datatype)}'; the service reads {', '.join(known)}"
-        )
+def _as_bytes(values: Sequence[Any]) -> bytes | None:
+    """Return the bytes that have these values, or None if one is not an integer from 0 to 255."""
+    with contextlib.suppress(ValueError, OverflowError):
+        return bytes(values) if set(map(type, values)) <= {int} else None
+    return None
 
 
 def _json_values(data: Data) -> list[Any]:
@@ -185,15 +184,31 @@ def _json_values(data: Data) -> list[Any]:
     return [item.decode("utf-8", "replace") for item in data]
 
 
-def _check_count(name: str, found: int, expected: int) -> None:
+def _checked_count(name: str, datatype: str, shape: Sequence[int]) -> int:
+    """Return the number of elements of a tensor that the service reads."""
+    count = count_elements(name, shape)
+    if datatype not in READ:
+        raise InvalidBody(
+            f"input '{shorten(name)}' has datatype '{shorten(datatype)}'; the service reads {', '.join(READ)}"
+        )
+    if datatype == BYTES and count > MAX_BYTE_STRINGS:
+        raise InvalidBody(f"input '{shorten(name)}' has {count} elements; BYTES can have {MAX_BYTE_STRINGS}")
+    return count
+
+
+def _check_number(name: str, found: int, expected: int) -> None:
     if found != expected:
         raise InvalidBody(f"input '{shorten(name)}' has {found} elements, but its shape needs {expected}")
 
 
 def _flat(name: str, data: list[Any]) -> list[Any]:
     """Return the innermost values of nested lists, level by level. The lists of a level have one length."""
-    while list in (kinds := set(map(type, data))):
-        if len(kinds) > 1 or len(set(map(len, data))) > 1:
+    while list in (kinds := {kind for part in _parts(data) for kind in set(map(type, part))}):
+        if len(kinds) > 1 or len({length for part in _parts(data) for length in set(map(len, part))}) > 1:
             raise InvalidBody(f"input '{shorten(name)}' has nested lists of different lengths")
-        data = list(chain.from_iterable(data))
+        data = [value for part in _parts(data) for value in chain.from_iterable(part)]
     return data
+
+
+def _text(shape: Sequence[int]) -> str:
+    return shorten(str(list(shape)))

@@ -325,8 +325,11 @@ def values_of(reply: Reply) -> Any:
     for output in document.get("outputs", []) if isinstance(document, dict) else []:
         if (size := output.pop("parameters", {}).get("binary_data_size")) is not None:
             raw, rest = rest[:size], rest[size:]
-            data = from_binary("", output["datatype"], output["shape"], raw).data
-            output["data"] = data.ravel().tolist() if isinstance(data, np.ndarray) else data
+            is_float = output["datatype"] == "FP32"
+            shape = output["shape"]
+            output["data"] = (
+                np.frombuffer(raw, "<f4").tolist() if is_float else from_binary("", "BYTES", shape, raw).data
+            )
         if output["datatype"] == "BYTES":
             output["data"] = classes_of(output["data"])
     assert not rest, "the response is longer than its outputs"

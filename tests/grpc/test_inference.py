@@ -27,6 +27,7 @@ from app.grpc.proto.inference_pb2 import (
     RepositoryIndexRequest,
 )
 from app.images.preprocess import decode_pixels
+from app.protocols.tensors import MAX_TENSORS
 from app.settings import Settings
 from tests.support.clients import caller_of
 from tests.support.images import encode
@@ -97,6 +98,17 @@ async def test_pixels_get_the_logits_of_their_image(opened: Opened, demo: Bundle
     expected = logits_of(await client.call("ModelInfer", image_request(digit(demo)))).tolist()
 
     assert [logits_of(await client.call("ModelInfer", each)).tolist() for each in requests] == [expected] * 2
+
+
+async def test_inputs_are_bounded(opened: Opened) -> None:
+    """A message with more inputs than the limit is refused before their contents are read."""
+    entry = {"name": "image", "datatype": "BYTES", "shape": [1]}
+    error = await refusal(opened[1], ModelInferRequest(model_name="digits", inputs=[entry] * (MAX_TENSORS + 1)))
+
+    assert (error.code(), error.details()) == (
+        StatusCode.INVALID_ARGUMENT,
+        "the request has 17 inputs; send at most 16",
+    )
 
 
 @pytest.mark.parametrize("form", ["raw", "typed"])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
 from app.bundle.load import Bundle
+from app.classification.decoding import SMALL_BYTES
 from app.classification.evidence import contributions
 from app.images.preprocess import decode_pixels
 from app.main import create_app
@@ -316,6 +317,13 @@ def test_the_index_lists_both_names(client: TestClient) -> None:
 
     assert [(entry["name"], entry["state"]) for entry in index] == [("digits", "READY"), ("digits.encoded", "READY")]
     assert client.post("/v2/repository/index", json={"ready": "yes"}).status_code == 400
+
+
+def test_a_large_request_for_the_index_is_refused(client: TestClient) -> None:
+    """A body that would hold the event loop is refused unread."""
+    answer = client.post("/v2/repository/index", content=b'{"ready": true}'.ljust(SMALL_BYTES + 1))
+
+    assert (answer.status_code, "has at most 65536" in answer.json()["error"]) == (400, True)
 
 
 def test_statistics_count_every_image(client: TestClient, demo: Bundle) -> None:

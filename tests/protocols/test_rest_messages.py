@@ -1,16 +1,19 @@
 """Tests of `app/protocols/rest_messages.py`: bodies of the Open Inference Protocol."""
 
 import json
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import BaseModel, ValidationError
 
 from app.errors import InvalidBody, NotSupported
+from app.http.routes.kserve import PredictRequest
 from app.protocols import json_body
 from app.protocols.messages import InferResponse, OutputTensor
-from app.protocols.rest_messages import decode_request, encode_response
-from app.protocols.tensors import Tensor
+from app.protocols.rest_messages import InferMessage, decode_request, encode_response
+from app.protocols.tensors import MAX_TENSORS, Tensor
 
 
 def body_of(*inputs: dict[str, Any], binary: bytes = b"", **members: Any) -> tuple[bytes, str]:
@@ -120,6 +123,50 @@ def test_lists_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(InvalidBody, match="send numbers as one flat list"):
         decode_request(b'{"inputs": [[],[],[],[],[],[],[],[],[]]}', "")
+
+
+def test_members_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the limit of members, a document is refused before it is parsed."""
+    monkeypatch.setattr(json_body, "MAX_MEMBERS", 1)
+
+    with pytest.raises(InvalidBody, match="has 2 colons, 1 are allowed"):
+        decode_request(b'{"a": 1, "b": 2}', "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "document"),
+    [
+        (InferMessage, {"inputs": [1, 1]}),
+        (InferMessage, {"inputs": [binary_input("a", 1)], "outputs": [1, 1]}),
+        (InferMessage, {"inputs": [binary_input("a", 1) | {"shape": ["1", "1"]}]}),
+        (PredictRequest, {"instances": [1, 1]}),
+    ],
+    ids=["inputs", "outputs", "shape", "instances"],
+)
+def test_the_first_wrong_element_ends_a_list(kind: type[BaseModel], document: dict[str, Any]) -> None:
+    """One error is kept, not one for each element: an error takes a kilobyte."""
+    with pytest.raises(ValidationError) as caught:
+        kind.model_validate_json(json.dumps(document))
+
+    assert caught.value.error_count() == 1
+
+
+@pytest.mark.parametrize("count", [MAX_TENSORS, MAX_TENSORS + 1])
+def test_inputs_are_bounded(count: int) -> None:
+    """A request with more inputs than the limit is refused."""
+    body, length = body_of(*[binary_input("a", 0)] * count)
+
+    with pytest.raises(InvalidBody) if count > MAX_TENSORS else nullcontext():
+        assert len(decode_request(body, length).inputs) == count
+
+
+@pytest.mark.parametrize("name", ["timeout", "priority"])
+def test_a_huge_number_is_refused(name: str) -> None:
+    """A parameter of more than 64 bits is an error of the client."""
+    body, length = body_of(binary_input("a", 0), parameters={name: 10**400})
+
+    with pytest.raises(InvalidBody, match=name):
+        decode_request(body, length)
 
 
 def test_only_outputs_with_bytes_are_binary() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -23,9 +23,13 @@ from app.protocols.tensors import (
     to_json,
 )
 
+# On a busy machine, inputs can take longer to make than hypothesis expects.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 SHAPES = arrays.array_shapes(max_dims=4, max_side=4, min_side=0)
 
 
+@patient
 @given(arrays.arrays(np.uint8, SHAPES))
 def test_numbers_survive_every_form(values: np.ndarray[Any, Any]) -> None:
     """Flat and nested JSON, binary and typed contents give the same array."""
@@ -42,6 +46,7 @@ def test_numbers_survive_every_form(values: np.ndarray[Any, Any]) -> None:
         np.testing.assert_array_equal(np.asarray(tensor.data), values)
 
 
+@patient
 @given(st.lists(st.binary(max_size=20), max_size=5))
 def test_bytes_survive_the_binary_form(items: list[bytes]) -> None:
     """Byte strings of any content and length come back from their binary form and from typed contents."""
@@ -51,6 +56,7 @@ def test_bytes_survive_the_binary_form(items: list[bytes]) -> None:
     assert from_elements("x", "BYTES", [len(items)], items).data == items
 
 
+@patient
 @given(arrays.arrays(np.float32, SHAPES, elements=st.floats(-1e6, 1e6, width=32)))
 def test_floats_are_written_exactly(values: np.ndarray[Any, Any]) -> None:
     """The binary form is little endian, and JSON has the number that the float32 is."""
@@ -84,11 +90,10 @@ def test_json_is_written_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         ("UINT8", [3], [[1, 2], [3]], "nested lists of different lengths"),
         ("UINT8", [-1], [1], "a negative size"),
         ("UINT8", [2**40, 2**40], [1], "more elements than can be counted"),
+        ("UINT8", [3], [1, 2, -1], "values that are not UINT8"),
         ("UINT8", [0, 2**63], [], "more elements than can be counted"),
-        ("FP32", [1], [1e300], "values that are not FP32"),
-        ("FP32", [1], [10**400], "values that are not FP32"),
         ("UINT8", [1] * (MAX_DIMENSIONS + 1), [1], "give at most 32"),
-        ("FP64", [1], [1], "has datatype 'FP64'; the service reads UINT8, FP32, BYTES"),
+        ("FP64", [1], [1], "has datatype 'FP64'; the service reads UINT8, BYTES"),
         ("BYTES", [1], [1], "its data has to be strings"),
         ("BYTES", [2], ["a"], "has 1 elements, but its shape needs 2"),
     ],
@@ -115,13 +120,12 @@ def test_text_for_numbers_takes_no_memory() -> None:
     ("datatype", "shape", "raw", "message"),
     [
         ("UINT8", [2], b"a", "has 1 bytes, but its shape .2. needs 2"),
-        ("FP32", [1], b"abc", "has 3 bytes, but its shape .1. needs 4"),
         ("BYTES", [1], b"\1\0\0", "ends within element 0; its shape needs 1 elements"),
         ("BYTES", [1], b"\2\0\0\0a", "ends within element 0, which has 2 bytes"),
         ("BYTES", [1], b"\xff\xff\xff\xffa", "ends within element 0, which has 4294967295 bytes"),
         ("BYTES", [2], b"\1\0\0\0a", "ends within element 1; its shape needs 2 elements"),
         ("BYTES", [0], b"\0\0\0\0", "has 4 bytes behind its 0 elements"),
-        ("BYTES", [2**20], bytes(2**22), "has 1048576 elements; BYTES can have 65536"),
+        ("BYTES", [2**20], bytes(2**22), "has 1048576 elements; BYTES can have 4096"),
     ],
 )
 def test_bytes_that_do_not_fit_are_refused(datatype: str, shape: list[int], raw: bytes, message: str) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 from pydantic_core import to_json
 
 from app.errors import InvalidBody, UnknownModel
@@ -59,7 +59,7 @@ class PredictRequest(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    instances: Annotated[list[Instance], Field(min_length=1)]
+    instances: Annotated[list[Instance], FailFast(), Field(min_length=1)]
 
 
 class PredictResult(BaseModel):

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
+from app.classification.decoding import SMALL_BYTES
 from app.errors import (
     DeadlineExceeded,
     ImageTooLarge,
@@ -170,7 +171,10 @@ async def index(request: Request) -> Response:
     """Return the state of each model."""
     service = service_of(request)
     with await receive_body(request, deadline_of(request)) as upload:
-        only_ready = parse(IndexRequest, upload.images[0] or b"{}").ready
+        (body,) = upload.images
+        if len(body) > SMALL_BYTES:
+            raise InvalidBody(f"The body has {len(body)} bytes. A request for the index has at most {SMALL_BYTES}.")
+        only_ready = parse(IndexRequest, body or b"{}").ready
     return _json(metadata.repository_index(service.models, is_ready=service.is_ready, only_ready=only_ready))
 
 
