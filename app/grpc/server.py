@@ -8,10 +8,10 @@ import grpc
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from app.errors import StartError
 from app.grpc import health, inference, reflection
 from app.grpc.calls import Calls
 from app.grpc.health import Health
+from app.grpc.port import Port
 from app.grpc.proto.descriptors import POOL, SERVICE_NAME
 from app.grpc.reflection import Reflection
 from app.models.model import Service
@@ -47,17 +47,20 @@ MAX_CALLS_PER_CONNECTION = 128
 
 
 class RpcServer:
-    """A gRPC server in front of a service. `port` is that of the address on which it serves."""
-
-    port: int
+    """A gRPC server in front of a service."""
 
     def __init__(self, service: Service, tracer: Tracer) -> None:
-        self._settings, self.calls = service.settings, Calls(service, tracer)
+        self._service, self._settings, self.calls = service, service.settings, Calls(service, tracer)
         self._health = Health(service, (SERVICE_NAME,))
         self._reflection = Reflection([SERVICE_NAME, health.NAME, reflection.NAME], POOL)
-        self._server = grpc.aio.server(options=_options(service.settings))
-        self._server.add_generic_rpc_handlers((Handlers(self._handlers(), self.calls),))
+        self._rpcs = Handlers(self._handlers(), self.calls)
+        self._port = Port(self._new_server, self._report, self._settings.request_timeout)
         self._looking: asyncio.Task[None] | None = None
+
+    @property
+    def port(self) -> int:
+        """The port of the address on which the server serves."""
+        return self._port.number
 
     async def start(self, address: str) -> None:
         """Serve on an address, such as `127.0.0.1:8001`.
@@ -65,11 +68,7 @@ class RpcServer:
         Raises:
             StartError: the address cannot be bound.
         """
-        try:
-            self.port = self._server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise StartError(f"cannot listen on {address} for gRPC; choose another --grpc-port") from error
-        await self._server.start()
+        await self._port.open(address)
         self._looking = asyncio.create_task(self._health.look())
 
     async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 (the calls are cancelled after it, without an error)
@@ -81,9 +80,17 @@ class RpcServer:
             async with asyncio.timeout(timeout):
                 await self.calls.drain()
         # The last handlers have returned, and grpc sends their responses. While grpc waits, it accepts no shorter time.
-        await self._server.stop(None if self.calls.in_progress else RESPONSE_SECONDS)
+        await self._port.close(None if self.calls.in_progress else RESPONSE_SECONDS)
         if self._looking is not None:
             self._looking.cancel()
+
+    def _new_server(self) -> grpc.aio.Server:
+        server = grpc.aio.server(options=_options(self._settings))
+        server.add_generic_rpc_handlers((self._rpcs,))
+        return server
+
+    def _report(self, is_listening: bool) -> None:  # noqa: FBT001 (the only argument of a callback)
+        self._service.has_lost_port = not is_listening
 
     def _handlers(self) -> Mapping[str, grpc.RpcMethodHandler]:
         """Return the handler of each RPC by its full name."""

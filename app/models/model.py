@@ -45,6 +45,7 @@ class Service:
     metrics: Metrics
     is_draining: bool = False
     uploaded: int = 0  # bytes of request bodies in memory
+    has_lost_port: bool = False  # gRPC cannot listen on its port any more
 
     @property
     def bundle(self) -> Contents:
@@ -68,10 +69,10 @@ class Service:
 
     @property
     def is_broken(self) -> bool:
-        """True if only a restart can help: no engine is left, or the batcher has failed."""
-        return not self.batcher.alive and not self.is_draining
+        """True if a restart is needed: no engine is left, the batcher has failed, or the gRPC port is lost."""
+        return (self.has_lost_port or not self.batcher.alive) and not self.is_draining
 
     @property
     def is_ready(self) -> bool:
         """True if a load balancer should send requests here."""
-        return self.batcher.works and not self.is_draining
+        return self.batcher.works and not self.has_lost_port and not self.is_draining

@@ -4,6 +4,7 @@ import itertools
 import socket
 import struct
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Self
 
 from tests.support.waiting import HANG_SECONDS
@@ -16,6 +17,8 @@ ACK, END_STREAM, END_HEADERS = 1, 1, 4
 INITIAL_WINDOW_SIZE = 4
 
 HEADER_BYTES, PING_BYTES = 9, 8
+
+EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
 class Http2Client:
@@ -44,8 +47,8 @@ class Http2Client:
         """Send frames."""
         self._socket.sendall(b"".join(frames))
 
-    def call(self, route: str, message: bytes = b"") -> None:
-        """Start a call with one message."""
+    def call(self, route: str, message: bytes = b"", metadata: Mapping[str, str] = EMPTY) -> None:
+        """Start a call with one message. Surrogates in texts are bytes that are not UTF-8 (PEP 383)."""
         fields = {
             ":method": "POST",
             ":scheme": "http",
@@ -53,6 +56,7 @@ class Http2Client:
             ":authority": "swin",
             "te": "trailers",
             "content-type": "application/grpc",
+            **metadata,
         }
         stream, data = next(self._streams), struct.pack(">BI", 0, len(message)) + message
         self.send(frame(HEADERS, END_HEADERS, stream, section(fields)), frame(DATA, END_STREAM, stream, data))
@@ -90,4 +94,5 @@ def section(fields: Mapping[str, str]) -> bytes:
 
 
 def _string(text: str) -> bytes:
-    return bytes([len(text)]) + text.encode()
+    data = text.encode(errors="surrogateescape")
+    return bytes([len(data)]) + data
