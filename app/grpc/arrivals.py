@@ -80,8 +80,9 @@ class Arrivals:
             DeadlineExceeded: the message did not arrive before the deadline.
         """
         limit, left = min(SMALL_SECONDS, self._timeout), deadline - time.perf_counter()
-        if len(self._small) >= MAX_SMALL_MESSAGES:
-            oldest = next(iter(self._small))
+        arriving = [timeout for timeout in self._small if not timeout.expired()]  # the others end in this moment
+        if len(arriving) >= MAX_SMALL_MESSAGES:
+            oldest = arriving[0]
             del self._small[oldest]
             oldest.reschedule(asyncio.get_running_loop().time())
         own = asyncio.timeout(min(limit, left))

@@ -11,7 +11,7 @@ from typing import NoReturn
 import pytest
 
 from app.errors import DeadlineExceeded, Overloaded
-from app.grpc.arrivals import Arrivals
+from app.grpc.arrivals import MAX_SMALL_MESSAGES, Arrivals
 from app.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -56,3 +56,25 @@ async def test_a_message_that_gets_no_place_before_its_deadline_is_late() -> Non
     async with no_place_left(body_timeout=3600) as arrivals:
         with pytest.raises(DeadlineExceeded):
             await arrivals.upload(fail, time.perf_counter() + 0.01)
+
+
+async def test_messages_that_are_late_do_not_fail_the_next_one() -> None:
+    """A message is read although the timeouts of all others have just expired, and these are late, not overloaded."""
+    arrivals = Arrivals(Settings())
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    async def message() -> bytes:
+        return b"message"
+
+    async def come_later() -> bytes:
+        await asyncio.sleep(0)  # after the timeouts, and before the tasks that they cancel
+        return await arrivals.small(message, math.inf)
+
+    late = [asyncio.create_task(arrivals.small(never, 0)) for _ in range(MAX_SMALL_MESSAGES)]
+    read = await asyncio.create_task(come_later())
+    errors = await asyncio.gather(*late, return_exceptions=True)
+
+    assert read == b"message"
+    assert {type(error) for error in errors} == {DeadlineExceeded}
