@@ -29,7 +29,7 @@ from app.errors import (
     TooManyStreams,
     Unauthorized,
 )
-from app.grpc.arrivals import Arrivals, Read
+from app.grpc.arrivals import Arrivals
 from app.grpc.spans import FAILURES, attributes_of, name_of
 from app.grpc.status import status_of, trailing_metadata
 from app.models.model import Service
@@ -80,7 +80,7 @@ class Call:
         Raises:
             ServiceError: any error of `Arrivals.small` and of `decode`.
         """
-        return decode(await self._read(self._arrivals.small))
+        return decode(await self._arrivals.small(self.context.read, self.deadline))
 
     @contextlib.asynccontextmanager
     async def receive_upload(self, decode: Callable[[bytes], T], weigh: Callable[[bytes], int]) -> AsyncIterator[T]:
@@ -95,7 +95,11 @@ class Call:
             ServiceError: any error of `Arrivals.upload` and of `decode`, and those of `Decoder.document`.
         """
         service = self.service
-        data = await self._read(self._arrivals.upload)
+        try:
+            data = await self._arrivals.upload(self.context.read, self.deadline)
+        except asyncio.CancelledError:
+            service.metrics.cancelled.labels("read").inc()
+            raise
         size = len(data)
         service.uploaded += size
         try:
@@ -109,13 +113,6 @@ class Call:
             yield message
         finally:
             service.uploaded -= size
-
-    async def _read(self, arrive: Callable[[Read, float], Awaitable[bytes]]) -> bytes:
-        try:
-            return await arrive(self.context.read, self.deadline)
-        except asyncio.CancelledError:
-            self.service.metrics.cancelled.labels("read").inc()
-            raise
 
 
 class Limit:

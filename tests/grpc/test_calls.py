@@ -154,6 +154,17 @@ async def test_a_call_canceled_before_its_message_is_counted() -> None:
         assert count(app, "swin_cancelled_total", stage="read") == 1
 
 
+async def test_a_canceled_call_without_images_is_not_counted_as_one() -> None:
+    """`swin_cancelled_total` counts images, so a call of another RPC adds nothing."""
+    async with rpc_service(SETTINGS) as (app, client):
+        call = client.silent_call("ModelReady")
+        await until(lambda: client.in_progress == 1)
+        call.cancel()
+        await until(lambda: requests(app, 499, "ModelReady") == 1)
+
+        assert count(app, "swin_cancelled_total", stage="read") == 0
+
+
 async def test_the_deadline_of_the_client_holds(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call ends at its deadline while its image waits, and counts as 504, not as a disconnect."""
     async with rpc_service(SETTINGS) as (app, client):
