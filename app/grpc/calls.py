@@ -30,6 +30,7 @@ from app.errors import (
     Unauthorized,
 )
 from app.grpc.arrivals import Arrivals
+from app.grpc.client_errors import is_cancellation
 from app.grpc.spans import FAILURES, attributes_of, name_of
 from app.grpc.status import status_of, trailing_metadata
 from app.models.model import Service
@@ -236,6 +237,7 @@ class Calls:
         token = request_fields.set({"request_id": identity, **log_fields(parent, trace)})
         trace_token = current_trace.set(trace)
         context.set_trailing_metadata(((ID_KEY, identity),))
+        client = _client(context.peer())  # grpc forgets it when the client disconnects
         code, status, refusal = HTTPStatus.OK.value, StatusCode.OK, None
         self.in_progress += 1
         context.add_done_callback(self._end)
@@ -252,13 +254,16 @@ class Calls:
         except AbortError:  # the health service does not know the name
             code, status = HTTPStatus.NOT_FOUND.value, StatusCode.NOT_FOUND
             raise
-        except Exception:
+        except Exception as error:
+            if is_cancellation(error):
+                code, status = self._cancellation(context)
+                raise
             log.exception("unexpected error")
             code, status, refusal = InternalError.status, StatusCode.INTERNAL, InternalError()
         finally:
-            self._record(route, context, code, status, time.perf_counter() - started)
+            self._record(route, client, code, status, time.perf_counter() - started)
             if trace is not None:
-                attributes = attributes_of(route, _client(context.peer()), status)
+                attributes = attributes_of(route, client, status)
                 end = partial(tracer.end, trace, name_of(route), attributes, failed=status in FAILURES)
                 context.add_done_callback(lambda _: end())
             current_trace.reset(trace_token)
@@ -286,10 +291,10 @@ class Calls:
             return Draining.status, StatusCode.UNAVAILABLE
         return CLIENT_CLOSED_REQUEST, StatusCode.CANCELLED
 
-    def _record(self, route: str, context: Any, code: int, status: StatusCode, seconds: float) -> None:
+    def _record(self, route: str, client: str, code: int, status: StatusCode, seconds: float) -> None:
         self._service.metrics.observe_request(route, code, seconds)
         if log.isEnabledFor(logging.INFO):
-            fields: Mapping[str, Any] = {"client": _client(context.peer()), "method": "POST", "path": route}
+            fields: Mapping[str, Any] = {"client": client, "method": "POST", "path": route}
             outcome = {"code": code, "grpc_status": status.name, "ms": round(seconds * 1e3, 2)}
             log.info("request", extra={**fields, **outcome})
 
