@@ -1,0 +1,1 @@
+"""Tests of the manifests for Kubernetes and KServe. They need no cluster."""
