@@ -74,7 +74,7 @@ def test_a_wrong_field_is_found() -> None:
 
 @pytest.mark.parametrize("kind", ["ServingRuntime", "InferenceService"])
 def test_the_pods_are_valid(kubernetes_validate: ModuleType, kind: str) -> None:
-    """What KServe copies into pods has only fields of Kubernetes' schema, with values of their types."""
+    """The pods that KServe makes have only fields of Kubernetes' schema, with values of their types."""
     pod = {name: RUNTIME[name] for name in ("containers", "volumes")}
     if kind == "InferenceService":
         own = {"model", "minReplicas", "maxReplicas"}

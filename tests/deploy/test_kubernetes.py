@@ -30,7 +30,7 @@ from tests.deploy.manifests import (
 # The oldest and the newest version of Kubernetes that the manifests are for. Older ones have no
 # `unhealthyPodEvictionPolicy`, which is on by default from 1.27.
 VERSIONS = ("1.27", "1.37")
-# The first version whose pods have image volumes.
+# The first version with image volumes.
 VERSION_OF_IMAGE_VOLUMES = "1.31"
 # Kinds of operators. `kubernetes-validate` has no schema for them; other tests check their fields.
 CUSTOM = {"ScaledObject", "ServiceMonitor"}
