@@ -44,7 +44,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,from=requirements,source=/export.txt,target=/requirements.txt \
     pip install --constraint /constraints.txt --requirement /requirements.txt
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
-    pip install --no-deps /wheel/*.whl
+    pip install --no-cache-dir --no-deps /wheel/*.whl
 # The tool runs as any user and writes only to /tmp. Mount a folder at HF_HOME to keep downloads from the hub.
 ENV HOME=/tmp HF_HOME=/tmp/huggingface HF_HUB_DISABLE_TELEMETRY=1
 USER 10001:10001
@@ -55,7 +55,8 @@ FROM scratch AS checkpoint
 
 FROM export AS bundle-exporter
 ARG NAME=checkpoint
-# Root can read the checkpoint, whatever the modes of its files.
+# Root can read the checkpoint, whatever the modes of its files. No image is made of this stage.
+# hadolint ignore=DL3002
 USER 0:0
 RUN --mount=type=bind,from=checkpoint,target=/checkpoint \
     swin-export build /checkpoint /bundle --name "${NAME}"
@@ -66,7 +67,9 @@ COPY --from=bundle-exporter /bundle /
 FROM scratch AS bundle-demo
 COPY app/demo_bundle /
 
-# The bundle to serve. `--build-context bundle=…` replaces this stage.
+# The bundle to serve. `--build-context bundle=…` replaces this stage. It begins with one of the two stages above, which
+# have no tag.
+# hadolint ignore=DL3006
 FROM bundle-${BUNDLE} AS bundle
 
 FROM base AS runtime
@@ -82,7 +85,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 COPY --from=bundle --chmod=555 / /bundle
 COPY --chmod=555 docker/healthcheck.py /usr/local/bin/swin-healthcheck
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
-    pip install --no-deps /wheel/*.whl
+    pip install --no-cache-dir --no-deps /wheel/*.whl
 # A published port does not reach 127.0.0.1 of a container.
 ENV SWIN_BUNDLE=/bundle SWIN_HOST=0.0.0.0 SWIN_PORT=8000
 # A number, so that Kubernetes' runAsNonRoot can verify that the user is not root.
@@ -91,5 +94,10 @@ EXPOSE 8000
 # Every second during the start, so that dependent services start early. A large model can take two minutes to warm up.
 HEALTHCHECK --interval=10s --timeout=5s --retries=3 --start-period=120s --start-interval=1s \
     CMD ["swin-healthcheck"]
+# The last layers, so that another revision installs nothing again: --build-arg REVISION="$(git rev-parse HEAD)".
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
 # Exec form, without a shell: SIGTERM reaches the service, which drains and exits with 0.
 ENTRYPOINT ["swin-serve"]

@@ -45,14 +45,15 @@ fuzz: $(DEV)/ready  ## Decode 200,000 damaged images, send 100,000 damaged reque
 	$(DEV)/bin/python -m tests.differential
 
 image: $(DEV)/ready  ## Build the container image of the service and test it (needs a Docker engine).
-	docker build --tag swin-serve .
+	docker build --tag swin-serve --build-arg REVISION="$$(git rev-parse HEAD)" .
 	TEST_IMAGE=swin-serve $(DEV)/bin/python -m pytest -m container
 
-lint: $(DEV)/ready  ## Check style, format, import contracts and types.
+lint: $(DEV)/ready  ## Check style, format, import contracts, types and the Dockerfile.
 	$(DEV)/bin/ruff check
 	$(DEV)/bin/ruff format --check
 	$(DEV)/bin/lint-imports
 	$(DEV)/bin/mypy
+	$(DEV)/bin/hadolint Dockerfile
 
 format: $(DEV)/ready  ## Apply the automatic fixes of style, and format all files.
 	$(DEV)/bin/ruff check --fix

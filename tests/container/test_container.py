@@ -130,6 +130,15 @@ def test_images_are_not_root(stages: Stages, image: str) -> None:
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
 
 
+def test_the_image_names_its_version(stages: Stages) -> None:
+    """Its label has the version of pyproject.toml, unless a build argument gives another one."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    words = [word for instruction in stages["runtime"] for word in instruction]
+
+    assert ["ARG", f"VERSION={version}"] in stages["runtime"]
+    assert 'org.opencontainers.image.version="${VERSION}"' in words
+
+
 def test_the_build_context_has_all_copied_files(stages: Stages) -> None:
     """Each path that the Dockerfile copies exists, and .dockerignore keeps it."""
     paths = set(context_paths(stages))
