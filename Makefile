@@ -5,6 +5,9 @@ DEV := .venv/dev
 # Clients of other projects, which the tests run. Their requirements and those of DEV exclude each other.
 CLIENTS := .venv/clients
 MLSERVER := .venv/mlserver
+# The tool that writes the SBOM, and the packages of the container image that it lists.
+SBOM := .venv/sbom
+IMAGE := .venv/image
 # kserve needs a Python below 3.14, mlserver one below 3.13: make test CLIENTS_PYTHON=python3.12.
 CLIENTS_PYTHON ?= $(PYTHON)
 # Processes that run tests. More than four of them need more memory than they save time.
@@ -12,7 +15,7 @@ PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 PIP := -m pip install --disable-pip-version-check --quiet --constraint
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-all clients fuzz chaos soak bench image lint format docs proto supported-models demo clean
+.PHONY: help serve test test-all clients fuzz chaos soak bench image sbom lint format docs proto supported-models demo clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +50,14 @@ fuzz: $(DEV)/ready  ## Decode 200,000 damaged images, send 100,000 damaged reque
 image: $(DEV)/ready  ## Build the container image of the service and test it (needs a Docker engine).
 	docker build --tag swin-serve --build-arg REVISION="$$(git rev-parse HEAD)" .
 	TEST_IMAGE=swin-serve $(DEV)/bin/python -m pytest -m container
+
+# Into an environment without pip, so that pip is not listed.
+sbom: $(SBOM)/ready  ## Write build/sbom.json: the packages of the container image, with versions and licenses (CycloneDX).
+	mkdir -p build
+	$(PYTHON) docker/requirements.py cpu grpc otel >build/requirements.txt
+	$(PYTHON) -m venv --clear --without-pip $(IMAGE)
+	$(SBOM)/bin/python -m pip --python $(IMAGE)/bin/python install --disable-pip-version-check --quiet --constraint constraints.txt --requirement build/requirements.txt
+	$(SBOM)/bin/cyclonedx-py environment $(IMAGE)/bin/python --pyproject pyproject.toml --output-reproducible --output-file build/sbom.json
 
 lint: $(DEV)/ready  ## Check style, format, import contracts, types and the Dockerfile.
 	$(DEV)/bin/ruff check
@@ -100,4 +111,10 @@ $(MLSERVER)/ready: constraints-mlserver.txt
 	@echo "creating $(MLSERVER) (a few minutes) …"
 	$(CLIENTS_PYTHON) -m venv $(MLSERVER)
 	$(MLSERVER)/bin/python $(PIP) constraints-mlserver.txt mlserver
+	@touch $@
+
+$(SBOM)/ready: constraints-sbom.txt
+	@echo "creating $(SBOM) (about a minute) …"
+	$(PYTHON) -m venv $(SBOM)
+	$(SBOM)/bin/python $(PIP) constraints-sbom.txt cyclonedx-bom
 	@touch $@

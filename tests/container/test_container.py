@@ -139,6 +139,14 @@ def test_the_image_names_its_version(stages: Stages) -> None:
     assert 'org.opencontainers.image.version="${VERSION}"' in words
 
 
+def test_the_sbom_lists_the_requirements_of_the_image() -> None:
+    """`make sbom` installs the extras that the Dockerfile installs on a CPU."""
+    image, _ = re.findall(r"requirements\.py (.+?) >", (ROOT / "Dockerfile").read_text())
+    (sbom,) = re.findall(r"requirements\.py (.+?) >", (ROOT / "Makefile").read_text())
+
+    assert image.replace("${ONNXRUNTIME}", "cpu") == sbom
+
+
 def test_the_build_context_has_all_copied_files(stages: Stages) -> None:
     """Each path that the Dockerfile copies exists, and .dockerignore keeps it."""
     paths = set(context_paths(stages))
