@@ -8,6 +8,9 @@ MLSERVER := .venv/mlserver
 # The tool that writes the SBOM, and the packages of the container image that it lists.
 SBOM := .venv/sbom
 IMAGE := .venv/image
+# Debian's package of Prometheus, unpacked. The tests of alerts and dashboard run its programs.
+PROMETHEUS := build/prometheus
+DASHBOARD := docker/monitoring/grafana/dashboards/swin-serve.json
 # kserve needs a Python below 3.14, mlserver one below 3.13: make test CLIENTS_PYTHON=python3.12.
 CLIENTS_PYTHON ?= $(PYTHON)
 # Processes that run tests. More than four of them need more memory than they save time.
@@ -15,7 +18,7 @@ PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 PIP := -m pip install --disable-pip-version-check --quiet --constraint
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-all clients fuzz chaos soak bench image sbom lint format docs proto supported-models demo clean
+.PHONY: help serve test test-all clients prometheus fuzz chaos soak bench image sbom lint format docs dashboard proto supported-models demo clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,13 +26,20 @@ help:  ## List the targets.
 serve: $(SERVE)/ready  ## Serve the demonstration bundle, or another one: make serve BUNDLE=DIR PORT=9000.
 	$(SERVE)/bin/swin-serve run $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(PORT),--port $(PORT))
 
-test: $(DEV)/ready $(CLIENTS)/ready $(MLSERVER)/ready  ## Run the tests except the slow ones (a few minutes); with options of pytest: make test ARGS='-k decode'.
+test: $(DEV)/ready $(CLIENTS)/ready $(MLSERVER)/ready prometheus  ## Run the tests except the slow ones (a few minutes); with options of pytest: make test ARGS='-k decode'.
 	$(DEV)/bin/python -m pytest -m "not slow" $(PARALLEL) $(ARGS)
 
-test-all: $(DEV)/ready $(CLIENTS)/ready $(MLSERVER)/ready  ## Run all tests, with the slow ones.
+test-all: $(DEV)/ready $(CLIENTS)/ready $(MLSERVER)/ready prometheus  ## Run all tests, with the slow ones.
 	$(DEV)/bin/python -m pytest $(PARALLEL) $(ARGS)
 
 clients: $(CLIENTS)/ready $(MLSERVER)/ready  ## Install the clients of other projects that the tests run (two virtual environments).
+
+# Needs no root. Without Prometheus, its tests are skipped.
+prometheus:  ## Unpack Debian's package of Prometheus into build/, unless Prometheus is installed.
+	@if command -v promtool >/dev/null || test -x $(PROMETHEUS)/usr/bin/promtool; then exit 0; fi; \
+	mkdir -p $(PROMETHEUS) && cd $(PROMETHEUS) && \
+	apt-get --quiet=2 download prometheus && dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb || \
+	echo "Prometheus is not installed, and apt-get cannot download it (apt-get update may help): its tests are skipped"
 
 chaos: $(DEV)/ready  ## Attack a running service for three minutes with faulty clients, engine failures and shutdowns.
 	$(DEV)/bin/python -m tests.chaos $(ARGS)
@@ -72,6 +82,9 @@ format: $(DEV)/ready  ## Apply the automatic fixes of style, and format all file
 
 docs: $(DEV)/ready  ## Write the pages of docs/reference that the code and the results determine.
 	$(DEV)/bin/python -m docs.generate
+
+dashboard: $(DEV)/ready  ## Write the dashboard of Grafana.
+	$(DEV)/bin/python docker/monitoring/dashboard.py >$(DASHBOARD)
 
 proto: $(DEV)/ready  ## Compile the definitions of gRPC's messages.
 	$(DEV)/bin/python -m grpc_tools.protoc --proto_path=app/grpc/proto --descriptor_set_out=app/grpc/proto/inference.binpb --pyi_out=app/grpc/proto inference.proto

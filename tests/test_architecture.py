@@ -47,6 +47,7 @@ ROOMS_WITHOUT_TORCH = (
         "openapi",
         "images",
         "inference",
+        "monitoring",
         "observability",
         "processes",
         "server",
