@@ -49,7 +49,10 @@ class Port:
         Raises:
             StartError: the address cannot be bound.
         """
-        server, before = self._new_server(), asyncio.all_tasks()
+        await self._listen(self._new_server(), address)
+
+    async def _listen(self, server: Any, address: str) -> None:
+        before = asyncio.all_tasks()
         try:
             self.number = server.add_insecure_port(address)
         except RuntimeError as error:
@@ -77,20 +80,20 @@ class Port:
         self._spawn(self._replace(shorten(str(accepting.exception()))))
 
     async def _retire(self, server: Any) -> None:
-        """Let the calls of a server end. It does not listen any more."""
+        """Wait for the calls of a server that does not listen any more."""
         await server.stop(self._grace)
         self._servers.discard(server)
 
     async def _replace(self, reason: str) -> None:
         """Listen with another server."""
         await asyncio.sleep(self._started_at + RESTART_SECONDS - asyncio.get_running_loop().time())
-        is_listening = False
+        server, is_listening = self._new_server(), False  # grpc frees no server that has not started
         while not is_listening:
             try:
-                await self.open(self._address)
+                await self._listen(server, self._address)
                 is_listening = True
-            except StartError:
-                log.exception("gRPC port lost", extra={"address": self._address, "reason": reason})
+            except StartError as error:
+                log.error("gRPC port lost", extra={"error": str(error), "reason": reason})  # noqa: TRY400 (a sentence)
                 self._report(False)
                 await asyncio.sleep(RETRY_SECONDS)
         self._report(True)

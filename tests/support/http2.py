@@ -33,9 +33,13 @@ class Http2Client:
         host, _, port = address.rpartition(":")
         self._socket = socket.create_connection((host, int(port)), timeout=HANG_SECONDS)
         self._streams = itertools.count(1, 2)
-        self.send(PREFACE, frame(SETTINGS, payload=struct.pack(">HI", INITIAL_WINDOW_SIZE, window)))
-        self.wait_for(SETTINGS)
-        self.send(frame(SETTINGS, ACK))
+        try:
+            self.send(PREFACE, frame(SETTINGS, payload=struct.pack(">HI", INITIAL_WINDOW_SIZE, window)))
+            self.wait_for(SETTINGS)
+            self.send(frame(SETTINGS, ACK))
+        except BaseException:
+            self._socket.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
