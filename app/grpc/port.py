@@ -1,7 +1,8 @@
 """The port: a server of grpc.aio listens on it, and another one if that server ends by itself. Knows no RPC.
 
-grpc.aio decodes the name of each RPC in the loop that accepts calls. A name that is not UTF-8, which any client can
-send, ends this loop, and grpc shuts the server down. It neither calls the application nor starts again.
+An error in the loop that accepts calls ends the server. grpc neither calls the application nor starts again.
+`app/grpc/accepting.py` avoids the one error that is known: a name of an RPC that is not UTF-8. Older versions of grpc
+still have it, and any client can cause it.
 """
 
 import asyncio

@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 
 import grpc
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from app.grpc import health, inference, reflection
+from app.grpc.accepting import Handlers, new_server
 from app.grpc.calls import Calls
 from app.grpc.health import Health
 from app.grpc.port import Port
@@ -53,8 +55,9 @@ class RpcServer:
         self._service, self._settings, self.calls = service, service.settings, Calls(service, tracer)
         self._health = Health(service, (SERVICE_NAME,))
         self._reflection = Reflection([SERVICE_NAME, health.NAME, reflection.NAME], POOL)
-        self._rpcs = Handlers(self._handlers(), self.calls)
-        self._port = Port(self._new_server, self._report, self._settings.request_timeout)
+        handlers = Handlers(self._handlers(), self.calls.unary(UNKNOWN, inference.not_supported))
+        new = partial(new_server, handlers, _options(self._settings))
+        self._port = Port(new, self._report, self._settings.request_timeout)
         self._looking: asyncio.Task[None] | None = None
 
     @property
@@ -84,11 +87,6 @@ class RpcServer:
         if self._looking is not None:
             self._looking.cancel()
 
-    def _new_server(self) -> grpc.aio.Server:
-        server = grpc.aio.server(options=_options(self._settings))
-        server.add_generic_rpc_handlers((self._rpcs,))
-        return server
-
     def _report(self, is_listening: bool) -> None:  # noqa: FBT001 (the only argument of a callback)
         self._service.has_lost_port = not is_listening
 
@@ -106,18 +104,6 @@ class RpcServer:
             route = f"/{SERVICE_NAME}/{name}"
             handlers[route] = unary(route, answer, is_open=is_open and name in inference.HEALTH)
         return handlers
-
-
-class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]  # (grpc has no types)
-    """The handlers by the full names of their RPCs."""
-
-    def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler], calls: Calls) -> None:
-        self._handlers = handlers
-        self._unknown = calls.unary(UNKNOWN, inference.not_supported)
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
-        """Return the handler of an RPC, or one that refuses it."""
-        return self._handlers.get(handler_call_details.method, self._unknown)
 
 
 @contextlib.asynccontextmanager

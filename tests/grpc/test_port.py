@@ -8,7 +8,7 @@ import pytest
 
 from app.bundle.load import Bundle
 from app.errors import StartError
-from app.grpc import port
+from app.grpc import accepting, port
 from app.settings import Settings
 from tests.grpc.test_calls import SETTINGS, error_of, hold_engine, requests, start, until
 from tests.support.http2 import Http2Client
@@ -19,6 +19,12 @@ pytestmark = pytest.mark.anyio
 
 # The name of an RPC that is not UTF-8.
 NO_TEXT = "/\udcff"
+
+
+@pytest.fixture(autouse=True)
+def names_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use servers of older versions of grpc, which a client can end."""
+    monkeypatch.setattr(accepting, "HAS_NAMES", False)
 
 
 async def end_server(client: RpcClient) -> None:
