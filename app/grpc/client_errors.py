@@ -14,7 +14,7 @@ STOPPED = "_ServerStoppedError"
 NO_TEXT = "Invalid encoding"
 
 
-def is_cancellation(error: BaseException | None) -> bool:
+def is_cancellation(error: object) -> bool:
     """Return whether an error tells that the call has ended. A disconnect during `write` raises it."""
     if isinstance(error, InternalError):
         return str(error).startswith(ENDED)
@@ -25,9 +25,9 @@ class ClientErrors(logging.Filter):
     """A filter that drops lines about errors of clients, which could otherwise fill the log with stack traces."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.msg, UnicodeDecodeError):  # the name of an RPC: `Port` logs what follows
+        error = (record.exc_info and record.exc_info[1]) or record.msg  # grpc also logs errors as messages
+        if isinstance(error, UnicodeDecodeError):  # the name of an RPC; if it ends a server, `Port` logs that
             return False
-        error = record.exc_info[1] if record.exc_info else None
         return not (str(record.msg).startswith(NO_TEXT) or is_cancellation(error))
 
 
