@@ -18,7 +18,7 @@ log = logging.getLogger("swin.grpc")
 # The name for calls of all other RPCs. A client must not know it: grpc would hold a call of this name until its end.
 OTHERS = f"/{secrets.token_hex(16)}"
 
-# True if grpc.aio can register RPCs by their names. Older versions cannot, and decode all names.
+# True if grpc.aio can register RPCs by their names. grpcio 1.80 cannot, and decodes each name in the task of its call.
 HAS_NAMES = hasattr(cygrpc.AioServer, "_make_request_call_future")
 
 

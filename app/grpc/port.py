@@ -1,8 +1,7 @@
 """The port: a server of grpc.aio listens on it, and another one if that server ends by itself. Knows no RPC.
 
 An error in the loop that accepts calls ends the server. grpc neither calls the application nor starts again.
-`app/grpc/accepting.py` avoids the one error that is known: a name of an RPC that is not UTF-8. Older versions of grpc
-still have it, and any client can cause it.
+`app/grpc/accepting.py` avoids the one error that is known: a name of an RPC that is not UTF-8.
 """
 
 import asyncio

@@ -24,6 +24,7 @@ def fail(*_: object) -> NoReturn:
     raise TypeError
 
 
+@pytest.mark.skipif(not accepting.HAS_NAMES, reason="this version of grpc decodes the name in the task of the call")
 async def test_a_name_that_is_no_text_is_an_unknown_rpc(caplog: pytest.LogCaptureFixture) -> None:
     """A call whose name is not UTF-8 is refused and counted as others, and the server stays."""
     async with rpc_service(SETTINGS) as (app, client):
