@@ -88,8 +88,8 @@ class Server(uvicorn.Server):
             self.should_exit = self.force_exit = True
             self._loop.call_soon_threadsafe(self._service.batcher.abort)
             return
+        self._service.is_draining = True  # before the line of the log, during which a second signal can arrive
         log.info("draining", extra={"signal": signal.Signals(sig).name})
-        self._service.is_draining = True
         self._loop.call_soon_threadsafe(self._drain)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
