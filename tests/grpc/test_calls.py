@@ -534,7 +534,7 @@ async def test_streams_of_health_count_apart_from_calls() -> None:
 
     assert (refused.code(), refused.details()) == (
         StatusCode.RESOURCE_EXHAUSTED,
-        "64 streams of this RPC are open, which is the maximum. Close one, or try again.",
+        "64 streams of this RPC are open, which is the maximum. Close one first.",
     )
 
 
