@@ -2,37 +2,10 @@
 
 from typing import Any
 
-import numpy as np
-from tritonclient import http
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 
-from tests.clients.scripts.calls import Call, answer, image_of
-
-# Classes that the action `classes` requests.
-CLASSES = 3
-
-# The shortest timeout of a request, in microseconds.
-SHORTEST = 1
-
-
-def encoded(call: Call) -> InferInput:
-    """Return the input `image`: the bytes of a file, in their binary form."""
-    tensor = http.InferInput("image", [1, 1], "BYTES")
-    tensor.set_data_from_numpy(np.array([[image_of(call)]], np.object_))
-    return tensor
-
-
-def pixels(call: Call) -> InferInput:
-    """Return the input `pixels`: an array of a file, in its binary form."""
-    array = np.load(call["image"])
-    tensor = http.InferInput("pixels", list(array.shape), "UINT8")
-    tensor.set_data_from_numpy(array)
-    return tensor
-
-
-def output(name: str, **options: Any) -> InferRequestedOutput:
-    """Return an output to request."""
-    return http.InferRequestedOutput(name, **options)
+from tests.clients.scripts.calls import Call, answer
+from tests.clients.scripts.triton import CLASSES, METHODS_OF_MODEL, SHORTEST, input_of, values_of
 
 
 def options_of(call: Call) -> dict[str, Any]:
@@ -40,11 +13,11 @@ def options_of(call: Call) -> dict[str, Any]:
     options: dict[str, dict[str, Any]] = {
         "logits": {},
         "pixels": {},
-        "json": {"outputs": [output("logits", binary_data=False)]},
+        "json": {"outputs": [InferRequestedOutput("logits", binary_data=False)]},
         "gzip": {"request_compression_algorithm": "gzip"},
         "deflate": {"request_compression_algorithm": "deflate"},
-        "classes": {"outputs": [output("logits", class_count=CLASSES)]},
-        "embedding": {"outputs": [output("embedding")]},
+        "classes": {"outputs": [InferRequestedOutput("logits", class_count=CLASSES)]},
+        "embedding": {"outputs": [InferRequestedOutput("embedding")]},
         "options": {"request_id": "42", "priority": 1, "timeout": 60_000_000},
         "timeout": {"timeout": SHORTEST},
     }
@@ -54,24 +27,8 @@ def options_of(call: Call) -> dict[str, Any]:
 def value_of(call: Call, result: Any) -> Any:
     """Return the only output of a result as lists, or with the id if the call has set one."""
     (name,) = [entry["name"] for entry in result.get_response()["outputs"]]
-    array = result.as_numpy(name)
-    rows = array.astype(str).tolist() if array.dtype == np.object_ else array.tolist()
+    rows = values_of(result, name)
     return [result.get_response()["id"], rows] if call["action"] == "options" else rows
-
-
-def input_of(call: Call) -> InferInput:
-    """Return the input of a call."""
-    return pixels(call) if call["action"] == "pixels" else encoded(call)
-
-
-# Methods of the client that need the name of a model. Other methods that the action can name need none.
-METHODS_OF_MODEL = {
-    "is_model_ready",
-    "get_model_metadata",
-    "get_model_config",
-    "get_inference_statistics",
-    "load_model",
-}
 
 
 def run(call: Call) -> Any:
@@ -84,7 +41,7 @@ def run(call: Call) -> Any:
         if hasattr(client, action):
             arguments = [model] if action in METHODS_OF_MODEL else []
             return getattr(client, action)(*arguments, headers=headers)
-        return value_of(call, client.infer(model, [input_of(call)], headers=headers, **options_of(call)))
+        return value_of(call, client.infer(model, [input_of(call, InferInput)], headers=headers, **options_of(call)))
     finally:
         client.close()
 
