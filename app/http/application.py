@@ -12,15 +12,13 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import iter_route_contexts
 
-from app.classification.classifier import Classifier, ClassifierConfig
-from app.classification.decoding import Decoder, DecoderConfig
+from app.classification.opening import open_classifier
 from app.http.middleware.admission import AdmissionMiddleware
 from app.http.middleware.authentication import HEALTH, METRICS, ApiKeyMiddleware, declare
 from app.http.middleware.context import RequestContextMiddleware
 from app.http.middleware.fast_path import FastPathMiddleware
 from app.http.problems import ANYWHERE, add_problem_handlers
 from app.http.routes import classify, docs, health, huggingface, kserve, model, open_inference, torchserve
-from app.images.decode import FORMATS, Limits, configure_pillow
 from app.models.model import Backend, Service
 from app.models.registry import ONLY_VERSION, Model, ModelRegistry, path_name
 from app.observability.metrics import Metrics
@@ -98,8 +96,7 @@ async def running_service(
     settings: Settings, backend: Backend, metrics: Metrics, decode_threads: int
 ) -> AsyncIterator[Service]:
     """Open the service in front of a running batcher. Drain the batcher at the end."""
-    configure_pillow()
-    classifier = _make_classifier(settings, backend, decode_threads, metrics)
+    classifier = open_classifier(settings, backend.bundle, backend.batcher, decode_threads, metrics)
     name = settings.model_name or path_name(backend.bundle.manifest.name)
     models = ModelRegistry([Model(name, ONLY_VERSION, backend.bundle, classifier)])
     service = Service(settings, backend, models, metrics)
@@ -111,30 +108,3 @@ async def running_service(
         service.is_draining = True
         await backend.batcher.drain(settings.drain_timeout)
         classifier.decoder.close()
-
-
-def _make_classifier(settings: Settings, backend: Backend, decode_threads: int, metrics: Metrics) -> Classifier:
-    bundle = backend.bundle
-    decoder = Decoder(
-        DecoderConfig(
-            preprocessing=bundle.manifest.preprocessing,
-            limits=Limits(
-                pixels=round(settings.max_megapixels * 1e6),
-                # Without AVIF, if this build of Pillow cannot read it.
-                formats=tuple(name for name in settings.formats if name in FORMATS),
-            ),
-            convert_profiles=settings.color_profiles == "convert",
-            fast_decode=settings.decode == "fast",
-            threads=decode_threads,
-            max_queue_size=settings.max_decode_queue_size,
-        ),
-        on_cancel=lambda stage: metrics.cancelled.labels(stage).inc(),
-        on_busy=metrics.decode_busy_seconds.inc,
-    )
-    config = ClassifierConfig(
-        labels=bundle.labels,
-        activation=bundle.manifest.activation,
-        head=bundle.head,
-        last_map=bundle.manifest.evidence,
-    )
-    return Classifier(backend.batcher, decoder, config)

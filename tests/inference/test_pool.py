@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
+from app.backend import _describe
 from app.bundle.load import Bundle
 from app.cli.check import facts
 from app.errors import DeviceError
 from app.inference.engine import Engine
 from app.inference.pool import open_engines, open_replacement
 from app.inference.self_test import open_unverified
-from app.main import _describe
 from app.observability.aggregation import exposition
 from app.observability.metrics import Metrics
 from app.settings import Settings

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 from pathlib import Path
@@ -20,10 +19,11 @@ import pytest
 from PIL import Image
 
 import app
+from app.backend import open_backend
 from app.bundle.load import Bundle
 from app.cli.run import default_http_workers
 from app.errors import StartError
-from app.main import open_backend, open_supervisor
+from app.main import open_supervisor
 from app.observability.metrics import Metrics
 from app.observability.tracing import NoTracer
 from app.observability.utilization import InstanceCounts
@@ -33,6 +33,7 @@ from app.settings import Settings
 from benchmarks.load.served import START_SECONDS
 from tests.support.images import encode
 from tests.support.served import Served, run
+from tests.support.waiting import until
 
 TWO = ("--http-workers", "2")
 KILLS, KILLING_SECONDS = 20, 60
@@ -60,14 +61,6 @@ def sample(url: str, name: str) -> float:
     """Return the value of a metric, summed over its labels."""
     lines = httpx.get(f"{url}/metrics").text.splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait until a condition that depends on other processes is true."""
-    deadline = time.monotonic() + START_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_http_workers_answer_as_one_process_does(served: Served, demo: Bundle) -> None:

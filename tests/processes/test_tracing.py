@@ -3,8 +3,7 @@
 import os
 import signal
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from benchmarks.load.served import START_SECONDS
 from tests.chaos.broken_engine import VARIABLE, inject
 from tests.support.collector import Collector
 from tests.support.served import Served
+from tests.support.waiting import until
 
 # The header field of a client that does not sample its trace.
 UNSAMPLED = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"}
@@ -33,14 +33,6 @@ def collector() -> Iterator[Collector]:
 def digit(demo: Bundle) -> bytes:
     """A PNG file that the service classifies."""
     return (demo.folder / "golden/two.png").read_bytes()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait until a condition that depends on other processes is true."""
-    deadline = time.monotonic() + START_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def end(served: Served) -> int:

@@ -71,7 +71,7 @@ class HeldSession:
 
     def run(self, outputs: list[str], inputs: dict[str, NDArray[Any]]) -> Any:
         """Wait, then run."""
-        self._gate([np.zeros(1)])
+        self._gate([np.zeros(1)] * len(*inputs.values()))
         return self._session.run(outputs, inputs)
 
 
