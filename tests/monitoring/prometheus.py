@@ -1,4 +1,4 @@
-"""The programs of Prometheus, a running one, and the files of `docker/monitoring`. Knows nothing about swin-serve."""
+"""A running Prometheus, its programs, and the files of the repository with expressions for it."""
 
 import json
 import math
@@ -23,6 +23,8 @@ MONITORING = ROOT / "docker/monitoring"
 CONFIGURATION = MONITORING / "prometheus/prometheus.yml"
 ALERTS = MONITORING / "prometheus/alerts.yml"
 DASHBOARD = MONITORING / "grafana/dashboards/swin-serve.json"
+SCALED_OBJECT = ROOT / "deploy/kubernetes/components/autoscale/scaledobject.yaml"
+NAMESPACE = "swin-serve"
 # The folder into which `make prometheus` unpacks the programs.
 UNPACKED = ROOT / "build/prometheus/usr/bin"
 # A name of a metric of swin-serve with its labels.
@@ -47,6 +49,11 @@ def yaml_of(path: Path) -> Any:
 def alerts() -> list[dict[str, Any]]:
     """Return all alert rules."""
     return [rule for group in yaml_of(ALERTS)["groups"] for rule in group["rules"]]
+
+
+def scaling_queries() -> list[str]:
+    """Return the queries by which KEDA scales the deployment."""
+    return [trigger["metadata"]["query"] for trigger in yaml_of(SCALED_OBJECT)["spec"]["triggers"]]
 
 
 def panels() -> list[dict[str, Any]]:
@@ -114,7 +121,8 @@ class Prometheus:
         configuration["rule_files"] = [str(CONFIGURATION.parent / name) for name in configuration["rule_files"]]
         (scrape,) = configuration["scrape_configs"]
         del scrape["dns_sd_configs"]
-        scrape["static_configs"] = [{"targets": targets}]
+        # The label that Prometheus takes from a pod in Kubernetes.
+        scrape["static_configs"] = [{"targets": targets, "labels": {"namespace": NAMESPACE}}]
         file = folder / "prometheus.yml"
         file.write_text(json.dumps(configuration))  # JSON is YAML
         return file

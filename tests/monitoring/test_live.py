@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes a service under load, and answers the expressions of the dashboard and of the alerts."""
+"""A real Prometheus scrapes a service under load, and answers the expressions of dashboard, alerts and autoscaler."""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.monitoring.load import service_under_load
-from tests.monitoring.prometheus import SELECTOR, Prometheus, alerts, expressions, panels, program
+from tests.monitoring.prometheus import SELECTOR, Prometheus, alerts, expressions, panels, program, scaling_queries
 
 pytestmark = pytest.mark.usefixtures("patient_clients")
 
@@ -75,3 +75,10 @@ def test_a_real_failure_raises_an_alert(prometheus: Prometheus) -> None:
     pending = 'ALERTS{alertname="SwinServeEngineRestarts",alertstate="pending",job="swin-serve",severity="warning"}'
 
     assert prometheus.without_data([pending]) == []
+
+
+def test_every_query_of_the_autoscaler_returns_one_number(prometheus: Prometheus) -> None:
+    """Under load, each query has one series, and it is not 0: KEDA takes the first one."""
+    assert len(scaling_queries()) == 2
+    assert prometheus.without_data([f"{query} > 0" for query in scaling_queries()]) == []
+    assert [len(prometheus.query(query)) for query in scaling_queries()] == [1, 1]
