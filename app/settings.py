@@ -183,7 +183,8 @@ class Settings(BaseSettings):
         gt=0,
         le=89,
         allow_inf_nan=False,
-        description="Maximum image size in megapixels, read from the header. Decoding takes 3 to 6 bytes per pixel.",
+        description="Maximum image size in megapixels, read from the header. Decoding takes 3 to 6 bytes per pixel, "
+        "with transparency up to 21.",
     )
     max_uploads_mib: Count = Field(
         1024,

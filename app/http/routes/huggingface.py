@@ -15,6 +15,7 @@ from pydantic_core import to_json
 
 from app.classification.ranking import Function, top_k
 from app.http.json_requests import decoded, infer_images, is_json
+from app.http.json_responses import json_response
 from app.http.openapi import BINARY, MODEL_ERRORS, NAME
 from app.http.parameters import timeout_parameter
 from app.http.problems import documented
@@ -122,7 +123,7 @@ async def features(request: Request) -> Response:
             image = await decoded(model, image, _feature_image, deadline)
         (result,) = await infer_images(request, model, [image], upload.seconds, deadline, embedding=True)
     assert result.embedding is not None  # noqa: S101 (for the type checker: it was requested)
-    return Response(to_json([result.embedding.tolist()]), media_type="application/json")
+    return json_response([result.embedding.tolist()])
 
 
 def _model_of(request: Request) -> Model:

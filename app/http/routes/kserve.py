@@ -5,15 +5,15 @@ Documentation: https://kserve.github.io/website, data plane, V1 protocol.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, FailFast, Field
-from pydantic_core import to_json
 
 from app.errors import InvalidBody, UnknownModel
 from app.http.json_requests import decoded, infer_images
+from app.http.json_responses import json_response
 from app.http.open_inference_schemas import ModelReady
 from app.http.openapi import MODEL_ERRORS, NAME
 from app.http.parameters import timeout_parameter
@@ -78,7 +78,7 @@ class ModelList(BaseModel):
 @router.get("/v1/models", response_model=ModelList)
 async def models(request: Request) -> Response:
     """Return the names of all models."""
-    return _json({"models": [model.name for model in service_of(request).models]})
+    return json_response({"models": [model.name for model in service_of(request).models]})
 
 
 @router.head("/v1/models/{name}", include_in_schema=False)
@@ -92,7 +92,7 @@ async def model(request: Request) -> Response:
     """Return whether a model is ready for inference."""
     name, service = _model_of(request).name, service_of(request)
     if service.is_ready:
-        return _json({"name": name, "ready": True})
+        return json_response({"name": name, "ready": True})
     return JSONResponse({"name": name, "ready": False, "error": "The service is not ready."}, 503)
 
 
@@ -116,7 +116,7 @@ async def predict(request: Request) -> Response:
         (body,) = upload.images
         images = await decoded(model, body, partial(_images, max_images=max_images), deadline)
         results = await infer_images(request, model, images, upload.seconds, deadline)
-    return _json({"predictions": [label_scores(model, result) for result in results]})
+    return json_response({"predictions": [label_scores(model, result) for result in results]})
 
 
 def _images(body: bytes, max_images: int) -> Sequence[bytes]:
@@ -128,7 +128,3 @@ def _images(body: bytes, max_images: int) -> Sequence[bytes]:
 
 def _model_of(request: Request) -> Model:
     return service_of(request).models.find(request.path_params["name"])
-
-
-def _json(document: Any) -> Response:
-    return Response(to_json(document), media_type="application/json")

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic_core import to_json
 
 from app.classification.decoding import SMALL_BYTES
 from app.errors import (
@@ -25,6 +24,7 @@ from app.errors import (
 )
 from app.http import open_inference_schemas as schemas
 from app.http.json_requests import decoded
+from app.http.json_responses import json_response
 from app.http.openapi import BINARY, MODEL_ERRORS, NAME, VERSION
 from app.http.parameters import timeout_parameter
 from app.http.problems import ERRORS_ANYWHERE, documented_as_json
@@ -115,7 +115,7 @@ async def ready(request: Request) -> Response:
 @_get("/v2", schemas.ServerMetadata)
 async def server(_: Request) -> Response:
     """Return the name, the version and the extensions of the server."""
-    return _json(metadata.server_metadata())
+    return json_response(metadata.server_metadata())
 
 
 @_get("/v2/models/stats", schemas.Statistics)
@@ -124,13 +124,13 @@ async def all_statistics(request: Request) -> Response:
     service = service_of(request)
     found = await service.backend.statistics()
     named = [find_model(service.models, model.name) for model in service.models]
-    return _json({"model_stats": [metadata.model_statistics(each, found) for each in named]})
+    return json_response({"model_stats": [metadata.model_statistics(each, found) for each in named]})
 
 
 @_get("/v2/models/{name}", schemas.ModelMetadata, responses=UNKNOWN)
 async def model(request: Request) -> Response:
     """Return the input and the output of a model: `pixels`, or `image` for `NAME.encoded`."""
-    return _json(metadata.model_metadata(_model_of(request)))
+    return json_response(metadata.model_metadata(_model_of(request)))
 
 
 @_get(
@@ -146,14 +146,14 @@ async def model_ready(request: Request) -> Response:
 @_get("/v2/models/{name}/config", schemas.ModelConfig, responses=UNKNOWN)
 async def config(request: Request) -> Response:
     """Return the configuration of a model in the words of Triton."""
-    return _json(metadata.model_config(_model_of(request), service_of(request).settings.max_client_batch_size))
+    return json_response(metadata.model_config(_model_of(request), service_of(request).settings.max_client_batch_size))
 
 
 @_get("/v2/models/{name}/stats", schemas.Statistics, responses=UNKNOWN)
 async def statistics(request: Request) -> Response:
     """Return the statistics of a model since the start of the service."""
     named, found = _model_of(request), await service_of(request).backend.statistics()
-    return _json({"model_stats": [metadata.model_statistics(named, found)]})
+    return json_response({"model_stats": [metadata.model_statistics(named, found)]})
 
 
 @router.post(
@@ -175,7 +175,7 @@ async def index(request: Request) -> Response:
         if len(body) > SMALL_BYTES:
             raise InvalidBody(f"The body has {len(body)} bytes. A request for the index has at most {SMALL_BYTES}.")
         only_ready = parse(IndexRequest, body or b"{}").ready
-    return _json(metadata.repository_index(service.models, is_ready=service.is_ready, only_ready=only_ready))
+    return json_response(metadata.repository_index(service.models, is_ready=service.is_ready, only_ready=only_ready))
 
 
 async def infer(request: Request) -> Response:
@@ -250,9 +250,5 @@ def _model_of(request: Request) -> NamedModel:
 
 def _readiness(service: Service, fields: dict[str, Any]) -> Response:
     if service.is_ready:
-        return _json({**fields, "ready": True})
+        return json_response({**fields, "ready": True})
     return JSONResponse({**fields, "ready": False, "error": "The service is not ready."}, 503)
-
-
-def _json(document: Any) -> Response:
-    return Response(to_json(document), media_type="application/json")

@@ -6,9 +6,9 @@ https://pytorch.org/serve/inference_api.html.
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic_core import to_json
 
 from app.http.json_requests import infer_images
+from app.http.json_responses import json_response
 from app.http.openapi import NAME, VERSION, image_or_form
 from app.http.parameters import timeout_parameter
 from app.http.problems import TORCHSERVE_PREFIX, torchserve_errors
@@ -28,7 +28,7 @@ async def predict(request: Request) -> Response:
     deadline = deadline_of(request)
     with await receive_upload(request, FIELDS, 1, deadline) as upload, cancel_on_disconnect(request):
         (result,) = await infer_images(request, model, upload.images, upload.seconds, deadline)
-    return Response(to_json(label_scores(model, result)), media_type="application/json")
+    return json_response(label_scores(model, result))
 
 
 for _path, _parameters in (("{name}", [NAME]), ("{name}/{version}", [NAME, VERSION])):
