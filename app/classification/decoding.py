@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from app.batching.admission import NEVER
 from app.batching.thread_pool import ThreadPool
 from app.batching.types import ignore
-from app.bundle.manifest import Preprocessing
 from app.errors import DeadlineExceeded, Overloaded
-from app.images.decode import Limits, Picture, open_image, shrink, to_rgb
-from app.images.preprocess import min_decoded_size, preprocess
+from app.images.decode import Picture, open_image
+from app.images.preprocess import preprocess
+from app.images.reading import ImageReader
 
 T = TypeVar("T")
 Result = TypeVar("Result")
@@ -31,12 +31,9 @@ SMALL_PIXELS, SMALL_BYTES = 128 * 128, 64 * 1024
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """How images are decoded and preprocessed, and the limits."""
+    """How images are read, by how many threads, and how many may wait."""
 
-    preprocessing: Preprocessing
-    limits: Limits
-    convert_profiles: bool  # whether ICC profiles are converted to sRGB
-    fast_decode: bool  # whether large JPEGs are decoded at a fraction of their size
+    reader: ImageReader
     threads: int  # of the decode pool
     max_queue_size: int  # images and documents in threads, running and waiting
 
@@ -83,7 +80,7 @@ class Decoder:
         """
         if len(data) > SMALL_BYTES:  # not opened on the event loop: reading a header of megabytes takes seconds
             return await self._in_pool(self._open_and_decode, data, deadline)
-        image = open_image(data, self._config.limits)
+        image = open_image(data, self._config.reader.limits)
         if image.width * image.height > SMALL_PIXELS:
             return await self._in_pool(self._decode, image, deadline)
         return self._decode(image)
@@ -153,13 +150,11 @@ class Decoder:
             self._on_busy(time.perf_counter() - started)
 
     def _open_and_decode(self, data: bytes) -> Preprocessed:
-        return self._decode(open_image(data, self._config.limits))
+        return self._decode(open_image(data, self._config.reader.limits))
 
     def _decode(self, image: Picture) -> Preprocessed:
         started = time.perf_counter()
-        if self._config.fast_decode:
-            shrink(image, min_decoded_size(image.size, self._config.preprocessing))
-        rgb = to_rgb(image, follow_profile=self._config.convert_profiles)
+        rgb = self._config.reader.to_rgb(image)
         decoded = time.perf_counter()
-        pixels = preprocess(rgb, self._config.preprocessing)
+        pixels = preprocess(rgb, self._config.reader.preprocessing)
         return pixels, {"decode": decoded - started, "preprocess": time.perf_counter() - decoded}

@@ -4,7 +4,8 @@ from app.batching.types import Queue
 from app.bundle.load import Contents
 from app.classification.classifier import Classifier, ClassifierConfig
 from app.classification.decoding import Decoder, DecoderConfig
-from app.images.decode import FORMATS, Limits, configure_pillow
+from app.images.decode import configure_pillow
+from app.images.reading import image_reader
 from app.observability.metrics import Metrics
 from app.settings import Settings
 
@@ -24,18 +25,7 @@ def open_classifier(
     configure_pillow()
     manifest = contents.manifest
     decoder = Decoder(
-        DecoderConfig(
-            preprocessing=manifest.preprocessing,
-            limits=Limits(
-                pixels=round(settings.max_megapixels * 1e6),
-                # Without AVIF, if this build of Pillow cannot read it.
-                formats=tuple(name for name in settings.formats if name in FORMATS),
-            ),
-            convert_profiles=settings.color_profiles == "convert",
-            fast_decode=settings.decode == "fast",
-            threads=decode_threads,
-            max_queue_size=settings.max_decode_queue_size,
-        ),
+        DecoderConfig(image_reader(settings, manifest.preprocessing), decode_threads, settings.max_decode_queue_size),
         on_cancel=lambda stage: metrics.cancelled.labels(stage).inc(),
         on_busy=metrics.decode_busy_seconds.inc,
     )
