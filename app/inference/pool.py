@@ -6,6 +6,7 @@ Knows no queue: the batcher decides when an engine has failed.
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from app.bundle.load import Bundle
 from app.errors import DeviceError
@@ -32,25 +33,39 @@ MIN_SPEEDUP = 1.5
 CPU_INSTANCES, GPU_INSTANCES = 1, 2
 
 
-def open_engines(bundle: Bundle, settings: Settings) -> list[Engine]:
+class Buckets(NamedTuple):
+    """The batch sizes to open an engine for."""
+
+    sizes: Sequence[int]
+    while_cheaper: bool  # see `Engine.warm_up`
+
+
+def open_engines(bundle: Bundle, settings: Settings, *, batch: int | None = None) -> list[Engine]:
     """Open the engines of every device in `settings.device`.
 
     With `auto`, open those of every GPU that passes the self-test, and log why another GPU is not
     used. If there is none, use the CPU.
 
+    Args:
+        bundle: with the network.
+        settings: the devices, and the number of engines and threads.
+        batch: the only batch size to be warm for, beside 1. None: all sizes up to
+            `settings.max_batch` that make an image cheaper.
+
     Raises:
         DeviceError: a device that the setting names, or the CPU, does not pass the self-test.
     """
     engines = list[Engine]()
+    buckets = _measured_buckets(settings) if batch is None else Buckets(sorted({1, batch}), while_cheaper=False)
     with _close_on_failure(engines):
         if settings.device != "auto":
             for device in devices(settings.device):
-                engines += _open_on(device, bundle, settings)
+                engines += _open_on(device, bundle, settings, buckets)
         else:
-            for on_gpu in _open_on_gpus(bundle, settings):
+            for on_gpu in _open_on_gpus(bundle, settings, buckets):
                 engines += on_gpu
             if not engines:
-                engines += _open_on(CPU, bundle, settings)
+                engines += _open_on(CPU, bundle, settings, buckets)
     return engines
 
 
@@ -64,7 +79,7 @@ def _close_on_failure(engines: Sequence[Engine]) -> Iterator[None]:
         raise
 
 
-def _open_on_gpus(bundle: Bundle, settings: Settings) -> Iterator[list[Engine]]:
+def _open_on_gpus(bundle: Bundle, settings: Settings, buckets: Buckets) -> Iterator[list[Engine]]:
     try:
         require_gpu_build()
         count = cuda.gpu_count()
@@ -73,22 +88,24 @@ def _open_on_gpus(bundle: Bundle, settings: Settings) -> Iterator[list[Engine]]:
         return
     for index in range(count):
         try:
-            yield _open_on(Device("cuda", index), bundle, settings)
+            yield _open_on(Device("cuda", index), bundle, settings, buckets)
         except DeviceError as error:
             log.warning("a GPU is not used", extra={"device": "auto", "gpu": index, "why": str(error)})
 
 
-def _open_on(device: Device, bundle: Bundle, settings: Settings) -> list[Engine]:
+def _open_on(device: Device, bundle: Bundle, settings: Settings, buckets: Buckets) -> list[Engine]:
     """Open all engines of one device.
 
     Engines on the CPU share a session. An engine on a GPU has a session of its own, because a
     session has one stream.
     """
     if device == CPU:
-        engine = _open_on_cpu(bundle, settings)
+        engine = _open_on_cpu(bundle, settings, buckets)
         return [engine, *(engine.sibling() for _ in range((settings.instances_per_device or CPU_INSTANCES) - 1))]
-    threads, buckets = settings.threads or 1, _buckets(settings)
-    first = open_verified(bundle, device, threads, buckets, while_cheaper=True, graphs=settings.cuda_graphs)
+    sizes, while_cheaper = buckets
+    first = open_verified(
+        bundle, device, settings.threads or 1, sizes, while_cheaper=while_cheaper, graphs=settings.cuda_graphs
+    )
     engines = [first]
     with _close_on_failure(engines):
         for _ in range((settings.instances_per_device or GPU_INSTANCES) - 1):
@@ -96,18 +113,18 @@ def _open_on(device: Device, bundle: Bundle, settings: Settings) -> list[Engine]
     return engines
 
 
-def _open_on_cpu(bundle: Bundle, settings: Settings) -> Engine:
+def _open_on_cpu(bundle: Bundle, settings: Settings, buckets: Buckets) -> Engine:
     """Open an engine with the threads of the setting.
 
     By default, the engine gets a thread for each CPU, unless the network is too small to gain by
     it.
     """
-    instances, buckets = settings.instances_per_device or CPU_INSTANCES, _buckets(settings)
+    instances = settings.instances_per_device or CPU_INSTANCES
     threads = settings.threads or max(available_cpus() // instances, 1)
-    engine = open_verified(bundle, CPU, threads, buckets, while_cheaper=True)
+    engine = open_verified(bundle, CPU, threads, buckets.sizes, while_cheaper=buckets.while_cheaper)
     if settings.threads or threads == 1 or engine.image_seconds > SMALL_NETWORK_SECONDS:
         return engine
-    with_one_thread = open_verified(bundle, CPU, 1, buckets, while_cheaper=True)
+    with_one_thread = open_verified(bundle, CPU, 1, buckets.sizes, while_cheaper=buckets.while_cheaper)
     return with_one_thread if with_one_thread.image_seconds < MIN_SPEEDUP * engine.image_seconds else engine
 
 
@@ -141,7 +158,7 @@ def _open_like(bundle: Bundle, engine: Engine, *, graphs: bool) -> Engine:
     return open_verified(bundle, report.device, report.threads, engine.buckets, graphs=graphs)
 
 
-def _buckets(settings: Settings) -> list[int]:
+def _measured_buckets(settings: Settings) -> Buckets:
     """Return the powers of two below the largest batch, and the largest batch itself."""
     largest = min(settings.max_batch, settings.max_queue_size)
-    return [*(1 << power for power in range((largest - 1).bit_length())), largest]
+    return Buckets([*(1 << power for power in range((largest - 1).bit_length())), largest], while_cheaper=True)
