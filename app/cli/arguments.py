@@ -79,19 +79,27 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-def add_settings(parser: argparse.ArgumentParser) -> Source:
-    """Add an option for each setting, in groups, and return the source that reads settings from parsed arguments."""
+def add_settings(parser: argparse.ArgumentParser, texts: Mapping[str, str | None] | None = None) -> Source:
+    """Add options for settings, in groups, and return the source that reads settings from parsed arguments.
+
+    `texts` names the settings that apply, each with its help text, or None for the text of the
+    setting. By default, all settings apply.
+    """
+    texts = dict.fromkeys(Settings.model_fields) if texts is None else texts
     groups = dict[str, Any]()  # by setting
     for title, names in GROUPS.items():
-        groups |= dict.fromkeys(names, parser.add_argument_group(title))
+        if applied := [name for name in names if name in texts]:
+            groups |= dict.fromkeys(applied, parser.add_argument_group(title))
 
     def add(group: Any, *flags: str, **options: Any) -> None:
         name = str(options["dest"])
         if name not in Settings.model_fields:
             group.add_argument(*flags, **options)
             return
+        if name not in groups:
+            return
         default = default_text(name)
-        text = f"{Settings.model_fields[name].description}{f' (default: {default})' if default else ''}"
+        text = f"{texts[name] or Settings.model_fields[name].description}{f' (default: {default})' if default else ''}"
         options |= {"help": text.replace("%", "%%")}
         if is_switch(name):
             options["action"] = argparse.BooleanOptionalAction

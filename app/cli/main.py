@@ -20,6 +20,7 @@ from app.system.process_exit import end
 try:
     from app.cli.check import facts
     from app.cli.run import run
+    from app.cli.score import add_arguments, score
     from app.processes.supervisor import WorkerLost
 except ModuleNotFoundError as error:
     if error.name != "uvloop":
@@ -36,7 +37,7 @@ DONE, INTERRUPTED, FAILED, REFUSED = 0, 1, 1, 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; without one, `run`.
 
-    Returns the exit code: 0 done, 1 interrupted or a worker was lost, 2 the request was wrong.
+    Returns the exit code: 0 done, 1 interrupted, or the work failed, 2 the request was wrong.
     """
     signal.signal(signal.SIGTERM, _stop)  # PID 1 of a container ignores signals that it does not handle
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -46,11 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     try:
         onnx_runtime.load()
-        command = _check if arguments[0] == "check" else run
-        command(Settings(_cli_settings_source=sources[arguments[0]](parsed_args=parsed)))
-        return end(DONE)  # inside: a second signal can arrive while threads end
+        code = _run_command(arguments[0], _settings(sources[arguments[0]], parsed), parsed)
+        return end(code)  # inside: a second signal can arrive while threads end
     except Stopped:
-        return end(DONE)
+        return end(INTERRUPTED if arguments[0] == "score" else DONE)
     except KeyboardInterrupt:  # the server has not taken over the signals yet
         return end(INTERRUPTED)
     except ValidationError as error:
@@ -60,6 +60,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except WorkerLost as error:
         log.critical("%s", error)
         return end(FAILED)
+
+
+def _settings(source: Source, parsed: argparse.Namespace) -> Settings:
+    given = {name: value for name, value in vars(parsed).items() if name in Settings.model_fields}
+    return Settings(_cli_settings_source=source(parsed_args=given))
+
+
+def _run_command(name: str, settings: Settings, parsed: argparse.Namespace) -> int:
+    if name == "score":
+        return score(settings, parsed)
+    command = _check if name == "check" else run
+    command(settings)
+    return DONE
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, Source]]:
@@ -84,7 +97,16 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Source]]:
         help="verify the bundle and the devices, and print what was found",
         description="Open the bundle and all engines as `run` does, with the same options, without serving.",
     )
-    return parser, {"run": add_settings(serve), "check": add_settings(check)}
+    offline = commands.add_parser(
+        "score",
+        usage="swin-serve score SOURCE [SOURCE ...] --output FILE [options]",
+        help="classify many images without a service, and write a table",
+    )
+    return parser, {
+        "run": add_settings(serve),
+        "check": add_settings(check),
+        "score": add_arguments(offline),
+    }
 
 
 def _refuse(reason: str) -> int:

@@ -1,13 +1,10 @@
 """The measurement of a bundle's accuracy on labeled images, with the code of the service (`swin-export evaluate`).
 
-A few threads decode files ahead of the engine, which runs batch after batch. At most three batches of images and one
-image per thread are in memory.
+Threads decode files ahead of the engine, which runs batch after batch: see `app.scoring.pipeline`.
 """
 
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,17 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
-from rich.text import Text
 
 from app.bundle.load import Bundle, load_bundle
-from app.bundle.manifest import Preprocessing
 from app.classification.ranking import top_k
-from app.errors import ServiceError
-from app.images.preprocess import decode_pixels
+from app.images.decode import Limits
+from app.images.reading import ImageReader
 from app.inference.engine import Engine
 from app.inference.self_test import open_verified
+from app.scoring.items import Item, pixels_of
+from app.scoring.pipeline import Pixels, run_windows
+from app.scoring.progress import bar
 from app.system.cpus import available_cpus
 from app.system.device import CPU, Device
 from model_export.console import percent, table
@@ -34,9 +30,6 @@ from model_export.evaluation import dataset, scores
 from model_export.evaluation.dataset import LabeledImage
 from model_export.evaluation.published import Published, published
 from model_export.evaluation.scores import ClassScore, Confusion, Share
-
-# uint8 RGB, (height, width, 3).
-Pixels = NDArray[np.uint8]
 
 # Maximum number of rows of a table on the terminal. The JSON report has all rows.
 MAX_ROWS = 10
@@ -158,58 +151,25 @@ def _predictions(
     manifest = bundle.manifest
     predictions: list[Prediction] = []
     unreadable: list[Unreadable] = []
-    pending: list[tuple[int, Pixels]] = []
+    reader = ImageReader(manifest.preprocessing, Limits())
 
-    def run() -> None:
-        logits = engine.run(np.stack([pixels for _, pixels in pending]))
-        for (target, _), row in zip(pending, logits, strict=True):
-            ranked = top_k(row, TOP_K, manifest.activation)
-            predictions.append(Prediction(target, *ranked[0], target in dict(ranked)))
-        pending.clear()
+    def decode(image: LabeledImage) -> Pixels | str:
+        return pixels_of(Item(str(image.path), image.path), reader)
 
-    with _bar(quiet=quiet) as bar:
-        task = bar.add_task("evaluate", total=len(images))
-        for image, decoded in _decoded(images, manifest.preprocessing, ahead=2 * batch):
-            if isinstance(decoded, str):
-                unreadable.append(Unreadable(str(image.path), decoded))
-            else:
-                pending.append((image.target, decoded))
-            if len(pending) == batch:
-                run()
-            bar.advance(task)
-        if pending:
-            run()
+    def run(pixels: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
+        return [*engine.run(pixels)]
+
+    with bar(Console(stderr=True, quiet=quiet)) as shown:
+        task = shown.add_task("evaluate", total=len(images))
+        for window in run_windows(images, decode, [run], batch=batch, threads=available_cpus()):
+            for image, result in zip(window.items, window.results, strict=True):
+                if isinstance(result, str):
+                    unreadable.append(Unreadable(str(image.path), result))
+                else:
+                    ranked = top_k(result, TOP_K, manifest.activation)
+                    predictions.append(Prediction(image.target, *ranked[0], image.target in dict(ranked)))
+            shown.advance(task, len(window.items))
     return predictions, unreadable
-
-
-def _decoded(
-    images: Sequence[LabeledImage], recipe: Preprocessing, ahead: int
-) -> Iterator[tuple[LabeledImage, Pixels | str]]:
-    """Yield each image in order, with its pixels or the reason why it cannot be read.
-
-    `ahead` images are decoded ahead of the caller.
-    """
-    threads = available_cpus()
-    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        futures: deque[tuple[LabeledImage, Future[Pixels | str]]] = deque()
-        for image in images:
-            futures.append((image, pool.submit(_pixels, image.path, recipe)))
-            if len(futures) > ahead + threads:
-                first, future = futures.popleft()
-                yield first, future.result()
-        for last, future in futures:
-            yield last, future.result()
-
-
-def _pixels(path: Path, recipe: Preprocessing) -> Pixels | str:
-    try:
-        return decode_pixels(path.read_bytes(), recipe)
-    except ServiceError as error:
-        return error.detail
-    except OSError as error:
-        return error.strerror or "cannot be read"
-    except ValueError as error:  # for example a path that contains NUL
-        return str(error)
 
 
 def _report(
@@ -273,15 +233,3 @@ def _figures(report: Report) -> Iterator[tuple[str, str]]:
 
 def _title(name: str, rows: Sequence[Any]) -> str:
     return f"{name}, the first {MAX_ROWS} of {len(rows)}" if len(rows) > MAX_ROWS else name
-
-
-def _bar(*, quiet: bool) -> Bar:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    return Bar(*columns, console=Console(stderr=True, quiet=quiet), transient=True)
-
-
-class Rate(ProgressColumn):
-    """A column with the images per second of the last 30 seconds."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f} images/s" if task.speed else "")

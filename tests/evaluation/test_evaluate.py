@@ -2,26 +2,19 @@
 
 import json
 import shutil
-import threading
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 from rich.console import Console
 
 from app.bundle.load import Bundle
 from app.bundle.manifest import MANIFEST
-from app.images.preprocess import decode_pixels
 from app.settings import DEMO_BUNDLE
 from model_export import demo as recipe
 from model_export.cli.main import main
 from model_export.evaluation.evaluate import evaluate, show
 from model_export.evaluation.published import Published
 from tests.support.images import encode
-from tests.support.waiting import HANG_SECONDS
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +104,7 @@ def test_unreadable_files_are_counted_not_fatal(held_out: Path, tmp_path: Path) 
 
     assert {Path(path).name: reason for path, reason in report.unreadable} == {
         "half.png": "The PNG data is truncated or corrupt.",
-        "missing.png": "No such file or directory",
+        "missing.png": "The file cannot be read: No such file or directory.",
         "notes.txt": "The content is text, not an image; send the bytes of the image itself.",
     }
     assert report.top1.of == len(list((data / "three").glob("*.png"))) - 1
@@ -169,30 +162,3 @@ def test_a_published_accuracy_is_shown(
     show(evaluate(DEMO_BUNDLE, held_out, limit=10, quiet=True), Console(width=100))
 
     assert "published: 81.20 %" in capsys.readouterr().out
-
-
-def test_the_number_of_images_in_memory_is_bounded(held_out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the first batch runs, decoding stops at three batches and one image per thread."""
-    decoded: list[int] = []
-    enough, limit = threading.Event(), 3 * 4 + 2
-
-    def decode(*arguments: Any) -> Any:
-        decoded.append(1)
-        if len(decoded) == limit:
-            enough.set()
-        return decode_pixels(*arguments)
-
-    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        assert enough.wait(timeout=HANG_SECONDS), "too few images were decoded ahead of the engine"
-        at_each_run.append(len(decoded))
-        return np.zeros((len(pixels), 10), np.float32)
-
-    at_each_run: list[int] = []
-    engine = SimpleNamespace(run=run, device_report=SimpleNamespace(device="cpu"))
-    monkeypatch.setattr("model_export.evaluation.evaluate.available_cpus", lambda: 2)
-    monkeypatch.setattr("model_export.evaluation.evaluate.decode_pixels", decode)
-    monkeypatch.setattr("model_export.evaluation.evaluate.open_verified", lambda *_: engine)
-
-    evaluate(DEMO_BUNDLE, held_out, batch=4, limit=60, quiet=True)
-
-    assert at_each_run[0] == limit

@@ -1,0 +1,107 @@
+"""Items: images as files or as content, the sources that list them, and their way to pixels. Knows no engine."""
+
+import itertools
+import os
+import stat
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from app.errors import ImageTooLarge, ServiceError, UnreadableImage
+from app.images.reading import ImageReader
+from app.scoring.pipeline import Pixels
+
+
+class Item(NamedTuple):
+    """An image: a file, or its content. Without both, the row of a table has no image."""
+
+    source: str  # the name of the image in the output
+    path: Path | None = None
+    content: bytes | None = None
+
+
+class Source(ABC):
+    """A list of items that can be read again and again."""
+
+    @abstractmethod
+    def items(self) -> Iterator[Item]:
+        """Yield all items in order.
+
+        Raises:
+            SourceError: the list cannot be read.
+        """
+
+    def items_after(self, count: int) -> Iterator[Item]:
+        """Yield the items after the first `count`. Raises as `items` does."""
+        return itertools.islice(self.items(), count, None)
+
+    def survey(self, update: Callable[[bytes], None]) -> int:
+        """Return the number of items, and update a digest with the size and the time of each file.
+
+        Raises:
+            SourceError: the list cannot be read.
+        """
+        count = 0
+        for item in self.items():
+            update(f"{item.source}\0{_state(item.path)}\0".encode())
+            count += 1
+        return count
+
+
+def _state(path: Path | None) -> str:
+    """Return the size and the modification time of a file, which change when its content is replaced."""
+    try:
+        status = os.stat(path or "")  # noqa: PTH116 (many files)
+    except (OSError, ValueError):
+        return "missing"
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def text_of(path: str) -> str:
+    """Return a path as text for the output. Bytes that are not UTF-8 are replaced."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def pixels_of(item: Item, reader: ImageReader, max_bytes: int | None = None) -> Pixels | str:
+    """Return the pixels of an item, (height, width, 3), or the sentence that says why there are none.
+
+    `max_bytes` is the maximum size of an encoded image; None for no maximum.
+    """
+    try:
+        return reader.pixels(_content(item, max_bytes))
+    except ServiceError as error:
+        return error.detail
+
+
+def _content(item: Item, max_bytes: int | None) -> bytes:
+    content = item.content
+    if content is None:
+        if item.path is None:
+            raise UnreadableImage("The row has no image.")
+        try:
+            content = _read(item.path, max_bytes)
+        except OSError as error:
+            raise UnreadableImage(f"The file cannot be read: {error.strerror or error}.") from error
+        except ValueError as error:  # for example a path that contains NUL
+            raise UnreadableImage(f"The file cannot be read: {error}.") from error
+    _check_size(len(content), max_bytes)
+    return content
+
+
+def _read(path: Path, max_bytes: int | None) -> bytes:
+    with open(path, "rb", buffering=0, opener=_open) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("it is not a regular file")
+        _check_size(status.st_size, max_bytes)
+        return file.read()
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # otherwise opening a pipe waits for another process
+
+
+def _check_size(size: int, max_bytes: int | None) -> None:
+    if max_bytes is not None and size > max_bytes:
+        raise ImageTooLarge(f"The image is longer than {max_bytes / 2**20:g} MiB.")

@@ -1,0 +1,188 @@
+"""A run of offline scoring on this machine: sources to output, continued where it stopped. Knows no command line."""
+
+import importlib.metadata
+import itertools
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from app.bundle.digests import file_digest
+from app.bundle.manifest import MANIFEST
+from app.errors import BundleError
+from app.scoring.errors import ScoringFailed
+from app.scoring.output import Output, Run, check_same, group_rows
+from app.scoring.progress import progress
+from app.scoring.rows import Columns, count_missing
+from app.scoring.scorer import Scorer
+from app.scoring.sources import Sources, Survey
+from app.settings import Settings
+
+# Seconds of work that a process loses when it is killed, about: a part is written so often.
+PART_SECONDS = 10
+
+# Settings that determine the rows, beside those of the engine.
+SETTINGS_OF_ROWS = ("formats", "max_megapixels", "max_body_mib", "color_profiles", "decode")
+
+# Libraries that determine the rows: another version can decode or compute another last digit.
+LIBRARIES = ("swin-serve", "onnxruntime", "onnxruntime-gpu", "pillow")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to score, and where to write the rows."""
+
+    sources: Sequence[str]
+    output: Path
+    columns: Columns
+    column: str | None = None  # of tables; None: the only one that can hold images
+    batch: int | None = None  # images that an engine runs together; None: the fastest number
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """The end of a run, complete or stopped."""
+
+    total: int
+    done: int  # rows in the output, with those of earlier starts
+    missing: int  # of them, rows without a result
+    scored: int  # rows of this start
+    seconds: float  # in which they were scored, without the start of the engines
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all rows are in the file."""
+        return self.done == self.total
+
+
+def score(request: Request, settings: Settings) -> Result:
+    """Write a row for each image of the sources, after those that an earlier start has written.
+
+    At SIGINT and SIGTERM, the rows so far are written and the result is not complete.
+
+    Raises:
+        StartError: the sources, the bundle or the device cannot be used, or the output belongs to
+            another run.
+        ScoringFailed: an engine or the disk fails. Calling again goes on from the last part.
+    """
+    output = Output(request.output)
+    with output.locked():
+        sources = Sources(request.sources, request.column, left_out=(output.path, output.parts))
+        survey = sources.survey()
+        options = _options(request, settings, survey)
+        begun = None if request.overwrite else output.begun(options)
+        if begun is None:
+            with Scorer(settings, request.columns, request.batch) as scorer:
+                output.begin(Run(options, _engine(scorer)))
+                return _score_rest(output, sources, scorer, survey.images)
+        if request.batch is not None:
+            check_same(output.path, {"batch": begun.engine["batch"]}, {"batch": request.batch})
+        rows = output.finished_rows()
+        if rows is not None:
+            return Result(rows, *output.written(), scored=0, seconds=0)
+        # The rows must not depend on what this start would measure.
+        settings = settings.model_copy(update={"threads": settings.threads or begun.engine["threads"]})
+        with Scorer(settings, request.columns, begun.engine["batch"]) as scorer:
+            check_same(output.path, {"device": begun.engine["device"]}, {"device": _engine(scorer)["device"]})
+            return _score_rest(output, sources, scorer, survey.images)
+
+
+def _options(request: Request, settings: Settings, survey: Survey) -> Mapping[str, Any]:
+    """Return what determines the rows and is known before the engines are open, as JSON has it."""
+    manifest = settings.bundle / MANIFEST
+    if not manifest.is_file():
+        raise BundleError(f"no bundle at {settings.bundle}: there is no {MANIFEST}")
+    values = settings.model_dump(mode="json")
+    return {
+        "source": f"{survey.images} images ({survey.digest[:16]})",
+        "bundle": file_digest(manifest)[:16],
+        **asdict(request.columns),
+        **{name: values[name] for name in SETTINGS_OF_ROWS},
+        **{name: version for name in LIBRARIES if (version := _version(name))},
+    }
+
+
+def _version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _engine(scorer: Scorer) -> Mapping[str, Any]:
+    return {"device": "+".join(scorer.devices), "threads": scorer.threads, "batch": scorer.batch}
+
+
+def _score_rest(output: Output, sources: Sources, scorer: Scorer, total: int) -> Result:
+    """Write the rows that no part has, and finish the output if all are there."""
+    done, missing = output.written()
+    before, started = done, time.monotonic()
+    parts = _Parts(output, done, group_rows(scorer.schema))
+    items = itertools.islice(sources.items_after(done), total - done)
+    with progress(total, done) as report, _stop_signals() as stopping, parts, closing(scorer.batches(items)) as batches:
+        for batch in batches:
+            parts.add(batch)
+            done, missing = done + len(batch), missing + count_missing(batch)
+            report(done, missing)
+            if stopping.is_set():
+                break
+    seconds = time.monotonic() - started
+    if done == total:
+        output.finish(scorer.schema)
+    elif not stopping.is_set():
+        raise ScoringFailed(f"the source had {total} images at the start and has {done} now; --overwrite begins again")
+    return Result(total, done, missing, scored=done - before, seconds=seconds)
+
+
+class _Parts:
+    """Collects rows, and writes a part every `PART_SECONDS`, at `max_rows`, and at the end, also after an error."""
+
+    def __init__(self, output: Output, first: int, max_rows: int) -> None:
+        self._output, self._first, self._max_rows = output, first, max_rows
+        self._batches, self._rows, self._at = list[pa.RecordBatch](), 0, time.monotonic()
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        self._batches.append(batch)
+        self._rows += len(batch)
+        if self._rows >= self._max_rows or time.monotonic() - self._at >= PART_SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        self._output.write(self._first, self._batches)
+        self._first, self._rows, self._at = self._first + self._rows, 0, time.monotonic()
+        self._batches.clear()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        if self._batches:
+            self._write()
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """Yield an event that the first SIGINT or SIGTERM sets. A second signal acts as it did before."""
+    stopping, before = threading.Event(), dict[int, Any]()
+
+    def restore() -> None:
+        while before:
+            signal.signal(*before.popitem())
+
+    def stop(*_: object) -> None:
+        stopping.set()
+        restore()
+
+    if threading.current_thread() is threading.main_thread():
+        before.update({number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)})
+    try:
+        yield stopping
+    finally:
+        restore()

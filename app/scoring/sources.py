@@ -1,0 +1,147 @@
+"""Sources: files, folders, globs, lists of paths and tables become items, always in the same order.
+
+    photo.jpg           an image
+    photos/             the files of the folder and of its folders, by name; hidden ones are left out
+    'photos/**/*.jpg'   the files that match, by name
+    list.txt            a path in each line
+    table.csv           paths in a column
+    table.parquet       paths in a column, or images: see `tables.py`
+
+Paths in lists and tables are relative to their file. Knows nothing about the content of images.
+"""
+
+import glob
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from app.scoring.errors import SourceError
+from app.scoring.items import Item, Source, text_of
+from app.scoring.tables import CsvTable, ParquetTable
+
+
+class Survey(NamedTuple):
+    """The number of items, and a digest that changes if a list, a table or a file changes."""
+
+    images: int
+    digest: str
+
+
+class Sources:
+    """The sources of a run, one after the other.
+
+    Args:
+        arguments: paths and globs.
+        column: the column of tables. None: the only one that can hold images.
+        left_out: files and folders that are not part of a folder, such as the output.
+
+    Raises:
+        SourceError: there is no such file, or no such column.
+    """
+
+    def __init__(self, arguments: Sequence[str], column: str | None = None, left_out: Sequence[Path] = ()) -> None:
+        hidden = frozenset(os.path.realpath(path) for path in left_out)
+        paths = [path for argument in arguments for path in _matches(argument)]
+        self._sources = [_source(path, column, hidden) for path in paths]
+        self._counts = list[int]()
+
+    def survey(self) -> Survey:
+        """Count the items. Reads lists and the state of every file, but no image.
+
+        Raises:
+            SourceError: a source cannot be read, or there are no items.
+        """
+        digest = hashlib.sha256()
+        self._counts = [source.survey(digest.update) for source in self._sources]
+        if not any(self._counts):
+            raise SourceError("there are no images at the source; name files, a folder, a list or a table")
+        return Survey(sum(self._counts), digest.hexdigest())
+
+    def items_after(self, count: int) -> Iterator[Item]:
+        """Yield the items after the first `count`. Call `survey` first.
+
+        Raises:
+            SourceError: a source cannot be read any more.
+        """
+        for source, length in zip(self._sources, self._counts, strict=True):
+            if count < length:
+                yield from source.items_after(count)
+            count = max(count - length, 0)
+
+
+def _matches(argument: str) -> Sequence[Path]:
+    """Return the path, or the paths that match the glob by name."""
+    path = Path(argument)
+    if path.exists():
+        return [path]
+    found = sorted(map(Path, glob.glob(argument, recursive=True)))  # noqa: PTH207 (absolute patterns, too)
+    if "**" in argument:  # folders match as well as their files
+        found = [path for path in found if not path.is_dir()]
+    if not found:
+        raise SourceError(f"there is no file or folder {argument}, and no file matches it")
+    return found
+
+
+def _source(path: Path, column: str | None, hidden: frozenset[str]) -> Source:
+    if path.is_dir():
+        return Folder(path, hidden)
+    match path.suffix.lower():
+        case ".txt":
+            return PathList(path)
+        case ".csv":
+            return CsvTable(path, column)
+        case ".parquet":
+            return ParquetTable(path, column)
+        case _:
+            return ImageFile(path)
+
+
+class ImageFile(Source):
+    """One image."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def items(self) -> Iterator[Item]:
+        yield Item(text_of(str(self._path)), self._path)
+
+
+class Folder(Source):
+    """The files of a folder and of the folders in it, by name. Links to folders are not followed."""
+
+    def __init__(self, path: Path, hidden: frozenset[str]) -> None:
+        self._path, self._hidden = path, hidden
+
+    def items(self) -> Iterator[Item]:
+        for folder, folders, names in os.walk(self._path, onerror=_refuse):
+            folders[:] = sorted(name for name in folders if self._is_wanted(folder, name))
+            for name in sorted(names):
+                if self._is_wanted(folder, name):
+                    path = Path(folder, name)
+                    yield Item(text_of(str(path)), path)
+
+    def _is_wanted(self, folder: str, name: str) -> bool:
+        is_hidden = name.startswith(".") or os.path.realpath(Path(folder, name)) in self._hidden
+        return not is_hidden
+
+
+class PathList(Source):
+    """A text file with a path in each line. Empty lines are left out."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def items(self) -> Iterator[Item]:
+        try:
+            with self._path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+                for line in file:
+                    if name := line.rstrip("\r\n"):
+                        yield Item(text_of(name), self._path.parent / name)
+        except OSError as error:
+            raise SourceError(f"cannot read {self._path}: {error.strerror}") from error
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise SourceError(f"cannot read the folder {error.filename}: {error.strerror}") from error
