@@ -81,7 +81,7 @@ def score(request: Request, settings: Settings) -> Result:
         if begun is None:
             with Scorer(settings, request.columns, request.batch) as scorer:
                 output.begin(Run(options, _engine(scorer)))
-                return _score_rest(output, sources, scorer, survey.images)
+                return write_rows(output, sources, scorer, survey.images)
         if request.batch is not None:
             check_same(output.path, {"batch": begun.engine["batch"]}, {"batch": request.batch})
         rows = output.finished_rows()
@@ -91,7 +91,7 @@ def score(request: Request, settings: Settings) -> Result:
         settings = settings.model_copy(update={"threads": settings.threads or begun.engine["threads"]})
         with Scorer(settings, request.columns, begun.engine["batch"]) as scorer:
             check_same(output.path, {"device": begun.engine["device"]}, {"device": _engine(scorer)["device"]})
-            return _score_rest(output, sources, scorer, survey.images)
+            return write_rows(output, sources, scorer, survey.images)
 
 
 def _options(request: Request, settings: Settings, survey: Survey) -> Mapping[str, Any]:
@@ -120,8 +120,12 @@ def _engine(scorer: Scorer) -> Mapping[str, Any]:
     return {"device": "+".join(scorer.devices), "threads": scorer.threads, "batch": scorer.batch}
 
 
-def _score_rest(output: Output, sources: Sources, scorer: Scorer, total: int) -> Result:
-    """Write the rows that no part has, and finish the output if all are there."""
+def write_rows(output: Output, sources: Sources, scorer: Scorer, total: int) -> Result:
+    """Write the rows that no part has, and finish the output if all `total` rows are there.
+
+    Raises:
+        ScoringFailed: an engine or the disk fails, or the sources have fewer images.
+    """
     done, missing = output.written()
     before, started = done, time.monotonic()
     parts = _Parts(output, done, group_rows(scorer.schema))

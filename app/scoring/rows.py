@@ -1,4 +1,4 @@
-"""Rows: the schema of the output, and record batches from the results of windows. Knows no engine and no files."""
+"""Rows: the schema of the output, and record batches from the results of chunks. Knows no engine and no files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from app.bundle.load import Contents
 from app.classification.ranking import top_k
 from app.scoring.items import Item
-from app.scoring.pipeline import Window
+from app.scoring.pipeline import Chunk
 
 VECTOR = pa.list_(pa.float32())
 CLASS = pa.struct([("index", pa.int32()), ("label", pa.string()), ("score", pa.float32())])
@@ -61,13 +61,13 @@ class RowWriter:
         self._labels = pa.array([label.name for label in contents.labels], pa.string())
         self._k = min(columns.top_k, len(contents.labels))
 
-    def batch(self, window: Window[Item, Output]) -> pa.RecordBatch:
-        """Return the rows of a window."""
-        results = window.results
+    def batch(self, chunk: Chunk[Item, Output]) -> pa.RecordBatch:
+        """Return the rows of a chunk."""
+        results = chunk.results
         outputs = [each for each in results if not isinstance(each, str)]
         is_missing = np.array([isinstance(each, str) for each in results])
         arrays = {
-            "source": pa.array([item.source for item in window.items], pa.string()),
+            "source": pa.array([item.source for item in chunk.items], pa.string()),
             **self._classes([output.logits for output in outputs], is_missing),
             "error": pa.array([each if isinstance(each, str) else None for each in results], pa.string()),
         }

@@ -1,7 +1,7 @@
 """The scorer: the engines of a bundle, which turn items into rows. Knows no sources and no output.
 
 Everything that makes it can be pickled. So a process of a cluster can open its own scorer and get
-the same rows: those of a window depend on its items only.
+the same rows: those of a chunk depend on its items only.
 """
 
 import logging
@@ -22,7 +22,7 @@ from app.inference.pool import open_engines
 from app.inference.self_test import check_golden
 from app.scoring.errors import ScoringFailed
 from app.scoring.items import Item, pixels_of
-from app.scoring.pipeline import Pixels, run_windows
+from app.scoring.pipeline import Pixels, run_chunks
 from app.scoring.rows import Columns, Output, RowWriter
 from app.settings import Settings
 from app.system.cpus import available_cpus
@@ -36,7 +36,7 @@ class Scorer:
     Args:
         settings: bundle, device, engines and the reading of images.
         columns: what a row holds.
-        batch: images that an engine runs together, which is also the number of items in a window.
+        batch: images that an engine runs together, which is also the number of items in a chunk.
             None: the fastest size, as measured at the warm-up.
 
     Raises:
@@ -46,16 +46,16 @@ class Scorer:
     def __init__(self, settings: Settings, columns: Columns, batch: int | None = None) -> None:
         onnx_runtime.load()
         self._bundle = load_bundle(settings.bundle)
-        self._engines = open_engines(self._bundle, settings, batch=batch)
-        self.batch = batch or min(map(fastest_batch, self._engines))
-        self.threads = self._engines[0].device_report.threads
-        self.devices = sorted({engine.device_report.device.kind for engine in self._engines})
+        self.engines = open_engines(self._bundle, settings, batch=batch)
+        self.batch = batch or min(map(fastest_batch, self.engines))
+        self.threads = self.engines[0].device_report.threads
+        self.devices = sorted({engine.device_report.device.kind for engine in self.engines})
         self._rows = RowWriter(self._bundle, columns)
         reader = image_reader(settings, self._bundle.manifest.preprocessing)
-        self._decode = partial(pixels_of, reader=reader, max_bytes=settings.max_body_mib * 2**20)
+        self.decode = partial(pixels_of, reader=reader, max_bytes=settings.max_body_mib * 2**20)
         self._decode_threads = settings.decode_threads or available_cpus()
         run = _run_with_embeddings if columns.embedding else _run
-        self._runs = [partial(_run_despite_failures, partial(run, each), self._check(each)) for each in self._engines]
+        self._runs = [partial(_run_despite_failures, partial(run, each), self._check(each)) for each in self.engines]
 
     @property
     def schema(self) -> pa.Schema:
@@ -63,19 +63,19 @@ class Scorer:
         return self._rows.schema
 
     def batches(self, items: Iterable[Item]) -> Generator[pa.RecordBatch, None, None]:
-        """Yield the rows of each window, in the order of the items.
+        """Yield the rows of each chunk, in the order of the items.
 
-        All windows but the last have `batch` items. Items are taken ahead of the engines.
+        All chunks but the last have `batch` items. Items are taken ahead of the engines.
 
         Raises:
             ScoringFailed: an engine fails on images that it should be able to run.
         """
-        windows = run_windows(items, self._decode, self._runs, batch=self.batch, threads=self._decode_threads)
+        chunks = run_chunks(items, self.decode, self._runs, batch=self.batch, threads=self._decode_threads)
         try:
-            for window in windows:
-                yield self._rows.batch(window)
+            for chunk in chunks:
+                yield self._rows.batch(chunk)
         finally:
-            windows.close()
+            chunks.close()
 
     def table(self, items: Sequence[Item]) -> pa.Table:
         """Return the rows of a block of items.
@@ -86,7 +86,7 @@ class Scorer:
 
     def close(self) -> None:
         """End the threads of the engines."""
-        for engine in self._engines:
+        for engine in self.engines:
             engine.close()
 
     def _check(self, engine: Engine) -> Callable[[], None]:

@@ -20,7 +20,7 @@ from app.scoring.items import Item, Source, text_of
 PATH_NAMES = frozenset({"path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path"})
 
 # Rows that are read at a time. Each can hold an image of megabytes.
-ROWS = 32
+ROWS = 16
 
 # Bytes that are read at a time, so that a column of images is never in memory as a whole.
 BUFFER_BYTES = 2**20

@@ -20,7 +20,7 @@ from app.images.reading import ImageReader
 from app.inference.engine import Engine
 from app.inference.self_test import open_verified
 from app.scoring.items import Item, pixels_of
-from app.scoring.pipeline import Pixels, run_windows
+from app.scoring.pipeline import Pixels, run_chunks
 from app.scoring.progress import bar
 from app.system.cpus import available_cpus
 from app.system.device import CPU, Device
@@ -161,14 +161,14 @@ def _predictions(
 
     with bar(Console(stderr=True, quiet=quiet)) as shown:
         task = shown.add_task("evaluate", total=len(images))
-        for window in run_windows(images, decode, [run], batch=batch, threads=available_cpus()):
-            for image, result in zip(window.items, window.results, strict=True):
+        for chunk in run_chunks(images, decode, [run], batch=batch, threads=available_cpus()):
+            for image, result in zip(chunk.items, chunk.results, strict=True):
                 if isinstance(result, str):
                     unreadable.append(Unreadable(str(image.path), result))
                 else:
                     ranked = top_k(result, TOP_K, manifest.activation)
                     predictions.append(Prediction(image.target, *ranked[0], image.target in dict(ranked)))
-            shown.advance(task, len(window.items))
+            shown.advance(task, len(chunk.items))
     return predictions, unreadable
 
 

@@ -1,4 +1,4 @@
-"""`python -m tests.scoring.held PARTS score …`: writes a part for each window, and waits after so many parts.
+"""`python -m tests.scoring.held PARTS score …`: writes a part for each chunk, and waits after so many parts.
 
 Prints `held` when it waits, and goes on when a line arrives on standard input.
 """

@@ -79,7 +79,7 @@ class Stop(Exception):
 
 @contextmanager
 def stopped_after(parts: int, patch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Write a part for each window, and end the run after so many parts."""
+    """Write a part for each chunk, and end the run after so many parts."""
     write, left = Output.write, [parts]
 
     def write_and_stop(output: Output, first: int, batches: Sequence[pa.RecordBatch]) -> None:
