@@ -31,12 +31,13 @@ def bundle(name: str) -> Path:
     if not folder.is_dir():
         CACHE.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as checkpoint:
-            _network(name).save_pretrained(checkpoint)
+            network(name).save_pretrained(checkpoint)
             build(checkpoint, folder, name=name, progress=Progress())
     return folder
 
 
-def _network(name: str) -> SwinForImageClassification:
+def network(name: str) -> SwinForImageClassification:
+    """Return the network of this name in torch, with random weights that are always the same."""
     embed_dim, depths, num_heads = SIZES[name]
     labels = {index: str(index) for index in range(1000)}
     torch.manual_seed(0)
