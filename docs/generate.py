@@ -30,7 +30,7 @@ SUFFIXES = {"counter": "_total", "info": "_info"}
 
 SETTINGS_ARE = """\
 Each setting is an option of `swin-serve run` and `swin-serve check`, and an environment variable. The option wins over
-the variable."""
+the variable. `swin-serve score` has those that apply: [command line](cli.md#swin-serve-score)."""
 METRICS_ARE = """\
 `GET /metrics` returns these metrics in the text format of Prometheus, and `process_*` (CPU time, memory, file
 descriptors) of the service. With several processes, the values of all are added up."""

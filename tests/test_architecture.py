@@ -50,6 +50,7 @@ ROOMS_WITHOUT_TORCH = (
         "monitoring",
         "observability",
         "processes",
+        "scoring",
         "server",
         "support",
         "system",

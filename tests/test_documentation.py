@@ -136,6 +136,19 @@ def test_the_tutorial_runs(tmp_path: Path, free_port: int) -> None:
     assert (tmp_path / "evidence.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_guide_to_scoring_runs(tmp_path: Path) -> None:
+    """The runnable blocks of the guide succeed one after another, except for the installation."""
+    (tmp_path / "app").symlink_to(ROOT / "app")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
+    for block, _ in runnable_blocks(ROOT / "docs/how-to/score.md"):
+        lines = [line for line in block.splitlines() if not line.startswith("pip install")]
+        command = ["bash", "-euc", "\n".join(lines)]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)  # noqa: S603 (a block of this repository)
+
+    assert "'label': 'eight'" in done.stdout
+
+
 def wait_until_ready(port: int) -> None:
     ends = time.monotonic() + START_SECONDS
     while time.monotonic() < ends:
