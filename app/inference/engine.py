@@ -6,7 +6,7 @@ self-test. Knows no queue; `session.py` opens and verifies the session.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -179,9 +179,13 @@ class Engine:
             while_cheaper=while_cheaper,
         )
         if len(self.bucket_seconds) < len(self.buckets):
-            self.buckets = tuple(self.bucket_seconds)
-            if self._bindings:
-                self._bindings.keep(self.buckets)
+            self.keep(self.bucket_seconds)
+
+    def keep(self, buckets: Collection[int]) -> None:
+        """Free the memory of all other buckets. Batches are padded to the next of these."""
+        self.buckets = tuple(sorted(buckets))
+        if self._bindings:
+            self._bindings.keep(self.buckets)
 
     def self_test(self, pixels: Pixels, expected: Logits, tolerance: float, size: int = 1) -> None:
         """Compare logits with those expected, in batches of `size` images.

@@ -48,6 +48,8 @@ class Scorer:
         self._bundle = load_bundle(settings.bundle)
         self.engines = open_engines(self._bundle, settings, batch=batch)
         self.batch = batch or min(map(fastest_batch, self.engines))
+        for engine in self.engines:  # as if they had been opened for this size: padding can change last digits
+            engine.keep({1, self.batch})
         self.threads = self.engines[0].device_report.threads
         self.devices = sorted({engine.device_report.device.kind for engine in self.engines})
         self._rows = RowWriter(self._bundle, columns)

@@ -128,9 +128,10 @@ def test_all_classes_is_the_most(items: list[Item]) -> None:
 
 
 def test_the_batch_size_is_measured(items: list[Item]) -> None:
-    """Without a batch size, the scorer takes one that its engines are warm for."""
+    """Without a batch size, the scorer takes one that its engines are warm for, and pads to no other size."""
     with Scorer(SETTINGS, Columns()) as opened:
         assert opened.batch in {1 << power for power in range(7)}
+        assert opened.engines[0].buckets == tuple(sorted({1, opened.batch}))
         assert opened.table(items).num_rows == len(items)
 
 
