@@ -34,10 +34,6 @@ Run = Callable[[Sequence[Pixels]], Sequence[Output | str]]
 # the next one is on its way.
 CHUNKS_AHEAD = 2
 
-# Threads that have the images of a chunk ready and wait for an engine, so that an engine that becomes free waits for
-# as little Python code as possible: other threads hold the interpreter lock.
-WAITING = 1
-
 
 @dataclass(frozen=True)
 class Chunk(Generic[Item, Output]):
@@ -68,7 +64,7 @@ def run_chunks(
     free = SimpleQueue[Run[Output]]()
     for run in runs:
         free.put(run)
-    engines = ThreadPoolExecutor(len(runs) + WAITING, thread_name_prefix="engine")
+    engines = ThreadPoolExecutor(len(runs), thread_name_prefix="engine")
     decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     pending = deque[Future[Chunk[Item, Output]]]()
     try:

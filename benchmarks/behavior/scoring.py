@@ -76,7 +76,7 @@ WORKLOADS = (
         looped=300,
         goal=0.95,
     ),
-    Workload("photos", bundle("swin-28m"), lambda: network("swin-28m"), side=224, images=100, looped=20, goal=0.9),
+    Workload("photos", bundle("swin-28m"), lambda: network("swin-28m"), side=224, images=64, looped=16, goal=0.9),
 )
 
 
