@@ -145,3 +145,11 @@ def test_every_engine_is_in_the_metrics(demo: Bundle) -> None:
     assert all(
         f'engine="{number}"' in line and f'device="cuda:{number}"' in line for number, line in enumerate(engines)
     )
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0,1"])
+def test_engines_are_opened_for_a_given_batch_size(demo: Bundle, device: str) -> None:
+    """With a batch size, no other size is measured or kept, except single images."""
+    engines = open_engines(demo, Settings(device=device), batch=24)
+
+    assert {engine.buckets for engine in engines} == {(1, 24)}
