@@ -36,7 +36,7 @@ LIBRARIES = ("swin-serve", "onnxruntime", "onnxruntime-gpu", "pillow")
 
 @dataclass(frozen=True)
 class Request:
-    """What to score, and where to write the rows."""
+    """The images to score, the columns and the output."""
 
     sources: Sequence[str]
     output: Path
@@ -58,7 +58,7 @@ class Result:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all rows are in the file."""
+        """True if all rows are in the file."""
         return self.done == self.total
 
 

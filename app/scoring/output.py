@@ -36,7 +36,7 @@ GROUP_ROWS, GROUP_ROWS_WITH_VECTORS = 65_536, 8_192
 
 
 class Run(NamedTuple):
-    """What determines the rows. `engine` is what was measured or found at the first start."""
+    """The options of a run, and the engine that its first start found and measured. Both determine the rows."""
 
     options: Mapping[str, Any]
     engine: Mapping[str, Any]

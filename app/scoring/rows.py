@@ -19,7 +19,7 @@ CLASS = pa.struct([("index", pa.int32()), ("label", pa.string()), ("score", pa.f
 
 @dataclass(frozen=True)
 class Columns:
-    """What a row holds beside the source, the best class and the error."""
+    """The columns beside those that every output has."""
 
     top_k: int = 5  # number of classes in the column `top_k`
     logits: bool = False

@@ -63,7 +63,7 @@ class Sources:
         """Yield the items after the first `count`. Call `survey` first.
 
         Raises:
-            SourceError: a source cannot be read any more.
+            SourceError: a source cannot be read.
         """
         for source, length in zip(self._sources, self._counts, strict=True):
             if count < length:
