@@ -13,12 +13,17 @@ PROMETHEUS := build/prometheus
 DASHBOARD := docker/monitoring/grafana/dashboards/swin-serve.json
 # kserve needs a Python below 3.14, mlserver one below 3.13: make test CLIENTS_PYTHON=python3.12.
 CLIENTS_PYTHON ?= $(PYTHON)
+# The target of the Dockerfile that `make image` builds, and its tag.
+TARGET := cpu
+TAG := swin-serve$(if $(filter gpu,$(TARGET)),:gpu)
+# A command that starts a Docker engine where none responds.
+ENGINE_START ?= true
 # Processes that run tests. More than four of them need more memory than they save time.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 PIP := -m pip install --disable-pip-version-check --quiet --constraint
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-all clients prometheus fuzz chaos soak bench image sbom lint format docs dashboard proto supported-models demo clean
+.PHONY: help serve test test-all test-container clients prometheus fuzz chaos soak bench image sbom lint format docs dashboard proto supported-models demo clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,10 +32,15 @@ serve: $(SERVE)/ready  ## Serve the demonstration bundle, or another one: make s
 	$(SERVE)/bin/swin-serve run $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(PORT),--port $(PORT))
 
 test: $(DEV)/ready $(CLIENTS)/ready $(MLSERVER)/ready prometheus  ## Run the tests except the slow ones (a few minutes); with options of pytest: make test ARGS='-k decode'.
-	$(DEV)/bin/python -m pytest -m "not slow" $(PARALLEL) $(ARGS)
+	$(DEV)/bin/python -m pytest -m "not slow and not container" $(PARALLEL) $(ARGS)
 
-test-all: $(DEV)/ready $(CLIENTS)/ready $(MLSERVER)/ready prometheus  ## Run all tests, with the slow ones.
-	$(DEV)/bin/python -m pytest $(PARALLEL) $(ARGS)
+test-all: $(DEV)/ready $(CLIENTS)/ready $(MLSERVER)/ready prometheus  ## Run all tests, with the slow ones, except those of containers.
+	$(DEV)/bin/python -m pytest -m "not container" $(PARALLEL) $(ARGS)
+
+# One process: the builds share the cache of the engine. Without an engine, pytest prints the reason and skips the tests.
+test-container: $(DEV)/ready prometheus  ## Build the container images and test them (a few minutes); with a command that starts a Docker engine: make test-container ENGINE_START=…
+	@docker info >/dev/null 2>&1 || $(ENGINE_START) || echo "the command of ENGINE_START failed: $(ENGINE_START)"
+	$(DEV)/bin/python -m pytest -m container -rs tests/container $(ARGS)
 
 clients: $(CLIENTS)/ready $(MLSERVER)/ready  ## Install the clients of other projects that the tests run (two virtual environments).
 
@@ -57,9 +67,8 @@ fuzz: $(DEV)/ready  ## Decode 200,000 damaged images, send 100,000 damaged reque
 	$(DEV)/bin/python -m tests.fuzz.infer_bodies 100000
 	$(DEV)/bin/python -m tests.differential
 
-image: $(DEV)/ready  ## Build the container image of the service and test it (needs a Docker engine).
-	docker build --tag swin-serve --build-arg REVISION="$$(git rev-parse HEAD)" .
-	TEST_IMAGE=swin-serve $(DEV)/bin/python -m pytest -m container
+image:  ## Build the container image of the service; for a GPU: make image TARGET=gpu.
+	docker build --target $(TARGET) --tag $(TAG) --build-arg REVISION="$$(git rev-parse HEAD)" .
 
 # Into an environment without pip, so that pip is not listed.
 sbom: $(SBOM)/ready  ## Write build/sbom.json: the packages of the container image, with versions and licenses (CycloneDX).

@@ -20,9 +20,9 @@ SLOW_TIMEOUT = 1800
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give slow tests more time than the others."""
+    """Give slow tests, and those of containers, which build images, more time than the others."""
     for item in items:
-        if item.get_closest_marker("slow"):
+        if item.get_closest_marker("slow") or item.get_closest_marker("container"):
             item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
 
 

@@ -122,6 +122,7 @@ def size(quantity: str) -> int:
 
 
 def instruction(name: str) -> list[str]:
-    """Return the arguments of each instruction of this name in the Dockerfile's last stage."""
-    stage = re.split(r"^FROM ", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)[-1]
+    """Return the arguments of each instruction of this name in the stage `runtime`, which all images share."""
+    stages = re.split(r"^FROM ", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+    (stage,) = [each for each in stages if each.partition("\n")[0].endswith(" AS runtime")]
     return re.findall(rf"^{name} (.*)$", stage, re.MULTILINE)
