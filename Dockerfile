@@ -59,10 +59,11 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM environment AS gpu-packages
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,source=constraints.txt,target=/constraints.txt \
+    --mount=type=bind,source=constraints-gpu.txt,target=/constraints-gpu.txt \
     --mount=type=bind,from=requirements,source=/gpu.txt,target=/requirements.txt \
     --mount=type=bind,from=wheels,target=/wheels \
     pip --python /opt/swin-serve/bin/python install --no-compile --find-links /wheels \
-        --constraint /constraints.txt --requirement /requirements.txt && \
+        --constraint /constraints.txt --constraint /constraints-gpu.txt --requirement /requirements.txt && \
     find /opt/swin-serve -name tests -prune -exec rm -r {} + && \
     layer /opt/swin-serve
 

@@ -130,6 +130,13 @@ def test_pip_installs_the_tested_versions(stages: Stages, stage: str) -> None:
     assert [each for each in downloads if "--constraint" not in each and "--no-deps" not in each] == []
 
 
+def test_cuda_of_torch_is_free() -> None:
+    """constraints.txt has no version of CUDA's libraries: torch needs others than ONNX Runtime is tested with."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+
+    assert [line for line in lines if line.startswith("nvidia-")] == []
+
+
 @pytest.mark.parametrize("stage", ["runtime", "export"])
 def test_images_are_not_root(stages: Stages, stage: str) -> None:
     """The user is a number other than 0, so that Kubernetes' runAsNonRoot can verify it."""

@@ -12,17 +12,17 @@ pytestmark = [pytest.mark.container, pytest.mark.usefixtures("engine")]
 # Layers on the base image: bytecode, bundle, program, packages.
 OWN_LAYERS = 4
 # The build context, without the checkpoint.
-CONTEXT = ["app", "docker", "model_export", "Dockerfile", "LICENSE", "README.md", "constraints.txt", "pyproject.toml"]
+FOLDERS = ["app", "docker", "model_export"]
+FILES = ["Dockerfile", "LICENSE", "README.md", "constraints.txt", "constraints-gpu.txt", "pyproject.toml"]
 
 
 @pytest.fixture
 def another_clone(tmp_path: Path) -> Path:
     """The same files with other times and modes."""
-    for name in CONTEXT:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, tmp_path / name, copy_function=shutil.copyfile)
-        else:
-            shutil.copyfile(ROOT / name, tmp_path / name)
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, tmp_path / name, copy_function=shutil.copyfile)
+    for name in FILES:
+        shutil.copyfile(ROOT / name, tmp_path / name)
     for path in tmp_path.rglob("*"):
         path.chmod(0o770 if path.is_dir() else 0o660)
     return tmp_path
