@@ -16,6 +16,10 @@ CLIENTS_PYTHON ?= $(PYTHON)
 # The target of the Dockerfile that `make image` builds, and its tag.
 TARGET := cpu
 TAG := swin-serve$(if $(filter gpu,$(TARGET)),:gpu)
+# The version is in pyproject.toml. These files repeat it, because their tools cannot read it there.
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+VERSIONED := pyproject.toml Dockerfile docs/how-to/kubernetes.md deploy/kserve/servingruntime.yaml \
+    deploy/kubernetes/overlays/cpu/kustomization.yaml deploy/kubernetes/overlays/gpu/kustomization.yaml
 # A command that starts a Docker engine where none responds.
 ENGINE_START ?= true
 # Processes that run tests. More than four of them need more memory than they save time.
@@ -23,7 +27,7 @@ PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 PIP := -m pip install --disable-pip-version-check --quiet --constraint
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-all test-container clients prometheus fuzz chaos soak bench image sbom lint format docs dashboard proto supported-models demo clean
+.PHONY: help serve test test-all test-container clients prometheus fuzz chaos soak bench image push wheel sbom version print-version lint format docs dashboard proto supported-models demo clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +74,27 @@ fuzz: $(DEV)/ready  ## Decode 200,000 damaged images, send 100,000 damaged reque
 image:  ## Build the container image of the service; for a GPU: make image TARGET=gpu.
 	docker build --target $(TARGET) --tag $(TAG) --build-arg REVISION="$$(git rev-parse HEAD)" .
 
+# Tags of a version X.Y.Z: X.Y.Z, X.Y and latest; for a GPU, each with -gpu. Needs a builder of the driver docker-container.
+push:  ## Build both images with their SBOM and provenance, and push them: make push REPOSITORY=registry.example.com/swin-serve
+	@: $(or $(REPOSITORY),$(error set REPOSITORY to the name of the images, with their registry))
+	$(foreach target,cpu gpu,docker buildx build --push --sbom=true --provenance=mode=max --target $(target) \
+	    $(foreach tag,$(VERSION) $(basename $(VERSION)) latest,--tag $(REPOSITORY):$(tag)$(filter -gpu,-$(target))) \
+	    --build-arg REVISION="$$(git rev-parse HEAD)" . &&) true
+
+# setuptools would put files of earlier builds into the wheel.
+wheel: $(DEV)/ready  ## Write the wheel to dist/. One commit makes one digest.
+	rm -rf build/lib build/bdist.* dist
+	SOURCE_DATE_EPOCH="$$(git log -1 --format=%ct)" $(DEV)/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+version: $(DEV)/ready  ## Write another version to all files that have it: make version NEXT=0.2.0
+	@: $(or $(NEXT),$(error set NEXT to the version to write))
+	sed -i 's/\b$(subst .,\.,$(VERSION))\b/$(NEXT)/' $(VERSIONED)
+	$(DEV)/bin/python -m pip install --quiet --no-deps --editable .
+	$(MAKE) docs
+
+print-version:
+	@echo $(VERSION)
+
 # Into an environment without pip, so that pip is not listed.
 sbom: $(SBOM)/ready  ## Write build/sbom.json: the packages of the container image, with versions and licenses (CycloneDX).
 	mkdir -p build
@@ -78,12 +103,13 @@ sbom: $(SBOM)/ready  ## Write build/sbom.json: the packages of the container ima
 	$(SBOM)/bin/python -m pip --python $(IMAGE)/bin/python install --disable-pip-version-check --quiet --constraint constraints.txt --requirement build/requirements.txt
 	$(SBOM)/bin/cyclonedx-py environment $(IMAGE)/bin/python --pyproject pyproject.toml --output-reproducible --output-file build/sbom.json
 
-lint: $(DEV)/ready  ## Check style, format, import contracts, types and the Dockerfile.
+lint: $(DEV)/ready  ## Check style, format, import contracts, types, the Dockerfile and the workflows.
 	$(DEV)/bin/ruff check
 	$(DEV)/bin/ruff format --check
 	$(DEV)/bin/lint-imports
 	$(DEV)/bin/mypy
 	$(DEV)/bin/hadolint Dockerfile
+	$(DEV)/bin/zizmor --quiet --offline --strict-collection .github/workflows
 
 format: $(DEV)/ready  ## Apply the automatic fixes of style, and format all files.
 	$(DEV)/bin/ruff check --fix

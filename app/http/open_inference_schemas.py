@@ -1,5 +1,6 @@
 """Responses of the Open Inference Protocol, as OpenAPI shows them. Knows no request."""
 
+from importlib.metadata import version
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -28,7 +29,7 @@ class ServerMetadata(BaseModel):
     """The name and version of the server, and the extensions that it has."""
 
     name: str = Field(examples=["swin-serve"])
-    version: str = Field(examples=["0.1.0"])
+    version: str = Field(examples=[version("swin-serve")])
     extensions: list[str]
 
 
