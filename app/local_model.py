@@ -135,7 +135,7 @@ class LocalModel:
                 failed.set_exception(Draining())
                 return failed
             classifying = self._classifier.classify(image, k, embedding=embedding, deadline=deadline)
-            result = asyncio.run_coroutine_threadsafe(classifying, self._loop)
+            result = asyncio.run_coroutine_threadsafe(self._until_closed(classifying), self._loop)
             self._results.add(result)
         result.add_done_callback(self._results.discard)
         return result
@@ -152,7 +152,7 @@ class LocalModel:
             self._is_closed = True
             submitted = list(self._results)
         concurrent.futures.wait(submitted, self._settings.drain_timeout)
-        self._run(self._backend.batcher.drain(0))
+        self._run(self._drain())
         self._classifier.decoder.close()
         self._backend.close()
         self._end_thread()
@@ -161,6 +161,22 @@ class LocalModel:
         settings, metrics, threads = self._settings, Metrics(), decode_threads(self._settings)
         backend = open_backend(settings, metrics, NoTracer(), InstanceCounts(decode=threads))
         return backend, open_classifier(settings, backend.bundle, backend.batcher, threads, metrics)
+
+    async def _until_closed(self, classifying: Coroutine[Any, Any, Classification]) -> Classification:
+        try:
+            return await classifying
+        except asyncio.CancelledError:
+            if self._is_closed:
+                raise Draining from None
+            raise
+
+    async def _drain(self) -> None:
+        """Fail the images that are not done. Return when each has its error: the loop may end then."""
+        await self._backend.batcher.drain(0)
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
