@@ -1,4 +1,4 @@
-"""What a release needs: one version in all files, a reproducible wheel, and workflows that run make."""
+"""Releases: one version in all files, a reproducible wheel, tags of images, and workflows that run make."""
 
 import hashlib
 import re
@@ -15,7 +15,7 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 
-# Where the version may stand. CHANGELOG.md has all versions, and `make docs` writes the page of OpenAPI.
+# Files and folders that can have the version. CHANGELOG.md has all versions; `make docs` writes the page of OpenAPI.
 PLACES = ["Dockerfile", "Makefile", "README.md", "CONTRIBUTING.md", "pyproject.toml", "docker", "docs", "deploy"]
 GENERATED = "docs/reference/openapi.json"
 
@@ -105,7 +105,7 @@ def build_wheel(source: Path, folder: Path) -> str:
 
 
 def test_the_wheel_is_reproducible(tmp_path: Path) -> None:
-    """Two clones, whose files have different times, make wheels with the same digest."""
+    """Two clones with different times of their files make wheels with the same digest."""
     digests = set()
     for clone in (tmp_path / "one", tmp_path / "two"):
         for name in ("app", "model_export"):

@@ -39,7 +39,7 @@ REQUESTS = {
 MESSAGE = image_request(IMAGE).SerializeToString()
 PROTOCOLS = [*REQUESTS, "call"]
 
-# A call that starts during the stop may find no service any more.
+# A call that starts during the stop may get no response.
 ALLOWED = {"200", "503 draining", "503 not_ready", OK, "UNAVAILABLE", NO_RESPONSE}
 
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.container
 # Largest image, in bytes, of which the base image has about 150 MB.
 MAX_BYTES = 450e6
 
-# What a release adds to the labels of the image is tested with the build: test_targets.py.
+# Labels of every build. test_targets.py has those that a release sets.
 LABELS = {"title": "swin-serve", "licenses": "Apache-2.0", "base.name": "docker.io/library/python:3.11-slim"}
 
 
