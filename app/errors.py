@@ -36,7 +36,7 @@ Exception
 
 import math
 import re
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
@@ -53,6 +53,14 @@ class ServiceError(Exception):
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.detail = detail
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # pickle would call the class with `args`, but most subclasses take other arguments than the detail.
+        return _without_init, (type(self), self.args), vars(self)
+
+
+def _without_init(kind: type[ServiceError], args: tuple[object, ...]) -> ServiceError:
+    return kind.__new__(kind, *args)
 
 
 class BadRequest(ServiceError):
