@@ -312,6 +312,25 @@ async def test_a_disconnect_cancels_the_image(stage: str, demo: Bundle, monkeypa
     assert count(app, "swin_requests_total", route="/classify", code="499") == 1
 
 
+async def test_a_server_can_cancel_the_request_of_a_client_that_left(
+    demo: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that reports no disconnect but cancels the request gets no response, and the code is 499."""
+    app = create_app(SETTINGS)
+    async with app.router.lifespan_context(app):
+        gate = hold_engine(app, monkeypatch)
+        visitor = Visitor(app, digit(demo))
+        request = asyncio.create_task(visitor.ask())
+        await entered(gate)
+        request.cancel()
+        await request
+        gate.open()
+
+    assert visitor.sent == []
+    assert count(app, "swin_cancelled_total", stage="infer") == 1
+    assert count(app, "swin_requests_total", route="/classify", code="499") == 1
+
+
 async def test_a_disconnect_that_is_reported_twice_counts_once(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that is lost after a refusal reports the disconnect again, which has no effect."""
     app = create_app(SETTINGS)

@@ -79,8 +79,8 @@ class RequestContextMiddleware:
             code = CLIENT_CLOSED_REQUEST
         except asyncio.CancelledError:
             # At the end of `drain_timeout`, uvicorn cancels the task. If the error were raised again,
-            # uvicorn would log it as a defect.
-            if code is None:
+            # uvicorn would log it as a defect. Other servers cancel the task when the client disconnects.
+            if code is None and scope["app"].state.service.is_draining:
                 await problem_response(Draining())(scope, receive, send_with_id)
         except Exception:
             log.exception("unexpected error")
