@@ -5,6 +5,8 @@ DEV := .venv/dev
 # Clients of other projects, which the tests run. Their requirements and those of DEV exclude each other.
 CLIENTS := .venv/clients
 MLSERVER := .venv/mlserver
+# Ray, for the tests of deploy/ray. Its 800 MB are in no other environment.
+RAY := .venv/ray
 # The tool that writes the SBOM, and the packages of the container image that it lists.
 SBOM := .venv/sbom
 IMAGE := .venv/image
@@ -27,7 +29,7 @@ PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 PIP := -m pip install --disable-pip-version-check --quiet --constraint
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-all test-container clients prometheus fuzz chaos soak bench image push wheel sbom version print-version lint format docs dashboard proto supported-models demo clean
+.PHONY: help serve test test-all test-container test-ray clients prometheus fuzz chaos soak bench image push wheel sbom version print-version lint format docs dashboard proto supported-models demo clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,13 +40,16 @@ serve: $(SERVE)/ready  ## Serve the demonstration bundle, or another one: make s
 test: $(DEV)/ready $(CLIENTS)/ready $(MLSERVER)/ready prometheus  ## Run the tests except the slow ones (a few minutes); with options of pytest: make test ARGS='-k decode'.
 	$(DEV)/bin/python -m pytest -m "not slow and not container" $(PARALLEL) $(ARGS)
 
-test-all: $(DEV)/ready $(CLIENTS)/ready $(MLSERVER)/ready prometheus  ## Run all tests, with the slow ones, except those of containers.
+test-all: $(DEV)/ready $(CLIENTS)/ready $(MLSERVER)/ready prometheus test-ray  ## Run all tests, with the slow ones, except those of containers.
 	$(DEV)/bin/python -m pytest -m "not container" $(PARALLEL) $(ARGS)
 
 # One process: the builds share the cache of the engine. Without an engine, pytest prints the reason and skips the tests.
 test-container: $(DEV)/ready prometheus  ## Build the container images and test them (a few minutes); with a command that starts a Docker engine: make test-container ENGINE_START=…
 	@docker info >/dev/null 2>&1 || $(ENGINE_START) || echo "the command of ENGINE_START failed: $(ENGINE_START)"
 	$(DEV)/bin/python -m pytest -m container -rs tests/container $(ARGS)
+
+test-ray: $(RAY)/ready  ## Run the tests of the deployment for Ray Serve (in an environment of their own, 800 MB).
+	$(RAY)/bin/python -m pytest tests/ray $(RAY_ARGS)
 
 clients: $(CLIENTS)/ready $(MLSERVER)/ready  ## Install the clients of other projects that the tests run (two virtual environments).
 
@@ -159,6 +164,12 @@ $(MLSERVER)/ready: constraints-mlserver.txt
 	@echo "creating $(MLSERVER) (a few minutes) …"
 	$(CLIENTS_PYTHON) -m venv $(MLSERVER)
 	$(MLSERVER)/bin/python $(PIP) constraints-mlserver.txt mlserver
+	@touch $@
+
+$(RAY)/ready: pyproject.toml constraints-ray.txt
+	@echo "creating $(RAY) (two minutes, 800 MB) …"
+	$(PYTHON) -m venv $(RAY)
+	$(RAY)/bin/python $(PIP) constraints-ray.txt --editable '.[cpu,ray,bench]' pytest pytest-timeout
 	@touch $@
 
 $(SBOM)/ready: constraints-sbom.txt

@@ -1,0 +1,1 @@
+"""Tests of the deployment for Ray Serve. They need `.venv/ray`: `make test-ray`."""
