@@ -200,3 +200,20 @@ async def closed_loop(clients: int, seconds: float, call: Callable[[], Awaitable
             await call()
 
     await asyncio.gather(*(client() for _ in range(clients)))
+
+
+async def timed_loop(clients: int, count: int, call: Callable[[], Awaitable[None]]) -> tuple[float, list[float]]:
+    """Run `count` calls by concurrent clients. Return the seconds of all together, and those of each call."""
+    left, times = count, list[float]()
+
+    async def client() -> None:
+        nonlocal left
+        while left > 0:
+            left -= 1
+            started = time.perf_counter()
+            await call()
+            times.append(time.perf_counter() - started)
+
+    started = time.perf_counter()
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return time.perf_counter() - started, times

@@ -19,14 +19,23 @@ OBJECT_STORE = 100 * 2**20
 
 
 @contextlib.contextmanager
-def running_cluster(cpus: int) -> Iterator[str]:
-    """Start a cluster of one node with so many CPUs, and end it after the block. Yields its address."""
+def running_cluster(cpus: int, *, log_to_driver: bool = True) -> Iterator[str]:
+    """Start a cluster of one node with so many CPUs, and end it after the block. Yields its address.
+
+    With `log_to_driver`, what the processes log appears in the output of this one.
+    """
     import ray  # noqa: PLC0415 (not installed in all environments)
     from ray import serve  # noqa: PLC0415
 
     folder = tempfile.mkdtemp(prefix="ray-")  # the paths of sockets have 107 bytes at most
     with mock.patch.dict(os.environ, ENVIRONMENT):
-        ray.init(include_dashboard=False, num_cpus=cpus, object_store_memory=OBJECT_STORE, _temp_dir=folder)
+        ray.init(
+            include_dashboard=False,
+            num_cpus=cpus,
+            object_store_memory=OBJECT_STORE,
+            log_to_driver=log_to_driver,
+            _temp_dir=folder,
+        )
         try:
             yield ray.get_runtime_context().gcs_address
         finally:
