@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ SETTINGS = {
 MAX_BATCH = 1024
 
 DESCRIPTION = """\
-Classify many images on this machine, without a service, and write a row for each of them. A row has the columns source,
+Classify many images without a service, and write a row for each of them. A row has the columns source,
 label, index, score, top_k and error. An image that cannot be classified has a row with the reason.
 
 SOURCE is an image, a folder, a glob, a .txt file with a path in each line, or a .csv or .parquet file with a column of
@@ -51,6 +52,7 @@ examples:
   swin-serve score ./photos --output photos.parquet --bundle ./my-bundle
   swin-serve score 'photos/**/*.jpg' list.txt --output photos.parquet --top-k 3 --logits
   swin-serve score data/*.parquet --column image --output scores.parquet --embedding
+  swin-serve score /shared/photos --output photos.parquet --bundle /shared/my-bundle --ray auto
 
 exit codes: 0 all rows are written, 1 the work failed or was stopped, or no image can be read, 2 the request was wrong
 """
@@ -79,6 +81,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> Source:
         metavar="N",
         help="run N images at a time (default: measured at the start, for the most images per second)",
     )
+    parser.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="compute on the Ray cluster at this address (auto: the one of this machine, local: processes of this "
+        "machine); the rows are the same",
+    )
     parser.add_argument("--overwrite", action="store_true", help="begin again, whatever the output holds")
     return add_settings(parser, SETTINGS)
 
@@ -99,9 +107,28 @@ def score(settings: Settings, given: argparse.Namespace) -> int:
     columns = rows.Columns(settings.top_k, logits=given.logits, embedding=given.embedding)
     request = job.Request(given.sources, given.output, columns, given.column, given.batch, overwrite=given.overwrite)
     try:
-        return _report(job.score(request, settings), given.output)
+        return _report(job.score(request, settings, _open_scorer(given.ray)), given.output)
     except ScoringFailed as error:
         return _fail(f"{error}; the same command goes on from the rows that are written")
+
+
+def _open_scorer(address: str | None) -> "job.OpenScorer":
+    """Return the way to open the engines: in this process, or on the cluster at an address.
+
+    Raises:
+        StartError: Ray is not installed.
+    """
+    if address is None:
+        from app.scoring.scorer import Scorer  # noqa: PLC0415 (needs the extra)
+
+        return Scorer
+    try:
+        from app.scoring.cluster import ClusterScorer  # noqa: PLC0415 (Ray takes seconds to import)
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise StartError("swin-serve score --ray needs Ray: pip install 'swin-serve[ray]'") from error
+    return partial(ClusterScorer, address)
 
 
 def _report(result: "job.Result", output: Path) -> int:

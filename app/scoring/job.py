@@ -1,24 +1,23 @@
-"""A run of offline scoring on this machine: sources to output, continued where it stopped. Knows no command line."""
+"""A run of offline scoring: sources to output, continued where it stopped. Knows no command line."""
 
-import importlib.metadata
 import itertools
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 import pyarrow as pa
 
-from app.bundle.digests import file_digest
-from app.bundle.manifest import MANIFEST
-from app.errors import BundleError
 from app.scoring.errors import ScoringFailed
+from app.scoring.items import Item
 from app.scoring.output import Output, Run, check_same, group_rows
 from app.scoring.progress import progress
+from app.scoring.provenance import bundle_digest, library_versions, settings_of_rows
 from app.scoring.rows import Columns, count_missing
 from app.scoring.scorer import Scorer
 from app.scoring.sources import Sources, Survey
@@ -27,11 +26,32 @@ from app.settings import Settings
 # Seconds of work that a process loses when it is killed, about: a part is written so often.
 PART_SECONDS = 10
 
-# Settings that determine the rows, beside those of the engine.
-SETTINGS_OF_ROWS = ("formats", "max_megapixels", "max_body_mib", "color_profiles", "decode")
 
-# Libraries that determine the rows: another version can decode or compute another last digit.
-LIBRARIES = ("swin-serve", "onnxruntime", "onnxruntime-gpu", "pillow")
+class AnyScorer(Protocol):
+    """Interface of `Scorer` and `ClusterScorer`. `Scorer` documents the members."""
+
+    batch: int
+
+    @property
+    def threads(self) -> int: ...
+
+    @property
+    def devices(self) -> Sequence[str]: ...
+
+    @property
+    def schema(self) -> pa.Schema: ...
+
+    def batches(self, items: Iterable[Item]) -> Generator[pa.RecordBatch, None, None]: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None: ...
+
+
+# Opens engines for a batch size, or for the fastest one.
+OpenScorer = Callable[[Settings, Columns, int | None], AnyScorer]
 
 
 @dataclass(frozen=True)
@@ -62,10 +82,11 @@ class Result:
         return self.done == self.total
 
 
-def score(request: Request, settings: Settings) -> Result:
+def score(request: Request, settings: Settings, open_scorer: OpenScorer = Scorer) -> Result:
     """Write a row for each image of the sources, after those that an earlier start has written.
 
-    At SIGINT and SIGTERM, the rows so far are written and the result is not complete.
+    `open_scorer` opens the engines, by default those of this process. At SIGINT and SIGTERM, the rows
+    so far are written and the result is not complete.
 
     Raises:
         StartError: the sources, the bundle or the device cannot be used, or the output belongs to
@@ -79,7 +100,7 @@ def score(request: Request, settings: Settings) -> Result:
         options = _options(request, settings, survey)
         begun = None if request.overwrite else output.begun(options)
         if begun is None:
-            with Scorer(settings, request.columns, request.batch) as scorer:
+            with open_scorer(settings, request.columns, request.batch) as scorer:
                 output.begin(Run(options, _engine(scorer)))
                 return write_rows(output, sources, scorer, survey.images)
         if request.batch is not None:
@@ -89,38 +110,27 @@ def score(request: Request, settings: Settings) -> Result:
             return Result(rows, *output.written(), scored=0, seconds=0)
         # The rows must not depend on what this start would measure.
         settings = settings.model_copy(update={"threads": settings.threads or begun.engine["threads"]})
-        with Scorer(settings, request.columns, begun.engine["batch"]) as scorer:
+        with open_scorer(settings, request.columns, begun.engine["batch"]) as scorer:
             check_same(output.path, {"device": begun.engine["device"]}, {"device": _engine(scorer)["device"]})
             return write_rows(output, sources, scorer, survey.images)
 
 
 def _options(request: Request, settings: Settings, survey: Survey) -> Mapping[str, Any]:
     """Return what determines the rows and is known before the engines are open, as JSON has it."""
-    manifest = settings.bundle / MANIFEST
-    if not manifest.is_file():
-        raise BundleError(f"no bundle at {settings.bundle}: there is no {MANIFEST}")
-    values = settings.model_dump(mode="json")
     return {
         "source": f"{survey.images} images ({survey.digest[:16]})",
-        "bundle": file_digest(manifest)[:16],
+        "bundle": bundle_digest(settings),
         **asdict(request.columns),
-        **{name: values[name] for name in SETTINGS_OF_ROWS},
-        **{name: version for name in LIBRARIES if (version := _version(name))},
+        **settings_of_rows(settings),
+        **library_versions(),
     }
 
 
-def _version(library: str) -> str | None:
-    try:
-        return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _engine(scorer: Scorer) -> Mapping[str, Any]:
+def _engine(scorer: AnyScorer) -> Mapping[str, Any]:
     return {"device": "+".join(scorer.devices), "threads": scorer.threads, "batch": scorer.batch}
 
 
-def write_rows(output: Output, sources: Sources, scorer: Scorer, total: int) -> Result:
+def write_rows(output: Output, sources: Sources, scorer: AnyScorer, total: int) -> Result:
     """Write the rows that no part has, and finish the output if all `total` rows are there.
 
     Raises:

@@ -116,23 +116,23 @@ def test_what_was_measured_stays(images: Path, monkeypatch: pytest.MonkeyPatch) 
             opened.append((settings.threads, batch))
             super().__init__(settings, columns, batch)
 
-    monkeypatch.setattr(job, "Scorer", Noted)
     settings = Settings(device="cpu")
     with stopped_after(1, monkeypatch):
-        score(request(images, batch=None), settings)
+        score(request(images, batch=None), settings, Noted)
     run = json.loads((images.parent / "out.parquet.parts/run.json").read_text())
-    score(request(images, batch=None), settings)
+    score(request(images, batch=None), settings, Noted)
 
     assert opened == [(None, None), (run["engine"]["threads"], run["engine"]["batch"])]
 
 
-def test_a_complete_run_is_not_repeated(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_complete_run_is_not_repeated(images: Path) -> None:
     """A second start finds the file, opens no engine, and changes nothing."""
     score(request(images), SETTINGS)
     before = (images.parent / "out.parquet").read_bytes()
-    monkeypatch.setattr(job, "Scorer", lambda *_: pytest.fail("an engine was opened"))
 
-    assert score(request(images), SETTINGS) == Result(50, 50, 10, scored=0, seconds=0)
+    assert score(request(images), SETTINGS, lambda *_: pytest.fail("an engine was opened")) == Result(
+        50, 50, 10, scored=0, seconds=0
+    )
     assert (images.parent / "out.parquet").read_bytes() == before
     assert not (images.parent / "out.parquet.parts").exists()
 

@@ -1,0 +1,256 @@
+"""Scorers in the processes of a Ray cluster, which together return the rows of one scorer.
+
+Blocks of items are cut at multiples of the batch size, so the rows do not depend on how many
+workers there are, which of them computes a block, or how often. If a worker dies, Ray starts it
+again, and sends its blocks again.
+"""
+
+import itertools
+import logging
+import socket
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from app.errors import DeviceError, StartError
+from app.scoring.errors import ScoringFailed
+from app.scoring.items import Item
+from app.scoring.provenance import bundle_digest, library_versions
+from app.scoring.rows import Columns, schema
+from app.scoring.scorer import Scorer
+from app.settings import Settings
+
+# The most chunks in a block. A worker has no image decoded at the start of a block, which costs the time of about one
+# chunk.
+MAX_CHUNKS = 32
+
+# Bytes of images after which a block ends. Images that are files do not count: a block has their paths.
+MAX_BLOCK_BYTES = 32 * 2**20
+
+# Blocks for each worker that are in the cluster: one that runs, one that waits, and finished ones that wait for an
+# earlier block.
+BLOCKS_PER_WORKER = 4
+
+# Seconds in which the head node must accept a connection.
+CONNECT_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a worker found when it opened its scorer."""
+
+    batch: int
+    threads: int
+    devices: Sequence[str]
+    bundle: str  # its digest
+    versions: Mapping[str, str]  # of the libraries that determine the rows
+
+
+class Worker:
+    """A scorer in a process of the cluster. It opens at the first call, also after a restart of the process."""
+
+    def __init__(self, settings: Settings, columns: Columns) -> None:
+        self._settings, self._columns = settings, columns
+        self._batch: int | None = None
+
+    def open(self, batch: int | None) -> Facts:
+        """Open the scorer for batches of this size, or of the fastest one.
+
+        Raises:
+            StartError: the bundle or a device cannot be used on this node.
+        """
+        self._batch = batch
+        scorer = self._scorer
+        bundle = bundle_digest(self._settings)
+        return Facts(scorer.batch, scorer.threads, scorer.devices, bundle, library_versions())
+
+    def table(self, items: Sequence[Item], batch: int) -> pa.Table:
+        """Return the rows of a block."""
+        self._batch = batch
+        return self._scorer.table(items)
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        return Scorer(self._settings, self._columns, self._batch)
+
+
+class ClusterScorer:
+    """The workers of a cluster, with the interface of `Scorer`.
+
+    The number of workers follows from the resources that are free now. Each takes a GPU, unless the
+    setting `device` is `cpu` or the cluster has none, and CPUs for `threads` and `decode_threads`.
+
+    Args:
+        address: of the cluster, as `ray.init` takes it: `auto` is the one of this machine, `local`
+            starts one on this machine for the run.
+        settings: as for `Scorer`. The bundle has the same path on all nodes.
+        columns: what a row holds.
+        batch: images that an engine runs together. None: the fastest size, as the first worker measures it.
+
+    Raises:
+        StartError: there is no such cluster, it has no free resources, or a node cannot use the bundle or
+            the device, or would compute other rows.
+    """
+
+    def __init__(self, address: str, settings: Settings, columns: Columns, batch: int | None = None) -> None:
+        self.schema = schema(columns)
+        try:
+            _check_reachable(address)
+            ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise StartError(f"no cluster of Ray at {address}: {first_line(error)}") from error
+        try:
+            self._open(settings, columns, batch)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, settings: Settings, columns: Columns, batch: int | None) -> None:
+        free = ray.available_resources()
+        settings, resources = placement(settings, free)
+        count = worker_count(free, resources)
+        worker = ray.remote(max_restarts=-1, max_task_retries=-1, **resources)(Worker)
+        first = worker.remote(settings, columns)
+        facts = self._facts(first.open.remote(batch))
+        self.batch, self.threads, self.devices = facts.batch, facts.threads, list(facts.devices)
+        _check(Facts(facts.batch, facts.threads, facts.devices, bundle_digest(settings), library_versions()), facts)
+        self._workers = [first, *(worker.remote(settings, columns) for _ in range(count - 1))]
+        for opening in [each.open.remote(facts.batch) for each in self._workers[1:]]:
+            _check(facts, self._facts(opening))
+
+    def _facts(self, opening: Any) -> Facts:
+        try:
+            facts: Facts = ray.get(opening)
+        except RayTaskError as error:
+            if isinstance(error.cause, StartError):
+                raise error.cause from None
+            raise StartError(f"a worker cannot start: {first_line(error.cause)}") from error
+        except RayError as error:
+            raise StartError(f"a worker cannot start: {first_line(error)}") from error
+        return facts
+
+    def batches(self, items: Iterable[Item]) -> Generator[pa.RecordBatch, None, None]:
+        """Yield the rows in the order of the items. Items are taken ahead of the workers.
+
+        Raises:
+            ScoringFailed: an engine fails on images that it should be able to run, or the cluster is lost.
+        """
+        loads = [set[Any]() for _ in self._workers]  # the blocks of each worker that are not done
+        pending = deque[Any]()  # all blocks whose rows are not yielded, in order
+        try:
+            for block in blocks(items, self.batch):
+                _, waiting = ray.wait(list(pending), num_returns=len(pending), timeout=0) if pending else ([], [])
+                for load in loads:
+                    load.intersection_update(waiting)
+                place = min(range(len(loads)), key=lambda index: len(loads[index]))
+                pending.append(self._workers[place].table.remote(block, self.batch))
+                loads[place].add(pending[-1])
+                if len(pending) >= BLOCKS_PER_WORKER * len(self._workers):
+                    yield from _rows(pending.popleft())
+            while pending:
+                yield from _rows(pending.popleft())
+        finally:
+            for block in pending:
+                ray.cancel(block)
+
+    def close(self) -> None:
+        """End the workers, and leave the cluster."""
+        ray.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def _check_reachable(address: str) -> None:
+    """Connect to a `host:port`, because Ray tries it for minutes.
+
+    Raises:
+        OSError: nothing listens there.
+    """
+    host, _, port = address.rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+
+
+def placement(settings: Settings, free: Mapping[str, float]) -> tuple[Settings, dict[str, float]]:
+    """Return the settings of a worker, and the resources of Ray that it takes.
+
+    On CPUs, a worker has one thread that decodes and one for the engine, unless they are set. They take turns, so
+    they take one CPU.
+    """
+    settings = settings.model_copy(update={"bundle": settings.bundle.absolute()})
+    if settings.device != "cpu" and free.get("GPU", 0) >= 1:
+        return settings, {"num_gpus": 1, "num_cpus": settings.decode_threads or 1}
+    threads = {"threads": settings.threads or 1, "decode_threads": settings.decode_threads or 1}
+    return settings.model_copy(update=threads), {"num_cpus": max(threads.values())}
+
+
+def worker_count(free: Mapping[str, float], resources: Mapping[str, float]) -> int:
+    """Return the number of workers for which the free resources suffice.
+
+    Raises:
+        DeviceError: there are not enough for one.
+    """
+    names = {"num_cpus": "CPU", "num_gpus": "GPU"}
+    count = min(int(free.get(names[name], 0) // amount) for name, amount in resources.items())
+    if count < 1:
+        wanted = ", ".join(f"{names[name]} {amount:g}" for name, amount in resources.items())
+        raise DeviceError(f"the cluster has no worker's resources free ({wanted}); wait, or lower threads")
+    return count
+
+
+def blocks(items: Iterable[Item], batch: int) -> Iterator[list[Item]]:
+    """Yield the items in blocks of whole chunks, with the absolute paths of files."""
+    rest, block, size = iter(items), list[Item](), 0
+    while chunk := [_portable(item) for item in itertools.islice(rest, batch)]:
+        block += chunk
+        size += sum(len(item.content or b"") for item in chunk)
+        if len(block) >= MAX_CHUNKS * batch or size >= MAX_BLOCK_BYTES:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
+
+
+def _portable(item: Item) -> Item:
+    """Return the item as a process in another folder can read it."""
+    return item if item.path is None or item.path.is_absolute() else item._replace(path=item.path.absolute())
+
+
+def _rows(block: Any) -> Iterator[pa.RecordBatch]:
+    try:
+        table: pa.Table = ray.get(block)
+    except RayTaskError as error:
+        if isinstance(error.cause, ScoringFailed):
+            raise error.cause from None
+        raise
+    except RayError as error:
+        raise ScoringFailed(f"the cluster has failed: {first_line(error)}") from error
+    yield from table.to_batches()
+
+
+def _check(expected: Facts, found: Facts) -> None:
+    """Refuse a node that would compute other rows.
+
+    Raises:
+        StartError: bundle, libraries or devices are not those of the first.
+    """
+    for name in ("bundle", "versions", "devices"):
+        here, there = getattr(expected, name), getattr(found, name)
+        if here != there:
+            raise StartError(f"the nodes of the cluster differ in {name}: {here} and {there}; make them equal")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error of Ray, which may have a stack trace after it."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,168 @@
+"""`swin-serve score --ray` writes the rows that a run without Ray writes."""
+
+import os
+import signal
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from app.scoring.items import Item
+from app.settings import Settings
+from benchmarks.load.processes import process_tree
+from benchmarks.load.ray_cluster import ROOT
+from benchmarks.load.served import START_SECONDS
+from tests.ray.cluster import command_of, wait_until
+from tests.scoring.drawn import drawn, write_images
+
+pytest.importorskip("ray", reason="Ray is not installed; `make test-ray` runs these tests")
+
+# Two images a batch: 64 a block.
+OPTIONS = ("--device", "cpu", "--batch", "2", "--logits", "--embedding")
+
+
+@pytest.fixture
+def module() -> ModuleType:
+    """The module that uses Ray."""
+    return import_module("app.scoring.cluster")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder with 300 images: five blocks, of which the last is short. Every seventh image is cut off."""
+    return write_images(tmp_path / "images", 300, bad_every=7)
+
+
+def score(source: Path | str, output: Path, *options: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run the command in a folder."""
+    process = start(source, output, *options, folder=folder)
+    out, errors = process.communicate(timeout=START_SECONDS)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
+
+
+def start(source: Path | str, output: Path, *options: str, folder: Path = ROOT) -> subprocess.Popen[str]:
+    """Start the command in a folder."""
+    return subprocess.Popen(  # noqa: S603 (this interpreter)
+        [sys.executable, "-m", "app", "score", str(source), "--output", str(output), *OPTIONS, *options],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def started(source: Path, output: Path, *options: str) -> subprocess.Popen[str]:
+    """Start the command, and return when its workers are open."""
+    process = start(source, output, *options)
+    wait_until((output.with_name(f"{output.name}.parts") / "run.json").exists)
+    return process
+
+
+def test_the_rows_are_those_of_a_run_without_ray(cluster: str, images: Path) -> None:
+    """The file is the same, byte for byte, with several workers and with images that cannot be decoded."""
+    folder = images.parent
+    without = score(images.name, folder / "without.parquet", folder=folder)
+    with_ray = score(images.name, folder / "with.parquet", "--ray", cluster, folder=folder)
+
+    assert (without.returncode, with_ray.returncode) == (0, 0), with_ray.stderr
+    assert (folder / "with.parquet").read_bytes() == (folder / "without.parquet").read_bytes()
+
+
+def test_images_in_tables_are_sent_to_the_workers(cluster: str, tmp_path: Path) -> None:
+    """The content of images in a table goes to the workers, with the same rows."""
+    pq.write_table(pa.table({"image": pa.array(drawn(100), pa.binary())}), tmp_path / "table.parquet")
+    outputs = [tmp_path / "without.parquet", tmp_path / "with.parquet"]
+    score(tmp_path / "table.parquet", outputs[0])
+    score(tmp_path / "table.parquet", outputs[1], "--ray", cluster)
+
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+
+
+def test_a_run_goes_on_without_ray(cluster: str, images: Path) -> None:
+    """A run on a cluster that was stopped goes on without Ray, and the rows are the same."""
+    folder = images.parent
+    score(images, folder / "without.parquet")
+    process = started(images, folder / "with.parquet", "--ray", cluster)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=START_SECONDS)
+    last = score(images, folder / "with.parquet")
+
+    assert last.returncode == 0, last.stderr
+    assert (folder / "with.parquet").read_bytes() == (folder / "without.parquet").read_bytes()
+
+
+def test_a_worker_that_dies_changes_no_row(cluster: str, images: Path) -> None:
+    """If a worker is killed, Ray starts it again and sends its blocks again."""
+    folder = images.parent
+    score(images, folder / "without.parquet")
+    process = started(images, folder / "with.parquet", "--ray", cluster)
+    os.kill(workers()[0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=START_SECONDS)
+
+    assert process.returncode == 0, errors
+    assert (folder / "with.parquet").read_bytes() == (folder / "without.parquet").read_bytes()
+
+
+def workers() -> list[int]:
+    """Return the process ids of the workers."""
+    return [pid for pid in process_tree(os.getpid()) if command_of(pid).startswith("ray::Worker")]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--ray", "127.0.0.1:1"), "no cluster of Ray at 127.0.0.1:1: "),
+        (("--threads", "64"), "no worker's resources free"),
+        (("--device", "cuda"), "CUDA"),
+    ],
+)
+def test_what_cannot_run_is_refused(cluster: str, images: Path, options: tuple[str, ...], sentence: str) -> None:
+    """A cluster that cannot be used ends the command with 2 and a sentence."""
+    result = score(images, images.parent / "out.parquet", "--ray", cluster, *options)
+
+    assert result.returncode == 2, result.stderr
+    assert sentence in result.stderr
+
+
+def test_blocks_end_at_chunks(module: ModuleType) -> None:
+    """Blocks have whole chunks, so that rows do not depend on the cut, and a bounded number of items."""
+    items = [Item(str(number)) for number in range(205)]
+    blocks = list(module.blocks(items, 3))
+
+    assert [len(block) for block in blocks] == [96, 96, 13]
+    assert [item for block in blocks for item in block] == items
+
+
+def test_large_images_make_small_blocks(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block ends after the chunk that reaches the number of bytes."""
+    monkeypatch.setattr(module, "MAX_BLOCK_BYTES", 100)
+    items = [Item("", content=bytes(30)) for _ in range(10)]
+
+    assert [len(block) for block in module.blocks(items, 2)] == [4, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "free", "resources", "count"),
+    [
+        ({"device": "cpu"}, {"CPU": 8.0}, {"num_cpus": 1}, 8),
+        ({"device": "cpu"}, {"CPU": 8.0, "GPU": 2.0}, {"num_cpus": 1}, 8),
+        ({"threads": 3}, {"CPU": 8.0}, {"num_cpus": 3}, 2),
+        ({}, {"CPU": 8.0, "GPU": 2.0}, {"num_gpus": 1, "num_cpus": 1}, 2),
+        ({"decode_threads": 8}, {"CPU": 8.0, "GPU": 2.0}, {"num_gpus": 1, "num_cpus": 8}, 1),
+    ],
+)
+def test_workers_follow_from_the_resources(
+    module: ModuleType, settings: dict[str, Any], free: dict[str, float], resources: dict[str, float], count: int
+) -> None:
+    """A worker takes a GPU where there is one, and CPUs for its threads."""
+    _, found = module.placement(Settings(**settings), free)
+
+    assert found == resources
+    assert module.worker_count(free, found) == count
