@@ -7,6 +7,7 @@ docs/how-to/ray.md explains it.
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import AsyncExitStack, nullcontext
 from typing import Any
 
 import ray
@@ -16,10 +17,13 @@ from ray.serve import Application
 
 from app.backend import EXTRA_DECODE_THREADS
 from app.classification.classifier import Classification
+from app.http.application import application
 from app.inference import onnx_runtime
-from app.main import create_app
+from app.main import open_service
 from app.models.model import Service
 from app.observability import logging as logs
+from app.observability.metrics import Metrics
+from app.observability.tracing import open_tracer
 from app.settings import Settings
 from app.system import memory
 
@@ -46,20 +50,36 @@ Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Replica:
-    """One service. Ray sends requests to it when its application has started: bundle and devices are verified then."""
+    """One service. Ray sends requests to it when bundle and devices are verified."""
+
+    _service: Service
 
     def __init__(self, settings: Settings) -> None:
         resources = ray.get_runtime_context().get_assigned_resources()
         self._settings = settings.model_copy(update=threads(settings, resources))
+        self._opened = AsyncExitStack()
         logs.configure(settings.log_format, settings.log_level)
         memory.configure_malloc()
         onnx_runtime.load()
-        self._app = create_app(self._settings)
-        self._app.add_middleware(WithoutRequestId)
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        """Return the application, for `serve.ingress()`. Ray runs its lifespan, which opens and drains the service."""
-        return self._app
+    async def __serve_build_asgi_app__(self) -> FastAPI:
+        """Open the service, and return its application for `serve.ingress()`.
+
+        Ray would also run a lifespan that opens the service. But Ray does not show the error of a
+        lifespan, while `serve status` shows an error of this method.
+
+        Raises:
+            StartError: the service cannot start as configured.
+        """
+        metrics, tracer = Metrics(), open_tracer()
+        self._service = await self._opened.enter_async_context(open_service(self._settings, metrics, tracer))
+        app = application(self._settings, metrics, tracer, lambda: nullcontext(self._service))
+        app.add_middleware(WithoutRequestId)
+        return app
+
+    async def __del__(self) -> None:
+        """Drain the service. Ray calls this method when the last request has ended."""
+        await self._opened.aclose()
 
     def check_health(self) -> None:
         """Raise an error if the replica must be restarted. Ray calls this method, as Kubernetes asks /health/live.
@@ -90,11 +110,6 @@ class Replica:
         result = await self._service.classifier.classify(image, k, embedding=embedding, deadline=deadline)
         self._service.observe_stages(result.seconds)
         return result
-
-    @property
-    def _service(self) -> Service:
-        service: Service = self._app.state.service
-        return service
 
 
 # Ray restarts a replica after three checks that fail or get no answer: after a minute, as a pod on Kubernetes.

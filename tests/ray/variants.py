@@ -1,5 +1,7 @@
 """Variants of the deployment for tests. Workers of Ray import this module, too."""
 
+from pathlib import Path
+
 from ray import serve
 from ray.serve import Application
 from swin_serve_ray import Replica
@@ -17,7 +19,7 @@ class Fragile(Replica):
 
     def lose_engines(self) -> None:
         """Do what the batcher does when its last engine is lost."""
-        self._app.state.service.batcher.alive = False
+        self._service.batcher.alive = False  # type: ignore[misc]  # (a Batcher)
 
 
 def fragile() -> Application:
@@ -43,5 +45,19 @@ def growing() -> Application:
             "look_back_period_s": 1,
         },
         ray_actor_options=ACTOR,
+    )
+    return deployment.bind(Settings(device="cpu"))
+
+
+def without_bundle() -> Application:
+    """Return an application whose replicas cannot start."""
+    deployment = serve.deployment(serve.ingress()(Replica), name="WithoutBundle", ray_actor_options=ACTOR)
+    return deployment.bind(Settings(bundle=Path("/nowhere")))
+
+
+def resized(replicas: int) -> Application:
+    """Return an application with so many replicas."""
+    deployment = serve.deployment(
+        serve.ingress()(Replica), name="Resized", num_replicas=replicas, ray_actor_options=ACTOR
     )
     return deployment.bind(Settings(device="cpu"))
