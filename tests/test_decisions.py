@@ -12,7 +12,14 @@ DECISIONS = ROOT / "docs/decisions"
 PROGRAMS = ("app", "model_export", "tests", "benchmarks")
 # Options and identifiers of other projects, which decisions name and the code does not use.
 FOREIGN_OPTIONS = {"--dist", "--data-binary", "--http2"}
-FOREIGN_NAMES = {"SCHED_BATCH", "arena_extend_strategy", "map22kto1k", "scaled_dot_product_attention", "sched_yield"}
+FOREIGN_NAMES = {
+    "SCHED_BATCH",
+    "arena_extend_strategy",
+    "map22kto1k",
+    "map_batches",
+    "scaled_dot_product_attention",
+    "sched_yield",
+}
 
 BEGINNING = re.compile(
     r"# (\d{4}): (.+)\n\nStatus: ((?:accepted|rejected|superseded by \d{4}), \d{4}-\d\d-\d\d)\n\n## Context\n"

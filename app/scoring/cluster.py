@@ -44,7 +44,7 @@ CONNECT_SECONDS = 10
 
 @dataclass(frozen=True)
 class Facts:
-    """What a worker found when it opened its scorer."""
+    """The properties of a scorer that a worker has opened."""
 
     batch: int
     threads: int
@@ -143,7 +143,7 @@ class ClusterScorer:
             ScoringFailed: an engine fails on images that it should be able to run, or the cluster is lost.
         """
         loads = [set[Any]() for _ in self._workers]  # the blocks of each worker that are not done
-        pending = deque[Any]()  # all blocks whose rows are not yielded, in order
+        pending = deque[Any]()  # all blocks with rows that are not yielded, in order
         try:
             for block in blocks(items, self.batch):
                 _, waiting = ray.wait(list(pending), num_returns=len(pending), timeout=0) if pending else ([], [])

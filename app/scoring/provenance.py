@@ -1,4 +1,4 @@
-"""What determines rows beside the images: bundle, settings and libraries. Knows no engine."""
+"""The provenance of rows: bundle, settings and libraries, which determine them with the images. Knows no engine."""
 
 import importlib.metadata
 from collections.abc import Mapping
