@@ -52,7 +52,7 @@ def hold_decoding(monkeypatch: pytest.MonkeyPatch) -> Gate:
         gate([np.zeros(1)])
         return to_rgb(image, **options)
 
-    monkeypatch.setattr("app.classification.decoding.to_rgb", held)
+    monkeypatch.setattr("app.images.reading.to_rgb", held)
     return gate
 
 
@@ -135,7 +135,7 @@ async def test_the_decode_queue_sets_retry_after(monkeypatch: pytest.MonkeyPatch
     async with app.router.lifespan_context(app), caller_of(app) as caller:
         with monkeypatch.context() as patch:
             patch.setattr("app.classification.decoding.time.perf_counter", lambda: now[0])
-            patch.setattr("app.classification.decoding.to_rgb", slow)
+            patch.setattr("app.images.reading.to_rgb", slow)
             await caller.post("/classify", content=PHOTO)
         gate = hold_decoding(monkeypatch)
         calls = [asyncio.create_task(caller.post("/classify", content=PHOTO)) for _ in range(3)]

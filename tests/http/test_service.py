@@ -285,7 +285,7 @@ def test_only_small_images_are_decoded_in_the_event_loop(
         threads.append("pool" if threading.current_thread().name.startswith("decode") else "event loop")
         return to_rgb(image, **options)
 
-    monkeypatch.setattr("app.classification.decoding.to_rgb", watched)
+    monkeypatch.setattr("app.images.reading.to_rgb", watched)
 
     assert client.post("/classify", content=data).status_code == 200
     assert threads == [thread]
