@@ -91,7 +91,7 @@ wheel: $(DEV)/ready  ## Write the wheel to dist/. One commit makes one digest.
 	rm -rf build/lib build/bdist.* dist
 	SOURCE_DATE_EPOCH="$$(git log -1 --format=%ct)" $(DEV)/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
-version: $(DEV)/ready  ## Write another version to all files that have it: make version NEXT=0.2.0
+version: $(DEV)/ready  ## Write another version to all files that have it: make version NEXT=X.Y.Z
 	@: $(or $(NEXT),$(error set NEXT to the version to write))
 	sed -i 's/\b$(subst .,\.,$(VERSION))\b/$(NEXT)/' $(VERSIONED)
 	$(DEV)/bin/python -m pip install --quiet --no-deps --editable .

@@ -6,7 +6,7 @@ import time
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Lock, Thread, current_thread
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -45,7 +45,7 @@ def open_model(bundle: Path | str | None = None, **settings: Any) -> "LocalModel
 
 
 class LocalModel:
-    """A classifier with its batcher in a thread. Every method may be called from any thread.
+    """A classifier with its batcher in a thread of its own. Every method may be called from any other thread.
 
     Images that are submitted at the same time share batches, so call `submit` for all of them before
     waiting for the first, or call `classify` from several threads. `max_queue_size` images may wait.
@@ -111,7 +111,9 @@ class LocalModel:
         Raises:
             ServiceError: any of the errors in `app/errors.py`: the image cannot be read, the queue is full,
                 the engine failed, or the model is closed.
+            RuntimeError: a callback of a future waits, see `submit`.
         """
+        self._check_thread()
         return self.submit(image, top_k, embedding=embedding, timeout=timeout).result()
 
     def submit(
@@ -120,7 +122,8 @@ class LocalModel:
         """Start `classify` without waiting for its result.
 
         The future raises what `classify` raises. To cancel the image, cancel the future. In a coroutine,
-        await `asyncio.wrap_future(model.submit(image))`.
+        await `asyncio.wrap_future(model.submit(image))`. Callbacks that are added to the future run in the
+        thread of the model: they may call `submit`, but not wait.
 
         Raises:
             ValueError: `top_k` is less than 1.
@@ -145,7 +148,11 @@ class LocalModel:
 
         Images that take longer than the setting `drain_timeout` fail with `Draining`. A second call does
         nothing.
+
+        Raises:
+            RuntimeError: a callback of a future waits, see `submit`.
         """
+        self._check_thread()
         with self._lock:
             if self._is_closed:
                 return
@@ -156,6 +163,10 @@ class LocalModel:
         self._classifier.decoder.close()
         self._backend.close()
         self._end_thread()
+
+    def _check_thread(self) -> None:
+        if current_thread() is self._thread:  # its event loop would wait for itself
+            raise RuntimeError("a callback runs in the thread of the model and cannot wait for it; call submit")
 
     async def _open(self) -> tuple[LocalBackend, Classifier]:
         settings, metrics, threads = self._settings, Metrics(), decode_threads(self._settings)

@@ -3,13 +3,14 @@
 import re
 import threading
 from collections.abc import Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 
 from app.bundle.load import Bundle
+from app.classification.classifier import Classification
 from app.errors import BundleError, DeadlineExceeded, Draining, UnsupportedImage
 from app.local_model import LocalModel, open_model
 from app.main import create_app
@@ -155,6 +156,28 @@ def test_close_does_not_wait_forever(demo: Bundle) -> None:
     gate.open()
 
     assert [type(each.exception(0)) for each in submitted] == [Draining] * len(submitted)
+
+
+@pytest.mark.parametrize("method", ["classify", "close"])
+def test_a_callback_cannot_wait_for_the_model(model: LocalModel, gate: Gate, demo: Bundle, method: str) -> None:
+    """Callbacks run in the thread of the model. Waiting there is an error, and the model goes on."""
+    outcome = Future[object]()
+    arguments = (images(demo)[1],) if method == "classify" else ()
+
+    def wait(_: Future[Classification]) -> None:
+        try:
+            outcome.set_result(getattr(model, method)(*arguments))
+        except RuntimeError as error:
+            outcome.set_exception(error)
+
+    held = model.submit(images(demo)[0])
+    gate.wait_until_entered()
+    held.add_done_callback(wait)
+    gate.open(100)
+
+    with pytest.raises(RuntimeError, match="cannot wait for it"):
+        outcome.result(HANG_SECONDS)
+    assert model.classify(images(demo)[0]).predictions
 
 
 def test_close_ends_the_threads(demo: Bundle) -> None:
