@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 import ray
+from ray._private.state import available_resources_per_node
 from ray.exceptions import RayError, RayTaskError
 
 from app.errors import DeviceError, StartError
@@ -40,6 +41,15 @@ BLOCKS_PER_WORKER = 4
 
 # Seconds in which the head node must accept a connection.
 CONNECT_SECONDS = 10
+
+# Seconds in which a worker must have a process. The run goes on without a worker whose place another program of the
+# cluster has taken. A process loads its libraries first, which takes seconds.
+PLACE_SECONDS = 60
+
+# Ray's names of resources, by the names of the options that reserve them.
+RESOURCES = {"num_cpus": "CPU", "num_gpus": "GPU"}
+
+log = logging.getLogger("swin.score")
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,10 @@ class Worker:
         """Return the rows of a block."""
         self._batch = batch
         return self._scorer.table(items)
+
+    def is_placed(self) -> bool:
+        """Return true: the cluster has found a place for the process."""
+        return True
 
     @cached_property
     def _scorer(self) -> Scorer:
@@ -113,15 +127,14 @@ class ClusterScorer:
             raise
 
     def _open(self, settings: Settings, columns: Columns, batch: int | None) -> None:
-        free = ray.available_resources()
-        settings, resources = placement(settings, free)
-        count = worker_count(free, resources)
+        nodes = list(available_resources_per_node().values())
+        settings, resources = placement(settings, nodes)
         worker = ray.remote(max_restarts=-1, max_task_retries=-1, **resources)(Worker)
-        first = worker.remote(settings, columns)
-        facts = self._facts(first.open.remote(batch))
+        count = worker_count(nodes, resources)
+        self._workers = placed([worker.remote(settings, columns) for _ in range(count)])
+        facts = self._facts(self._workers[0].open.remote(batch))
         self.batch, self.threads, self.devices = facts.batch, facts.threads, list(facts.devices)
         _check(Facts(facts.batch, facts.threads, facts.devices, bundle_digest(settings), library_versions()), facts)
-        self._workers = [first, *(worker.remote(settings, columns) for _ in range(count - 1))]
         for opening in [each.open.remote(facts.batch) for each in self._workers[1:]]:
             _check(facts, self._facts(opening))
 
@@ -182,31 +195,54 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
 
 
-def placement(settings: Settings, free: Mapping[str, float]) -> tuple[Settings, dict[str, float]]:
+def placement(settings: Settings, nodes: Sequence[Mapping[str, float]]) -> tuple[Settings, dict[str, float]]:
     """Return the settings of a worker, and the resources of Ray that it takes.
+
+    `nodes` are the free resources of each node.
 
     On CPUs, a worker has one thread that decodes and one for the engine, unless they are set. They take turns, so
     they take one CPU.
     """
     settings = settings.model_copy(update={"bundle": settings.bundle.absolute()})
-    if settings.device != "cpu" and free.get("GPU", 0) >= 1:
+    if settings.device != "cpu" and any(node.get("GPU", 0) >= 1 for node in nodes):
         return settings, {"num_gpus": 1, "num_cpus": settings.decode_threads or 1}
     threads = {"threads": settings.threads or 1, "decode_threads": settings.decode_threads or 1}
     return settings.model_copy(update=threads), {"num_cpus": max(threads.values())}
 
 
-def worker_count(free: Mapping[str, float], resources: Mapping[str, float]) -> int:
-    """Return the number of workers for which the free resources suffice.
+def worker_count(nodes: Iterable[Mapping[str, float]], resources: Mapping[str, float]) -> int:
+    """Return the number of workers for which the free resources of the nodes suffice. A worker is on one node.
 
     Raises:
         DeviceError: there are not enough for one.
     """
-    names = {"num_cpus": "CPU", "num_gpus": "GPU"}
-    count = min(int(free.get(names[name], 0) // amount) for name, amount in resources.items())
+    wanted = {RESOURCES[name]: amount for name, amount in resources.items()}
+    count = sum(min(int(node.get(name, 0) // amount) for name, amount in wanted.items()) for node in nodes)
     if count < 1:
-        wanted = ", ".join(f"{names[name]} {amount:g}" for name, amount in resources.items())
-        raise DeviceError(f"the cluster has no worker's resources free ({wanted}); wait, or lower threads")
+        text = ", ".join(f"{name} {amount:g}" for name, amount in wanted.items())
+        raise DeviceError(f"no node of the cluster has a worker's resources free ({text}); wait, or lower threads")
     return count
+
+
+def placed(workers: Sequence[Any]) -> list[Any]:
+    """Return the workers that have a process within `PLACE_SECONDS`, and end the others.
+
+    Raises:
+        DeviceError: there is none.
+    """
+    answers = [worker.is_placed.remote() for worker in workers]
+    _, waiting = ray.wait(answers, num_returns=len(answers), timeout=PLACE_SECONDS)
+    found = []
+    for worker, answer in zip(workers, answers, strict=True):
+        if answer in waiting:
+            ray.kill(worker)
+        else:
+            found.append(worker)
+    if not found:
+        raise DeviceError(f"the cluster has not started a worker in {PLACE_SECONDS} s; wait until resources are free")
+    if waiting:
+        log.warning("workers have no place", extra={"workers": len(waiting), "left": len(found)})
+    return found
 
 
 def blocks(items: Iterable[Item], batch: int) -> Iterator[list[Item]]:

@@ -13,12 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from app.errors import DeviceError
 from app.scoring.items import Item
 from app.settings import Settings
 from benchmarks.load.processes import process_tree
 from benchmarks.load.ray_cluster import ROOT
 from benchmarks.load.served import START_SECONDS
 from tests.ray.cluster import command_of, wait_until
+from tests.ray.fakes import FakeRay, FakeWorker
 from tests.scoring.drawn import drawn, write_images
 
 pytest.importorskip("ray", reason="Ray is not installed; `make test-ray` runs these tests")
@@ -119,7 +121,7 @@ def workers() -> list[int]:
     ("options", "sentence"),
     [
         (("--ray", "127.0.0.1:1"), "no cluster of Ray at 127.0.0.1:1: "),
-        (("--threads", "64"), "no worker's resources free"),
+        (("--threads", "64"), "has a worker's resources free"),
         (("--device", "cuda"), "CUDA"),
     ],
 )
@@ -149,20 +151,44 @@ def test_large_images_make_small_blocks(module: ModuleType, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    ("settings", "free", "resources", "count"),
+    ("settings", "nodes", "resources", "count"),
     [
-        ({"device": "cpu"}, {"CPU": 8.0}, {"num_cpus": 1}, 8),
-        ({"device": "cpu"}, {"CPU": 8.0, "GPU": 2.0}, {"num_cpus": 1}, 8),
-        ({"threads": 3}, {"CPU": 8.0}, {"num_cpus": 3}, 2),
-        ({}, {"CPU": 8.0, "GPU": 2.0}, {"num_gpus": 1, "num_cpus": 1}, 2),
-        ({"decode_threads": 8}, {"CPU": 8.0, "GPU": 2.0}, {"num_gpus": 1, "num_cpus": 8}, 1),
+        ({"device": "cpu"}, [{"CPU": 8.0}], {"num_cpus": 1}, 8),
+        ({"device": "cpu"}, [{"CPU": 8.0, "GPU": 2.0}], {"num_cpus": 1}, 8),
+        ({"threads": 3}, [{"CPU": 8.0}], {"num_cpus": 3}, 2),
+        ({"threads": 2}, [{"CPU": 3.0}, {"CPU": 3.0}, {}], {"num_cpus": 2}, 2),
+        ({}, [{"CPU": 8.0, "GPU": 2.0}], {"num_gpus": 1, "num_cpus": 1}, 2),
+        ({}, [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0}], {"num_gpus": 1, "num_cpus": 1}, 2),
+        ({"decode_threads": 8}, [{"CPU": 8.0, "GPU": 2.0}], {"num_gpus": 1, "num_cpus": 8}, 1),
     ],
 )
 def test_workers_follow_from_the_resources(
-    module: ModuleType, settings: dict[str, Any], free: dict[str, float], resources: dict[str, float], count: int
+    module: ModuleType,
+    settings: dict[str, Any],
+    nodes: list[dict[str, float]],
+    resources: dict[str, float],
+    count: int,
 ) -> None:
-    """A worker takes a GPU where there is one, and CPUs for its threads."""
-    _, found = module.placement(Settings(**settings), free)
+    """A worker takes a GPU where there is one, and CPUs for its threads, all on one node."""
+    _, found = module.placement(Settings(**settings), nodes)
 
     assert found == resources
-    assert module.worker_count(free, found) == count
+    assert module.worker_count(nodes, found) == count
+
+
+def test_a_worker_without_a_place_is_left_out(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run does not wait for a worker whose resources another program has taken: it goes on with the others."""
+    ray = FakeRay(places=2)
+    monkeypatch.setattr(module, "ray", ray)
+    workers = [FakeWorker(number) for number in range(3)]
+
+    assert module.placed(workers) == workers[:2]
+    assert ray.killed == workers[2:]
+
+
+def test_a_cluster_without_a_place_is_refused(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If no worker finds a place, the command ends with a sentence instead of waiting."""
+    monkeypatch.setattr(module, "ray", FakeRay(places=0))
+
+    with pytest.raises(DeviceError, match="has not started a worker in 60 s"):
+        module.placed([FakeWorker(0)])
