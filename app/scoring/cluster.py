@@ -2,7 +2,7 @@
 
 Blocks of items are cut at multiples of the batch size, so the rows do not depend on how many
 workers there are, which of them computes a block, or how often. If a worker dies, Ray starts it
-again, and sends its blocks again.
+again, and sends its blocks again, a few times.
 """
 
 import itertools
@@ -45,6 +45,9 @@ CONNECT_SECONDS = 10
 # Seconds in which a worker must have a process. The run goes on without a worker whose place another program of the
 # cluster has taken. A process loads its libraries first, which takes seconds.
 PLACE_SECONDS = 60
+
+# How often Ray starts a worker again, and sends a block again. An image that ends its process would do so forever.
+LIVES = {"max_restarts": 3, "max_task_retries": 3}
 
 # Ray's names of resources, by the names of the options that reserve them.
 RESOURCES = {"num_cpus": "CPU", "num_gpus": "GPU"}
@@ -129,7 +132,7 @@ class ClusterScorer:
     def _open(self, settings: Settings, columns: Columns, batch: int | None) -> None:
         nodes = list(available_resources_per_node().values())
         settings, resources = placement(settings, nodes)
-        worker = ray.remote(max_restarts=-1, max_task_retries=-1, **resources)(Worker)
+        worker = ray.remote(**LIVES, **resources)(Worker)
         count = worker_count(nodes, resources)
         self._workers = placed([worker.remote(settings, columns) for _ in range(count)])
         facts = self._facts(self._workers[0].open.remote(batch))
@@ -157,6 +160,7 @@ class ClusterScorer:
         """
         loads = [set[Any]() for _ in self._workers]  # the blocks of each worker that are not done
         pending = deque[Any]()  # all blocks with rows that are not yielded, in order
+        sources = deque[str]()  # the first image of each of them
         try:
             for block in blocks(items, self.batch):
                 _, waiting = ray.wait(list(pending), num_returns=len(pending), timeout=0) if pending else ([], [])
@@ -165,10 +169,11 @@ class ClusterScorer:
                 place = min(range(len(loads)), key=lambda index: len(loads[index]))
                 pending.append(self._workers[place].table.remote(block, self.batch))
                 loads[place].add(pending[-1])
+                sources.append(block[0].source)
                 if len(pending) >= BLOCKS_PER_WORKER * len(self._workers):
-                    yield from _rows(pending.popleft())
+                    yield from rows_of(pending.popleft(), sources.popleft())
             while pending:
-                yield from _rows(pending.popleft())
+                yield from rows_of(pending.popleft(), sources.popleft())
         finally:
             for block in pending:
                 ray.cancel(block)
@@ -263,7 +268,12 @@ def _portable(item: Item) -> Item:
     return item if item.path is None or item.path.is_absolute() else item._replace(path=item.path.absolute())
 
 
-def _rows(block: Any) -> Iterator[pa.RecordBatch]:
+def rows_of(block: Any, source: str) -> Iterator[pa.RecordBatch]:
+    """Wait for a block, whose first image is `source`, and yield its rows.
+
+    Raises:
+        ScoringFailed: as for `ClusterScorer.batches`.
+    """
     try:
         table: pa.Table = ray.get(block)
     except RayTaskError as error:
@@ -271,7 +281,7 @@ def _rows(block: Any) -> Iterator[pa.RecordBatch]:
             raise error.cause from None
         raise
     except RayError as error:
-        raise ScoringFailed(f"the cluster has failed: {first_line(error)}") from error
+        raise ScoringFailed(f"a worker has failed in the images from {source} on: {first_line(error)}") from error
     yield from table.to_batches()
 
 

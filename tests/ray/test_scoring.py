@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -48,12 +49,15 @@ def score(source: Path | str, output: Path, *options: str, folder: Path = ROOT) 
     return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
 
-def start(source: Path | str, output: Path, *options: str, folder: Path = ROOT) -> subprocess.Popen[str]:
-    """Start the command in a folder."""
+def start(
+    source: Path | str, output: Path, *options: str, folder: Path = ROOT, program: Sequence[str] = ("app",)
+) -> subprocess.Popen[str]:
+    """Start the command in a folder. `program` is its module, with arguments before those of the command."""
     return subprocess.Popen(  # noqa: S603 (this interpreter)
-        [sys.executable, "-m", "app", "score", str(source), "--output", str(output), *OPTIONS, *options],
+        [sys.executable, "-m", *program, "score", str(source), "--output", str(output), *OPTIONS, *options],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -110,6 +114,16 @@ def test_a_worker_that_dies_changes_no_row(cluster: str, images: Path) -> None:
 
     assert process.returncode == 0, errors
     assert (folder / "with.parquet").read_bytes() == (folder / "without.parquet").read_bytes()
+
+
+def test_a_block_that_ends_its_worker_ends_the_run(cluster: str, images: Path) -> None:
+    """Ray does not start a worker again without end, and the sentence names the first image of the block."""
+    process = start(images, images.parent / "out.parquet", "--ray", cluster, program=("tests.ray.dying",))
+    _, errors = process.communicate(timeout=START_SECONDS)
+
+    assert process.returncode == 1, errors
+    first = min(images.iterdir())
+    assert f"a worker has failed in the images from {first} on: " in errors.splitlines()[-1]
 
 
 def workers() -> list[int]:
