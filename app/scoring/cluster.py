@@ -10,8 +10,7 @@ import logging
 import socket
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -67,11 +66,15 @@ class Facts:
 
 
 class Worker:
-    """A scorer in a process of the cluster. It opens at the first call, also after a restart of the process."""
+    """A scorer in a process of the cluster. After a restart of the process, it opens with the next block."""
 
     def __init__(self, settings: Settings, columns: Columns) -> None:
         self._settings, self._columns = settings, columns
-        self._batch: int | None = None
+        self._scorer: Scorer | None = None
+
+    def is_placed(self) -> bool:
+        """Return true: the cluster has found a place for the process."""
+        return True
 
     def open(self, batch: int | None) -> Facts:
         """Open the scorer for batches of this size, or of the fastest one.
@@ -79,23 +82,26 @@ class Worker:
         Raises:
             StartError: the bundle or a device cannot be used on this node.
         """
-        self._batch = batch
-        scorer = self._scorer
-        bundle = bundle_digest(self._settings)
-        return Facts(scorer.batch, scorer.threads, scorer.devices, bundle, library_versions())
+        self._scorer, facts = self._opened(batch)
+        return facts
 
-    def table(self, items: Sequence[Item], batch: int) -> pa.Table:
-        """Return the rows of a block."""
-        self._batch = batch
+    def table(self, items: Sequence[Item], expected: Facts) -> pa.Table:
+        """Return the rows of a block.
+
+        Raises:
+            ScoringFailed: as for `Scorer.batches`.
+            StartError: the process is new, and its node cannot be used or would compute other rows than expected.
+        """
+        if self._scorer is None:
+            scorer, facts = self._opened(expected.batch)
+            check_equal(expected, facts)
+            self._scorer = scorer
         return self._scorer.table(items)
 
-    def is_placed(self) -> bool:
-        """Return true: the cluster has found a place for the process."""
-        return True
-
-    @cached_property
-    def _scorer(self) -> Scorer:
-        return Scorer(self._settings, self._columns, self._batch)
+    def _opened(self, batch: int | None) -> tuple[Scorer, Facts]:
+        scorer = Scorer(self._settings, self._columns, batch)
+        bundle = bundle_digest(self._settings)
+        return scorer, Facts(scorer.batch, scorer.threads, scorer.devices, bundle, library_versions())
 
 
 class ClusterScorer:
@@ -137,9 +143,10 @@ class ClusterScorer:
         self._workers = placed([worker.remote(settings, columns) for _ in range(count)])
         facts = self._facts(self._workers[0].open.remote(batch))
         self.batch, self.threads, self.devices = facts.batch, facts.threads, list(facts.devices)
-        _check(Facts(facts.batch, facts.threads, facts.devices, bundle_digest(settings), library_versions()), facts)
+        check_equal(replace(facts, bundle=bundle_digest(settings), versions=library_versions()), facts)
+        self._expected = facts
         for opening in [each.open.remote(facts.batch) for each in self._workers[1:]]:
-            _check(facts, self._facts(opening))
+            check_equal(facts, self._facts(opening))
 
     def _facts(self, opening: Any) -> Facts:
         try:
@@ -167,7 +174,7 @@ class ClusterScorer:
                 for load in loads:
                     load.intersection_update(waiting)
                 place = min(range(len(loads)), key=lambda index: len(loads[index]))
-                pending.append(self._workers[place].table.remote(block, self.batch))
+                pending.append(self._workers[place].table.remote(block, self._expected))
                 loads[place].add(pending[-1])
                 sources.append(block[0].source)
                 if len(pending) >= BLOCKS_PER_WORKER * len(self._workers):
@@ -279,13 +286,15 @@ def rows_of(block: Any, source: str) -> Iterator[pa.RecordBatch]:
     except RayTaskError as error:
         if isinstance(error.cause, ScoringFailed):
             raise error.cause from None
+        if isinstance(error.cause, StartError):
+            raise ScoringFailed(f"a worker has died, and cannot start again: {error.cause}") from error
         raise
     except RayError as error:
         raise ScoringFailed(f"a worker has failed in the images from {source} on: {first_line(error)}") from error
     yield from table.to_batches()
 
 
-def _check(expected: Facts, found: Facts) -> None:
+def check_equal(expected: Facts, found: Facts) -> None:
     """Refuse a node that would compute other rows.
 
     Raises:

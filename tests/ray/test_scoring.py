@@ -5,17 +5,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from app.errors import DeviceError
+from app.errors import DeviceError, StartError
+from app.scoring.errors import ScoringFailed
 from app.scoring.items import Item
+from app.scoring.rows import Columns
 from app.settings import Settings
 from benchmarks.load.processes import process_tree
 from benchmarks.load.ray_cluster import ROOT
@@ -206,3 +210,29 @@ def test_a_cluster_without_a_place_is_refused(module: ModuleType, monkeypatch: p
 
     with pytest.raises(DeviceError, match="has not started a worker in 60 s"):
         module.placed([FakeWorker(0)])
+
+
+def facts(module: ModuleType, **changed: Any) -> Any:
+    """Return the properties of a worker of the demonstration bundle, with some of them changed."""
+    opened = module.Worker(Settings(device="cpu", threads=1), Columns(top_k=1)).open(2)
+    return replace(opened, **changed)
+
+
+@pytest.mark.parametrize("changed", [{"bundle": "0"}, {"versions": {"onnxruntime": "0"}}, {"devices": ["cuda"]}])
+def test_a_worker_that_starts_again_is_compared(module: ModuleType, changed: dict[str, Any]) -> None:
+    """Ray can start a worker again on a node that would compute other rows: it computes no block there."""
+    worker = module.Worker(Settings(device="cpu", threads=1), Columns(top_k=1))
+
+    for _ in range(2):  # a refused worker gets further blocks
+        with pytest.raises(StartError, match=f"the nodes of the cluster differ in {next(iter(changed))}"):
+            worker.table([Item("none")], facts(module, **changed))
+    assert worker.table([Item("none")], facts(module)).num_rows == 1
+
+
+def test_a_refused_worker_ends_the_run_with_a_sentence(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work fails after it had begun, so the rows so far stay and the exit code is 1."""
+    failure = module.RayTaskError("table", "trace", DeviceError("no GPU"))
+    monkeypatch.setattr(module.ray, "get", Mock(side_effect=failure))
+
+    with pytest.raises(ScoringFailed, match="cannot start again: no GPU"):
+        list(module.rows_of("a block", "a.png"))
