@@ -108,7 +108,7 @@ class ClusterScorer:
     """The workers of a cluster, with the interface of `Scorer`.
 
     The number of workers follows from the resources that are free now. Each takes a GPU, unless the
-    setting `device` is `cpu` or the cluster has none, and CPUs for `threads` and `decode_threads`.
+    setting `device` is `cpu`, or it is `auto` and the cluster has none, and CPUs for its threads.
 
     Args:
         address: of the cluster, as `ray.init` takes it: `auto` is the one of this machine, `local`
@@ -137,7 +137,7 @@ class ClusterScorer:
 
     def _open(self, settings: Settings, columns: Columns, batch: int | None) -> None:
         nodes = list(available_resources_per_node().values())
-        settings, resources = placement(settings, nodes)
+        settings, resources = placement(settings, nodes, ray.cluster_resources().get("GPU", 0))
         worker = ray.remote(**LIVES, **resources)(Worker)
         count = worker_count(nodes, resources)
         self._workers = placed([worker.remote(settings, columns) for _ in range(count)])
@@ -207,19 +207,30 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
 
 
-def placement(settings: Settings, nodes: Sequence[Mapping[str, float]]) -> tuple[Settings, dict[str, float]]:
+def placement(
+    settings: Settings, nodes: Iterable[Mapping[str, float]], gpus: float = 0
+) -> tuple[Settings, dict[str, float]]:
     """Return the settings of a worker, and the resources of Ray that it takes.
 
-    `nodes` are the free resources of each node.
+    `nodes` are the free resources of each node, and `gpus` all GPUs of the cluster.
 
-    On CPUs, a worker has one thread that decodes and one for the engine, unless they are set. They take turns, so
-    they take one CPU.
+    Ray hides no GPU from a worker that reserves none. Such a worker gets the device `cpu`, so that it
+    does not use a GPU that Ray has given to another program. On CPUs, a worker has one thread that
+    decodes and one for the engine, unless they are set. They take turns, so they take one CPU.
+
+    Raises:
+        DeviceError: GPUs are reserved by other programs, or the cluster has none for the device.
     """
     settings = settings.model_copy(update={"bundle": settings.bundle.absolute()})
-    if settings.device != "cpu" and any(node.get("GPU", 0) >= 1 for node in nodes):
-        return settings, {"num_gpus": 1, "num_cpus": settings.decode_threads or 1}
-    threads = {"threads": settings.threads or 1, "decode_threads": settings.decode_threads or 1}
-    return settings.model_copy(update=threads), {"num_cpus": max(threads.values())}
+    if settings.device == "cpu" or (settings.device == "auto" and gpus == 0):
+        threads = {"threads": settings.threads or 1, "decode_threads": settings.decode_threads or 1}
+        return settings.model_copy(update={"device": "cpu", **threads}), {"num_cpus": max(threads.values())}
+    if gpus == 0:
+        raise DeviceError(f"the cluster has no GPU for the device {settings.device}; choose --device cpu")
+    free = [node for node in nodes if node.get("GPU", 0) >= 1]
+    if not free:
+        raise DeviceError("other programs have reserved all GPUs of the cluster; wait, or choose --device cpu")
+    return settings, {"num_gpus": 1, "num_cpus": settings.decode_threads or 1}
 
 
 def worker_count(nodes: Iterable[Mapping[str, float]], resources: Mapping[str, float]) -> int:

@@ -56,6 +56,15 @@ def test_a_target_keeps_a_replica_below_its_limit(name: str, module: ModuleType)
     assert target < module.options(Settings())["max_ongoing_requests"]
 
 
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_only_a_replica_that_reserves_a_gpu_uses_one(name: str) -> None:
+    """Without a reserved GPU, the device is `cpu`: `auto` would take GPUs that Ray has given to other programs."""
+    (application,) = configuration(name)["applications"]
+    reserved = deployment_of(name)["ray_actor_options"].get("num_gpus", 0)
+
+    assert Settings(**application["args"]).device == ("cuda" if reserved else "cpu")
+
+
 def test_a_replica_gets_no_more_requests_than_its_queue_holds(module: ModuleType) -> None:
     """Requests that find no place wait in the proxy, and are not refused by a replica."""
     small = Settings(max_queue_size=10, max_client_batch_size=10)

@@ -140,7 +140,7 @@ def workers() -> list[int]:
     [
         (("--ray", "127.0.0.1:1"), "no cluster of Ray at 127.0.0.1:1: "),
         (("--threads", "64"), "has a worker's resources free"),
-        (("--device", "cuda"), "CUDA"),
+        (("--device", "cuda"), "the cluster has no GPU for the device cuda"),
     ],
 )
 def test_what_cannot_run_is_refused(cluster: str, images: Path, options: tuple[str, ...], sentence: str) -> None:
@@ -188,10 +188,25 @@ def test_workers_follow_from_the_resources(
     count: int,
 ) -> None:
     """A worker takes a GPU where there is one, and CPUs for its threads, all on one node."""
-    _, found = module.placement(Settings(**settings), nodes)
+    gpus = sum(node.get("GPU", 0) for node in nodes)
+    _, found = module.placement(Settings(**settings), nodes, gpus)
 
     assert found == resources
     assert module.worker_count(nodes, found) == count
+
+
+def test_a_worker_without_a_gpu_uses_none(module: ModuleType) -> None:
+    """Ray hides no GPU from a worker that reserves none, so the settings do."""
+    settings, _ = module.placement(Settings(device="auto"), [{"CPU": 8.0}])
+
+    assert settings.device == "cpu"
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda", "tensorrt"])
+def test_reserved_gpus_are_not_used(module: ModuleType, device: str) -> None:
+    """If other programs have reserved all GPUs, a run that can use them does not fall back to the CPU."""
+    with pytest.raises(DeviceError, match="other programs have reserved all GPUs"):
+        module.placement(Settings(device=device), [{"CPU": 8.0, "GPU": 0.5}, {"CPU": 8.0}], 2)
 
 
 def test_a_worker_without_a_place_is_left_out(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
