@@ -215,7 +215,8 @@ def placement(
     `nodes` are the free resources of each node, and `gpus` all GPUs of the cluster.
 
     Ray hides no GPU from a worker that reserves none. Such a worker gets the device `cpu`, so that it
-    does not use a GPU that Ray has given to another program. On CPUs, a worker has one thread that
+    does not use a GPU that Ray has given to another program. With a GPU, a worker decodes on an equal
+    share of the free CPUs of its node, the smallest one of all nodes. On CPUs, a worker has one thread that
     decodes and one for the engine, unless they are set. They take turns, so they take one CPU.
 
     Raises:
@@ -230,7 +231,10 @@ def placement(
     free = [node for node in nodes if node.get("GPU", 0) >= 1]
     if not free:
         raise DeviceError("other programs have reserved all GPUs of the cluster; wait, or choose --device cpu")
-    return settings, {"num_gpus": 1, "num_cpus": settings.decode_threads or 1}
+    shares = [max(1, int(node["CPU"] // int(node["GPU"]))) for node in free if node.get("CPU", 0) >= 1]
+    decode_threads = settings.decode_threads or min(shares, default=1)
+    settings = settings.model_copy(update={"decode_threads": decode_threads})
+    return settings, {"num_gpus": 1, "num_cpus": decode_threads}
 
 
 def worker_count(nodes: Iterable[Mapping[str, float]], resources: Mapping[str, float]) -> int:

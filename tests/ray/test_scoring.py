@@ -175,8 +175,11 @@ def test_large_images_make_small_blocks(module: ModuleType, monkeypatch: pytest.
         ({"device": "cpu"}, [{"CPU": 8.0, "GPU": 2.0}], {"num_cpus": 1}, 8),
         ({"threads": 3}, [{"CPU": 8.0}], {"num_cpus": 3}, 2),
         ({"threads": 2}, [{"CPU": 3.0}, {"CPU": 3.0}, {}], {"num_cpus": 2}, 2),
-        ({}, [{"CPU": 8.0, "GPU": 2.0}], {"num_gpus": 1, "num_cpus": 1}, 2),
-        ({}, [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0}], {"num_gpus": 1, "num_cpus": 1}, 2),
+        ({}, [{"CPU": 8.0, "GPU": 2.0}], {"num_gpus": 1, "num_cpus": 4}, 2),
+        ({}, [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 8.0}], {"num_gpus": 1, "num_cpus": 4}, 2),
+        ({}, [{"CPU": 96.0, "GPU": 8.0}, {"CPU": 7.0, "GPU": 2.5}], {"num_gpus": 1, "num_cpus": 3}, 10),
+        ({}, [{"CPU": 3.0, "GPU": 4.0}], {"num_gpus": 1, "num_cpus": 1}, 3),
+        ({}, [{"CPU": 8.0, "GPU": 2.0}, {"GPU": 1.0}], {"num_gpus": 1, "num_cpus": 4}, 2),
         ({"decode_threads": 8}, [{"CPU": 8.0, "GPU": 2.0}], {"num_gpus": 1, "num_cpus": 8}, 1),
     ],
 )
@@ -200,6 +203,13 @@ def test_a_worker_without_a_gpu_uses_none(module: ModuleType) -> None:
     settings, _ = module.placement(Settings(device="auto"), [{"CPU": 8.0}])
 
     assert settings.device == "cpu"
+
+
+def test_a_worker_with_a_gpu_decodes_on_the_cpus_that_it_reserves(module: ModuleType) -> None:
+    """Eight workers on a node would otherwise decode with all of its CPUs each."""
+    settings, resources = module.placement(Settings(), [{"CPU": 96.0, "GPU": 8.0}], 8)
+
+    assert settings.decode_threads == resources["num_cpus"] == 12
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda", "tensorrt"])
