@@ -7,6 +7,7 @@ again, and sends its blocks again, a few times.
 
 import itertools
 import logging
+import os
 import socket
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -124,8 +125,10 @@ class ClusterScorer:
 
     def __init__(self, address: str, settings: Settings, columns: Columns, batch: int | None = None) -> None:
         self.schema = schema(columns)
+        if address == "local":  # by default, Ray reports its usage to its makers
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
-            _check_reachable(address)
+            check_reachable(address)
             ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
         except (OSError, RuntimeError, ValueError) as error:
             raise StartError(f"no cluster of Ray at {address}: {first_line(error)}") from error
@@ -196,15 +199,18 @@ class ClusterScorer:
         self.close()
 
 
-def _check_reachable(address: str) -> None:
+def check_reachable(address: str) -> None:
     """Connect to a `host:port`, because Ray tries it for minutes.
 
     Raises:
         OSError: nothing listens there.
+        StartError: it is an address for Ray Client, whose programs run outside of the cluster.
     """
+    if address.startswith("ray://"):
+        raise StartError(f"{address} is for Ray Client; run the command on a node of the cluster, with --ray auto")
     host, _, port = address.rpartition(":")
-    if port.isdecimal():
-        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    if port.isdecimal() and "://" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
 
 
 def placement(

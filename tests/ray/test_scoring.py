@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -139,6 +139,7 @@ def workers() -> list[int]:
     ("options", "sentence"),
     [
         (("--ray", "127.0.0.1:1"), "no cluster of Ray at 127.0.0.1:1: "),
+        (("--ray", "ray://127.0.0.1:10001"), "ray://127.0.0.1:10001 is for Ray Client"),
         (("--threads", "64"), "has a worker's resources free"),
         (("--device", "cuda"), "the cluster has no GPU for the device cuda"),
     ],
@@ -149,6 +150,39 @@ def test_what_cannot_run_is_refused(cluster: str, images: Path, options: tuple[s
 
     assert result.returncode == 2, result.stderr
     assert sentence in result.stderr
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:6379", "[::1]:6379"])
+def test_the_host_of_an_address_can_be_a_number(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """An address of IPv6 has brackets around the host, as in a URL. A connection takes it without them."""
+    connect = Mock()
+    monkeypatch.setattr(module.socket, "create_connection", connect)
+    module.check_reachable(address)
+
+    assert connect.call_args.args[0] in {("127.0.0.1", 6379), ("::1", 6379)}
+
+
+@pytest.mark.parametrize(("given", "reports"), [(None, "0"), ("1", "1")])
+def test_a_local_cluster_reports_nothing(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch, given: str | None, reports: str
+) -> None:
+    """Ray's reports to its makers are off for `local`, unless the user has turned them on."""
+    if given is None:
+        monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    else:
+        monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", given)
+    found = []
+
+    def init(*_: object, **__: object) -> None:
+        found.append(os.environ.get("RAY_USAGE_STATS_ENABLED"))
+        raise RuntimeError("no cluster in this test")
+
+    monkeypatch.setattr(module.ray, "init", init)
+    with patch.dict(os.environ), pytest.raises(StartError, match="no cluster in this test"):
+        module.ClusterScorer("local", Settings(), Columns())
+    assert found == [reports]
 
 
 def test_blocks_end_at_chunks(module: ModuleType) -> None:
