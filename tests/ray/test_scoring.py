@@ -4,7 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -68,11 +69,24 @@ def start(
     )
 
 
-def started(source: Path, output: Path, *options: str) -> subprocess.Popen[str]:
-    """Start the command, and return when its workers are open."""
-    process = start(source, output, *options)
-    wait_until((output.with_name(f"{output.name}.parts") / "run.json").exists)
-    return process
+@contextmanager
+def held(source: Path, output: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """Start the command, and wait until it has written four parts, of a batch each. A line lets it go on."""
+    program = ("tests.scoring.held", "4")
+    with start(source, output, *options, program=program) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            assert len(parts_of(output)) == 4
+            assert not output.exists()
+            yield process
+        finally:
+            process.kill()
+
+
+def parts_of(output: Path) -> list[Path]:
+    """Return the parts of an output that is not complete."""
+    return list(output.with_name(f"{output.name}.parts").glob("rows-*"))
 
 
 def test_the_rows_are_those_of_a_run_without_ray(cluster: str, images: Path) -> None:
@@ -99,25 +113,36 @@ def test_a_run_goes_on_without_ray(cluster: str, images: Path) -> None:
     """A run on a cluster that was stopped goes on without Ray, and the rows are the same."""
     folder = images.parent
     score(images, folder / "without.parquet")
-    process = started(images, folder / "with.parquet", "--ray", cluster)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=START_SECONDS)
+    with held(images, folder / "with.parquet", "--ray", cluster) as process:
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate("\n", timeout=START_SECONDS)
+    assert process.returncode == 1
+    assert "stopped after 8 of 300 images" in errors
     last = score(images, folder / "with.parquet")
 
     assert last.returncode == 0, last.stderr
     assert (folder / "with.parquet").read_bytes() == (folder / "without.parquet").read_bytes()
 
 
-def test_a_worker_that_dies_changes_no_row(cluster: str, images: Path) -> None:
-    """If a worker is killed, Ray starts it again and sends its blocks again."""
-    folder = images.parent
-    score(images, folder / "without.parquet")
-    process = started(images, folder / "with.parquet", "--ray", cluster)
-    os.kill(workers()[0], signal.SIGKILL)
-    _, errors = process.communicate(timeout=START_SECONDS)
+def test_a_worker_that_dies_changes_no_row(cluster: str, tmp_path: Path) -> None:
+    """If the workers are killed, Ray starts them again and sends their blocks again.
+
+    While the command is held, two workers have at most eight of the ten blocks. So the rows of the
+    last ones come from processes that Ray has started again.
+    """
+    images = write_images(tmp_path / "images", 600, bad_every=7)
+    outputs = [tmp_path / "without.parquet", tmp_path / "with.parquet"]
+    score(images, outputs[0], "--threads", "2")
+    wait_until(lambda: import_module("ray").available_resources().get("CPU", 0) >= 2)  # those of the last test
+    with held(images, outputs[1], "--ray", cluster, "--threads", "2") as process:
+        killed = workers()
+        assert 1 <= len(killed) <= 2
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        _, errors = process.communicate("\n", timeout=START_SECONDS)
 
     assert process.returncode == 0, errors
-    assert (folder / "with.parquet").read_bytes() == (folder / "without.parquet").read_bytes()
+    assert outputs[1].read_bytes() == outputs[0].read_bytes()
 
 
 def test_a_block_that_ends_its_worker_ends_the_run(cluster: str, images: Path) -> None:
