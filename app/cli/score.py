@@ -106,10 +106,11 @@ def score(settings: Settings, given: argparse.Namespace) -> int:
     logs.configure(settings.log_format, settings.log_level)
     columns = rows.Columns(settings.top_k, logits=given.logits, embedding=given.embedding)
     request = job.Request(given.sources, given.output, columns, given.column, given.batch, overwrite=given.overwrite)
+    command = "the same command without --overwrite" if given.overwrite else "the same command"
     try:
-        return _report(job.score(request, settings, _open_scorer(given.ray)), given.output)
+        return _report(job.score(request, settings, _open_scorer(given.ray)), given.output, command)
     except ScoringFailed as error:
-        return _fail(f"{error}; the same command goes on from the rows that are written")
+        return _fail(f"{error}; {command} goes on from the rows that are written")
 
 
 def _open_scorer(address: str | None) -> "job.OpenScorer":
@@ -131,9 +132,9 @@ def _open_scorer(address: str | None) -> "job.OpenScorer":
     return partial(ClusterScorer, address)
 
 
-def _report(result: "job.Result", output: Path) -> int:
+def _report(result: "job.Result", output: Path, command: str) -> int:
     if not result.is_complete:
-        return _fail(f"stopped after {result.done:,} of {result.total:,} images; the same command goes on from there")
+        return _fail(f"stopped after {result.done:,} of {result.total:,} images; {command} goes on from there")
     speed = f", {result.scored / result.seconds:,.1f} images/s" if result.seconds else ", all from an earlier start"
     print(f"{output}: {result.total:,} rows, {result.missing:,} of them without a result{speed}")
     return _fail(f"none of the {result.total:,} images has a result") if result.missing == result.total else 0

@@ -8,6 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from app.cli.main import main
+from app.scoring import job
+from app.scoring.errors import ScoringFailed
 from app.settings import DEMO_BUNDLE, Settings
 from tests.scoring.drawn import write_images
 from tests.support.served import run
@@ -56,6 +58,32 @@ def test_no_image_at_all_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixt
         assert main(command) == 1
         assert "none of the 3 images has a result" in capsys.readouterr().err
     assert pq.read_table(tmp_path / "out.parquet").num_rows == 3
+
+
+@pytest.mark.parametrize(
+    ("option", "command"), [([], "the same command"), (["--overwrite"], "the same command without --overwrite")]
+)
+def test_the_way_to_go_on_keeps_the_rows(
+    option: list[str],
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """After a stop and after a failure, the command that is advised does not begin again."""
+    arguments = ["score", str(GOLDEN), "--output", str(tmp_path / "out.parquet"), *option]
+
+    monkeypatch.setattr(job, "score", lambda *_: job.Result(10, 4, 0, scored=4, seconds=1))
+    assert main(arguments) == 1
+    assert capsys.readouterr().err == f"swin-serve: stopped after 4 of 10 images; {command} goes on from there\n"
+
+    def fail(*_: object) -> None:
+        raise ScoringFailed("the disk is full")
+
+    monkeypatch.setattr(job, "score", fail)
+    assert main(arguments) == 1
+    expected = f"swin-serve: the disk is full; {command} goes on from the rows that are written\n"
+    assert capsys.readouterr().err == expected
 
 
 @pytest.mark.parametrize(
