@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from app.cli.arguments import Source, add_settings
 from app.errors import StartError
 from app.observability import logging as logs
-from app.scoring.errors import ScoringFailed
+from app.scoring.errors import ScoringFailed, SourcesChanged
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ def score(settings: Settings, given: argparse.Namespace) -> int:
     command = "the same command without --overwrite" if given.overwrite else "the same command"
     try:
         return _report(job.score(request, settings, _open_scorer(given.ray)), given.output, command)
+    except SourcesChanged as error:
+        return _fail(str(error))
     except ScoringFailed as error:
         return _fail(f"{error}; {command} goes on from the rows that are written")
 

@@ -13,3 +13,7 @@ class OutputError(StartError):
 
 class ScoringFailed(Exception):
     """The work failed after it had begun. The rows that are written stay."""
+
+
+class SourcesChanged(ScoringFailed):
+    """The sources are not those of the start. The run cannot go on."""

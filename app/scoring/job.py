@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self
 
 import pyarrow as pa
 
-from app.scoring.errors import ScoringFailed
+from app.scoring.errors import SourceError, SourcesChanged
 from app.scoring.items import Item
 from app.scoring.output import Output, Run, check_same, group_rows
 from app.scoring.progress import progress
@@ -92,6 +92,7 @@ def score(request: Request, settings: Settings, open_scorer: OpenScorer = Scorer
         StartError: the sources, the bundle or the device cannot be used, or the output belongs to
             another run.
         ScoringFailed: an engine or the disk fails. Calling again goes on from the last part.
+        SourcesChanged: files have arrived, changed or gone since the start.
     """
     output = Output(request.output)
     with output.locked():
@@ -102,7 +103,7 @@ def score(request: Request, settings: Settings, open_scorer: OpenScorer = Scorer
         if begun is None:
             with open_scorer(settings, request.columns, request.batch) as scorer:
                 output.begin(Run(options, _engine(scorer)))
-                return write_rows(output, sources, scorer, survey.images)
+                return write_rows(output, sources, scorer, survey)
         if request.batch is not None:
             check_same(output.path, {"batch": begun.engine["batch"]}, {"batch": request.batch})
         rows = output.finished_rows()
@@ -112,7 +113,7 @@ def score(request: Request, settings: Settings, open_scorer: OpenScorer = Scorer
         settings = settings.model_copy(update={"threads": settings.threads or begun.engine["threads"]})
         with open_scorer(settings, request.columns, begun.engine["batch"]) as scorer:
             check_same(output.path, {"device": begun.engine["device"]}, {"device": _engine(scorer)["device"]})
-            return write_rows(output, sources, scorer, survey.images)
+            return write_rows(output, sources, scorer, survey)
 
 
 def _options(request: Request, settings: Settings, survey: Survey) -> Mapping[str, Any]:
@@ -130,12 +131,14 @@ def _engine(scorer: AnyScorer) -> Mapping[str, Any]:
     return {"device": "+".join(scorer.devices), "threads": scorer.threads, "batch": scorer.batch}
 
 
-def write_rows(output: Output, sources: Sources, scorer: AnyScorer, total: int) -> Result:
-    """Write the rows that no part has, and finish the output if all `total` rows are there.
+def write_rows(output: Output, sources: Sources, scorer: AnyScorer, survey: Survey) -> Result:
+    """Write the rows that no part has, and finish the output if all are there.
 
     Raises:
-        ScoringFailed: an engine or the disk fails, or the sources have fewer images.
+        ScoringFailed: an engine or the disk fails.
+        SourcesChanged: the sources are not those of the survey.
     """
+    total = survey.images
     done, missing = output.written()
     before, started = done, time.monotonic()
     parts = _Parts(output, done, group_rows(scorer.schema))
@@ -148,11 +151,27 @@ def write_rows(output: Output, sources: Sources, scorer: AnyScorer, total: int) 
             if stopping.is_set():
                 break
     seconds = time.monotonic() - started
-    if done == total:
+    if done == total or not stopping.is_set():
+        _check_unchanged(sources, survey, done)
         output.finish(scorer.schema)
-    elif not stopping.is_set():
-        raise ScoringFailed(f"the source had {total} images at the start and has {done} now; --overwrite begins again")
     return Result(total, done, missing, scored=done - before, seconds=seconds)
+
+
+def _check_unchanged(sources: Sources, survey: Survey, done: int) -> None:
+    """Compare the sources after the last row with those of the start: folders are listed twice, and can change between.
+
+    Raises:
+        SourcesChanged: they differ.
+    """
+    try:
+        is_same = done == survey.images and sources.survey() == survey
+    except SourceError as error:
+        raise SourcesChanged(f"the sources have changed since the start: {error}") from error
+    if not is_same:
+        raise SourcesChanged(
+            f"the sources have changed since the start, when they had {survey.images:,} images; give --overwrite to "
+            "begin again, and a list of paths if files arrive all the time"
+        )
 
 
 class _Parts:

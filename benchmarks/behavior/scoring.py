@@ -175,10 +175,10 @@ def decode_all(scorer: Scorer, paths: Sequence[Path]) -> tuple[int, float, float
 def score_all(scorer: Scorer, folder: Path) -> tuple[int, float, float]:
     """Score the list of files, and write the rows. Return images, seconds and CPU seconds."""
     sources, output = Sources([str(folder / "list.txt")]), Output(folder / "out.parquet")
-    images = sources.survey().images
+    survey = sources.survey()
     with output.locked():
         output.begin(Run({}, {}))
-        return _timed(lambda: write_rows(output, sources, scorer, images), images)
+        return _timed(lambda: write_rows(output, sources, scorer, survey), survey.images)
 
 
 def loop(workload: Workload, paths: Sequence[Path]) -> Callable[[], tuple[int, float, float]]:

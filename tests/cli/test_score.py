@@ -9,7 +9,7 @@ import pytest
 
 from app.cli.main import main
 from app.scoring import job
-from app.scoring.errors import ScoringFailed
+from app.scoring.errors import ScoringFailed, SourcesChanged
 from app.settings import DEMO_BUNDLE, Settings
 from tests.scoring.drawn import write_images
 from tests.support.served import run
@@ -84,6 +84,20 @@ def test_the_way_to_go_on_keeps_the_rows(
     assert main(arguments) == 1
     expected = f"swin-serve: the disk is full; {command} goes on from the rows that are written\n"
     assert capsys.readouterr().err == expected
+
+
+def test_a_run_that_cannot_go_on_does_not_advise_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If the sources have changed, the message does not advise the same command."""
+
+    def fail(*_: object) -> None:
+        raise SourcesChanged("the sources have changed")
+
+    monkeypatch.setattr(job, "score", fail)
+
+    assert main(["score", str(GOLDEN), "--output", str(tmp_path / "out.parquet")]) == 1
+    assert capsys.readouterr().err == "swin-serve: the sources have changed\n"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ import pytest
 
 from app.bundle.manifest import MANIFEST
 from app.scoring import job
-from app.scoring.errors import OutputError, ScoringFailed
+from app.scoring.errors import OutputError, ScoringFailed, SourcesChanged
+from app.scoring.items import Item
 from app.scoring.job import Request, Result, score
 from app.scoring.output import Output
 from app.scoring.rows import Columns
@@ -239,8 +240,39 @@ def test_a_source_that_shrinks_is_a_failure(images: Path, monkeypatch: pytest.Mo
     """A list that loses rows during the run does not end in a short file."""
     monkeypatch.setattr(Sources, "items_after", lambda *_: iter(()))
 
-    with pytest.raises(ScoringFailed, match="the source had 50 images at the start and has 0 now"):
+    with pytest.raises(SourcesChanged, match="the sources have changed since the start, when they had 50 images"):
         score(request(images), SETTINGS)
+    assert not (images.parent / "out.parquet").exists()
+
+
+class Changing(Scorer):
+    """A scorer beside which the folder changes, before its images are listed or after the last row."""
+
+    before: Callable[[], object] = staticmethod(lambda: None)
+    after: Callable[[], object] = staticmethod(lambda: None)
+
+    def batches(self, items: Iterable[Item]) -> Generator[pa.RecordBatch, None, None]:
+        self.before()
+        yield from super().batches(items)
+        self.after()
+
+
+def test_a_file_that_arrives_during_the_run_is_a_failure(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new file does not silently take the place of the last one."""
+    new = images / "00000a.png"
+    monkeypatch.setattr(Changing, "before", staticmethod(lambda: new.write_bytes(drawn(1)[0])))
+
+    with pytest.raises(SourcesChanged, match="have changed since the start, when they had 50 images"):
+        score(request(images), SETTINGS, Changing)
+    assert not (images.parent / "out.parquet").exists()
+
+
+def test_a_folder_that_goes_during_the_run_is_a_failure(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that cannot be listed again has changed."""
+    monkeypatch.setattr(Changing, "after", staticmethod(lambda: shutil.rmtree(images)))
+
+    with pytest.raises(SourcesChanged, match="have changed since the start: cannot read the folder"):
+        score(request(images), SETTINGS, Changing)
 
 
 def test_a_full_disk_is_a_failure(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
