@@ -13,7 +13,7 @@ Paths in lists and tables are relative to their file. Knows nothing about the co
 import glob
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -35,16 +35,16 @@ class Sources:
     Args:
         arguments: paths and globs.
         column: the column of tables. None: the only one that can hold images.
-        left_out: files and folders that are not part of a folder, such as the output.
+        left_out: files and folders, such as the output, that are part of no folder and match no glob.
 
     Raises:
         SourceError: there is no such file, or no such column.
     """
 
     def __init__(self, arguments: Sequence[str], column: str | None = None, left_out: Sequence[Path] = ()) -> None:
-        hidden = frozenset(os.path.realpath(path) for path in left_out)
-        paths = [path for argument in arguments for path in _matches(argument)]
-        self._sources = [_source(path, column, hidden) for path in paths]
+        is_left_out = _LeftOut(left_out)
+        paths = [path for argument in arguments for path in _matches(argument, is_left_out)]
+        self._sources = [_source(path, column, is_left_out) for path in paths]
         self._counts = list[int]()
 
     def survey(self) -> Survey:
@@ -71,7 +71,17 @@ class Sources:
             count = max(count - length, 0)
 
 
-def _matches(argument: str) -> Sequence[Path]:
+class _LeftOut:
+    """Tells whether a path is one of these files and folders, or in one of the folders, also by a link."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._beginnings = tuple(os.path.join(os.path.realpath(path), "") for path in paths)  # noqa: PTH118 (a final /)
+
+    def __call__(self, path: Path) -> bool:
+        return f"{os.path.realpath(path)}{os.sep}".startswith(self._beginnings)
+
+
+def _matches(argument: str, is_left_out: Callable[[Path], bool]) -> Sequence[Path]:
     """Return the path, or the paths that match the glob by name."""
     path = Path(argument)
     if path.exists():
@@ -79,14 +89,15 @@ def _matches(argument: str) -> Sequence[Path]:
     found = sorted(map(Path, glob.glob(argument, recursive=True)))  # noqa: PTH207 (absolute patterns, too)
     if "**" in argument:  # folders match as well as their files
         found = [path for path in found if not path.is_dir()]
+    found = [path for path in found if not is_left_out(path)]
     if not found:
         raise SourceError(f"there is no file or folder {argument}, and no file matches it")
     return found
 
 
-def _source(path: Path, column: str | None, hidden: frozenset[str]) -> Source:
+def _source(path: Path, column: str | None, is_left_out: Callable[[Path], bool]) -> Source:
     if path.is_dir():
-        return Folder(path, hidden)
+        return Folder(path, is_left_out)
     match path.suffix.lower():
         case ".txt":
             return PathList(path)
@@ -111,8 +122,8 @@ class ImageFile(Source):
 class Folder(Source):
     """The files of a folder and of the folders in it, by name. Links to folders are not followed."""
 
-    def __init__(self, path: Path, hidden: frozenset[str]) -> None:
-        self._path, self._hidden = path, hidden
+    def __init__(self, path: Path, is_left_out: Callable[[Path], bool]) -> None:
+        self._path, self._is_left_out = path, is_left_out
 
     def items(self) -> Iterator[Item]:
         for folder, folders, names in os.walk(self._path, onerror=_refuse):
@@ -123,8 +134,7 @@ class Folder(Source):
                     yield Item(text_of(str(path)), path)
 
     def _is_wanted(self, folder: str, name: str) -> bool:
-        is_hidden = name.startswith(".") or os.path.realpath(Path(folder, name)) in self._hidden
-        return not is_hidden
+        return not (name.startswith(".") or self._is_left_out(Path(folder, name)))
 
 
 class PathList(Source):

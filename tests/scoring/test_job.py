@@ -245,6 +245,17 @@ def test_a_source_that_shrinks_is_a_failure(images: Path, monkeypatch: pytest.Mo
     assert not (images.parent / "out.parquet").exists()
 
 
+@pytest.mark.parametrize("pattern", ["*", "**"])
+def test_a_glob_beside_the_output_goes_on(images: Path, pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parts and the lock of a run do not match its own glob: it has the same images at the next start."""
+    glob = images / pattern
+    with stopped_after(2, monkeypatch):
+        score(request(glob), SETTINGS)
+
+    assert score(request(glob), SETTINGS).total == 50
+    assert score(request(glob), SETTINGS).scored == 0
+
+
 class Changing(Scorer):
     """A scorer beside which the folder changes, before its images are listed or after the last row."""
 

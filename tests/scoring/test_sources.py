@@ -170,6 +170,21 @@ def test_the_output_is_not_part_of_the_source(folder: Path) -> None:
     assert [item.path for item in sources.items_after(0)] == [folder / "b.png"]
 
 
+@pytest.mark.parametrize("pattern", ["*", "**", "**/*"])
+def test_the_output_matches_no_glob(folder: Path, pattern: str) -> None:
+    """Neither the output nor a file in its folder is an image, however a glob finds it."""
+    sources = Sources([str(folder / pattern)], left_out=[folder / "sub", folder / "a.png"])
+    sources.survey()
+
+    assert [item.path for item in sources.items_after(0)] == [folder / "b.png"]
+
+
+def test_a_glob_of_the_output_alone_is_refused(folder: Path) -> None:
+    """A glob that finds only what is left out finds nothing."""
+    with pytest.raises(SourceError, match="no file matches it"):
+        Sources([str(folder / "s*")], left_out=[folder / "sub"])
+
+
 def test_a_name_that_is_not_text_is_read(tmp_path: Path) -> None:
     """A file name that is not UTF-8 has a readable source, and its path is that of the file."""
     name = os.fsdecode(b"caf\xe9.png")
