@@ -1,1 +1,1 @@
-"""Offline scoring: many images in, a table of classes out, on one machine. Knows no HTTP and no queue."""
+"""Offline scoring: many images in, a table of classes out, on one machine or a cluster. Knows no HTTP and no queue."""
