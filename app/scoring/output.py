@@ -15,7 +15,7 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +28,8 @@ from app.scoring.errors import OutputError, ScoringFailed
 from app.scoring.rows import VECTOR
 
 SUFFIX = ".parquet"
+# The names in the folder of the parts: those above, and files that are being written.
+OWN_NAMES = re.compile(r"lock|(run\.json|rows-\d{12,}\.parquet)(\.part)?|file\.parquet")
 # The key of a run in the metadata of the file.
 RUN_KEY = b"swin-serve"
 COMPRESSION = "zstd"
@@ -69,22 +71,36 @@ class Output:
         """Keep other processes from writing the same output inside the block.
 
         Raises:
-            OutputError: another process writes it, or the folder cannot be written.
+            OutputError: another process writes it, or the folder of its parts cannot be written or has files of
+                another program.
             ScoringFailed: a file cannot be written inside the block.
         """
         try:
             self.parts.mkdir(exist_ok=True)
+            self._check_parts()
             with (self.parts / "lock").open("w") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 try:
                     yield
                 finally:
                     if not self._run_file.exists():  # nothing has begun, or all is done
-                        shutil.rmtree(self.parts)
+                        self._remove_parts()
         except BlockingIOError as error:
             raise OutputError(f"another process writes {self.path}; wait for it, or choose another --output") from error
         except OSError as error:
             raise OutputError(f"cannot write {self.parts}: {error.strerror or error}") from error
+
+    def _check_parts(self) -> None:
+        for file in self.parts.iterdir():
+            if not OWN_NAMES.fullmatch(file.name):
+                raise OutputError(f"{file} is not from swin-serve score; move it away, or choose another --output")
+
+    def _remove_parts(self) -> None:
+        for file in self.parts.iterdir():
+            if OWN_NAMES.fullmatch(file.name):
+                file.unlink()
+        with contextlib.suppress(OSError):  # another program has written a file there
+            self.parts.rmdir()
 
     def begun(self, options: Mapping[str, Any]) -> Run | None:
         """Return the run that the output belongs to, or None if there is no output.

@@ -223,6 +223,27 @@ def test_a_file_of_another_program_is_kept(images: Path, content: bytes | None) 
     assert not (images.parent / "out.parquet.parts").exists()
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "rows-1.parquet", "run.json.old"])
+def test_a_folder_of_another_program_is_kept(images: Path, name: str) -> None:
+    """A folder at the place of the parts that has other files is refused, and nothing in it changes."""
+    file = images.parent / "out.parquet.parts" / name
+    file.parent.mkdir()
+    file.touch()
+
+    with pytest.raises(OutputError, match=f"{name} is not from swin-serve score; move it away"):
+        score(request(images, overwrite=True), SETTINGS)
+    assert [*file.parent.iterdir()] == [file]
+
+
+def test_a_file_that_arrives_beside_the_parts_is_kept(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a run removes its own files only."""
+    file = images.parent / "out.parquet.parts" / "notes.txt"
+    monkeypatch.setattr(Changing, "after", staticmethod(file.touch))
+
+    assert score(request(images), SETTINGS, Changing).is_complete
+    assert [*file.parent.iterdir()] == [file]
+
+
 @pytest.mark.parametrize("name", ["out.csv", "missing/out.parquet", "images"])
 def test_an_output_that_cannot_be_written_is_refused_first(images: Path, name: str) -> None:
     """A wrong suffix, a missing folder and a folder are refused before any work."""
