@@ -33,9 +33,6 @@ class AnyScorer(Protocol):
     batch: int
 
     @property
-    def threads(self) -> int: ...
-
-    @property
     def devices(self) -> Sequence[str]: ...
 
     @property
@@ -109,8 +106,7 @@ def score(request: Request, settings: Settings, open_scorer: OpenScorer = Scorer
         rows = output.finished_rows()
         if rows is not None:
             return Result(rows, *output.written(), scored=0, seconds=0)
-        # The rows must not depend on what this start would measure.
-        settings = settings.model_copy(update={"threads": settings.threads or begun.engine["threads"]})
+        # The rows must not depend on the batch size that this start would measure.
         with open_scorer(settings, request.columns, begun.engine["batch"]) as scorer:
             check_same(output.path, {"device": begun.engine["device"]}, {"device": _engine(scorer)["device"]})
             return write_rows(output, sources, scorer, survey)
@@ -128,7 +124,7 @@ def _options(request: Request, settings: Settings, survey: Survey) -> Mapping[st
 
 
 def _engine(scorer: AnyScorer) -> Mapping[str, Any]:
-    return {"device": "+".join(scorer.devices), "threads": scorer.threads, "batch": scorer.batch}
+    return {"device": "+".join(scorer.devices), "batch": scorer.batch}
 
 
 def write_rows(output: Output, sources: Sources, scorer: AnyScorer, survey: Survey) -> Result:

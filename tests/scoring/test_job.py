@@ -109,7 +109,7 @@ def test_a_continued_run_gives_the_same_file(images: Path, parts: int, monkeypat
 
 
 def test_what_was_measured_stays(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that is continued keeps the batch size and the threads that its first start measured."""
+    """A continued run keeps the batch size that its first start measured. Threads change no bit, and are not kept."""
     opened = list[tuple[int | None, int | None]]()
 
     class Noted(Scorer):
@@ -123,7 +123,8 @@ def test_what_was_measured_stays(images: Path, monkeypatch: pytest.MonkeyPatch) 
     run = json.loads((images.parent / "out.parquet.parts/run.json").read_text())
     score(request(images, batch=None), settings, Noted)
 
-    assert opened == [(None, None), (run["engine"]["threads"], run["engine"]["batch"])]
+    assert opened == [(None, None), (None, run["engine"]["batch"])]
+    assert set(run["engine"]) == {"device", "batch"}
 
 
 def test_a_complete_run_is_not_repeated(images: Path) -> None:
