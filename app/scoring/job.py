@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from app.scoring.errors import SourceError, SourcesChanged
 from app.scoring.items import Item
-from app.scoring.output import Output, Run, check_same, group_rows
+from app.scoring.output import GROUP_BYTES, Output, Run, check_same
 from app.scoring.progress import progress
 from app.scoring.provenance import bundle_digest, library_versions, settings_of_rows
 from app.scoring.rows import Columns, count_missing
@@ -137,7 +137,7 @@ def write_rows(output: Output, sources: Sources, scorer: AnyScorer, survey: Surv
     total = survey.images
     done, missing = output.written()
     before, started = done, time.monotonic()
-    parts = _Parts(output, done, group_rows(scorer.schema))
+    parts = _Parts(output, done)
     items = itertools.islice(sources.items_after(done), total - done)
     with progress(total, done) as report, _stop_signals() as stopping, parts, closing(scorer.batches(items)) as batches:
         for batch in batches:
@@ -171,21 +171,21 @@ def _check_unchanged(sources: Sources, survey: Survey, done: int) -> None:
 
 
 class _Parts:
-    """Collects rows, and writes a part every `PART_SECONDS`, at `max_rows`, and at the end, also after an error."""
+    """Collects rows, and writes a part every `PART_SECONDS`, at `GROUP_BYTES`, and at the end, also after an error."""
 
-    def __init__(self, output: Output, first: int, max_rows: int) -> None:
-        self._output, self._first, self._max_rows = output, first, max_rows
-        self._batches, self._rows, self._at = list[pa.RecordBatch](), 0, time.monotonic()
+    def __init__(self, output: Output, first: int) -> None:
+        self._output, self._first = output, first
+        self._batches, self._bytes, self._at = list[pa.RecordBatch](), 0, time.monotonic()
 
     def add(self, batch: pa.RecordBatch) -> None:
         self._batches.append(batch)
-        self._rows += len(batch)
-        if self._rows >= self._max_rows or time.monotonic() - self._at >= PART_SECONDS:
+        self._bytes += batch.nbytes
+        if self._bytes >= GROUP_BYTES or time.monotonic() - self._at >= PART_SECONDS:
             self._write()
 
     def _write(self) -> None:
         self._output.write(self._first, self._batches)
-        self._first, self._rows, self._at = self._first + self._rows, 0, time.monotonic()
+        self._first, self._bytes, self._at = self._first + sum(map(len, self._batches)), 0, time.monotonic()
         self._batches.clear()
 
     def __enter__(self) -> None:

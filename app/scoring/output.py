@@ -7,8 +7,8 @@
         lock              held by the process that writes
 
 Each file is written beside its place, and moved there when it is complete. So a process that is
-killed leaves complete parts. The file is made of the parts in groups of a fixed number of rows: it
-does not depend on where the parts were cut.
+killed leaves complete parts. The file is made of the parts in groups of equal numbers of rows, which
+follow from the rows: it does not depend on where the parts were cut.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from app.errors import sentence
 from app.scoring.errors import OutputError, ScoringFailed
-from app.scoring.rows import VECTOR
+from app.scoring.rows import row_bytes
 
 SUFFIX = ".parquet"
 # The names in the folder of the parts: those above, and files that are being written.
@@ -33,8 +33,11 @@ OWN_NAMES = re.compile(r"lock|(run\.json|rows-\d{12,}\.parquet)(\.part)?|file\.p
 # The key of a run in the metadata of the file.
 RUN_KEY = b"swin-serve"
 COMPRESSION = "zstd"
-# Rows in a group of the file, without and with vectors. A group is in memory as a whole while it is written.
-GROUP_ROWS, GROUP_ROWS_WITH_VECTORS = 65_536, 8_192
+# The most rows in a group of the file.
+GROUP_ROWS = 65_536
+# Bytes of rows after which a group, or a part, ends, about. A group is in memory as a whole while it is written, with
+# copies.
+GROUP_BYTES = 32 * 2**20
 
 
 class Run(NamedTuple):
@@ -151,7 +154,7 @@ class Output:
             ScoringFailed: the file cannot be written.
         """
         run = self._run_file.read_text(encoding="utf-8")
-        schema, size = schema.with_metadata({RUN_KEY: run}), group_rows(schema)
+        schema, size = schema.with_metadata({RUN_KEY: run}), self._group_rows()
         with (
             _replacing(self.path, self.parts / f"file{SUFFIX}") as temporary,
             pq.ParquetWriter(temporary, schema, compression=COMPRESSION) as writer,
@@ -172,6 +175,14 @@ class Output:
         if RUN_KEY not in metadata:
             raise OutputError(f"{self.path} is not from swin-serve score; choose another --output, or --overwrite")
         return _parsed(metadata[RUN_KEY].decode(), self.path)
+
+    def _group_rows(self) -> int:
+        """Return the number of rows in a group, by the first row that has a result: all others are as long."""
+        for part in self._complete_parts():
+            table = pq.read_table(part)
+            if rows := table.filter(table["error"].is_null()).slice(0, 1).to_pylist():
+                return min(max(GROUP_BYTES // row_bytes(rows[0]), 1), GROUP_ROWS)
+        return GROUP_ROWS
 
     def _complete_parts(self) -> Iterator[Path]:
         """Yield the parts in order, up to the first gap."""
@@ -203,11 +214,6 @@ def _replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
             os.close(folder)
     except OSError as error:
         raise ScoringFailed(f"cannot write {path}: {error.strerror or sentence(error)}") from error
-
-
-def group_rows(schema: pa.Schema) -> int:
-    """Return the number of rows in a group of the file, and the maximum number of rows in a part."""
-    return GROUP_ROWS_WITH_VECTORS if VECTOR in schema.types else GROUP_ROWS
 
 
 def _groups(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:

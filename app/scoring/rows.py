@@ -1,8 +1,8 @@
 """Rows: the schema of the output, and record batches from the results of chunks. Knows no engine and no files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,10 @@ from app.scoring.pipeline import Chunk
 
 VECTOR = pa.list_(pa.float32())
 CLASS = pa.struct([("index", pa.int32()), ("label", pa.string()), ("score", pa.float32())])
+
+# Estimates of bytes in memory: of a row without its lists, of a class in `top_k`, whose names vary in length, and of a
+# number in a vector.
+ROW_BYTES, CLASS_BYTES, NUMBER_BYTES = 160, 32, 4
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,12 @@ def _lists(values: pa.Array, length: int, is_missing: NDArray[np.bool]) -> pa.Ar
     """Return a column of lists of equal length; null for a row without a result."""
     offsets = np.concatenate([[0], np.cumsum(~is_missing)]) * length
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values, mask=pa.array(is_missing))
+
+
+def row_bytes(row: Mapping[str, Any]) -> int:
+    """Return about how many bytes a row with a result takes in memory. Depends on the lengths of its lists only."""
+    numbers = sum(len(row.get(name) or ()) for name in ("logits", "embedding"))
+    return ROW_BYTES + CLASS_BYTES * len(row["top_k"]) + NUMBER_BYTES * numbers
 
 
 def count_missing(batch: pa.RecordBatch) -> int:

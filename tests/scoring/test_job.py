@@ -322,8 +322,8 @@ def test_a_full_disk_is_a_failure(images: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_file_does_not_depend_on_its_parts(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row groups have a fixed number of rows, however the parts were cut."""
-    monkeypatch.setattr("app.scoring.output.GROUP_ROWS_WITH_VECTORS", 16)
+    """Row groups have equal numbers of rows, however the parts were cut."""
+    monkeypatch.setattr("app.scoring.output.GROUP_ROWS", 16)
     score(request(images), SETTINGS)
     monkeypatch.setattr(job, "PART_SECONDS", 0)
     score(request(images, "small.parquet"), SETTINGS)
@@ -331,6 +331,22 @@ def test_the_file_does_not_depend_on_its_parts(images: Path, monkeypatch: pytest
     metadata = pq.read_metadata(images.parent / "out.parquet")
     assert [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)] == [16, 16, 16, 2]
     assert (images.parent / "out.parquet").read_bytes() == (images.parent / "small.parquet").read_bytes()
+
+
+def test_a_part_ends_at_a_number_of_bytes(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are not collected in memory beyond a number of bytes, however fast they are."""
+    firsts, write = list[int](), Output.write
+
+    def noted(output: Output, first: int, batches: Sequence[pa.RecordBatch]) -> None:
+        firsts.append(first)
+        write(output, first, batches)
+
+    monkeypatch.setattr(Output, "write", noted)
+    monkeypatch.setattr(job, "PART_SECONDS", START_SECONDS)
+    monkeypatch.setattr(job, "GROUP_BYTES", 1)
+    score(request(images), SETTINGS)
+
+    assert firsts == [*range(0, 50, 4)]
 
 
 def command(images: Path, parts: int = 4, *more: str) -> list[str]:
