@@ -16,8 +16,7 @@ from app.scoring.pipeline import Chunk
 VECTOR = pa.list_(pa.float32())
 CLASS = pa.struct([("index", pa.int32()), ("label", pa.string()), ("score", pa.float32())])
 
-# Estimates of bytes in memory: of a row without its lists, of a class in `top_k`, whose names vary in length, and of a
-# number in a vector.
+# Bytes in memory, about: of a row without its lists, of a class in `top_k` with its label, and of a number in a vector.
 ROW_BYTES, CLASS_BYTES, NUMBER_BYTES = 160, 32, 4
 
 
