@@ -60,7 +60,6 @@ class Facts:
     """The properties of a scorer that a worker has opened."""
 
     batch: int
-    threads: int
     devices: Sequence[str]
     bundle: str  # its digest
     versions: Mapping[str, str]  # of the libraries that determine the rows
@@ -102,7 +101,7 @@ class Worker:
     def _opened(self, batch: int | None) -> tuple[Scorer, Facts]:
         scorer = Scorer(self._settings, self._columns, batch)
         bundle = bundle_digest(self._settings)
-        return scorer, Facts(scorer.batch, scorer.threads, scorer.devices, bundle, library_versions())
+        return scorer, Facts(scorer.batch, scorer.devices, bundle, library_versions())
 
 
 class ClusterScorer:
@@ -145,7 +144,7 @@ class ClusterScorer:
         count = worker_count(nodes, resources)
         self._workers = placed([worker.remote(settings, columns) for _ in range(count)])
         facts = self._facts(self._workers[0].open.remote(batch))
-        self.batch, self.threads, self.devices = facts.batch, facts.threads, list(facts.devices)
+        self.batch, self.devices = facts.batch, list(facts.devices)
         check_equal(replace(facts, bundle=bundle_digest(settings), versions=library_versions()), facts)
         self._expected = facts
         for opening in [each.open.remote(facts.batch) for each in self._workers[1:]]:
