@@ -113,6 +113,10 @@ class Settings(BaseSettings):
     metrics_open: bool = Field(
         default=True, description="Serve `/metrics` without an API key. If it is off, Prometheus must send a key."
     )
+    page: bool = Field(
+        default=True,
+        description="Serve a page for browsers at `/`. Its files need no API key, but what it shows does.",
+    )
     cors_origins: CommaSeparated[Origin] = Field(
         (),
         description="Origins of pages that may send requests from a browser, as `https://example.org`, comma "

@@ -40,12 +40,22 @@ class Head:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """A golden sample."""
+
+    file: str  # in the bundle
+    image: bytes  # encoded
+    logits: NDArray[np.float32]  # (classes,)
+
+
+@dataclass(frozen=True)
 class Contents:
-    """The parts of a bundle for HTTP workers: all but the network and the golden samples."""
+    """The parts of a bundle for HTTP workers: all but the network."""
 
     manifest: Manifest
     labels: tuple[Label, ...]
     head: Head
+    samples: tuple[Sample, ...]
 
 
 @dataclass(frozen=True)
@@ -100,10 +110,12 @@ def load_bundle(folder: Path) -> Bundle:
     ):
         if array.shape != expected or array.dtype != np.float32:
             raise BundleError(f"bundle {folder}: {name} is {array.shape}, expected {expected}")
+    samples = zip((sample.file for sample in manifest.golden.samples), golden_logits, strict=True)
     return Bundle(
         manifest,
         labels,
         head,
+        tuple(Sample(file, files.held[file], logits) for file, logits in samples),
         folder=folder,
         golden_logits=golden_logits,
         network=files.copied[MODEL],
@@ -115,7 +127,7 @@ def load_bundle(folder: Path) -> Bundle:
 
 def contents(bundle: Contents) -> Contents:
     """Return the parts of a bundle for HTTP workers. Private copies cannot leave this process."""
-    return Contents(bundle.manifest, bundle.labels, bundle.head)
+    return Contents(bundle.manifest, bundle.labels, bundle.head, bundle.samples)
 
 
 @dataclass

@@ -16,6 +16,7 @@ from app.batching.types import ignore
 from app.errors import DeadlineExceeded, Overloaded
 from app.images.decode import Picture, open_image
 from app.images.preprocess import preprocess
+from app.images.preview import Preview, preview
 from app.images.reading import ImageReader
 
 T = TypeVar("T")
@@ -85,6 +86,14 @@ class Decoder:
             return await self._in_pool(self._decode, image, deadline)
         return self._decode(image)
 
+    async def preview(self, data: bytes, deadline: float = NEVER) -> Preview:
+        """Return the network's input for an encoded image as a PNG, and the region of the image that it shows.
+
+        Raises:
+            Overloaded, DeadlineExceeded, ServiceError: as `pixels`.
+        """
+        return await self._decode_in(self._pool, partial(self._timed, self._preview), data, deadline)
+
     async def document(self, decode: Callable[[T], Result], document: T, deadline: float = NEVER) -> Result:
         """Return what `decode` makes of a large document of a request.
 
@@ -151,6 +160,10 @@ class Decoder:
 
     def _open_and_decode(self, data: bytes) -> Preprocessed:
         return self._decode(open_image(data, self._config.reader.limits))
+
+    def _preview(self, data: bytes) -> Preview:
+        reader = self._config.reader
+        return preview(reader.to_rgb(open_image(data, reader.limits)), reader.preprocessing)
 
     def _decode(self, image: Picture) -> Preprocessed:
         started = time.perf_counter()

@@ -16,7 +16,7 @@ GROUPS = {
     "bundle and device": ("bundle", "model_name", "device", "instances_per_device", "threads", "cuda_graphs"),
     "HTTP": (
         *("host", "port", "grpc_port", "root_path", "http_workers", "api_keys", "health_open"),
-        *("metrics_open", "cors_origins", "trusted_proxies"),
+        *("metrics_open", "page", "cors_origins", "trusted_proxies"),
     ),
     "batching": ("max_batch", "max_queue_delay_ms", "max_queue_size", "batch_timeout"),
     "images": (

@@ -18,7 +18,18 @@ from app.http.middleware.authentication import HEALTH, METRICS, ApiKeyMiddleware
 from app.http.middleware.context import RequestContextMiddleware
 from app.http.middleware.fast_path import FastPathMiddleware
 from app.http.problems import ANYWHERE, add_problem_handlers
-from app.http.routes import classify, docs, health, huggingface, kserve, model, open_inference, torchserve
+from app.http.routes import (
+    classify,
+    docs,
+    health,
+    huggingface,
+    kserve,
+    model,
+    open_inference,
+    page,
+    preprocess,
+    torchserve,
+)
 from app.models.model import Backend, Service
 from app.models.registry import ONLY_VERSION, Model, ModelRegistry, path_name
 from app.observability.metrics import Metrics
@@ -33,13 +44,13 @@ CORS: dict[str, Any] = {
         "Inference-Header-Content-Length",
     ],
     "expose_headers": [
-        *("X-Request-ID", "Server-Timing", "Retry-After", "X-Class-Index"),
+        *("X-Request-ID", "Server-Timing", "Retry-After", "X-Class-Index", "X-Image-Region"),
         "Inference-Header-Content-Length",
     ],
 }
 
 
-PROTOCOLS = (classify, huggingface, open_inference, torchserve, kserve)
+PROTOCOLS = (classify, preprocess, huggingface, open_inference, torchserve, kserve)
 
 
 def application(
@@ -70,6 +81,8 @@ def application(
     )
     for routes in (*PROTOCOLS, health, model, docs):
         app.include_router(routes.router)
+    if settings.page:
+        app.include_router(page.router)
     add_problem_handlers(app, metrics)
     app.add_middleware(FastPathMiddleware, routes=[route for protocol in PROTOCOLS for route in protocol.router.routes])
     app.add_middleware(AdmissionMiddleware, metrics=metrics, carries_no_image=open_inference.carries_no_image)
@@ -87,7 +100,8 @@ def _require_key(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
     if settings.api_keys:
         open_paths = {*(HEALTH if settings.health_open else ()), *(METRICS if settings.metrics_open else ())}
         keys = [key.get_secret_value() for key in settings.api_keys]
-        app.add_middleware(ApiKeyMiddleware, metrics=metrics, keys=keys, open_paths=open_paths)
+        open_files = page.PATHS if settings.page else ()
+        app.add_middleware(ApiKeyMiddleware, metrics=metrics, keys=keys, open_paths=open_paths, open_files=open_files)
         declare(app.openapi(), open_paths)
 
 

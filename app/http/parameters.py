@@ -29,12 +29,16 @@ MAX_CACHED_BYTES = 200
 Absent = SkipJsonSchema[None]
 
 
-class QueryParameters(BaseModel, extra="forbid", frozen=True):
-    """The query parameters of `/classify/batch`, which are those of one image, too.
+class NoParameters(BaseModel, extra="forbid", frozen=True):
+    """The query of a route without parameters.
 
     An unknown parameter is refused, because the result could differ from the one that the client
     wants.
     """
+
+
+class QueryParameters(NoParameters):
+    """The query parameters of `/classify/batch`, which are those of one image, too."""
 
     top_k: Annotated[int, Field(ge=1)] | Absent = Field(
         None, description="Number of classes in the result. Default: the setting `top_k`."
@@ -62,7 +66,7 @@ class SingleImageParameters(QueryParameters):
     )
 
 
-Kind = TypeVar("Kind", bound=QueryParameters)
+Kind = TypeVar("Kind", bound=NoParameters)
 
 TIMEOUT = "X-Request-Timeout"
 TIMEOUT_HEADER = TIMEOUT.lower().encode()
@@ -104,7 +108,7 @@ def timeout_of(request: Request) -> float | None:
         raise _invalid(error, TIMEOUT, "a number of seconds above zero") from error
 
 
-def openapi_parameters(kind: type[QueryParameters]) -> list[dict[str, Any]]:
+def openapi_parameters(kind: type[NoParameters]) -> list[dict[str, Any]]:
     """Return the parameters of a route as OpenAPI declares them."""
     query = kind.model_json_schema()["properties"]
     return [*(_parameter("query", name, schema) for name, schema in query.items()), timeout_parameter()]
@@ -139,8 +143,10 @@ def _invalid(error: ValidationError, name: str, advice: str) -> InvalidParameter
     return InvalidParameter(f"{name} '{shorten(str(first['input']))}' is {reason}; give {advice}.")
 
 
-def _advice(kind: type[QueryParameters], name: str) -> str:
+def _advice(kind: type[NoParameters], name: str) -> str:
     schemas = kind.model_json_schema()["properties"]
+    if not schemas:
+        return "leave it out, because the route has none"
     if name not in schemas:
         return f"the parameters are {', '.join(schemas)}"
     schema = schemas[name]

@@ -1,10 +1,10 @@
 """An image with the evidence for a class painted over it. Knows no model, queue or HTTP."""
 
-import io
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from app.images.preview import png_of
 
 # The contribution of each position to the logit of a class, (height, width).
 Map = NDArray[np.float32]
@@ -36,7 +36,4 @@ def overlay(pixels: NDArray[np.uint8], evidence: Map, stride: int) -> bytes:
     strongest = np.abs(evidence).max() or 1.0  # if all evidence is zero, nothing is painted
     opacity = OPACITY * np.abs(heat) / strongest
     painted = gray + opacity * (np.where(heat > 0, FOR, AGAINST) - gray)
-    file = io.BytesIO()
-    # Level 3 takes a third of the time of the default level, for a tenth more bytes.
-    Image.fromarray(painted.round().astype(np.uint8)).save(file, "PNG", compress_level=3)
-    return file.getvalue()
+    return png_of(painted.round().astype(np.uint8))

@@ -65,7 +65,7 @@ def decode_pixels(data: bytes, recipe: Preprocessing, limits: Limits | None = No
 
 def preprocess(image: Image.Image, recipe: Preprocessing) -> NDArray[np.uint8]:
     """Return the pixels of an RGB image, `(height, width, 3)`, in the network's input size."""
-    across, down = _spans(image.size, recipe)
+    across, down = spans(image.size, recipe)
     if recipe.interpolation == "nearest":
         kept = Image.fromarray(np.asarray(image)[down.nearest(image.height)][:, across.nearest(image.width)])
     else:
@@ -75,7 +75,7 @@ def preprocess(image: Image.Image, recipe: Preprocessing) -> NDArray[np.uint8]:
 
 def preprocess_in_steps(image: Image.Image, recipe: Preprocessing) -> NDArray[np.uint8]:
     """Resize the whole image, then crop, as training code does: the reference for `preprocess`."""
-    across, down = _spans(image.size, recipe)
+    across, down = spans(image.size, recipe)
     (left, right), (top, bottom) = across.kept, down.kept
     whole = image.resize((across.full, down.full), RESAMPLING[recipe.interpolation])
     return np.asarray(_padded(whole.crop((left, top, right, bottom)), across, down, recipe))
@@ -143,8 +143,8 @@ def min_decoded_size(size: tuple[int, int], recipe: Preprocessing) -> tuple[int,
     return max(width, turned_width), max(height, turned_height)
 
 
-def _spans(size: tuple[int, int], recipe: Preprocessing) -> tuple[Span, Span]:
-    """Return the spans of the two axes, across and down."""
+def spans(size: tuple[int, int], recipe: Preprocessing) -> tuple[Span, Span]:
+    """Return the spans of the two axes, across and down, for an image of (width, height)."""
     full = _resized(size, recipe.resize)
     across, down = (Span(*span) for span in zip(full, *_cropped(full, recipe), strict=True))
     return across, down

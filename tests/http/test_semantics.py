@@ -21,7 +21,7 @@ from tests.http.test_service import digit, value
 KEY = "a-key-of-the-tests-0123456789"
 CREDENTIALS = {"authorization": f"Bearer {KEY}"}
 EVIL = {"host": "evil.example"}
-READ = ["/health/live", "/health/ready", "/metrics", "/model", "/docs", "/openapi.json"]
+READ = ["/health/live", "/health/ready", "/metrics", "/model", "/model/report", "/docs", "/openapi.json"]
 
 
 def service(**settings: Any) -> TestClient:
@@ -102,11 +102,11 @@ def test_no_path_redirects(client: TestClient, path: str) -> None:
     assert "/classify, /classify/batch" in answer.json()["detail"]
 
 
-def test_the_root_takes_images_only(client: TestClient) -> None:
-    """`GET /` gets 405 with the method of the route for Hugging Face's client."""
-    answer = client.get("/", headers=EVIL)
+def test_the_root_takes_images_and_has_the_page(client: TestClient) -> None:
+    """`PUT /` gets 405 with the methods of Hugging Face's client and of browsers."""
+    answer = client.put("/", headers=EVIL)
 
-    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST, GET, HEAD")
     assert "evil.example" not in str(answer.headers) + answer.text
 
 
@@ -315,7 +315,7 @@ def test_a_prefix_may_be_stripped_or_not(prefixed: TestClient, demo: Bundle, pre
     assert "url: '/ai/digits/openapi.json'" in page
     assert document["servers"] == [{"url": "/ai/digits"}]
     assert answer.json()["predictions"][0]["label"] == "two"
-    assert [prefixed.get(f"{prefix}{path}{slash}").status_code for path in READ] == [200, 200, 200, 401, 401, 401]
+    assert [prefixed.get(f"{prefix}{path}{slash}").status_code for path in READ] == [200, 200, 200, 401, 401, 401, 401]
     assert prefixed.get(f"/ai/digits/docs/{STYLE}", headers=CREDENTIALS).status_code == 200
 
 

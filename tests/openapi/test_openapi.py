@@ -25,8 +25,8 @@ KEY = "a-key-of-the-tests-0123456789"
 KEY_HEADER = "Authorization"
 CREDENTIALS = {KEY_HEADER: f"Bearer {KEY}"}
 CLASSES = 10
-# The model in paths.
-NAMES = {"name": "digits", "version": "1"}
+# The model in paths, and a golden sample.
+NAMES = {"name": "digits", "version": "1", "file": "seven.png"}
 # A timeout in seconds that a request can exceed on a busy machine. Shorter ones are raised to it.
 SHORT = 10
 

@@ -16,17 +16,37 @@ METRICS = ("/metrics",)
 
 
 class ApiKeyMiddleware:
-    """ASGI middleware that asks for an API key, except on some paths."""
+    """ASGI middleware that asks for an API key, except on some paths.
 
-    def __init__(self, app: App, metrics: Metrics, keys: Iterable[str], open_paths: Collection[str]) -> None:
-        self._app, self._metrics, self._open_paths = app, metrics, open_paths
+    Args:
+        app: the next ASGI application.
+        metrics: counts refusals.
+        keys: the API keys.
+        open_paths: paths that need no key.
+        open_files: paths that need no key to read them. Other methods need one: `POST /` classifies.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        metrics: Metrics,
+        keys: Iterable[str],
+        open_paths: Collection[str],
+        open_files: Collection[str] = (),
+    ) -> None:
+        self._app, self._metrics = app, metrics
+        self._open_paths, self._open_files = open_paths, open_files
         self._keys = BearerKeys(keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or path_of(scope) in self._open_paths or self._admits(scope):
+        if scope["type"] != "http" or self._is_open(scope) or self._admits(scope):
             await self._app(scope, receive, send)
             return
         await refusal(Unauthorized(), self._metrics)(scope, receive, send)
+
+    def _is_open(self, scope: Scope) -> bool:
+        path = path_of(scope)
+        return path in self._open_paths or (path in self._open_files and scope["method"] in {"GET", "HEAD"})
 
     def _admits(self, scope: Scope) -> bool:
         return self._keys.admits([value for name, value in scope["headers"] if name == b"authorization"])
