@@ -29,7 +29,7 @@ PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 PIP := -m pip install --disable-pip-version-check --quiet --constraint
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-all test-container test-ray clients prometheus fuzz chaos soak bench image push wheel sbom version print-version lint format docs dashboard proto supported-models demo clean
+.PHONY: help serve test test-all test-container test-browser test-ray screenshots clients prometheus fuzz chaos soak bench image push wheel sbom version print-version lint format docs dashboard proto supported-models demo clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,7 +38,7 @@ serve: $(SERVE)/ready  ## Serve the demonstration bundle, or another one: make s
 	$(SERVE)/bin/swin-serve run $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(PORT),--port $(PORT))
 
 test: $(DEV)/ready $(CLIENTS)/ready $(MLSERVER)/ready prometheus  ## Run the tests except the slow ones (a few minutes); with options of pytest: make test ARGS='-k decode'.
-	$(DEV)/bin/python -m pytest -m "not slow and not container" $(PARALLEL) $(ARGS)
+	$(DEV)/bin/python -m pytest -m "not slow and not container and not browser" $(PARALLEL) $(ARGS)
 
 test-all: $(DEV)/ready $(CLIENTS)/ready $(MLSERVER)/ready prometheus test-ray  ## Run all tests, with the slow ones, except those of containers.
 	$(DEV)/bin/python -m pytest -m "not container" $(PARALLEL) $(ARGS)
@@ -50,6 +50,12 @@ test-container: $(DEV)/ready prometheus  ## Build the container images and test 
 
 test-ray: $(RAY)/ready  ## Run the tests of the deployment for Ray Serve (in an environment of their own, 800 MB).
 	$(RAY)/bin/python -m pytest tests/ray $(RAY_ARGS)
+
+test-browser: $(DEV)/ready  ## Run the tests of the page in Chromium (Debian: apt-get install chromium). Without it, they are skipped.
+	$(DEV)/bin/python -m pytest -m browser -rs tests/browser $(ARGS)
+
+screenshots: $(DEV)/ready  ## Write the screenshots of the page for the documentation (two minutes).
+	$(DEV)/bin/python -m tests.browser.screenshots
 
 clients: $(CLIENTS)/ready $(MLSERVER)/ready  ## Install the clients of other projects that the tests run (two virtual environments).
 
@@ -149,7 +155,7 @@ $(SERVE)/ready: pyproject.toml constraints.txt
 $(DEV)/ready: pyproject.toml constraints.txt
 	@echo "creating $(DEV) (with torch: a few minutes) …"
 	$(PYTHON) -m venv $(DEV)
-	$(DEV)/bin/python $(PIP) constraints.txt --editable '.[cpu,export,demo,test,lint]'
+	$(DEV)/bin/python $(PIP) constraints.txt --editable '.[cpu,export,demo,test,browser,lint]'
 	@touch $@
 
 # tritonclient and kserve need an older protobuf than DEV.

@@ -39,7 +39,7 @@ def test_no_package_of_tests_is_skipped(pytestconfig: pytest.Config) -> None:
 
 
 ROOMS_WITHOUT_TORCH = (
-    *("batching", "bundle", "chaos", "classification", "cli", "container", "deploy", "differential", "fuzz"),
+    *("batching", "browser", "bundle", "chaos", "classification", "cli", "container", "deploy", "differential", "fuzz"),
     *(
         "gpu",
         "grpc",

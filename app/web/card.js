@@ -11,8 +11,22 @@ const SIDE = 144;
 const PIXEL_ART = 64;
 const FAMILIES = { swin: "Swin Transformer", swin_v2: "Swin Transformer V2" };
 
-/** Show the card of the model that `GET /model` describes. `onSample(blob, name)` tries a golden sample. */
-export function showCard(model, onSample) {
+/** Open the view: `use` sets the model that `GET /model` describes, and `show` draws it when it is first seen. */
+export function openCard(onSample) {
+  let [drawn, model, isShown] = [null, null, false];
+  const update = () => {
+    if (!isShown || !model || drawn === model) return;
+    drawn = model;
+    draw(model, onSample);
+  };
+  return {
+    use: (described) => { model = described; update(); },
+    show: (shown) => { isShown = shown; update(); },
+  };
+}
+
+/** Draw the card. `onSample(blob, name)` tries a golden sample. */
+function draw(model, onSample) {
   const { manifest } = model;
   byId("model-title").textContent = manifest.name;
   byId("card").replaceChildren(

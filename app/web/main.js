@@ -2,7 +2,7 @@
 
 import { byId, make, say } from "./dom.js";
 import { askJson, events, hasKey, Problem, setKey } from "./service.js";
-import { showCard } from "./card.js";
+import { openCard } from "./card.js";
 import { openLive } from "./live.js";
 import { openTrial } from "./trial.js";
 
@@ -19,6 +19,10 @@ const WORDS = {
 
 const trial = openTrial();
 const live = openLive();
+const card = openCard((blob, name) => {
+  location.hash = "#try";
+  trial.classify(blob, name);
+});
 
 function showView() {
   const wanted = location.hash.slice(1);
@@ -30,6 +34,7 @@ function showView() {
     else link.removeAttribute("aria-current");
   }
   live.show(name === "live");
+  card.show(name === "model");
 }
 
 async function loadModel() {
@@ -39,10 +44,7 @@ async function loadModel() {
     byId("key-form").hidden = true;
     describe(model);
     trial.use(model);
-    showCard(model, (blob, name) => {
-      location.hash = "#try";
-      trial.classify(blob, name);
-    });
+    card.use(model);
     document.documentElement.dataset.ready = "true"; // the page can be used from here on
     performance.mark("ready");
   } catch (error) {

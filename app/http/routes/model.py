@@ -5,6 +5,7 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request, Response
+from pydantic_core import to_json
 
 from app.bundle.load import Contents
 from app.classification.ranking import top_k
@@ -20,14 +21,14 @@ GOLDEN = "golden/"
 
 
 @router.head("/model", include_in_schema=False)
-@router.get("/model")
-async def model(request: Request) -> dict[str, Any]:
+@router.get("/model", response_model=dict[str, Any])
+async def model(request: Request) -> Response:
     """Return the manifest, the labels, the answers of the golden samples, and what `GET /model/report` returns.
 
     `limits` has the limits on an image, and the number of classes in an answer.
     """
     service = service_of(request)
-    return {
+    content = {
         "version": importlib.metadata.version("swin-serve"),
         "name": service.models.default.name,
         "manifest": service.bundle.manifest.model_dump(mode="json"),
@@ -36,16 +37,17 @@ async def model(request: Request) -> dict[str, Any]:
         "limits": _limits(service.settings),
         **await service.backend.report(),
     }
+    return _json(content)
 
 
 @router.head("/model/report", include_in_schema=False)
-@router.get("/model/report")
-async def report(request: Request) -> dict[str, Any]:
+@router.get("/model/report", response_model=dict[str, Any])
+async def report(request: Request) -> Response:
     """Return a report of each engine, the utilization of each component, and the bottleneck in a sentence.
 
     A report has the device, as the engine's session reports it, and the time of each batch size.
     """
-    return await service_of(request).backend.report()
+    return _json(await service_of(request).backend.report())
 
 
 @router.head("/model/golden/{file}", include_in_schema=False)
@@ -63,6 +65,11 @@ async def golden(request: Request) -> Response:
             headers = {"X-Content-Type-Options": "nosniff"}
             return Response(sample.image, media_type=f"image/{format_of(sample.image)}", headers=headers)
     raise HTTPException(HTTPStatus.NOT_FOUND)
+
+
+def _json(content: dict[str, Any]) -> Response:
+    # FastAPI's encoder takes twenty times as long: 13 ms of the event loop for 22,000 labels.
+    return Response(to_json(content), media_type="application/json")
 
 
 def _golden(contents: Contents) -> list[dict[str, Any]]:

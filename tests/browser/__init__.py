@@ -1,0 +1,1 @@
+"""Tests of the page in a browser: Debian's Chromium, steered by Playwright. `make test-browser` runs them."""
