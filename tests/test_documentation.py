@@ -17,6 +17,7 @@ from app.settings import PREFIX, Settings
 from benchmarks.load.served import START_SECONDS
 from docs.generate import PAGES, all_metrics
 from model_export.checkpoints.variants import VARIANTS
+from tests.browser.screenshots import DIGEST, page_digest
 from tests.references.table import RESULTS, SOURCES, has
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +48,11 @@ def test_a_generated_page_equals_the_code(page: str) -> None:
         pytest.skip("argparse of this Python formats help texts otherwise")
 
     assert (ROOT / "docs" / page).read_text() == PAGES[page]()
+
+
+def test_the_screenshots_show_the_present_page() -> None:
+    """`make screenshots` has been run since a file of the page was changed."""
+    assert DIGEST.read_text().strip() == page_digest()
 
 
 def prose_of(path: Path) -> str:

@@ -1,6 +1,6 @@
 // The view Model: the model card, from the manifest that the service verified at its start.
 
-import { byId, bytes, fixed, make, makeSvg, percent, scientific, table } from "./dom.js";
+import { byId, bytes, fixed, make, makeSvg, percent, scientific, scrolled, table } from "./dom.js";
 import { ask } from "./service.js";
 
 // The most labels that the search shows.
@@ -28,7 +28,6 @@ export function openCard(onSample) {
 /** Draw the card. `onSample(blob, name)` tries a golden sample. */
 function draw(model, onSample) {
   const { manifest } = model;
-  byId("model-title").textContent = manifest.name;
   byId("card").replaceChildren(
     summary(manifest),
     section("Architecture", architecture(manifest)),
@@ -133,6 +132,7 @@ async function drawSteps(canvases, sample, recipe, size, figures) {
   canvases.forEach((canvas, step) => drawPicture(canvas, pictures[step]));
   for (const canvas of recipe.crop ? [canvases[1]] : []) frame(canvas, image, region);
   figures[0].lastElementChild.lastElementChild.textContent = `${image.width} × ${image.height} pixels, upright, in sRGB`;
+  figures[0].parentElement.dataset.drawn = "true";
   figures.at(-1).lastElementChild.append(make("span", { class: "small quiet number" }, `${fixed(normalized.low, 2)} to ${fixed(normalized.high, 2)}`));
 }
 
@@ -238,8 +238,6 @@ function devices({ engines }) {
     scrolled("Devices", table("Engines", ["engine", "device", "provider", "threads", "time by batch size"], rows)),
   ];
 }
-
-const scrolled = (name, content) => make("div", { class: "scrolled", role: "group", tabindex: "0", "aria-label": name }, content);
 
 function labels(names) {
   const found = make("p", { class: "small quiet", role: "status" });

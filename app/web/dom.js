@@ -37,6 +37,9 @@ export function table(title, head, rows) {
       make("tr", {}, make("th", { scope: "row" }, first), rest.map((cell) => make("td", {}, cell))))));
 }
 
+/** Return content that scrolls sideways where the window is narrow. */
+export const scrolled = (name, content) => make("div", { class: "scrolled", role: "group", tabindex: "0", "aria-label": name }, content);
+
 /** Show a sentence in an element, or hide the element if there is no sentence. */
 export function say(element, sentence) {
   element.replaceChildren(sentence ?? "");

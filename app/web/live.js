@@ -2,7 +2,7 @@
 
 import { STAGES } from "./answer.js";
 import { bars, gauge, line, stacked } from "./charts.js";
-import { byId, fixed, make, milliseconds, percent, say, table } from "./dom.js";
+import { byId, fixed, make, milliseconds, percent, say, scrolled, table } from "./dom.js";
 import { change, columns, hasRestarted, mean, quantile, reading, refusals } from "./metrics.js";
 import { ask, askJson, Problem } from "./service.js";
 
@@ -12,6 +12,8 @@ const INTERVAL = 1000;
 const [SPAN, MIN_SPAN] = [600, 60];
 // Seconds over which rates and percentiles are taken.
 const WINDOW = 10;
+// The fewest columns in the chart of batch sizes.
+const LEAST_SIZES = 5;
 // The utilization from which the service calls a component its limit.
 const LIMIT = 0.85;
 const COMPONENTS = { engine: "engines", decode: "decode threads", http_worker: "HTTP workers", batcher: "batcher", cpu: "CPUs" };
@@ -103,13 +105,17 @@ function drawStats(now) {
 
 /** Show the values of the four numbers once a minute, for readers of tables. */
 function drawStatsTable() {
-  const minutes = history.filter((each, place) => place === history.length - 1 || Math.floor(each.now / 60) !== Math.floor(history[place + 1].now / 60));
-  const rows = minutes.toReversed().map((each) => [
-    new Date(each.now * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" }),
+  const rows = eachMinute().map((each) => [
+    clock(each),
     fixed(each.perSecond, 1), `${short(each.p50)} ms`, `${short(each.p99)} ms`, fixed(each.waiting + each.decoding), fixed(each.refusedPerSecond, 1),
   ]);
-  withTable(byId("stats-table"), [], table("The last ten minutes", ["time", "requests/s", "p50", "p99", "waiting", "refused/s"], rows));
+  withTable(byId("stats-table"), [], scrolled("The last ten minutes", table("The last ten minutes", ["time", "requests/s", "p50", "p99", "waiting", "refused/s"], rows)));
 }
+
+/** Return the last reading of each minute, the latest first. */
+const eachMinute = () => history.filter((each, place) => minuteOf(each) !== minuteOf(history[place + 1])).toReversed();
+const minuteOf = (each) => each && Math.floor(each.now / 60);
+const clock = (each) => new Date(each.now * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
 
 const short = (seconds) => fixed(seconds * 1000, seconds < 0.01 ? 1 : 0);
 
@@ -118,16 +124,20 @@ function drawStages(now) {
     .filter(({ points }) => points.some(([, value]) => value > 0))
     .map(({ name, points }) => ({ name, points: points.map(([time, value], at) => [time, Number.isFinite(value) || !hasAny(at) ? value : 0]) }));
   const { chart, top } = stacked(layers, ends(), "Mean time in each stage in the last ten minutes");
-  const rows = STAGES.map((stage) => {
-    const stageChange = now.stageChanges[stage];
-    return [stage, ...[mean(stageChange), quantile(stageChange, 0.5), quantile(stageChange, 0.99)].map((value) => (Number.isFinite(value) ? milliseconds(value) : "–"))];
+  const percentiles = STAGES.map((stage) => {
+    const seconds = now.stageChanges[stage];
+    const name = make("span", { class: "legend" }, make("span", {}, make("span", { class: `swatch ${stage}` }), stage));
+    return [name, ...[mean(seconds), quantile(seconds, 0.5), quantile(seconds, 0.99)].map(orDash)];
   });
+  const byMinute = eachMinute().map((each) => [clock(each), ...STAGES.map((stage) => orDash(mean(each.stageChanges[stage])))]);
   panel("stages-chart", "Latency by stage", `Mean time of an image in each stage; the top is ${milliseconds(top)}.`, [
     layers.length ? chart : empty(),
     timeAxis(),
-    make("p", { class: "legend small" }, STAGES.map((stage) => make("span", {}, make("span", { class: `swatch ${stage}` }), stage))),
-  ], table("Latency by stage in the last 10 seconds", ["stage", "mean", "p50", "p99"], rows));
+    table("Latency by stage in the last 10 seconds", ["last 10 s", "mean", "p50", "p99"], percentiles),
+  ], scrolled("Mean time by minute", table("Mean time in each stage", ["time", ...STAGES], byMinute)));
 }
+
+const orDash = (seconds) => (Number.isFinite(seconds) ? milliseconds(seconds) : "–");
 
 /** Return whether any stage has images in a reading: the other stages are then 0, not missing. */
 const hasAny = (at) => Object.values(history[at].stageChanges).some(({ count }) => count > 0);
@@ -135,7 +145,8 @@ const hasAny = (at) => Object.values(history[at].stageChanges).some(({ count }) 
 function drawBatches() {
   const oldest = history.find((each) => history.at(-1).now - each.now <= 60);
   const sizes = columns(change(history.length > 1 ? oldest.batches : null, history.at(-1).batches));
-  const shown = sizes.map(([bound, count], place) => [sizeName(bound, sizes[place - 1]?.[0] ?? 0), count]);
+  const last = Math.max(sizes.findLastIndex(([, count]) => count > 0), LEAST_SIZES - 1);
+  const shown = sizes.slice(0, last + 1).map(([bound, count], place) => [sizeName(bound, sizes[place - 1]?.[0] ?? 0), count]);
   const total = shown.reduce((sum, [, count]) => sum + count, 0);
   panel("batches-chart", "Batch sizes", history.length > 1 ? `${fixed(total)} batches in the last minute.` : `${fixed(total)} batches since the start.`, [
     bars(shown, "Number of batches by size"),

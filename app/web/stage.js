@@ -21,7 +21,7 @@ export class Stage {
   /** Show nothing. */
   clear() {
     this.upload = this.input = this.region = this.map = null;
-    this.options = { strength: 0.6, saw: false, centered: true, ...this.options };
+    this.options = { strength: 0.8, saw: false, centered: true, ...this.options };
     this.draw();
   }
 

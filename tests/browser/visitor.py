@@ -22,6 +22,8 @@ PHONE: dict[str, Any] = {
     "is_mobile": True,
     "has_touch": True,
 }
+# Chromium ends all its requests when an interface appears or disappears on the machine, as of a container.
+NETWORK_CHANGED = "net::ERR_NETWORK_CHANGED"
 # A seven, as the corners of its line in shares of the drawing area.
 SEVEN = ((0.25, 0.15), (0.72, 0.15), (0.55, 0.5), (0.42, 0.88))
 
@@ -74,6 +76,9 @@ class Visitor:
     def open(self, view: str = "") -> "Page":
         """Load the page, and wait until it can be used. Return the tab."""
         self.page.goto(f"{self.url}{view}")
+        if any(NETWORK_CHANGED in complaint for complaint in self.complaints):
+            self.complaints.clear()
+            return self.open(view)
         self.page.locator("html[data-ready]").wait_for(state="attached")
         self.page.locator("#state[data-state=ready]").wait_for()
         return self.page
