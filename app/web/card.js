@@ -127,13 +127,21 @@ async function drawSteps(canvases, sample, recipe, size, figures) {
   const input = await createImageBitmap(await preview.blob());
   const image = await createImageBitmap(blob).catch(() => input);
   const normalized = normalize(input, recipe);
-  const whole = recipe.crop ? [image, input] : [input];
+  const whole = recipe.crop ? [resized(image, recipe.resize), input] : [input];
   const pictures = [image, ...whole, normalized.picture];
   canvases.forEach((canvas, step) => drawPicture(canvas, pictures[step]));
-  for (const canvas of recipe.crop ? [canvases[1]] : []) frame(canvas, image, region);
+  if (recipe.crop) frame(canvases[1], whole[0], region);
   figures[0].lastElementChild.lastElementChild.textContent = `${image.width} × ${image.height} pixels, upright, in sRGB`;
   figures[0].parentElement.dataset.drawn = "true";
   figures.at(-1).lastElementChild.append(make("span", { class: "small quiet number" }, `${fixed(normalized.low, 2)} to ${fixed(normalized.high, 2)}`));
+}
+
+/** Return the image in the shape that the resize gives it. Only squashing changes the shape. */
+function resized(image, { mode, width, height }) {
+  if (mode !== "squash") return image;
+  const canvas = new OffscreenCanvas(width, height);
+  canvas.getContext("2d").drawImage(image, 0, 0, width, height);
+  return canvas;
 }
 
 function drawPicture(canvas, picture) {

@@ -3,7 +3,7 @@
 import { STAGES } from "./answer.js";
 import { bars, gauge, line, stacked } from "./charts.js";
 import { byId, fixed, make, milliseconds, percent, say, scrolled, table } from "./dom.js";
-import { change, columns, hasRestarted, mean, quantile, reading, refusals } from "./metrics.js";
+import { belowFirst, change, columns, hasRestarted, mean, quantile, reading, refusals } from "./metrics.js";
 import { ask, askJson, Problem } from "./service.js";
 
 // Milliseconds between two readings.
@@ -127,7 +127,7 @@ function drawStages(now) {
   const percentiles = STAGES.map((stage) => {
     const seconds = now.stageChanges[stage];
     const name = make("span", { class: "legend" }, make("span", {}, make("span", { class: `swatch ${stage}` }), stage));
-    return [name, ...[mean(seconds), quantile(seconds, 0.5), quantile(seconds, 0.99)].map(orDash)];
+    return [name, orDash(mean(seconds)), ...[0.5, 0.99].map((share) => quantileOf(seconds, share))];
   });
   const byMinute = eachMinute().map((each) => [clock(each), ...STAGES.map((stage) => orDash(mean(each.stageChanges[stage])))]);
   panel("stages-chart", "Latency by stage", `Mean time of an image in each stage; the top is ${milliseconds(top)}.`, [
@@ -135,6 +135,13 @@ function drawStages(now) {
     timeAxis(),
     table("Latency by stage in the last 10 seconds", ["last 10 s", "mean", "p50", "p99"], percentiles),
   ], scrolled("Mean time by minute", table("Mean time in each stage", ["time", ...STAGES], byMinute)));
+}
+
+/** Return a quantile in words: of the first bucket, only its upper end is known. */
+function quantileOf(histogram, share) {
+  const seconds = quantile(histogram, share);
+  const [isBelow, first] = belowFirst(histogram, seconds);
+  return isBelow ? `< ${fixed(first * 1000, 1)} ms` : orDash(seconds);
 }
 
 const orDash = (seconds) => (Number.isFinite(seconds) ? milliseconds(seconds) : "–");

@@ -64,6 +64,12 @@ export function quantile({ count, buckets }, share) {
   return lower;
 }
 
+/** Return whether a quantile lies in the first bucket, whose lower end is not known, and the end of that bucket. */
+export function belowFirst({ buckets }, seconds) {
+  const first = Math.min(...buckets.keys());
+  return [seconds <= first, first];
+}
+
 /** Return the numbers of a histogram's buckets, not cumulated: a list of [upper bound, count]. */
 export function columns({ buckets }) {
   const bounds = [...buckets].sort(([one], [other]) => one - other);

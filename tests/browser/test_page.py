@@ -193,6 +193,25 @@ def test_live_shows_the_load(visitor: Visitor, demo_service: Served) -> None:
     assert [url for url in visitor.requests if url.endswith(("/metrics", "/model/report"))] == []
 
 
+def test_percentiles_are_those_of_prometheus(visitor: Visitor) -> None:
+    """Quantiles of a histogram are interpolated within a bucket, as `histogram_quantile` does."""
+    text = "".join(
+        f'swin_stage_seconds_bucket{{stage="infer",le="{bound}"}} {count}\n'
+        for bound, count in {"0.001": 10, "0.002": 30, "0.01": 40, "+Inf": 41}.items()
+    )
+    text += 'swin_stage_seconds_count{stage="infer"} 41\nswin_stage_seconds_sum{stage="infer"} 0.082\n'
+    found = visitor.page.evaluate(
+        """async (text) => {
+            const { mean, quantile, reading } = await import(new URL("web/metrics.js", location.href));
+            const { infer } = reading(text, 0).stages;
+            return [mean(infer), ...[0.5, 0.9, 0.999].map((share) => quantile(infer, share))];
+        }""",
+        text,
+    )
+
+    assert found == pytest.approx([0.002, 0.001 + 0.001 * 10.5 / 20, 0.002 + 0.008 * 6.9 / 10, 0.01])
+
+
 def test_the_model_card_shows_the_manifest(visitor: Visitor) -> None:
     """The card has the accuracy with its interval, the proof, and labels that can be searched."""
     page = visitor.page
