@@ -216,6 +216,7 @@ def test_the_model_card_shows_the_manifest(visitor: Visitor) -> None:
     """The card has the accuracy with its interval, the proof, and labels that can be searched."""
     page = visitor.page
     page.get_by_role("link", name="Model").click()
+    page.locator(".steps[data-drawn]").wait_for()
     text = page.locator("#card").inner_text()
     page.get_by_label("Search").fill("Ei")
     labels = page.locator(".labels li").all_inner_texts()
