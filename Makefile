@@ -117,7 +117,7 @@ sbom: $(SBOM)/ready  ## Write build/sbom.json: the packages of the container ima
 lint: $(DEV)/ready  ## Check style, format, import contracts, types, the Dockerfile and the workflows.
 	$(DEV)/bin/ruff check
 	$(DEV)/bin/ruff format --check
-	$(DEV)/bin/lint-imports
+	PYTHONPATH=clients/python $(DEV)/bin/lint-imports
 	$(DEV)/bin/mypy
 	$(DEV)/bin/hadolint Dockerfile
 	$(DEV)/bin/zizmor --quiet --offline --strict-collection .github/workflows
@@ -143,7 +143,7 @@ demo: $(DEV)/ready  ## Train the demonstration classifier again, and export it.
 	$(DEV)/bin/python -m model_export.demo
 
 clean:  ## Delete the virtual environments, build outputs and caches of tools.
-	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build clients/python/build *.egg-info clients/python/*.egg-info .mypy_cache .pytest_cache .ruff_cache
 
 # Without torch: the service does not need it.
 $(SERVE)/ready: pyproject.toml constraints.txt

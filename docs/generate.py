@@ -117,7 +117,10 @@ def modules() -> str:
     return _page(
         "Packages and modules",
         "Each line is the first sentence of the module's docstring.",
-        *(f"## {name}\n\n" + "\n".join(_tree(ROOT / name, 0)) for name in ("app", "model_export")),
+        *(
+            f"## {name}\n\n" + "\n".join(_tree(ROOT / name, 0))
+            for name in ("app", "model_export", "clients/python/swin_client")
+        ),
     )
 
 

@@ -12,13 +12,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path for package in ("app", "model_export") for path in (ROOT / package).rglob("*.py"))
+CLIENT = ROOT / "clients/python/swin_client"
 ROOMS = [path for path in MODULES if path.name == "__init__.py"]
 NAMES_NOT_USED = {"utils", "util", "common", "core", "helpers", "manager", "handler", "handlers", "base", "misc"}
 
 
 def test_no_name_explains_nothing() -> None:
     """No module or package has a name without meaning, such as `utils`."""
-    names = {path.stem for path in MODULES} | {path.parent.name for path in MODULES}
+    names = {path.stem for path in (*MODULES, *CLIENT.glob("*.py"))} | {path.parent.name for path in MODULES}
 
     assert not names & NAMES_NOT_USED
 
@@ -53,6 +54,7 @@ ROOMS_WITHOUT_TORCH = (
         "scoring",
         "server",
         "support",
+        "swin_client",
         "system",
     ),
 )

@@ -9,7 +9,7 @@ from docs.generate import all_metrics
 
 ROOT = Path(__file__).parents[1]
 DECISIONS = ROOT / "docs/decisions"
-PROGRAMS = ("app", "model_export", "tests", "benchmarks")
+PROGRAMS = ("app", "model_export", "tests", "benchmarks", "clients")
 # Options and identifiers of other projects, which decisions name and the code does not use.
 FOREIGN_OPTIONS = {"--dist", "--data-binary", "--http2"}
 FOREIGN_NAMES = {
@@ -25,7 +25,7 @@ BEGINNING = re.compile(
     r"# (\d{4}): (.+)\n\nStatus: ((?:accepted|rejected|superseded by \d{4}), \d{4}-\d\d-\d\d)\n\n## Context\n"
 )
 # A path below one of the folders, possibly with stars; and a file name that stands alone.
-FILE_PATH = re.compile(r"(?<![\w/-])(?:app|model_export|tests|benchmarks|docs|docker)/[\w*./-]*[\w*/]")
+FILE_PATH = re.compile(r"(?<![\w/-])(?:app|model_export|tests|benchmarks|clients|docs|docker)/[\w*./-]*[\w*/]")
 FILE_NAME = re.compile(r"(?<![\w/.*])\w+\.py\b")
 COMMAND = re.compile(r"python -m ((?:tests|benchmarks)[\w.]*\w)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]+")

@@ -26,7 +26,7 @@ README = (ROOT / "README.md").read_text()
 BENCHMARKS = (ROOT / "benchmarks/README.md").read_text()
 DOCUMENTS = sorted(
     path
-    for folder in (".", "docs", "benchmarks")
+    for folder in (".", "docs", "benchmarks", "clients/python")
     for path in (ROOT / folder).glob("*.md" if folder != "docs" else "**/*.md")
 )
 # Documents of the present. The changelog and the decisions may name what no longer exists.
