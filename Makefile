@@ -20,7 +20,7 @@ TARGET := cpu
 TAG := swin-serve$(if $(filter gpu,$(TARGET)),:gpu)
 # The version is in pyproject.toml. These files repeat it, because their tools cannot read it there.
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
-VERSIONED := pyproject.toml Dockerfile docs/how-to/kubernetes.md deploy/kserve/servingruntime.yaml \
+VERSIONED := pyproject.toml clients/python/pyproject.toml Dockerfile docs/how-to/kubernetes.md deploy/kserve/servingruntime.yaml \
     deploy/kubernetes/overlays/cpu/kustomization.yaml deploy/kubernetes/overlays/gpu/kustomization.yaml
 # A command that starts a Docker engine where none responds.
 ENGINE_START ?= true
@@ -93,9 +93,9 @@ push:  ## Build both images with their SBOM and provenance, and push them: make 
 	    --build-arg REVISION="$$(git rev-parse HEAD)" . &&) true
 
 # setuptools would put files of earlier builds into the wheel.
-wheel: $(DEV)/ready  ## Write the wheel to dist/. One commit makes one digest.
-	rm -rf build/lib build/bdist.* dist
-	SOURCE_DATE_EPOCH="$$(git log -1 --format=%ct)" $(DEV)/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+wheel: $(DEV)/ready  ## Write the wheels of swin-serve and of its client to dist/. One commit makes one digest.
+	rm -rf build/lib build/bdist.* clients/python/build dist
+	SOURCE_DATE_EPOCH="$$(git log -1 --format=%ct)" $(DEV)/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . ./clients/python
 
 version: $(DEV)/ready  ## Write another version to all files that have it: make version NEXT=X.Y.Z
 	@: $(or $(NEXT),$(error set NEXT to the version to write))

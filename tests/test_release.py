@@ -16,7 +16,10 @@ VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["versi
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 
 # Files and folders that can have the version. CHANGELOG.md has all versions; `make docs` writes the page of OpenAPI.
-PLACES = ["Dockerfile", "Makefile", "README.md", "CONTRIBUTING.md", "pyproject.toml", "docker", "docs", "deploy"]
+PLACES = [
+    *("Dockerfile", "Makefile", "README.md", "CONTRIBUTING.md", "pyproject.toml", "clients/python/pyproject.toml"),
+    *("docker", "docs", "deploy"),
+]
 GENERATED = "docs/reference/openapi.json"
 
 
