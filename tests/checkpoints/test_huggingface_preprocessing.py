@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from app.images.preprocess import _spans, min_decoded_size, preprocess
+from app.images.preprocess import min_decoded_size, preprocess, spans
 from model_export.checkpoints.preprocessing import from_huggingface
 from tests.references.draw import draw_picture
 
@@ -56,6 +56,6 @@ def test_an_image_of_the_least_size_is_not_enlarged(settings: dict[str, Any], si
 
     assert least == min_decoded_size(size[::-1], recipe)[::-1]
     for width, height in (least, least[::-1]):
-        across, down = _spans((width, height), recipe)
+        across, down = spans((width, height), recipe)
         assert across.full <= width
         assert down.full <= height
