@@ -102,7 +102,7 @@ def _require_key(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
         keys = [key.get_secret_value() for key in settings.api_keys]
         open_files = page.PATHS if settings.page else ()
         app.add_middleware(ApiKeyMiddleware, metrics=metrics, keys=keys, open_paths=open_paths, open_files=open_files)
-        declare(app.openapi(), open_paths)
+        declare(app.openapi(), open_paths, open_files)
 
 
 @asynccontextmanager

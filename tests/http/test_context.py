@@ -147,6 +147,7 @@ def test_pages_of_allowed_origins_can_read_responses(client: TestClient) -> None
         "Server-Timing",
         "Retry-After",
         "X-Class-Index",
+        "X-Image-Region",
         "Inference-Header-Content-Length",
     }
 

@@ -155,7 +155,8 @@ def test_openapi_still_declares_the_key_of_post() -> None:
     """The open page does not open `POST /` in the OpenAPI document."""
     document = create_app(Settings.model_validate({"api_keys": KEY})).openapi()
 
-    assert document["paths"]["/"].keys() == {"post"}
+    assert document["paths"]["/"].keys() == {"get", "post"}
+    assert "security" not in document["paths"]["/"]["get"]
     assert document["paths"]["/"]["post"]["security"] == [{"key": []}]
 
 

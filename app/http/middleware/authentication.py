@@ -52,9 +52,10 @@ class ApiKeyMiddleware:
         return self._keys.admits([value for name, value in scope["headers"] if name == b"authorization"])
 
 
-def declare(document: dict[str, Any], open_paths: Collection[str]) -> None:
+def declare(document: dict[str, Any], open_paths: Collection[str], open_files: Collection[str] = ()) -> None:
     """Add to an OpenAPI document which operations need a key."""
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for path in document["paths"].keys() - set(open_paths):
-        for operation in document["paths"][path].values():
-            operation["security"] = [{"key": []}]
+        for method, operation in document["paths"][path].items():
+            if method != "get" or path not in open_files:
+                operation["security"] = [{"key": []}]

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from importlib.resources import files
 
 from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
 from starlette.responses import Response
 
 from app.bundle.digests import bytes_digest
@@ -83,6 +84,12 @@ async def _file(request: Request, name: str) -> Response:
     return Response(file.compressed if is_compressed else file.content, headers=headers, media_type=file.media_type)
 
 
-for each in FILES:
-    path = "/" if each == INDEX else f"/web/{each}"
-    router.add_route(path, partial(_file, name=each), name=each, include_in_schema=False)
+@router.head("/", include_in_schema=False)
+@router.get("/", response_class=HTMLResponse, responses={304: {"description": "The client has this version."}})
+async def page(request: Request) -> Response:
+    """Return the page for browsers, which works without other hosts."""
+    return await _file(request, INDEX)
+
+
+for each in FILES.keys() - {INDEX}:
+    router.add_route(f"/web/{each}", partial(_file, name=each), name=each, include_in_schema=False)
