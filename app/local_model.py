@@ -3,7 +3,7 @@
 import asyncio
 import concurrent.futures
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from threading import Lock, Thread, current_thread
@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 from app.backend import LocalBackend, decode_threads, open_backend
 from app.batching.admission import NEVER
 from app.bundle.manifest import Label
-from app.classification.classifier import Classification, Classifier
+from app.classification.classifier import Classification, Classifier, Overlay
 from app.classification.opening import open_classifier
 from app.errors import Draining
 from app.observability.metrics import Metrics
@@ -58,7 +58,7 @@ class LocalModel:
         self._settings = settings
         self._is_closed = False
         self._lock = Lock()  # between `submit` and `close`: no image is submitted to a loop that has ended
-        self._results: set[Future[Classification]] = set()  # not done yet
+        self._results: set[Future[Any]] = set()  # not done yet
         self._loop = asyncio.new_event_loop()
         # A daemon, so that a program that forgets `close` ends.
         self._thread = Thread(target=self._loop.run_forever, name="local model", daemon=True)
@@ -131,17 +131,25 @@ class LocalModel:
         k = self._settings.top_k if top_k is None else top_k
         if k < 1:
             raise ValueError(f"top_k is {k}, and must be at least 1")
-        deadline = NEVER if timeout is None else time.perf_counter() + timeout
-        with self._lock:
-            if self._is_closed:
-                failed = Future[Classification]()
-                failed.set_exception(Draining())
-                return failed
-            classifying = self._classifier.classify(image, k, embedding=embedding, deadline=deadline)
-            result = asyncio.run_coroutine_threadsafe(self._until_closed(classifying), self._loop)
-            self._results.add(result)
-        result.add_done_callback(self._results.discard)
-        return result
+        deadline = _deadline(timeout)
+        return self._start(lambda: self._classifier.classify(image, k, embedding=embedding, deadline=deadline))
+
+    def draw_evidence(self, image: bytes, index: int | None = None, *, timeout: float | None = None) -> Overlay:
+        """Return a PNG of the evidence for a class of an encoded image, as the service draws it.
+
+        Args:
+            image: a file in one of the formats of the setting `formats`.
+            index: the class. Default: the best one.
+            timeout: seconds from now, after which `DeadlineExceeded` is raised. Default: no timeout.
+
+        Raises:
+            ServiceError: what `classify` raises, or there is no such class.
+            ValueError: `index` is less than 0.
+        """
+        if index is not None and index < 0:
+            raise ValueError(f"index is {index}, and classes are numbered from 0")
+        deadline = _deadline(timeout)
+        return self._start(lambda: self._classifier.draw_evidence(image, index, deadline=deadline)).result()
 
     def close(self) -> None:
         """Refuse new images, finish those that were submitted, and end all threads.
@@ -173,9 +181,21 @@ class LocalModel:
         backend = open_backend(settings, metrics, NoTracer(), InstanceCounts(decode=threads))
         return backend, open_classifier(settings, backend.bundle, backend.batcher, threads, metrics)
 
-    async def _until_closed(self, classifying: Coroutine[Any, Any, Classification]) -> Classification:
+    def _start(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
+        """Start work on the event loop. After `close`, the future fails with `Draining`."""
+        with self._lock:
+            if self._is_closed:
+                failed = Future[T]()
+                failed.set_exception(Draining())
+                return failed
+            result = asyncio.run_coroutine_threadsafe(self._until_closed(work()), self._loop)
+            self._results.add(result)
+        result.add_done_callback(self._results.discard)
+        return result
+
+    async def _until_closed(self, work: Coroutine[Any, Any, T]) -> T:
         try:
-            return await classifying
+            return await work
         except asyncio.CancelledError:
             if self._is_closed:
                 raise Draining from None
@@ -196,3 +216,8 @@ class LocalModel:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+def _deadline(timeout: float | None) -> float:
+    """Return the time of `time.perf_counter` after a timeout in seconds."""
+    return NEVER if timeout is None else time.perf_counter() + timeout

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from app.bundle.load import Bundle
 from app.classification.classifier import Classification
-from app.errors import BundleError, DeadlineExceeded, Draining, UnsupportedImage
+from app.errors import BundleError, DeadlineExceeded, Draining, InvalidParameter, UnsupportedImage
 from app.local_model import LocalModel, open_model
 from app.main import create_app
 from app.settings import Settings
@@ -53,6 +53,27 @@ def test_it_answers_as_the_service_does(model: LocalModel, demo: Bundle) -> None
             answer = model.classify(image, 10).predictions
             assert [(one.index, one.label) for one in answer] == [(one["index"], one["label"]) for one in served]
             assert [one.score for one in answer] == pytest.approx([one["score"] for one in served], abs=1e-6)
+
+
+@pytest.mark.parametrize("index", [None, 3])
+def test_it_draws_evidence_as_the_service_does(model: LocalModel, demo: Bundle, index: int | None) -> None:
+    """The picture for the best class, or for a given one, is that of `POST /classify`."""
+    image = images(demo)[0]
+    with TestClient(create_app(Settings(device="cpu", threads=1))) as client:
+        chosen = "" if index is None else f"&class={index}"
+        served = client.post(f"/classify?evidence=true&format=png{chosen}", content=image)
+    drawn = model.draw_evidence(image, index)
+
+    assert drawn.png == served.content
+    assert str(drawn.index) == served.headers["X-Class-Index"]
+
+
+def test_evidence_for_no_class_is_refused(model: LocalModel, demo: Bundle) -> None:
+    """An index beyond the classes is an error of the service; one below zero is an error of the caller."""
+    with pytest.raises(InvalidParameter, match="There is no class 10"):
+        model.draw_evidence(images(demo)[0], 10)
+    with pytest.raises(ValueError, match="index is -1, and classes are numbered from 0"):
+        model.draw_evidence(images(demo)[0], -1)
 
 
 def test_the_number_of_classes_is_a_setting(demo: Bundle) -> None:
@@ -142,6 +163,8 @@ def test_close_finishes_what_was_submitted(model: LocalModel, gate: Gate, demo: 
     assert all(one.result(HANG_SECONDS).predictions for one in submitted)
     with pytest.raises(Draining):
         refused.result(HANG_SECONDS)
+    with pytest.raises(Draining):
+        model.draw_evidence(images(demo)[0])
 
 
 def test_close_does_not_wait_forever(demo: Bundle) -> None:
