@@ -24,7 +24,11 @@ REASONS = {
 }
 
 
+def printable(text: str) -> str:
+    """Return a text with its unprintable characters escaped, so that it stays in one line of a terminal."""
+    return text if text.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
 def shorten(value: str) -> str:
     """Return a value for a message: its first `MAX_SHOWN` characters, with unprintable ones escaped."""
-    shown = value if len(value) <= MAX_SHOWN else f"{value[:MAX_SHOWN]}…"
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in shown)
+    return printable(value if len(value) <= MAX_SHOWN else f"{value[:MAX_SHOWN]}…")

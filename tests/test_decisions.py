@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from app.cli.remote_model import KEY_VARIABLE
 from app.http.parameters import SingleImageParameters
 from app.settings import Settings
 from docs.generate import all_metrics
@@ -91,7 +92,7 @@ def test_names_of_accepted_decisions_exist() -> None:
     code = "\n".join(path.read_text() for path in [*python_files(), ROOT / "pyproject.toml"])
     words, options = set(re.findall(r"\w+", code)), set(OPTION.findall(code)) | FOREIGN_OPTIONS
     options |= {f"--{name.replace('_', '-')}" for name in Settings.model_fields}
-    variables = {f"SWIN_{name.upper()}" for name in Settings.model_fields}
+    variables = {f"SWIN_{name.upper()}" for name in Settings.model_fields} | {KEY_VARIABLE}
     metrics = {metric for metric, *_ in all_metrics()}
     assignable = Settings.model_fields.keys() | SingleImageParameters.model_fields.keys()
 

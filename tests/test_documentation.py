@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.cli.remote_model import KEY_VARIABLE
 from app.settings import PREFIX, Settings
 from benchmarks.load.served import START_SECONDS
 from docs.generate import PAGES, all_metrics
@@ -80,8 +81,8 @@ def test_every_link_resolves(document: Path) -> None:
 
 @pytest.mark.parametrize("document", CURRENT, ids=name_of)
 def test_every_setting_that_is_named_exists(document: Path) -> None:
-    """Each variable with the prefix of settings belongs to a setting."""
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {f"{PREFIX}<NAME>"}
+    """Each variable with the prefix of settings belongs to a setting, or holds the API key of a client."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {f"{PREFIX}<NAME>", KEY_VARIABLE}
 
     assert set(re.findall(rf"{PREFIX}(?:[A-Z_]+|<NAME>)", document.read_text())) <= known
 
@@ -153,6 +154,19 @@ def test_the_guide_to_scoring_runs(tmp_path: Path) -> None:
         done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)  # noqa: S603 (a block of this repository)
 
     assert "'label': 'eight'" in done.stdout
+
+
+def test_the_guide_to_the_command_line_shows_what_it_prints(tmp_path: Path) -> None:
+    """The runnable block of the guide prints the lines that the guide shows."""
+    (tmp_path / "app").symlink_to(ROOT / "app")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    guide = ROOT / "docs/how-to/command-line.md"
+    ((block, _),) = runnable_blocks(guide)
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
+    command = ["bash", "-euc", block]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)  # noqa: S603 (a block of this repository)
+
+    assert f"```text\n{done.stdout}```" in guide.read_text()
 
 
 def wait_until_ready(port: int) -> None:

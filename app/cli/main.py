@@ -18,9 +18,9 @@ from app.settings import Settings
 from app.system.process_exit import end
 
 try:
+    from app.cli import classify, score
     from app.cli.check import facts
     from app.cli.run import run
-    from app.cli.score import add_arguments, score
     from app.processes.supervisor import WorkerLost
 except ModuleNotFoundError as error:
     if error.name != "uvloop":
@@ -32,6 +32,9 @@ except ModuleNotFoundError as error:
 log = logging.getLogger("swin.start")
 
 DONE, INTERRUPTED, FAILED, REFUSED = 0, 1, 1, 2
+
+# Commands that end by themselves. After SIGTERM, their results are incomplete.
+FINITE = frozenset({"classify", "score"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,11 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser, sources = _parser()
     parsed = parser.parse_args(arguments)
     try:
-        onnx_runtime.load()
+        if vars(parsed).get("url") is None:  # `classify` by a service runs no network
+            onnx_runtime.load()
         code = _run_command(arguments[0], _settings(sources[arguments[0]], parsed), parsed)
         return end(code)  # inside: a second signal can arrive while threads end
     except Stopped:
-        return end(INTERRUPTED if arguments[0] == "score" else DONE)
+        return end(INTERRUPTED if arguments[0] in FINITE else DONE)
     except KeyboardInterrupt:  # the server has not taken over the signals yet
         return end(INTERRUPTED)
     except ValidationError as error:
@@ -68,8 +72,10 @@ def _settings(source: Source, parsed: argparse.Namespace) -> Settings:
 
 
 def _run_command(name: str, settings: Settings, parsed: argparse.Namespace) -> int:
+    if name == "classify":
+        return classify.classify(settings, parsed)
     if name == "score":
-        return score(settings, parsed)
+        return score.score(settings, parsed)
     command = _check if name == "check" else run
     command(settings)
     return DONE
@@ -97,6 +103,11 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Source]]:
         help="verify the bundle and the devices, and print what was found",
         description="Open the bundle and all engines as `run` does, with the same options, without serving.",
     )
+    few = commands.add_parser(
+        "classify",
+        usage="swin-serve classify IMAGE [IMAGE ...] [--bundle DIR | --url URL] [options]",
+        help="classify a few images, here or by a running service, and print their best classes",
+    )
     offline = commands.add_parser(
         "score",
         usage="swin-serve score SOURCE [SOURCE ...] --output FILE [options]",
@@ -105,7 +116,8 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Source]]:
     return parser, {
         "run": add_settings(serve),
         "check": add_settings(check),
-        "score": add_arguments(offline),
+        "classify": classify.add_arguments(few),
+        "score": score.add_arguments(offline),
     }
 
 

@@ -69,12 +69,18 @@ def pixels_of(item: Item, reader: ImageReader, max_bytes: int | None = None) -> 
     `max_bytes` is the maximum size of an encoded image; None for no maximum.
     """
     try:
-        return reader.pixels(_content(item, max_bytes))
+        return reader.pixels(content_of(item, max_bytes))
     except ServiceError as error:
         return error.detail
 
 
-def _content(item: Item, max_bytes: int | None) -> bytes:
+def content_of(item: Item, max_bytes: int | None = None) -> bytes:
+    """Return the encoded image of an item. `max_bytes` is its maximum size; None for no maximum.
+
+    Raises:
+        UnreadableImage: there is no image, or its file cannot be read.
+        ImageTooLarge: the image is longer.
+    """
     content = item.content
     if content is None:
         if item.path is None:

@@ -23,7 +23,7 @@ OF_PYTHON = re.compile(
 HIDDEN = "a secret"
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["check"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["check"], ["classify"]])
 def test_help_is_in_words(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """The help contains no Python type and no path of this machine."""
     with pytest.raises(SystemExit):

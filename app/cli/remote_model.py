@@ -1,0 +1,150 @@
+"""A model in a running service, asked over HTTP with the standard library. Knows neither files nor tables."""
+
+import re
+import urllib.error
+import urllib.request
+from http.client import HTTPException
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from app.classification.classifier import Classification, Overlay, Prediction
+from app.errors import ServiceError, StartError
+
+# The variable that holds the API key. A command line can be read by other users of the machine.
+KEY_VARIABLE = "SWIN_API_KEY"
+
+# Timeout in seconds for a connection and for each read. The service answers within its own `request_timeout`.
+TIMEOUT_SECONDS = 60
+
+UNAUTHORIZED, NOT_FOUND, METHOD_NOT_ALLOWED, SERVER_ERROR = 401, 404, 405, 500
+
+
+class Unreachable(Exception):
+    """The service gives no answer, so that no other image can be classified either."""
+
+
+class _Answer(BaseModel):
+    predictions: list[Prediction]
+
+
+class _Problem(BaseModel):
+    code: str
+    detail: str
+
+
+class RemoteModel:
+    """The two questions of `LocalModel` to a running service. Every method may be called from any thread.
+
+    Args:
+        url: the address of the service, with the prefix under which a proxy serves it. Without a
+            scheme, it is http.
+        key: the API key, or None.
+
+    Raises:
+        StartError: the address or the key cannot be sent.
+    """
+
+    def __init__(self, url: str, key: str | None = None) -> None:
+        if key is not None and not re.fullmatch(r"[!-~]+", key):
+            raise StartError(f"the API key in {KEY_VARIABLE} is not valid: a key has no space and only printable ASCII")
+        self._url, self._key = _base_of(url), key
+        # A redirect could send the API key to another host, and would turn a POST into a GET.
+        self._opener = urllib.request.build_opener(_NoRedirects)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing: no connection is kept."""
+
+    def classify(self, image: bytes, top_k: int | None = None) -> Classification:
+        """Return the best classes of an encoded image, best first. Default: as many as the service returns.
+
+        Raises:
+            ServiceError: the service refuses the image, or is overloaded.
+            StartError: the service needs another key, or there is no swin-serve at this address.
+            Unreachable: there is no answer.
+        """
+        _, content = self._post("/classify" if top_k is None else f"/classify?top_k={top_k}", image)
+        try:
+            return Classification(_AnswerAdapter.validate_json(content).predictions, None, {})
+        except ValidationError as error:
+            raise StartError(f"{self._url}/classify does not answer as swin-serve does") from error
+
+    def draw_evidence(self, image: bytes) -> Overlay:
+        """Return a PNG of the evidence for the best class. Raises as `classify`."""
+        headers, content = self._post("/classify?evidence=true&format=png", image)
+        index = headers.get("X-Class-Index", "")
+        if not index.isdecimal():
+            raise StartError(f"{self._url}/classify does not answer as swin-serve does")
+        return Overlay(int(index), content, {})
+
+    def _post(self, path: str, image: bytes) -> tuple[Any, bytes]:
+        """Return the header fields and the content of the answer."""
+        headers = {"Content-Type": "application/octet-stream"}
+        if self._key is not None:
+            headers["Authorization"] = f"Bearer {self._key}"
+        request = urllib.request.Request(f"{self._url}{path}", image, headers)  # noqa: S310 (http or https)
+        try:
+            with self._opener.open(request, timeout=TIMEOUT_SECONDS) as response:
+                return response.headers, response.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                raise self._refusal(error) from None
+        except (OSError, HTTPException) as error:
+            reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            raise Unreachable(f"{self._url} gives no answer: {_words(reason)}") from error
+
+    def _refusal(self, error: urllib.error.HTTPError) -> Exception:
+        """Return the exception for an answer that is no success."""
+        status = f"{error.code} {error.reason}".rstrip()
+        if error.code == UNAUTHORIZED:
+            reason = "the service needs an API key" if self._key is None else "the service refuses the API key"
+            return StartError(f"{self._url}: {reason}; set {KEY_VARIABLE}")
+        try:
+            problem = _ProblemAdapter.validate_json(error.read())
+        except (ValidationError, OSError, HTTPException):
+            if error.code >= SERVER_ERROR:  # of a proxy
+                return Unreachable(f"{self._url} gives no answer: {status}")
+            return StartError(f"{self._url}/classify answers {status}; give the address of swin-serve as --url")
+        if error.code in {NOT_FOUND, METHOD_NOT_ALLOWED}:
+            return StartError(f"{self._url}: {problem.detail}")
+        return ServiceError(problem.detail)
+
+
+_AnswerAdapter = TypeAdapter(_Answer)
+_ProblemAdapter = TypeAdapter(_Problem)
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: object) -> None:
+        """Return no request, so that the redirect is an error."""
+
+
+def _base_of(url: str) -> str:
+    """Return an address with its scheme and without a slash at the end.
+
+    Raises:
+        StartError: it is no address of a service.
+    """
+    base = (url if "://" in url else f"http://{url}").rstrip("/")
+    try:
+        parts = urlsplit(base)
+        is_valid = parts.port != 0 and bool(parts.hostname) and parts.scheme in {"http", "https"}
+    except ValueError:  # the port, or the brackets of IPv6
+        is_valid = False
+    if is_valid and parts.username is not None:
+        raise StartError(f"--url holds a user name; give the API key of the service in {KEY_VARIABLE}")
+    if not is_valid or not re.fullmatch(r"[!-~]+", base) or parts.query or parts.fragment:
+        raise StartError(f"--url {url!r}: not the address of a service; give one as http://HOST:PORT")
+    return base
+
+
+def _words(reason: object) -> str:
+    if isinstance(reason, TimeoutError):
+        return f"no answer within {TIMEOUT_SECONDS} s"
+    if isinstance(reason, OSError) and reason.strerror:
+        return reason.strerror
+    return str(reason) or type(reason).__name__
