@@ -67,7 +67,7 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """What to do with each image."""
+    """The parameters that hold for all images."""
 
     top_k: int | None  # None: as many classes as the model returns
     evidence: Path | None  # the folder for pictures, or None

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
+from app import shell_completion
 from app.cli.arguments import Parser, Source, add_settings, refused
 from app.errors import StartError
 from app.inference import onnx_runtime
@@ -49,9 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser, sources = _parser()
     parsed = parser.parse_args(arguments)
     try:
-        if vars(parsed).get("url") is None:  # `classify` by a service runs no network
-            onnx_runtime.load()
-        code = _run_command(arguments[0], _settings(sources[arguments[0]], parsed), parsed)
+        if arguments[0] == "completion":
+            code = _print(shell_completion.script(parser, parsed.shell))
+        else:
+            code = _run_command(arguments[0], sources[arguments[0]], parsed)
         return end(code)  # inside: a second signal can arrive while threads end
     except Stopped:
         return end(INTERRUPTED if arguments[0] in FINITE else DONE)
@@ -71,7 +73,10 @@ def _settings(source: Source, parsed: argparse.Namespace) -> Settings:
     return Settings(_cli_settings_source=source(parsed_args=given))
 
 
-def _run_command(name: str, settings: Settings, parsed: argparse.Namespace) -> int:
+def _run_command(name: str, source: Source, parsed: argparse.Namespace) -> int:
+    if vars(parsed).get("url") is None:  # `classify` by a service runs no network
+        onnx_runtime.load()
+    settings = _settings(source, parsed)
     if name == "classify":
         return classify.classify(settings, parsed)
     if name == "score":
@@ -113,12 +118,25 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Source]]:
         usage="swin-serve score SOURCE [SOURCE ...] --output FILE [options]",
         help="classify many images without a service, and write a table",
     )
+    completion = commands.add_parser(
+        "completion",
+        help=shell_completion.SUMMARY,
+        description=shell_completion.DESCRIPTION.format(program=parser.prog),
+        epilog=shell_completion.END,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    shell_completion.add_argument(completion)
     return parser, {
         "run": add_settings(serve),
         "check": add_settings(check),
         "classify": classify.add_arguments(few),
         "score": score.add_arguments(offline),
     }
+
+
+def _print(text: str) -> int:
+    print(text, end="")
+    return DONE
 
 
 def _refuse(reason: str) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from app import shell_completion
 from app.errors import StartError
 from app.inference import onnx_runtime
 from app.system.device import CPU, Device, one_device
@@ -119,8 +120,10 @@ exit codes:
 """
 
 
+PROGRAM = "swin-export"
+
 # The remedy for a library that is not installed.
-NEEDED = "swin-export needs: pip install 'swin-serve[cpu,export]'"
+NEEDED = f"{PROGRAM} needs: pip install 'swin-serve[cpu,export]'"
 
 
 @dataclass(frozen=True)
@@ -223,6 +226,10 @@ def _inspect(options: argparse.Namespace) -> None:
         show(facts, Console())
 
 
+def _completion(options: argparse.Namespace) -> None:
+    print(shell_completion.script(_parser(), options.shell), end="")
+
+
 @contextlib.contextmanager
 def _libraries() -> Iterator[None]:
     """Convert a failed import of a library. torch takes seconds to import, so it is imported inside the commands.
@@ -248,7 +255,7 @@ def _fail(reason: str, code: int) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="swin-export",
+        prog=PROGRAM,
         description="Export a Swin Transformer classifier to a bundle, and evaluate, verify or inspect a bundle.",
     )
     parser.add_argument("--version", action="version", version=importlib.metadata.version("swin-serve"))
@@ -338,4 +345,11 @@ COMMANDS = {
     ),
     "verify": Command("verify a bundle on this machine", VERIFY, VERIFY_END, _verify_arguments, _verify),
     "inspect": Command("show the contents of a bundle", INSPECT, INSPECT_END, _inspect_arguments, _inspect),
+    "completion": Command(
+        shell_completion.SUMMARY,
+        shell_completion.DESCRIPTION.format(program=PROGRAM),
+        shell_completion.END,
+        shell_completion.add_argument,
+        _completion,
+    ),
 }
