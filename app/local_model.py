@@ -145,7 +145,9 @@ class LocalModel:
         Raises:
             ServiceError: what `classify` raises, or there is no such class.
             ValueError: `index` is less than 0.
+            RuntimeError: a callback of a future waits, see `submit`.
         """
+        self._check_thread()
         if index is not None and index < 0:
             raise ValueError(f"index is {index}, and classes are numbered from 0")
         deadline = _deadline(timeout)

@@ -181,11 +181,11 @@ def test_close_does_not_wait_forever(demo: Bundle) -> None:
     assert [type(each.exception(0)) for each in submitted] == [Draining] * len(submitted)
 
 
-@pytest.mark.parametrize("method", ["classify", "close"])
+@pytest.mark.parametrize("method", ["classify", "draw_evidence", "close"])
 def test_a_callback_cannot_wait_for_the_model(model: LocalModel, gate: Gate, demo: Bundle, method: str) -> None:
     """Callbacks run in the thread of the model. Waiting there is an error, and the model goes on."""
     outcome = Future[object]()
-    arguments = (images(demo)[1],) if method == "classify" else ()
+    arguments = () if method == "close" else (images(demo)[1],)
 
     def wait(_: Future[Classification]) -> None:
         try:
