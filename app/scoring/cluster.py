@@ -77,7 +77,7 @@ class Worker:
         return True
 
     def open(self, batch: int | None) -> Facts:
-        """Open the scorer for batches of this size, or of the default one.
+        """Open the scorer for batches of this size, or of the fastest one.
 
         Raises:
             StartError: the bundle or a device cannot be used on this node.
@@ -115,7 +115,7 @@ class ClusterScorer:
             starts one on this machine for the run.
         settings: as for `Scorer`. The bundle has the same path on all nodes.
         columns: what a row holds.
-        batch: images that an engine runs together. None: the default size, as the first worker measures it.
+        batch: images that an engine runs together. None: the fastest size, as the first worker measures it.
 
     Raises:
         StartError: there is no such cluster, it has no free resources, or a node cannot use the bundle or

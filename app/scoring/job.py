@@ -47,7 +47,7 @@ class AnyScorer(Protocol):
     ) -> None: ...
 
 
-# Opens engines for a batch size, or for the default one.
+# Opens engines for a batch size, or for the fastest one.
 OpenScorer = Callable[[Settings, Columns, int | None], AnyScorer]
 
 
@@ -59,7 +59,7 @@ class Request:
     output: Path
     columns: Columns
     column: str | None = None  # of tables; None: the only one that can hold images
-    batch: int | None = None  # images that an engine runs together; None: measured, see `default_batch`
+    batch: int | None = None  # images that an engine runs together; None: the fastest number
     overwrite: bool = False
 
 

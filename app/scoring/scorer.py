@@ -29,9 +29,6 @@ from app.system.cpus import available_cpus
 
 log = logging.getLogger("swin.score")
 
-# A batch size is about as fast as the fastest one if an image takes at most this share of its time more.
-TOLERANCE = 0.05
-
 
 class Scorer:
     """The opened engines of a bundle, with its preprocessing and its labels.
@@ -40,7 +37,7 @@ class Scorer:
         settings: bundle, device, engines and the reading of images.
         columns: what a row holds.
         batch: images that an engine runs together, which is also the number of items in a chunk.
-            None: the smallest size that is about as fast as the fastest one, as measured at the warm-up.
+            None: the fastest size, as measured at the warm-up.
 
     Raises:
         StartError: the bundle or a device cannot be used.
@@ -50,7 +47,7 @@ class Scorer:
         onnx_runtime.load()
         self._bundle = load_bundle(settings.bundle)
         self.engines = open_engines(self._bundle, settings, batch=batch)
-        self.batch = batch or min(map(default_batch, self.engines))
+        self.batch = batch or min(map(fastest_batch, self.engines))
         for engine in self.engines:  # as if they had been opened for this size: padding can change last digits
             engine.keep({1, self.batch})
         self.threads = self.engines[0].device_report.threads
@@ -104,13 +101,9 @@ class Scorer:
         self.close()
 
 
-def default_batch(engine: Engine) -> int:
-    """Return the smallest batch size that is about as fast as the fastest one, as measured at the warm-up.
-
-    Decoding beside the engine slows large batches more than small ones (decision 0067).
-    """
-    seconds = {size: seconds / size for size, seconds in engine.bucket_seconds.items()}
-    return min(size for size, each in seconds.items() if each <= min(seconds.values()) * (1 + TOLERANCE))
+def fastest_batch(engine: Engine) -> int:
+    """Return the batch size with the shortest time for an image, as measured at the warm-up."""
+    return min(engine.bucket_seconds, key=lambda size: engine.bucket_seconds[size] / size)
 
 
 def _run(engine: Engine, images: Sequence[Pixels]) -> list[Output]:
