@@ -15,7 +15,7 @@ from app.server.framing import Fields
 
 # The header fields that a page of another site may read. The CORS middleware of the application
 # exposes the same fields; a test compares both.
-EXPOSED = "X-Request-ID, Server-Timing, Retry-After, X-Class-Index, Inference-Header-Content-Length"
+EXPOSED = "X-Request-ID, Server-Timing, Retry-After, X-Class-Index, X-Image-Region, Inference-Header-Content-Length"
 
 
 def request_id(fields: Fields) -> str:
