@@ -8,6 +8,7 @@ from changes to the bundle's folder.
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,14 @@ class Bundle(Contents):
 
     folder: Path
     golden_logits: NDArray[np.float32]  # (samples, classes)
-    golden_images: Mapping[str, bytes]  # encoded, by file name
     network: PrivateFile
     others: Mapping[str, PrivateFile]  # all other files, such as weights that the network refers to
     sizes: Mapping[str, int]  # in bytes, of each file that the manifest lists
+
+    @cached_property
+    def golden_images(self) -> Mapping[str, bytes]:
+        """The encoded images of the golden samples, by file name."""
+        return {sample.file: sample.image for sample in self.samples}
 
     @property
     def model(self) -> Path:
@@ -120,7 +125,6 @@ def load_bundle(folder: Path) -> Bundle:
         golden_logits=golden_logits,
         network=files.copied[MODEL],
         others={name: copy for name, copy in files.copied.items() if name not in {MODEL, HEAD_WEIGHT}},
-        golden_images={sample.file: files.held[sample.file] for sample in manifest.golden.samples},
         sizes=files.sizes,
     )
 
