@@ -7,7 +7,7 @@ from http.client import HTTPException
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from app.classification.classifier import Classification, Overlay, Prediction
 from app.errors import ServiceError, StartError
@@ -69,7 +69,7 @@ class RemoteModel:
         """
         _, content = self._post("/classify" if top_k is None else f"/classify?top_k={top_k}", image)
         try:
-            return Classification(_AnswerAdapter.validate_json(content).predictions, None, {})
+            return Classification(_Answer.model_validate_json(content).predictions, None, {})
         except ValidationError as error:
             raise StartError(f"{self._url}/classify does not answer as swin-serve does") from error
 
@@ -104,7 +104,7 @@ class RemoteModel:
             reason = "the service needs an API key" if self._key is None else "the service refuses the API key"
             return StartError(f"{self._url}: {reason}; set {KEY_VARIABLE}")
         try:
-            problem = _ProblemAdapter.validate_json(error.read())
+            problem = _Problem.model_validate_json(error.read())
         except (ValidationError, OSError, HTTPException):
             if error.code >= SERVER_ERROR:  # of a proxy
                 return Unreachable(f"{self._url} gives no answer: {status}")
@@ -112,10 +112,6 @@ class RemoteModel:
         if error.code in {NOT_FOUND, METHOD_NOT_ALLOWED}:
             return StartError(f"{self._url}: {problem.detail}")
         return ServiceError(problem.detail)
-
-
-_AnswerAdapter = TypeAdapter(_Answer)
-_ProblemAdapter = TypeAdapter(_Problem)
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
