@@ -48,6 +48,7 @@ ROOMS_WITHOUT_TORCH = (
         "openapi",
         "images",
         "inference",
+        "load",
         "monitoring",
         "observability",
         "processes",

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from app.cli.remote_model import KEY_VARIABLE
 from app.http.parameters import SingleImageParameters
+from app.service_address import KEY_VARIABLE
 from app.settings import Settings
 from docs.generate import all_metrics
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.cli.remote_model import KEY_VARIABLE
+from app.service_address import KEY_VARIABLE
 from app.settings import PREFIX, Settings
 from benchmarks.load.served import START_SECONDS
 from docs.generate import PAGES, all_metrics

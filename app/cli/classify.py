@@ -15,11 +15,12 @@ from app.classification.classifier import Classification, Overlay
 from app.cli import score
 from app.cli.answers import Answer, shown_on
 from app.cli.arguments import Source, add_settings
-from app.cli.remote_model import KEY_VARIABLE, RemoteModel, Unreachable
+from app.cli.remote_model import RemoteModel, Unreachable
 from app.errors import ServiceError, StartError
 from app.local_model import LocalModel
 from app.observability import logging as logs
 from app.scoring.items import Item, content_of
+from app.service_address import KEY_VARIABLE
 from app.settings import Settings
 from app.validation_messages import printable
 

@@ -1,19 +1,15 @@
 """A model in a running service, asked over HTTP with the standard library. Knows neither files nor tables."""
 
-import re
 import urllib.error
 import urllib.request
 from http.client import HTTPException
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
 from app.classification.classifier import Classification, Overlay, Prediction
 from app.errors import ServiceError, StartError
-
-# The variable that holds the API key. A command line can be read by other users of the machine.
-KEY_VARIABLE = "SWIN_API_KEY"
+from app.service_address import base_url, check_key, key_refused
 
 # Timeout in seconds for a connection and for each read. The service answers within its own `request_timeout`.
 TIMEOUT_SECONDS = 60
@@ -47,9 +43,8 @@ class RemoteModel:
     """
 
     def __init__(self, url: str, key: str | None = None) -> None:
-        if key is not None and not re.fullmatch(r"[!-~]+", key):
-            raise StartError(f"the API key in {KEY_VARIABLE} is not valid: a key has no space and only printable ASCII")
-        self._url, self._key = _base_of(url), key
+        check_key(key)
+        self._url, self._key = base_url(url), key
         # A redirect could send the API key to another host, and would turn a POST into a GET.
         self._opener = urllib.request.build_opener(_NoRedirects)
 
@@ -101,8 +96,7 @@ class RemoteModel:
         """Return the exception for an answer that is no success."""
         status = f"{error.code} {error.reason}".rstrip()
         if error.code == UNAUTHORIZED:
-            reason = "the service needs an API key" if self._key is None else "the service refuses the API key"
-            return StartError(f"{self._url}: {reason}; set {KEY_VARIABLE}")
+            return key_refused(self._url, has_key=self._key is not None)
         try:
             problem = _Problem.model_validate_json(error.read())
         except (ValidationError, OSError, HTTPException):
@@ -117,25 +111,6 @@ class RemoteModel:
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: object) -> None:
         """Return no request, so that the redirect is an error."""
-
-
-def _base_of(url: str) -> str:
-    """Return an address with its scheme and without a slash at the end.
-
-    Raises:
-        StartError: it is no address of a service.
-    """
-    base = (url if "://" in url else f"http://{url}").rstrip("/")
-    try:
-        parts = urlsplit(base)
-        is_valid = parts.port != 0 and bool(parts.hostname) and parts.scheme in {"http", "https"}
-    except ValueError:  # the port, or the brackets of IPv6
-        is_valid = False
-    if is_valid and parts.username is not None:
-        raise StartError(f"--url holds a user name; give the API key of the service in {KEY_VARIABLE}")
-    if not is_valid or not re.fullmatch(r"[!-~]+", base) or parts.query or parts.fragment:
-        raise StartError(f"--url {url!r}: not the address of a service; give one as http://HOST:PORT")
-    return base
 
 
 def _words(reason: object) -> str:

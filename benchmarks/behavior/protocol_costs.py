@@ -23,8 +23,7 @@ import uvloop
 
 from app.grpc.proto.descriptors import SERVICE_NAME
 from app.grpc.proto.inference_pb2 import ModelInferRequest
-from benchmarks.load.client_pool import ClientPool
-from benchmarks.load.clients import request
+from app.load.client_pool import ClientPool, request
 from benchmarks.load.images import noise, photo
 from benchmarks.load.record import record
 from benchmarks.load.served import Served

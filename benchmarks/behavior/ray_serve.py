@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 
 import uvloop
 
+from app.load.client_pool import Address, ClientPool, request
 from app.local_model import open_model
 from app.settings import DEMO_BUNDLE
-from benchmarks.load.client_pool import ClientPool
-from benchmarks.load.clients import Address, request, timed_loop
+from app.system.processes import resource_usage
+from benchmarks.load.clients import timed_loop
 from benchmarks.load.images import Known
-from benchmarks.load.processes import resource_usage
 from benchmarks.load.ray_cluster import ROOT, free_port, running_cluster
 from benchmarks.load.record import record
 from benchmarks.load.served import Served

@@ -19,7 +19,9 @@ from random import Random
 
 import uvloop
 
-from benchmarks.load.clients import ConnectionPool, closed_loop, request
+from app.load.client_pool import request
+from app.load.loops import closed_loop
+from benchmarks.load.clients import ConnectionPool
 from benchmarks.load.images import noise, photo
 from benchmarks.load.record import record
 from benchmarks.load.served import Served, metrics

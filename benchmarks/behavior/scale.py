@@ -28,12 +28,14 @@ import uvloop
 from PIL import Image
 
 from app.bundle.manifest import MANIFEST, MODEL
+from app.load.client_pool import request
+from app.load.loops import closed_loop
 from app.settings import DEMO_BUNDLE
+from app.system.processes import peak_rss
 from benchmarks.behavior.bundles import SIZES, bundle
 from benchmarks.behavior.curve import Point, cliffs
-from benchmarks.load.clients import FORM, ConnectionPool, closed_loop, form, request
+from benchmarks.load.clients import FORM, ConnectionPool, form
 from benchmarks.load.images import encode, noise
-from benchmarks.load.processes import peak_rss
 from benchmarks.load.record import record
 from benchmarks.load.served import Served
 from tests.references.draw import draw_picture

@@ -31,10 +31,10 @@ from app.scoring.scorer import Scorer
 from app.scoring.sources import Sources
 from app.settings import DEMO_BUNDLE, Settings
 from app.system.cpus import available_cpus
+from app.system.processes import busy_seconds
 from benchmarks.behavior.bundles import bundle, network
 from benchmarks.comparison.workload import MAX_OTHER_CORES, TRIES
 from benchmarks.load.images import encode, photo
-from benchmarks.load.processes import busy_seconds
 from benchmarks.load.record import record
 from model_export import demo
 

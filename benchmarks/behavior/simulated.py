@@ -19,8 +19,8 @@ import uvloop
 from numpy.typing import NDArray
 
 from app.batching.batcher import Batcher
+from app.load.loops import closed_loop
 from app.model_output import ModelOutput
-from benchmarks.load.clients import closed_loop
 
 SIDE = 224
 

@@ -18,7 +18,9 @@ from typing import Any, Literal
 import numpy as np
 import uvloop
 
-from benchmarks.load.clients import FORM, Broken, ConnectionPool, Reply, closed_loop, form, open_loop, request
+from app.load.client_pool import Broken, request
+from app.load.loops import closed_loop, open_loop
+from benchmarks.load.clients import FORM, ConnectionPool, Reply, form
 from benchmarks.load.images import Known, learn, noise, photo
 from benchmarks.load.record import record
 from benchmarks.load.served import Served, metrics

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.load.clients import request
+from app.load.client_pool import request
 
 
 @dataclass(frozen=True)

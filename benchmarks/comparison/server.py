@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from app.system import processes
 from benchmarks.comparison.baselines.network import MAX_BATCH
 from benchmarks.comparison.protocols import PROTOCOLS, Protocol
-from benchmarks.load import processes
 from benchmarks.model.workload_models import CACHE, ROOT
 
 BASELINES = Path(__file__).parent / "baselines"

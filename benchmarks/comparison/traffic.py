@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from app.load.client_pool import Broken, ClientPool
+from app.load.loops import closed_loop, open_loop
+from app.load.windows import rate_of
+from app.system.processes import ResourceUsage, busy_seconds
 from benchmarks.comparison.server import Predictions, Server
-from benchmarks.load.client_pool import ClientPool
-from benchmarks.load.clients import Broken, closed_loop, open_loop
 from benchmarks.load.images import Known
-from benchmarks.load.processes import ResourceUsage, busy_seconds
 
 OK, BUSY = 200, (429, 503)
 
@@ -90,9 +91,7 @@ class Traffic:
     def _between(self, opened: "Sample", closed: "Sample") -> Window:
         ends = np.array(self.outcomes.ends)
         inside = (ends >= opened.time) & (ends <= closed.time)
-        # The rate is a slope: responses arrive batch by batch, so a count would be off by up to one
-        # batch at either end.
-        rate = float(np.polyfit(ends[inside], np.arange(inside.sum()), 1)[0])
+        rate = rate_of(ends[inside], closed.time - opened.time)
         cores = closed.since(opened)
         return Window(
             requests_per_second=rate,

@@ -22,11 +22,10 @@ from typing import Any
 import numpy as np
 
 from app.bundle.load import load_bundle
+from app.load.client_pool import Broken, ClientPool
 from app.system.cpus import available_cpus
 from benchmarks.comparison.server import START_SECONDS, Launch, Server, baseline, swin_serve
 from benchmarks.comparison.traffic import Traffic, Window
-from benchmarks.load.client_pool import ClientPool
-from benchmarks.load.clients import Broken
 from benchmarks.load.images import Known, noise, photo
 from benchmarks.model.interleave import interleaved
 from benchmarks.model.workload_models import ROOT, model_folders

@@ -25,14 +25,14 @@ from numpy.typing import NDArray
 
 from app.bundle.load import Bundle, load_bundle
 from app.inference.self_test import golden_pixels, open_unverified
+from app.load.client_pool import ClientPool
+from app.system import processes
 from app.system.cpus import available_cpus
 from app.system.device import CPU, Device
 from benchmarks.comparison.server import Launch, Server, swin_serve
 from benchmarks.comparison.traffic import Traffic
 from benchmarks.comparison.workload import Candidate, Workload, engine_rate, learn, run_benchmark
 from benchmarks.gpu.goals import COMPILED, Row
-from benchmarks.load import processes
-from benchmarks.load.client_pool import ClientPool
 from benchmarks.model.compiled import LIBRARIES, of_torch
 from benchmarks.model.costs import of_bundle, of_graph
 from benchmarks.model.interleave import CandidateProcess, Cost, Result, Run, interleaved, results, rounds

@@ -1,7 +1,6 @@
-"""HTTP/1.1 clients over plain streams, and the open and closed loops that drive them.
+"""HTTP/1.1 clients over plain streams, which read all headers and can misbehave, and a loop of a number of calls.
 
-Knows nothing about images. No client library is used: the clients share the CPU cores with the
-server that they measure, and some of them have to misbehave.
+Knows nothing about images. `app.load` has lighter clients, which measure rates and latencies.
 """
 
 import asyncio
@@ -12,21 +11,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from random import Random
 from typing import Any, Self
 
-Address = tuple[str, int]
+from app.load.client_pool import FRESH_SECONDS, Address, Broken
 
 BOUNDARY = "b0undary"
 FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
-
-# Idle connections are reused for 2 s. The service closes them after 5 s, and a request that is sent
-# at that moment would be lost.
-FRESH_SECONDS = 2.0
-
-
-class Broken(Exception):
-    """The connection ended, or received invalid HTTP, before the response was complete."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +45,6 @@ class Reply:
     def json(self) -> Any:
         """Return the parsed body."""
         return json.loads(self.body)
-
-
-def request(path: str, body: bytes = b"", method: str = "POST", headers: Mapping[str, str] | None = None) -> bytes:
-    """Return the bytes of a request, with its header section and body."""
-    fields = {"Host": "swin", "Content-Length": str(len(body)), **(headers or {})}
-    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
-    return "\r\n".join(lines).encode() + body
 
 
 def form(field: str, files: Sequence[bytes]) -> bytes:
@@ -172,34 +155,6 @@ class ConnectionPool:
                 return connection
             connection.close()
         return None
-
-
-async def open_loop(rate: float, seconds: float, random: Random, call: Callable[[float], Awaitable[None]]) -> None:
-    """Start calls as a Poisson process of `rate` per second, whether or not earlier calls have ended.
-
-    `call` is given its arrival time (of `time.perf_counter`). Response times count from that time.
-    """
-    arrival = time.perf_counter()
-    ends = arrival + seconds
-    async with asyncio.TaskGroup() as calls:
-        while (arrival := arrival + random.expovariate(rate)) < ends:
-            await asyncio.sleep(arrival - time.perf_counter())
-            calls.create_task(_call(call, arrival))
-
-
-async def _call(call: Callable[[float], Awaitable[None]], arrival: float) -> None:
-    await call(arrival)
-
-
-async def closed_loop(clients: int, seconds: float, call: Callable[[], Awaitable[None]]) -> None:
-    """Run concurrent clients. Each starts its next call when the previous one has ended."""
-    ends = time.perf_counter() + seconds
-
-    async def client() -> None:
-        while time.perf_counter() < ends:
-            await call()
-
-    await asyncio.gather(*(client() for _ in range(clients)))
 
 
 async def timed_loop(clients: int, count: int, call: Callable[[], Awaitable[None]]) -> tuple[float, list[float]]:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.load.clients import ConnectionPool, request
+from app.load.client_pool import request
+from benchmarks.load.clients import ConnectionPool
 from tests.references.draw import draw_picture
 
 # Tolerance of a score: the logits of an image depend on its batch by rounding.

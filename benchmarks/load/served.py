@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.load.clients import Address, ConnectionPool, request
-from benchmarks.load.processes import TICKS, process_stat
+from app.load.client_pool import Address, request
+from app.system.processes import TICKS, process_stat
+from benchmarks.load.clients import ConnectionPool
 
 # Timeout, in seconds, for the next log event of a process and for its exit. A busy machine needs 30 s.
 START_SECONDS = 120

@@ -1,13 +1,11 @@
-"""Tests of the clients, counters, rounds and pictures of `benchmarks/comparison` and `benchmarks/load`."""
+"""Tests of the counters, rounds and pictures of `benchmarks/comparison` and `benchmarks/load`."""
 
 import asyncio
-import contextlib
 import json
 import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import AsyncIterator
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -17,61 +15,20 @@ import pytest
 import uvloop
 
 from app.bundle.load import Bundle
+from app.system.processes import ResourceUsage
 from benchmarks.comparison import server
 from benchmarks.comparison.picture import draw
 from benchmarks.comparison.protocols import Protocol
 from benchmarks.comparison.service import verdict
 from benchmarks.comparison.traffic import Cores, Outcomes, Sample, Traffic, Window
 from benchmarks.comparison.workload import MAX_OTHER_CORES, Candidate, Comparison, Workload, run_benchmark
-from benchmarks.load import processes
-from benchmarks.load.client_pool import ClientPool, Response
-from benchmarks.load.clients import Address, Broken, request
 from benchmarks.load.images import NEAR, Known
-from benchmarks.load.processes import ResourceUsage
+from tests.support.scripted_server import CLOSE, CONTENT, Script, reply
 
-IMAGE = Known(b"an image", [(3, 0.9)])
+IMAGE = Known(CONTENT, [(3, 0.9)])
 RIGHT = json.dumps({"predictions": [{"index": 3, "label": "three", "score": 0.9}]}).encode()
 ROUNDED = RIGHT.replace(b"0.9", b"0.90001")
 WRONG = RIGHT.replace(b'"index": 3', b'"index": 4')
-CLOSE = b""
-
-
-def reply(body: bytes, status: int = 200, fields: bytes = b"") -> bytes:
-    """Return the bytes of a response."""
-    return b"HTTP/1.1 %d X\r\n%sContent-Length: %d\r\n\r\n%s" % (status, fields, len(body), body)
-
-
-class Script:
-    """A server that sends scripted responses in pieces, one per request.
-
-    It closes the connection after the last response, or in place of an empty one.
-    """
-
-    def __init__(self, *responses: bytes, piece: int = 10_000) -> None:
-        self.connections = 0
-        self._responses, self._piece = list(responses), piece
-
-    @contextlib.asynccontextmanager
-    async def client_pool(self) -> AsyncIterator[ClientPool]:
-        """Start the server, and lend a pool of its clients."""
-        listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        address: Address = listener.sockets[0].getsockname()
-        async with listener:
-            with contextlib.closing(ClientPool(address)) as pool:
-                yield pool
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError):
-            while self._responses:
-                await reader.readuntil(IMAGE.data)
-                response = self._responses.pop(0)
-                if response == CLOSE:
-                    return
-                for start in range(0, len(response), self._piece):
-                    writer.write(response[start : start + self._piece])
-                    await writer.drain()
-                    await asyncio.sleep(0)
 
 
 class FakeServer:
@@ -82,16 +39,6 @@ class FakeServer:
     def predictions(self, body: bytes) -> Any:
         """Return the predictions of a response body."""
         return json.loads(body)["predictions"]
-
-
-def send(script: Script) -> Response:
-    """Send one request, and return its response."""
-
-    async def once() -> Response:
-        async with script.client_pool() as pool:
-            return await pool.send(request("/classify", IMAGE.data))
-
-    return uvloop.run(once())
 
 
 def counted(script: Script, requests: int) -> tuple[int, int, int, int]:
@@ -108,48 +55,11 @@ def counted(script: Script, requests: int) -> tuple[int, int, int, int]:
     return uvloop.run(calls())
 
 
-def test_a_response_may_arrive_in_pieces() -> None:
-    """Its end follows from its Content-Length, however the network splits it."""
-    assert send(Script(reply(RIGHT), piece=7)) == Response(200, RIGHT)
-
-
-def test_a_response_may_be_chunked() -> None:
-    """A chunked body is joined, even if it arrives in pieces."""
-    chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (RIGHT[:20], RIGHT[20:], b""))
-
-    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-    assert send(Script(head + chunks, piece=9)) == Response(200, RIGHT)
-
-
-@pytest.mark.parametrize("response", [CLOSE, b"HTTP/1.1 200 OK\r\n\r\nfor ever", reply(RIGHT)[:-1]])
-def test_an_incomplete_response_is_an_error(response: bytes) -> None:
-    """A connection that ends early, and a response without a length, raise `Broken`."""
-    with pytest.raises(Broken):
-        send(Script(response))
-
-
 def test_right_refused_wrong_and_lost_responses_are_counted() -> None:
     """Another class is wrong, 429 is refused, and a closed connection is lost; rounding of a score is tolerated."""
     script = Script(reply(RIGHT), reply(WRONG), CLOSE, reply(ROUNDED), reply(RIGHT, status=429), reply(RIGHT))
 
     assert counted(script, 6) == (3, 1, 1, 1)
-
-
-def test_a_connection_that_the_server_closes_is_not_reused() -> None:
-    """After `Connection: close`, the next request opens another connection and is not lost."""
-    script = Script(reply(RIGHT, fields=b"connection: close\r\n"), reply(RIGHT))
-
-    assert counted(script, 2) == (2, 0, 0, 0)
-    assert script.connections == 2
-
-
-def test_a_connection_is_reused() -> None:
-    """There are as many connections as concurrent requests, not as many as requests."""
-    script = Script(*[reply(RIGHT)] * 5)
-
-    assert counted(script, 5) == (5, 0, 0, 0)
-    assert script.connections == 1
 
 
 def test_predictions_resemble_if_scores_are_near_and_the_best_class_is_known() -> None:
@@ -161,27 +71,6 @@ def test_predictions_resemble_if_scores_are_near_and_the_best_class_is_known() -
     assert not image.resembles([{"index": 3, "score": 0.5 + 2 * NEAR}])
     assert not image.resembles([{"index": 5, "score": 0.5}])
     assert not image.resembles([])
-
-
-def test_resource_usage_includes_children() -> None:
-    """The memory of a child counts as memory of its parent."""
-    child = "data = bytearray(50_000_000); print(flush=True); input()"
-    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    with subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # noqa: S603 (this interpreter)
-        assert process.stdout is not None
-        process.stdout.readline()
-
-        assert len(processes.process_tree(process.pid)) == 2
-        assert processes.resource_usage(process.pid).memory > 50e6
-        processes.kill_tree(process.pid)
-
-
-def test_busy_seconds_exclude_idle_and_disk_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Interrupts and steal time count, and guest time counts once: user time includes it."""
-    (tmp_path / "stat").write_text("cpu  1 10 100 7000000 80000000 1000 10000 100000 1 10\ncpu0 1 1 1 1 1 1 1 1 1 1\n")
-    monkeypatch.setattr(processes, "PROC", tmp_path)
-
-    assert processes.busy_seconds() == 111111 / processes.TICKS
 
 
 def test_the_remaining_busy_cores_are_those_of_others() -> None:

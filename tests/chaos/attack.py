@@ -26,7 +26,9 @@ import uvloop
 from grpc import StatusCode
 
 from app.grpc.proto.descriptors import SERVICE_NAME
-from benchmarks.load.clients import ConnectionPool, closed_loop, request
+from app.load.client_pool import request
+from app.load.loops import closed_loop
+from benchmarks.load.clients import ConnectionPool
 from benchmarks.load.images import learn, noise, photo
 from benchmarks.load.served import Accounts, Served, Usage, metrics
 from tests.chaos import broken_engine

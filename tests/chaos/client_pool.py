@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from benchmarks.load.clients import Connection, ConnectionPool, Reply, request
+from app.load.client_pool import request
+from benchmarks.load.clients import Connection, ConnectionPool, Reply
 from benchmarks.load.images import Known
 from tests.chaos.outcomes import DISCONNECTED, WRONG_RESPONSE
 from tests.chaos.results import is_result

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from benchmarks.load.clients import Address
+from app.load.client_pool import Address
 
 # Bytes that a relay reads at once.
 READ_BYTES = 2**16

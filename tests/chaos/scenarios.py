@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
-from benchmarks.load.clients import Broken
+from app.load.client_pool import Broken
 from tests.chaos import classify_scenarios as classify
 from tests.chaos import infer_scenarios as infer
 from tests.chaos import rpc_scenarios as rpc

@@ -20,8 +20,9 @@ from typing import Any
 
 from grpc import ChannelConnectivity
 
+from app.load.client_pool import Address, Broken, request
 from app.settings import DEMO_BUNDLE
-from benchmarks.load.clients import Address, Broken, Connection, request
+from benchmarks.load.clients import Connection
 from benchmarks.load.served import START_SECONDS, Accounts
 from tests.chaos.outcomes import NO_RESPONSE
 from tests.chaos.rpc_pool import CANCELLED_BY_GRPC, OK, RpcPool, open_channel

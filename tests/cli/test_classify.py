@@ -14,8 +14,8 @@ import pytest
 
 from app.bundle.load import Bundle
 from app.cli.main import main
-from app.cli.remote_model import KEY_VARIABLE
 from app.local_model import open_model
+from app.service_address import KEY_VARIABLE
 from app.settings import DEMO_BUNDLE
 from tests.support.fake_server import FakeServer, reply, silence
 from tests.support.served import Served, run

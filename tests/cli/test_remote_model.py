@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from app.bundle.load import Bundle
-from app.cli.remote_model import KEY_VARIABLE, RemoteModel, Unreachable
+from app.cli.remote_model import RemoteModel, Unreachable
 from app.errors import ServiceError, StartError
 from app.local_model import open_model
+from app.service_address import KEY_VARIABLE
 from tests.support.fake_server import FakeServer, Script, break_off, hang_up, reply
 from tests.support.served import Served
 

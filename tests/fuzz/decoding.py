@@ -31,7 +31,7 @@ from app.images.decode import FORMATS, Limits, configure_pillow, decode_image
 from app.images.preprocess import preprocess
 from app.settings import DEMO_BUNDLE
 from app.system.cpus import available_cpus
-from benchmarks.load.processes import peak_rss
+from app.system.processes import peak_rss
 from tests.references.draw import draw_picture
 from tests.support.images import png_chunk
 

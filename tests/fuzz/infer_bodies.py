@@ -29,7 +29,7 @@ from app.images.preprocess import decode_pixels
 from app.main import create_app
 from app.protocols.tensors import LENGTH, from_binary
 from app.settings import DEMO_BUNDLE, Settings
-from benchmarks.load.processes import peak_rss
+from app.system.processes import peak_rss
 
 # Requests that are answered side by side, so that they share batches.
 SIDE_BY_SIDE = 8

@@ -14,7 +14,7 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from app.bundle.load import Bundle
 from app.errors import StartError
 from app.grpc import extra
-from benchmarks.load.processes import process_stat
+from app.system.processes import process_stat
 from benchmarks.load.served import START_SECONDS
 from tests.support.http2 import Http2Client
 from tests.support.rpc import RpcClient, image_request, route

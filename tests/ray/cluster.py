@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from benchmarks.load.processes import process_tree
+from app.system.processes import process_tree
 from benchmarks.load.ray_cluster import ROOT, free_port
 from benchmarks.load.served import START_SECONDS
 

@@ -11,8 +11,7 @@ from http import HTTPStatus
 
 import pytest
 
-from benchmarks.load.client_pool import ClientPool
-from benchmarks.load.clients import Broken, request
+from app.load.client_pool import Broken, ClientPool, request
 from benchmarks.load.images import Known
 from tests.ray.cluster import Deployed, replicas, wait_until
 from tests.ray.load import CLIENTS, Ask, Load

@@ -22,7 +22,7 @@ from app.scoring.errors import ScoringFailed
 from app.scoring.items import Item
 from app.scoring.rows import Columns
 from app.settings import Settings
-from benchmarks.load.processes import process_tree
+from app.system.processes import process_tree
 from benchmarks.load.ray_cluster import ROOT
 from benchmarks.load.served import START_SECONDS
 from tests.ray.cluster import command_of, wait_until

@@ -1,0 +1,137 @@
+"""Windows of load: outcomes, rates, and latencies that count from the arrival."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import cast
+
+import numpy as np
+import pytest
+import uvloop
+
+from app.load.client_pool import Broken, ClientPool, Response
+from app.load.windows import Counts, Load, Window, rate_of
+
+STALL_SECONDS = 0.3
+
+
+class FakePool:
+    """Clients that answer with scripted statuses in turn. A status of None is a connection that ends."""
+
+    def __init__(self, *statuses: int | None) -> None:
+        self._statuses, self._next = statuses, 0
+
+    async def send(self, request: bytes) -> Response:
+        """Return the next response, after an iteration of the event loop."""
+        assert request == b"a request"
+        status = self._statuses[self._next % len(self._statuses)]
+        self._next += 1
+        await asyncio.sleep(0.001)
+        if status is None:
+            raise Broken("the connection ended")
+        return Response(status, b"")
+
+
+class StallingPool:
+    """Clients of a service that answers at once, except that it stalls at the first request."""
+
+    def __init__(self) -> None:
+        self._stall: asyncio.Task[None] | None = None
+
+    async def send(self, request: bytes) -> Response:
+        """Return a response when the stall is over."""
+        self._stall = self._stall or asyncio.create_task(asyncio.sleep(STALL_SECONDS))
+        await self._stall
+        return Response(200, request)
+
+
+class SilentPool:
+    """Clients of a service that never answers."""
+
+    async def send(self, request: bytes) -> Response:
+        """Wait for ever."""
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError(request)
+
+
+def measured(pool: object, window: Callable[[Load], Awaitable[Window]], timeout: float = 30) -> Window:
+    """Return a window of load on a pool."""
+
+    async def measure() -> Window:
+        return await window(Load(cast("ClientPool", pool), [b"a request"], timeout))
+
+    return uvloop.run(measure())
+
+
+def test_outcomes_are_counted() -> None:
+    """Overload is refused, other statuses are failed, and a connection that ends is a lost request."""
+    window = measured(FakePool(200, 429, 503, 500, None), lambda load: load.closed(1, 0.3))
+
+    counts = window.counts
+    assert counts.ok
+    assert counts.refused in range(2 * counts.ok - 2, 2 * counts.ok + 1)
+    assert counts.failed in range(counts.ok - 1, counts.ok + 1)
+    assert counts.lost in range(counts.ok - 1, counts.ok + 1)
+
+
+def test_a_window_without_a_good_response_has_no_latency() -> None:
+    """Latencies are those of responses with 200. Without one, they are not a number."""
+    window = measured(FakePool(500), lambda load: load.closed(1, 0.1))
+
+    assert np.isnan([window.max_ms, *window.latency_ms.values()]).all()
+    assert window.requests_per_second == 0
+
+
+def test_latencies_of_an_open_loop_include_the_time_of_a_stall() -> None:
+    """All requests that arrive during a stall are slow, and not only the one that meets it."""
+    window = measured(StallingPool(), lambda load: load.open(200, 0.4, Random(1)))
+
+    slow = (window.latencies > STALL_SECONDS / 3).sum()
+    assert window.max_ms > STALL_SECONDS * 900
+    assert slow > 20
+
+
+def test_a_closed_loop_hides_a_stall() -> None:
+    """Its client waits, and sends nothing during the stall: one request is slow."""
+    window = measured(StallingPool(), lambda load: load.closed(1, 0.4))
+
+    assert (window.latencies > STALL_SECONDS * 0.9).sum() == 1
+
+
+@pytest.mark.parametrize("loop", [lambda load: load.closed(3, 0.05), lambda load: load.open(200, 0.05, Random(1))])
+def test_requests_without_a_response_are_lost_at_the_timeout(loop: Callable[[Load], Awaitable[Window]]) -> None:
+    """A service that does not answer ends no window late, and none of its requests is forgotten."""
+    counts = measured(SilentPool(), loop, timeout=0.1).counts
+
+    assert counts.lost > 0
+    assert counts == Counts(0, 0, 0, counts.lost)
+
+
+def test_warm_up_is_not_counted() -> None:
+    """Requests that arrive before the window count in no figure: here, the stall."""
+    window = measured(StallingPool(), lambda load: load.open(200, 0.3, Random(1), warm_up=STALL_SECONDS))
+
+    assert window.latencies.min() < STALL_SECONDS / 3
+    assert sum(window.counts) < 90  # of 120 requests in all
+
+
+def test_the_offered_rate_is_the_rate_of_arrivals() -> None:
+    """Arrivals of a Poisson process are as many as rate and length say, whatever the responses are."""
+    window = measured(FakePool(429), lambda load: load.open(400, 1, Random(1)))
+
+    assert sum(window.counts) == pytest.approx(400, abs=80)  # four standard deviations
+    assert window.offered_per_second == 400
+
+
+def test_the_share_within_a_time_counts_bad_responses_as_late() -> None:
+    """A refused request is not within the time, however fast its refusal is."""
+    window = measured(FakePool(200, 429), lambda load: load.closed(1, 0.2))
+
+    assert window.share_within(30) == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_rate_does_not_depend_on_batches_at_the_ends() -> None:
+    """Batches of 8 responses each second are 8 responses a second, though 40 arrive within four seconds."""
+    ends = np.repeat(np.arange(5.0), 8)
+
+    assert rate_of(ends, 4.1) == pytest.approx(8, rel=0.05)
