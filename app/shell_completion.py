@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterator
 
-from app.errors import StartError
+from app import extras
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -44,12 +44,8 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
     Raises:
         StartError: shtab is not installed.
     """
-    try:
+    with extras.required(f"{parser.prog} completion", "shtab", extra="cli"):
         import shtab  # noqa: PLC0415 (an extra)
-    except ModuleNotFoundError as error:
-        if error.name != "shtab":
-            raise
-        raise StartError(f"{parser.prog} completion needs shtab: pip install 'swin-serve[cli]'") from error
     for action in _actions(parser):
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 (argparse has no public name for it)
             for summary in action._get_subactions():  # noqa: SLF001 (likewise)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from app.classification.classifier import Prediction
+from app.extras import is_installed
 from app.validation_messages import printable
 
 if TYPE_CHECKING:
@@ -76,14 +77,12 @@ def _rows(answer: Answer) -> Iterator[list[str]]:
 def _print_table(answers: Sequence[Answer], out: TextIO) -> None:
     if not answers:
         return
-    try:
-        from rich.console import Console  # noqa: PLC0415 (an extra)
-    except ModuleNotFoundError as error:
-        if error.name != "rich":
-            raise
+    if not is_installed("rich"):
         _print_plain_table(answers, out)
-    else:
-        _print_rich_table(answers, Console(file=out, highlight=False))
+        return
+    from rich.console import Console  # noqa: PLC0415 (an extra)
+
+    _print_rich_table(answers, Console(file=out, highlight=False))
 
 
 def _print_plain_table(answers: Sequence[Answer], out: TextIO) -> None:

@@ -17,6 +17,7 @@ from app.cli.answers import Answer, shown_on
 from app.cli.arguments import Source, add_settings
 from app.cli.remote_model import RemoteModel, Unreachable
 from app.errors import ServiceError, StartError
+from app.extras import is_installed
 from app.local_model import LocalModel
 from app.observability import logging as logs
 from app.scoring.items import Item, content_of
@@ -199,18 +200,13 @@ def _picture(image: str, folder: Path) -> Path:
 @contextmanager
 def _bar(total: int) -> Iterator[Callable[[], None]]:
     """Show the progress on a terminal, if rich is installed."""
-    if total < MIN_IMAGES_FOR_BAR or not sys.stderr.isatty():
+    if total < MIN_IMAGES_FOR_BAR or not sys.stderr.isatty() or not is_installed("rich"):
         yield lambda: None
         return
-    try:
-        from rich.console import Console  # noqa: PLC0415 (an extra)
+    from rich.console import Console  # noqa: PLC0415 (an extra)
 
-        from app.scoring.progress import bar  # noqa: PLC0415 (needs rich)
-    except ModuleNotFoundError as error:
-        if error.name != "rich":
-            raise
-        yield lambda: None
-        return
+    from app.scoring.progress import bar  # noqa: PLC0415 (needs rich)
+
     with bar(Console(stderr=True)) as shown:
         task = shown.add_task("classify", total=total)
         yield lambda: shown.advance(task)

@@ -6,17 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app import extras
 from app.cli.arguments import Source, add_settings
-from app.errors import StartError
 from app.observability import logging as logs
 from app.scoring.errors import ScoringFailed, SourcesChanged
 from app.settings import Settings
 
 if TYPE_CHECKING:
     from app.scoring import job
-
-# The libraries of the extra `offline`.
-EXTRA = frozenset({"pyarrow", "rich"})
 
 # The settings that apply, with another help text where the general one is about requests.
 SETTINGS = {
@@ -97,12 +94,8 @@ def score(settings: Settings, given: argparse.Namespace) -> int:
     Raises:
         StartError: the request is wrong, or the extra is not installed.
     """
-    try:
+    with extras.required("swin-serve score", "pyarrow", "rich", extra="offline"):
         from app.scoring import job, rows  # noqa: PLC0415 (the service does not need these libraries)
-    except ModuleNotFoundError as error:
-        if error.name not in EXTRA:
-            raise
-        raise StartError("swin-serve score needs pyarrow and rich: pip install 'swin-serve[offline]'") from error
     logs.configure(settings.log_format, settings.log_level)
     columns = rows.Columns(settings.top_k, logits=given.logits, embedding=given.embedding)
     request = job.Request(given.sources, given.output, columns, given.column, given.batch, overwrite=given.overwrite)
@@ -125,12 +118,8 @@ def _open_scorer(address: str | None) -> "job.OpenScorer":
         from app.scoring.scorer import Scorer  # noqa: PLC0415 (needs the extra)
 
         return Scorer
-    try:
+    with extras.required("swin-serve score --ray", "ray", extra="ray"):
         from app.scoring.cluster import ClusterScorer  # noqa: PLC0415 (Ray takes seconds to import)
-    except ModuleNotFoundError as error:
-        if error.name != "ray":
-            raise
-        raise StartError("swin-serve score --ray needs Ray: pip install 'swin-serve[ray]'") from error
     return partial(ClusterScorer, address)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from app.errors import StartError
+from app.extras import is_installed
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -27,7 +27,7 @@ def check() -> None:
         StartError: one of them is missing.
     """
     for package in PACKAGES:
-        if not _is_installed(package):
+        if not is_installed(package):
             raise StartError(
                 f"grpc_port needs the extra grpc, of which {package} is missing: pip install 'swin-serve[grpc]'; or "
                 "leave grpc_port unset"
@@ -47,10 +47,3 @@ def serving(service: Service, address: str | None, tracer: Tracer) -> AbstractAs
     from app.grpc.server import serving as serve  # noqa: PLC0415 (its packages are an extra)
 
     return serve(service, address, tracer)
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return find_spec(package) is not None
-    except ModuleNotFoundError:  # the parent of a package is missing
-        return False
