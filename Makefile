@@ -1,6 +1,7 @@
 # `make serve` and `make test` work from a fresh clone: each creates the virtual environment that it needs.
 PYTHON ?= python3
 SERVE := .venv/serve
+EXPORT := .venv/export
 DEV := .venv/dev
 # Clients of other projects, which the tests run. Their requirements and those of DEV exclude each other.
 CLIENTS := .venv/clients
@@ -29,13 +30,19 @@ PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 PIP := -m pip install --disable-pip-version-check --quiet --constraint
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-all test-container test-browser test-ray screenshots clients prometheus fuzz chaos soak bench image push wheel sbom version print-version lint format docs dashboard proto supported-models demo clean
+.PHONY: help serve bundle bundle-arguments test test-all test-container test-browser test-ray screenshots clients prometheus fuzz chaos soak bench image push wheel sbom version print-version lint format docs dashboard proto supported-models demo clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: $(SERVE)/ready  ## Serve the demonstration bundle, or another one: make serve BUNDLE=DIR PORT=9000.
 	$(SERVE)/bin/swin-serve run $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(PORT),--port $(PORT))
+
+bundle: bundle-arguments $(EXPORT)/ready  ## Export a checkpoint: make bundle CHECKPOINT=./my-fine-tune BUNDLE=./my-bundle
+	$(EXPORT)/bin/swin-export build $(CHECKPOINT) $(BUNDLE) $(ARGS)
+
+bundle-arguments:  # before minutes of installation
+	@: $(or $(and $(CHECKPOINT),$(BUNDLE)),$(error set CHECKPOINT to a folder, a file or an id on the Hugging Face hub, and BUNDLE to the folder to write))
 
 test: $(DEV)/ready $(CLIENTS)/ready $(MLSERVER)/ready prometheus  ## Run the tests except the slow ones (a few minutes); with options of pytest: make test ARGS='-k decode'.
 	$(DEV)/bin/python -m pytest -m "not slow and not container and not browser" $(PARALLEL) $(ARGS)
@@ -150,6 +157,12 @@ $(SERVE)/ready: pyproject.toml constraints.txt
 	@echo "creating $(SERVE) (about a minute) …"
 	$(PYTHON) -m venv $(SERVE)
 	$(SERVE)/bin/python $(PIP) constraints.txt --editable '.[cpu]'
+	@touch $@
+
+$(EXPORT)/ready: pyproject.toml constraints.txt
+	@echo "creating $(EXPORT) (with torch: a few minutes) …"
+	$(PYTHON) -m venv $(EXPORT)
+	$(EXPORT)/bin/python $(PIP) constraints.txt --editable '.[cpu,export]'
 	@touch $@
 
 $(DEV)/ready: pyproject.toml constraints.txt
