@@ -10,7 +10,6 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.routing import iter_route_contexts
 
 from app.classification.opening import open_classifier
 from app.http.middleware.admission import AdmissionMiddleware
@@ -18,6 +17,7 @@ from app.http.middleware.authentication import HEALTH, METRICS, ApiKeyMiddleware
 from app.http.middleware.context import RequestContextMiddleware
 from app.http.middleware.fast_path import FastPathMiddleware
 from app.http.problems import ANYWHERE, add_problem_handlers
+from app.http.route_paths import RoutePaths
 from app.http.routes import (
     classify,
     docs,
@@ -89,9 +89,8 @@ def application(
     _require_key(app, settings, metrics)
     if settings.cors_origins:  # outside of the API keys, because browsers send preflight requests without a key
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **CORS)
-    paths = {context.path or "" for context in iter_route_contexts(app.routes)}
+    paths, prefix = RoutePaths(app.routes), settings.root_path
     # The outermost middleware, so that every response passes it.
-    prefix = settings.root_path
     app.add_middleware(RequestContextMiddleware, metrics=metrics, tracer=tracer, prefix=prefix, paths=paths)
     return app
 

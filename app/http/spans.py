@@ -16,16 +16,16 @@ OTHER = "_OTHER"
 DISCONNECTED = "client_disconnected"
 
 
-def name_of(scope: Scope) -> str:
-    """Return the method and the route, or the method alone if no route has been chosen."""
-    method, route = _method(scope), _route(scope)
+def name_of(scope: Scope, route: str | None) -> str:
+    """Return the method and the path of the route, or the method alone if no route has the path of the request."""
+    method = _method(scope)
     return " ".join(filter(None, ("HTTP" if method == OTHER else method, route)))
 
 
-def attributes_of(scope: Scope, path: str, status: int | None) -> dict[str, str | int]:
+def attributes_of(scope: Scope, route: str | None, path: str, status: int | None) -> dict[str, str | int]:
     """Return the attributes of an answered request, or of one whose client disconnected if `status` is None.
 
-    `path` is the path in the request, before any change by the service.
+    `route` is the path of the route; `path` is the path in the request, before any change by the service.
     """
     attributes: dict[str, str | int] = {
         "http.request.method": _method(scope),
@@ -34,7 +34,7 @@ def attributes_of(scope: Scope, path: str, status: int | None) -> dict[str, str 
     }
     if attributes["http.request.method"] == OTHER:
         attributes["http.request.method_original"] = scope["method"]
-    if route := _route(scope):
+    if route:
         attributes["http.route"] = route
     if client := scope.get("client"):
         attributes["client.address"] = client[0]
@@ -50,8 +50,3 @@ def attributes_of(scope: Scope, path: str, status: int | None) -> dict[str, str 
 def _method(scope: Scope) -> str:
     method: str = scope["method"]
     return method if method in HTTPMethod.__members__ else OTHER
-
-
-def _route(scope: Scope) -> str:
-    route: str = getattr(scope.get("route"), "path", "")
-    return route

@@ -91,13 +91,11 @@ async def entered(gate: Gate) -> None:
 
 async def test_a_full_queue_answers_429(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the engine is busy and the queue full, the next request gets 429 with Retry-After; the others succeed."""
-    gate = Gate()
     app = create_app(Settings(device="cpu", threads=1, max_batch=1, max_queue_size=2, max_client_batch_size=2))
     async with app.router.lifespan_context(app), caller_of(app) as caller:
-        (engine,) = app.state.service.backend.engines
-        monkeypatch.setattr(engine, "_session", HeldSession(engine._session, gate))  # noqa: SLF001 (to hold each run)
+        gate = hold_engine(app, monkeypatch)
         running = asyncio.create_task(caller.post("/classify", content=digit(demo, "two")))
-        await asyncio.to_thread(gate.wait_until_entered)
+        await entered(gate)
         calls = [asyncio.create_task(caller.post("/classify", content=digit(demo, "two"))) for _ in range(3)]
         refused, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
         gate.open(times=3)
@@ -121,6 +119,23 @@ async def test_a_full_decode_queue_answers_429(monkeypatch: pytest.MonkeyPatch) 
 
     assert sorted(answer.status_code for answer in answers) == [200, 200, 429]
     assert [call.result().json()["code"] for call in refused] == ["overloaded"]
+
+
+async def test_an_image_that_is_refused_before_its_body_counts_under_its_route(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The admission refuses before the router chooses a route. The label is the route's path in spite of that."""
+    gate = hold_decoding(monkeypatch)
+    app = create_app(Settings(device="cpu", threads=1, decode_threads=1, max_decode_queue_size=1))
+    async with app.router.lifespan_context(app), caller_of(app) as caller:
+        first = asyncio.create_task(caller.post("/classify", content=PHOTO))
+        await entered(gate)
+        paths = ("/classify", "/v2/models/digits/infer", "/predictions/digits")
+        refused = [(await caller.post(path, content=PHOTO)).status_code for path in paths]
+        gate.open()
+        await first
+
+    assert refused == [429, 429, 429]
+    routes = ("/classify", "/v2/models/{name}/infer", "/predictions/{name}")
+    assert [count(app, "swin_requests_total", route=route, code="429") for route in routes] == [1, 1, 1]
 
 
 async def test_the_decode_queue_sets_retry_after(monkeypatch: pytest.MonkeyPatch) -> None:

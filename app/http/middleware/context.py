@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
 from typing import Any
 
@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from app.errors import Draining, InternalError
 from app.http.problems import problem_response
 from app.http.request_head import path_of
+from app.http.route_paths import RoutePaths
 from app.http.spans import attributes_of, name_of
 from app.observability.logging import request_fields
 from app.observability.metrics import Metrics
@@ -45,11 +46,11 @@ class RequestContextMiddleware:
         tracer: decides which requests are traced, and exports their spans after the response.
         prefix: the setting `root_path`, the prefix of a proxy. If it is empty, the value of the
             server applies.
-        paths: paths that are also served with a slash at their end. A redirect would need the
-            public address, which swin-serve does not know.
+        paths: the paths of the routes. Those without parameters are also served with a slash at
+            their end: a redirect would need the public address, which swin-serve does not know.
     """
 
-    def __init__(self, app: App, metrics: Metrics, tracer: Tracer, prefix: str, paths: Collection[str]) -> None:
+    def __init__(self, app: App, metrics: Metrics, tracer: Tracer, prefix: str, paths: RoutePaths) -> None:
         self._app, self._metrics, self._tracer, self._prefix, self._paths = app, metrics, tracer, prefix, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,16 +100,17 @@ class RequestContextMiddleware:
             scope["path"] = path[:-1]
 
     def _record(self, scope: Scope, path: str, code: int, seconds: float, trace: RequestTrace | None) -> None:
+        # A request that was refused before the router saw it has no route yet.
+        route = getattr(scope.get("route"), "path", None) or self._paths.template_of(path_of(scope))
         # The label is the route's path: each path of a client would be another time series.
-        route = getattr(scope.get("route"), "path", "unknown")
-        self._metrics.observe_request(route, code, seconds)
+        self._metrics.observe_request(route or "unknown", code, seconds)
         if log.isEnabledFor(logging.INFO):
             client = (scope.get("client") or [None])[0]
             fields = {"client": client, "method": scope["method"], "path": path}
             log.info("request", extra=fields | {"code": code, "ms": round(seconds * 1e3, 2)})
         if trace is not None:
-            attributes = attributes_of(scope, path, None if code == CLIENT_CLOSED_REQUEST else code)
-            self._tracer.end(trace, name_of(scope), attributes, failed=code >= HTTPStatus.INTERNAL_SERVER_ERROR)
+            attributes = attributes_of(scope, route, path, None if code == CLIENT_CLOSED_REQUEST else code)
+            self._tracer.end(trace, name_of(scope, route), attributes, failed=code >= HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def _identity(scope: Scope) -> str:
