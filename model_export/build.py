@@ -28,7 +28,7 @@ from model_export.bundle_io.write import (
     write_labels,
     write_manifest,
 )
-from model_export.checkpoints.checkpoint import Checkpoint, Options
+from model_export.checkpoints.checkpoint import ASSUMED, Checkpoint, Options, warnings
 from model_export.checkpoints.detect import read_checkpoint
 from model_export.checkpoints.reference import usable
 from model_export.console import Progress
@@ -133,14 +133,16 @@ def open_cpu_engine(config: SwinConfig, model: Path) -> Engine:
 def _read(checkpoint: str, options: Options | None, progress: Progress) -> Checkpoint:
     with progress.step("read the checkpoint") as notes:
         source = read_checkpoint(checkpoint, options)
-        source = replace(source, reference=usable(source.reference, source.network, source.preprocessing))
-        notes.append(f"{parameter_count(source.network) / 1e6:.1f} M parameters, {len(source.labels)} classes")
-    progress.log(f"source: {source.source.kind}")
-    for decision in source.decisions:
-        progress.log(str(decision), even_if_quiet=decision.is_assumed)
+        notes.append(f"{source.source.kind}, {parameter_count(source.network) / 1e6:.1f} M parameters")
+    # Before the long steps, so that wrong preprocessing or labels are seen while the export can still be stopped.
+    progress.show_table(("", "value", "from"), (each.row() for each in source.decisions), marked=ASSUMED)
+    for warning in warnings(source.decisions):
+        progress.warn(warning)
     for note in source.notes:
         progress.log(note)
-    progress.log(f"reference: {source.reference.name}")
+    with progress.step("open the reference") as notes:
+        source = replace(source, reference=usable(source.reference, source.network, source.preprocessing))
+        notes.append(source.reference.name)
     return source
 
 

@@ -7,24 +7,46 @@ from collections.abc import Iterable, Iterator, Sequence
 from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from app.bundle.manifest import Stage
 from app.errors import sentence
 from model_export.errors import ExportError
+
+# Columns of a console that is not a terminal: more than any table needs, so that rich folds no cell.
+UNLIMITED = 10_000
+
+
+def open_console(*, stderr: bool = False, quiet: bool = False) -> Console:
+    """Return a console for standard output or standard error. In a pipe, each row of a table is one line."""
+    console = Console(stderr=stderr, quiet=quiet, highlight=False)
+    if not console.is_terminal:
+        console.width = UNLIMITED
+    return console
 
 
 class Progress:
     """A writer of steps to standard error. On a terminal, the current step has a spinner."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, quiet=quiet, highlight=False)
-        self._always = Console(stderr=True, highlight=False)
+        self._console, self._always = open_console(stderr=True, quiet=quiet), open_console(stderr=True)
 
-    def log(self, text: str, *, even_if_quiet: bool = False) -> None:
+    def log(self, text: str) -> None:
         """Print an indented line below the current step."""
-        console = self._always if even_if_quiet else self._console
-        console.print(f"    {escape(text)}", soft_wrap=True)  # a wrapped line would be two lines in a log file
+        self._console.print(f"    {escape(text)}", soft_wrap=True)  # a wrapped line would be two lines in a log file
+
+    def warn(self, text: str) -> None:
+        """Print a line that also a quiet export prints."""
+        self._always.print(f"[yellow]![/yellow] {escape(text)}", soft_wrap=True)
+
+    def show_table(self, columns: Sequence[str], rows: Iterable[Sequence[str]], marked: str) -> None:
+        """Print a compact, indented table below the current step. Cells with the text `marked` stand out."""
+        shown = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for row in rows:
+            shown.add_row(*(Text(cell, "yellow" if cell == marked else "") for cell in row))
+        self._console.print(Padding(shown, (0, 0, 0, 4), expand=False))
 
     def log_stage(self, stage: Stage) -> None:
         """Print a verification stage that passed, with its difference and its tolerance."""

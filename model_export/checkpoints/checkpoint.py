@@ -5,8 +5,9 @@ fills the network. Knows nothing about file formats.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 
 import torch.nn.functional as F
@@ -15,16 +16,19 @@ from torch import Tensor
 from app.bundle.manifest import Activation, Label, LabelsFrom, Preprocessing, PreprocessingFrom, Source, SourceKind
 from model_export.checkpoints.files.weights import Weights, digest_of
 from model_export.checkpoints.imagenet import imagenet_labels
-from model_export.checkpoints.preprocessing import RecipeOptions, apply_options, describe_preprocessing
+from model_export.checkpoints.preprocessing import RecipeOptions, apply_options, describe_steps
 from model_export.checkpoints.reference import Reference
 from model_export.checkpoints.swin_weights import StateDict
-from model_export.checkpoints.variants import published_preprocessing
+from model_export.checkpoints.variants import describe_network, published_preprocessing
 from model_export.errors import CheckpointError, RequestError, UnsupportedModel
 from model_export.network.swin import Swin, SwinConfig
 from model_export.network.windows import Size, by
 
 # transformers gives these names to classes without a name.
 PLACEHOLDER = re.compile(r"LABEL_\d+")
+
+# The first word of the origin of a value that neither checkpoint nor options state.
+ASSUMED = "assumed"
 
 
 @dataclass(frozen=True)
@@ -77,19 +81,31 @@ class Decision:
 
         A wrong assumption gives wrong predictions.
         """
-        return self.origin.startswith("assumed")
+        return self.origin.startswith(ASSUMED)
 
-    def __str__(self) -> str:
-        return f"{self.subject}: {self.value}; {self.origin}; change it with {self.options}"
+    def row(self) -> tuple[str, str, str]:
+        """Return the cells of a table. `warnings` has the complete sentence on an assumption."""
+        return self.subject, self.value, ASSUMED if self.is_assumed else self.origin
+
+
+def warnings(decisions: Iterable[Decision]) -> Iterator[str]:
+    """Yield a line for each assumption. The parts of one recipe share a line."""
+    for origin, made in groupby(filter(lambda each: each.is_assumed, decisions), lambda each: each.origin):
+        parts = list(made)
+        values = "; ".join(f"{part.subject}: {part.value}" for part in parts)
+        options = ", ".join(part.options for part in parts if part.options)
+        yield f"{values}; {origin}; change {'it' if len(parts) == 1 else 'them'} with {options}"
 
 
 @dataclass(frozen=True)
 class Origins:
     """Origins of the values that are not in the tensors, as text for the terminal."""
 
+    network: str
     size: str
     windows: str
     recipe: str = ""
+    parts: Mapping[str, str] = field(default_factory=dict)  # of the recipe, where their origin differs from `recipe`
     labels: str = ""
     fine_tune: str = ""  # the sign that the network was trained on other classes
     notes: tuple[str, ...] = ()
@@ -266,38 +282,37 @@ def _decisions(  # noqa: PLR0917 (by position)
     options: Options,
     origins: Origins,
 ) -> Iterator[Decision]:
-    height, width = config.input_size
-    size_from = "from --input-size" if options.input_size else "from --crop" if options.size else origins.size
-    yield Decision("input size", f"{height}×{width}", size_from, "--input-size")
-    sides = [str(h) if h == w else f"{h}×{w}" for h, w in config.window_sizes]
+    yield Decision("network", describe_network(config), origins.network, "")
+    size_from = "--input-size" if options.input_size else "--crop" if options.size else origins.size
+    yield Decision("input size", by(config.input_size), size_from, "--input-size")
+    sides = [str(h) if h == w else by((h, w)) for h, w in config.window_sizes]
     windows = sides[0] if len(set(sides)) == 1 else ", ".join(sides)
-    yield Decision("windows", windows, "from --window" if options.window else origins.windows, "--window")
-    mean, std = (",".join(f"{channel:.4g}" for channel in channels) for channels in (recipe.mean, recipe.std))
-    yield Decision(
-        "preprocessing",
-        f"{describe_preprocessing(recipe)}, mean {mean}, std {std}",
-        _recipe_from(source, options, origins),
-        "--fit, --resize, --crop, --interpolation, --mean, --std",
-    )
+    yield Decision("windows", windows, "--window" if options.window else origins.windows, "--window")
+    for part, (value, changed_with) in describe_steps(recipe).items():
+        yield Decision(part, value, _part_from(part, source, recipe, options, origins), changed_with)
     first = "; ".join(label.name for label in labels[:3])
-    shown = f"{len(labels)}: {first}{' …' if len(labels) > 3 else ''}"  # noqa: PLR2004 (the number of labels shown)
+    shown = f"{len(labels)} classes: {first}{' …' if len(labels) > 3 else ''}"  # noqa: PLR2004 (the number of labels shown)
     yield Decision("labels", shown, _labels_from(source, labels, origins), "--labels FILE")
 
 
-def _recipe_from(source: Source, options: Options, origins: Origins) -> str:
-    own = f"from {origins.recipe or 'the checkpoint'}"
-    published = f"assumed: {source.kind}'s published recipe, because the checkpoint has none"
-    if source.preprocessing_from == "options":
-        rest = own if origins.recipe else published
-        given = (f"--{item.name}" for item in fields(options.recipe) if getattr(options.recipe, item.name) is not None)
-        return f"{', '.join(given)} from the options, the rest {rest}"
-    return own if source.preprocessing_from == "checkpoint" else published
+def _part_from(part: str, source: Source, recipe: Preprocessing, options: Options, origins: Origins) -> str:
+    """Return the origin of a part of the preprocessing: an option, the checkpoint, or an assumption."""
+    given, fit = options.recipe, "--fit" if options.recipe.fit else "--resize"
+    if part == "resize" and (given.fit or given.resize):
+        return fit
+    if part == "crop" and recipe.crop is None and (given.fit or given.resize):
+        return fit
+    if getattr(given, part, None) is not None:
+        return f"--{part}"
+    return origins.parts.get(
+        part, origins.recipe or f"assumed: {source.kind}'s published recipe, because the checkpoint has none"
+    )
 
 
 def _labels_from(source: Source, labels: tuple[Label, ...], origins: Origins) -> str:
     match source.labels_from:
         case "options":
-            return "from --labels"
+            return "--labels"
         case "numbers":
             return "numbers, because the checkpoint names no classes"
         case "published names":
@@ -309,9 +324,9 @@ def _labels_from(source: Source, labels: tuple[Label, ...], origins: Origins) ->
             doubt = doubt or "wrong if the network was trained on other classes"
             return f"assumed: ImageNet's names, because their number is {len(labels)}; {doubt}"
         case _ if all(PLACEHOLDER.fullmatch(label.name) for label in labels):
-            return "from the checkpoint, where they are placeholders and no names"
+            return "the checkpoint, where they are placeholders and no names"
         case _:
-            return f"from {origins.labels or 'the checkpoint'}"
+            return origins.labels or "the checkpoint"
 
 
 def load_weights(

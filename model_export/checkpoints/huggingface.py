@@ -24,7 +24,7 @@ from model_export.checkpoints.checkpoint import Checkpoint, Options, Origins, Ra
 from model_export.checkpoints.files.folder import read_json, weight_files
 from model_export.checkpoints.files.weights import Weights, read_files, unwrap
 from model_export.checkpoints.imagenet import with_wnids
-from model_export.checkpoints.preprocessing import from_huggingface
+from model_export.checkpoints.preprocessing import HUGGINGFACE_KEYS, from_huggingface, parts_by_default
 from model_export.checkpoints.reference import FallbackReference, Reference, library_reference, preprocess_to_tensor
 from model_export.errors import CheckpointError, RequestError, UnsupportedModel
 from model_export.network.swin import Swin, SwinConfig
@@ -120,7 +120,7 @@ def read(folder: Path, source_id: str, revision: str | None, options: Options) -
         raise RequestError("--architecture is for bare state dicts; this folder's config.json has the architecture")
     settings = _settings(folder)
     own_labels = _labels(settings, options)
-    own_recipe, trained_size = _recipe(folder, _pair(settings.image_size), options)
+    own_recipe, trained_size, parts = _recipe(folder, _pair(settings.image_size), options)
     files = weight_files(folder)
     raw_weights = unwrap(read_files(files), options.weights)
     if raw_weights.kind != "huggingface":
@@ -164,10 +164,12 @@ def read(folder: Path, source_id: str, revision: str | None, options: Options) -
         name_in_file=partial(_source_name, raw_weights),
         options=options,
         origins=Origins(
-            "from config.json" if own_recipe is None else "from preprocessor_config.json",
-            "from config.json",
-            "preprocessor_config.json",
-            "config.json",
+            network="config.json",
+            size="config.json" if own_recipe is None else "preprocessor_config.json",
+            windows="config.json",
+            recipe="" if own_recipe is None else "preprocessor_config.json",
+            parts=parts,
+            labels="config.json",
         ),
     )
 
@@ -183,11 +185,13 @@ def _check_width(config: SwinConfig, weights: Mapping[str, Tensor]) -> None:
         raise CheckpointError(f"config.json asks for embed_dim {config.embed_dim}, the weights have {len(first)}")
 
 
-def _recipe(folder: Path, image_size: Size, options: Options) -> tuple[Preprocessing | None, Size]:
-    """Return the folder's own preprocessing, or None, and the size of its output."""
+def _recipe(folder: Path, image_size: Size, options: Options) -> tuple[Preprocessing | None, Size, Mapping[str, str]]:
+    """Return the folder's own preprocessing, or None, the size of its output, and the origins of its defaults."""
     if not (folder / "preprocessor_config.json").exists():
-        return None, image_size
-    return from_huggingface(read_json(folder, "preprocessor_config.json"), image_size, options.recipe)
+        return None, image_size, {}
+    declared = read_json(folder, "preprocessor_config.json")
+    parts = parts_by_default(declared, HUGGINGFACE_KEYS, "transformers")
+    return *from_huggingface(declared, image_size, options.recipe), parts
 
 
 class TransformersReference:

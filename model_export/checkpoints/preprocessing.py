@@ -58,6 +58,18 @@ class RecipeOptions:
 
 
 NO_OPTIONS = RecipeOptions()
+# Parts of the preprocessing, in the order of their execution.
+PARTS = ("resize", "interpolation", "crop", "rescale", "mean", "std")
+# Parts, and the keys that declare them. A part without its key has the library's default.
+HUGGINGFACE_KEYS = {
+    "resize": "size",
+    "interpolation": "resample",
+    "crop": "do_center_crop",
+    "rescale": "rescale_factor",
+    "mean": "image_mean",
+    "std": "image_std",
+}
+TIMM_KEYS = {"resize": "crop_pct", "interpolation": "interpolation", "rescale": "", "mean": "mean", "std": "std"}
 # timm's `DEFAULT_CROP_PCT`.
 DEFAULT_CROP_FRACTION = 0.875
 MAX_CROP_FRACTION = 2
@@ -334,6 +346,21 @@ def describe_preprocessing(recipe: Preprocessing) -> str:
     """Return resize, interpolation and crop as text for the terminal, without the normalization."""
     kept = f", keep the middle {recipe.crop.height}×{recipe.crop.width}" if recipe.crop else ""
     return f"resize {_describe_resize(recipe)} ({recipe.interpolation}){kept}"
+
+
+def describe_steps(recipe: Preprocessing) -> dict[str, tuple[str, str]]:
+    """Return each part of the preprocessing as text for the terminal, with the options that change it."""
+    crop = f"the middle {recipe.crop.height}×{recipe.crop.width}" if recipe.crop else "none"
+    mean, std = (", ".join(f"{channel:.4g}" for channel in channels) for channels in (recipe.mean, recipe.std))
+    rescale = f"1/{1 / recipe.scale:.6g}" if recipe.scale < 1 else f"{recipe.scale:.6g}"
+    values = (_describe_resize(recipe), recipe.interpolation, crop, f"bytes × {rescale}", mean, std)
+    options = ("--fit, --resize", "--interpolation", "--crop", "", "--mean", "--std")
+    return dict(zip(PARTS, zip(values, options, strict=True), strict=True))
+
+
+def parts_by_default(settings: Mapping[str, Any], keys: Mapping[str, str], library: str) -> dict[str, str]:
+    """Return the origin of each part of the preprocessing whose key is not set."""
+    return {part: f"default of {library}" for part, key in keys.items() if settings.get(key) is None}
 
 
 def _describe_resize(recipe: Preprocessing) -> str:

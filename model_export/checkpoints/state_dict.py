@@ -9,7 +9,7 @@ these shapes decides. Knows nothing about the format of files.
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -27,6 +27,7 @@ from model_export.checkpoints.checkpoint import (
 from model_export.checkpoints.files.pickles import SAVE_STATE_DICT
 from model_export.checkpoints.files.weights import Weights
 from model_export.checkpoints.other_networks import first_few
+from model_export.checkpoints.preprocessing import PARTS
 from model_export.checkpoints.saved_labels import SavedLabels, find_labels
 from model_export.checkpoints.swin_weights import COMPUTED
 from model_export.checkpoints.training.types import NO_TRAINING, Training
@@ -48,6 +49,7 @@ class DeclaredConfig:
 
     config: Mapping[str, Any]  # fields of SwinConfig
     recipe: Callable[[Size], Preprocessing] | None = None
+    parts: Mapping[str, str] = field(default_factory=dict)  # origins of parts of the recipe that it does not declare
     labels: tuple[Label, ...] | None = None
     classes: int | None = None
     variant: Variant | None = None
@@ -98,8 +100,8 @@ def read(
     inputs = _Inputs(own, tables, measured, declared, training, options)
     trained, size_from, windows_from, notes = _trained(inputs, window_convention)
     config = resize_config(trained, options)
-    recipe, recipe_from = _recipe(raw.kind, config, declared, training)
-    own_labels = SavedLabels(declared.labels, "", ())
+    recipe, recipe_from, parts = _recipe(raw.kind, config, declared, training)
+    own_labels = SavedLabels(declared.labels, declared.place, ())
     if declared.labels is None and options.labels is None and content is not None:
         own_labels = find_labels(content, config.num_classes)
     return assemble(
@@ -114,9 +116,11 @@ def read(
         name_in_file=name_in_file,
         options=options,
         origins=Origins(
+            _network_from(inputs),
             size_from,
             windows_from,
             recipe_from,
+            parts,
             own_labels.place,
             _fine_tune(training),
             (*training.notes, *notes, *own_labels.notes),
@@ -125,19 +129,27 @@ def read(
     )
 
 
+def _network_from(inputs: "_Inputs") -> str:
+    if inputs.options.architecture:
+        return "--architecture"
+    return inputs.declared.place if inputs.declared.variant else "the weights"
+
+
 def _recipe(
     kind: SourceKind, config: SwinConfig, declared: DeclaredConfig, training: Training
-) -> tuple[Preprocessing | None, str]:
-    """Return the checkpoint's own preprocessing and its origin."""
+) -> tuple[Preprocessing | None, str, Mapping[str, str]]:
+    """Return the checkpoint's own preprocessing, its origin, and the parts with another origin."""
     if declared.recipe:
-        return declared.recipe(config.input_size), declared.place
+        return declared.recipe(config.input_size), declared.place, declared.parts
     if training.recipe:
-        return training.recipe(config.input_size), training.place
+        return training.recipe(config.input_size), training.place, {}
     if training.changes:
         published = published_preprocessing(kind, config).model_copy(update=training.changes)
-        changed = " and ".join(training.changes)
-        return published, f"{training.place} ({changed}; the rest is assumed: {kind}'s published recipe)"
-    return None, ""
+        assumed = (
+            f"assumed: {kind}'s published recipe, because {training.place} has {' and '.join(training.changes)} only"
+        )
+        return published, training.place, {part: assumed for part in PARTS if part not in training.changes}
+    return None, "", {}
 
 
 def _fine_tune(training: Training) -> str:
@@ -240,14 +252,14 @@ def _choose_windows(inputs: _Inputs, variant: Variant | None) -> tuple[tuple[Siz
                 f"--architecture {inputs.options.architecture} has windows of {_listed(named.windows)}, {place} of "
                 f"{_listed(tuple(side for side, _ in declared))}; leave --architecture out if these are the run's"
             )
-        return tuple(declared), f"from {place}"
+        return tuple(declared), place
     if variant and inputs.named_variant:
         named_by = f"--architecture {inputs.options.architecture}" if named else inputs.declared.place
-        return tuple(variant.window_sizes), f"from {named_by}"
+        return tuple(variant.window_sizes), named_by
     if inputs.windows:
-        return tuple(inputs.windows), "from the weights"
+        return tuple(inputs.windows), "the weights"
     if variant:
-        return tuple(variant.window_sizes), f"from {inputs.training.place}"
+        return tuple(variant.window_sizes), inputs.training.place
     names = inputs.matching_variants
     hint = f"choose one with --architecture: {', '.join(names)}" if names else "name one with --architecture"
     raise CheckpointError(f"the size of the windows does not follow from these weights; {hint}")
@@ -343,7 +355,7 @@ def _size_and_origin(
     if by_tensors and by_tensors[1] == CUT_WINDOWS and not _is_published(inputs, by_tensors[0], fields["window_sizes"]):
         return by_tensors[0], f"assumed: {CUT_WINDOWS} are as large as their feature maps at this size"
     if by_tensors:
-        return by_tensors[0], f"from {by_tensors[1]} in the file"
+        return by_tensors[0], f"{by_tensors[1]} in the file"
     return _size_by_variant(inputs, fields, variant)
 
 
@@ -360,7 +372,7 @@ def _size_by_settings(inputs: _Inputs, by_tensors: tuple[Size, str] | None, size
             f"{place} has an input size of {by(size)} pixels, but {by_tensors[1]} {verb} for "
             f"{by(by_tensors[0])}; choose one with --input-size"
         )
-    return size, f"from {place}"
+    return size, place
 
 
 def _size_by_variant(inputs: _Inputs, fields: Mapping[str, Any], variant: Variant | None) -> tuple[Size, str]:
@@ -372,7 +384,7 @@ def _size_by_variant(inputs: _Inputs, fields: Mapping[str, Any], variant: Varian
     published = VARIANTS[known] if known else variant
     size = inputs.options.size
     if size and (published is None or _same_windows(fields, size, published)):
-        return size, "from --input-size"
+        return size, "--input-size"
     if published is None:
         raise CheckpointError("the input size does not follow from these weights; give it with --input-size")
     run_place = inputs.training.place if variant and inputs.training.architecture else ""

@@ -24,7 +24,7 @@ from model_export.checkpoints import state_dict
 from model_export.checkpoints.checkpoint import Checkpoint, Options, RawCheckpoint
 from model_export.checkpoints.files.weights import Weights
 from model_export.checkpoints.labels import from_data
-from model_export.checkpoints.preprocessing import from_timm
+from model_export.checkpoints.preprocessing import TIMM_KEYS, from_timm, parts_by_default
 from model_export.checkpoints.reference import FallbackReference, Reference, library_reference, preprocess_to_tensor
 from model_export.checkpoints.state_dict import DeclaredConfig
 from model_export.checkpoints.training.types import NO_TRAINING, Training
@@ -224,6 +224,7 @@ def _declared(config: Config, options: Options) -> DeclaredConfig:
         _shape(config.model_args, len(config.model_args.depths or variant.depths))
         | {"input_size": _input_size(recipe, config.model_args, variant)},
         partial(from_timm, recipe.model_dump(), options=options.recipe) if recipe.has_preprocessing else None,
+        parts_by_default(recipe.model_dump(), TIMM_KEYS, "timm"),
         None if options.labels is not None else _labels(config, recipe),
         next(iter(counts), None),
         variant,

@@ -119,6 +119,21 @@ def variants_with_sizes(
             yield name
 
 
+def describe_network(config: SwinConfig) -> str:
+    """Return the name of the published variant with this shape, windows and input size, or the shape in words."""
+    for name in variants_with_sizes(config.version, config.embed_dim, config.depths, config.num_heads):
+        variant = VARIANTS[name]
+        has_its_pretraining = config.version == 1 or variant.pretrained_windows == config.pretrained_window_sizes
+        is_its_size = config.input_size == (variant.side, variant.side)
+        if is_its_size and has_its_pretraining and variant.has_windows(config.window_sizes):
+            return name
+    family = "Swin" if config.version == 1 else "Swin V2"
+    for name, shape in SIZES.items():
+        if shape == (config.embed_dim, config.depths, config.num_heads):
+            return f"{family} {name}"
+    return f"{family}, {config.embed_dim} channels, depths {', '.join(map(str, config.depths))}"
+
+
 def published_preprocessing(kind: SourceKind, config: SwinConfig) -> Preprocessing:
     """Return the preprocessing of the source library for a network of this size, published or not.
 

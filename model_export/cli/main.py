@@ -178,8 +178,7 @@ def _build(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     with _libraries():
         onnx_runtime.load()
-        from rich.console import Console
-
+        from model_export.console import open_console
         from model_export.evaluation.evaluate import evaluate, show
     if options.output and not options.output.parent.is_dir():
         raise RequestError(
@@ -195,7 +194,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         limit=options.limit,
         classes=options.classes,
     )
-    show(report, Console())
+    show(report, open_console())
     if options.output:
         options.output.write_text(_json(report.document()), encoding="utf-8")
 
@@ -216,14 +215,13 @@ def _verify(options: argparse.Namespace) -> None:
 
 def _inspect(options: argparse.Namespace) -> None:
     with _libraries():
-        from rich.console import Console
-
         from model_export.bundle_io.describe import inspect, show
+        from model_export.console import open_console
     facts = inspect(options.bundle)
     if options.json:
         print(_json(facts), end="")
     else:
-        show(facts, Console())
+        show(facts, open_console())
 
 
 def _completion(options: argparse.Namespace) -> None:

@@ -218,7 +218,9 @@ def test_old_files_of_timm_get_timm_s_recipe(tmp_path: Path) -> None:
 
 
 def decision_line(checkpoint: Checkpoint, subject: str) -> str:
-    return next(str(decision) for decision in checkpoint.decisions if decision.subject == subject)
+    """Return subject, value and origin of a decision, and the options that change it."""
+    decision = next(decision for decision in checkpoint.decisions if decision.subject == subject)
+    return f"{decision.subject}: {decision.value}; {decision.origin}; {decision.options}"
 
 
 TINY = "swin_tiny_patch4_window7_224"
@@ -227,9 +229,9 @@ TINY = "swin_tiny_patch4_window7_224"
 @pytest.mark.parametrize(
     ("case", "options", "place"),
     [
-        ("plain", {"input_size": (64, 64)}, "from the weights"),
-        (TINY, {"architecture": TINY}, f"from --architecture {TINY}"),
-        ("plain", {"input_size": (64, 64), "window": 8}, "from --window"),
+        ("plain", {"input_size": (64, 64)}, "the weights"),
+        (TINY, {"architecture": TINY}, f"--architecture {TINY}"),
+        ("plain", {"input_size": (64, 64), "window": 8}, "--window"),
     ],
 )
 def test_the_line_of_the_windows_has_their_origin(
@@ -238,17 +240,14 @@ def test_the_line_of_the_windows_has_their_origin(
     """The line on the windows names weights, `--architecture` or `--window` as their origin."""
     torch.save(stored("timm").state_dict(case), tmp_path / "weights.pth")
 
-    assert f"; {place}; change it with" in decision_line(read(tmp_path / "weights.pth", **options), "windows")
+    assert f"; {place}; " in decision_line(read(tmp_path / "weights.pth", **options), "windows")
 
 
 def test_the_line_of_the_windows_names_the_configuration_that_has_them(tmp_path: Path) -> None:
     """The line on the windows of a Hugging Face folder names `config.json`."""
     folder = save_checkpoint(tmp_path / "saved", image_size=64)
 
-    assert (
-        decision_line(read_checkpoint(str(folder), Options()), "windows")
-        == "windows: 4; from config.json; change it with --window"
-    )
+    assert decision_line(read_checkpoint(str(folder), Options()), "windows") == "windows: 4; config.json; --window"
 
 
 def test_an_assumed_size_is_marked(tmp_path: Path) -> None:
@@ -270,7 +269,7 @@ def test_masks_of_any_stage_give_the_size(tmp_path: Path) -> None:
     checkpoint = read(tmp_path / "weights.pth")
 
     assert checkpoint.network.config.input_size == (96, 96)
-    assert "from the attention masks" in decision_line(checkpoint, "input size")
+    assert "; the attention masks in the file; " in decision_line(checkpoint, "input size")
 
 
 def test_settings_that_contradict_the_tensors_are_refused(tmp_path: Path) -> None:
@@ -324,8 +323,18 @@ def test_lightning_s_hyper_parameters_give_the_size(tmp_path: Path) -> None:
     checkpoint = read(saved(tmp_path, hyper_parameters={"image_size": 96, "lr": 1e-3}))
 
     assert checkpoint.network.config.input_size == (96, 96)
-    assert re.search("96×96; from hyper_parameters", decision_line(checkpoint, "input size"))
-    assert "assumed" in decision_line(checkpoint, "preprocessing")
+    assert re.search("96×96; hyper_parameters", decision_line(checkpoint, "input size"))
+    assert "assumed" in decision_line(checkpoint, "resize")
+
+
+def test_only_the_parts_that_settings_leave_open_are_assumed(tmp_path: Path) -> None:
+    """If hyper-parameters have mean and standard deviation only, the rest of the preprocessing is assumed."""
+    half = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    checkpoint = read(saved(tmp_path, hyper_parameters={"image_size": 96, **half}))
+    assumed = [decision.subject for decision in checkpoint.decisions if decision.is_assumed]
+
+    assert assumed == ["resize", "interpolation", "crop", "rescale"]
+    assert "published recipe, because hyper_parameters has mean and std only" in decision_line(checkpoint, "crop")
 
 
 SQUARE = (96, 96)
@@ -352,7 +361,7 @@ def test_sizes_are_read_in_every_form(case: str, tmp_path: Path) -> None:
     checkpoint = read(saved(tmp_path, hyper_parameters=settings, stops=np.float64(1)))
 
     assert checkpoint.network.config.input_size == size
-    assert "from hyper_parameters" in decision_line(checkpoint, "input size")
+    assert "; hyper_parameters" in decision_line(checkpoint, "input size")
 
 
 TEXT = "DATA:\n  IMG_SIZE: 96\nTEST:\n  CROP: false\n"
@@ -585,7 +594,7 @@ def test_the_line_of_the_windows_names_the_settings_that_have_them(tmp_path: Pat
     """The line on windows from the settings of a run names the settings."""
     line = decision_line(read(saved_with_windows(tmp_path)), "windows")
 
-    assert line == "windows: 16; from config; change it with --window"
+    assert line == "windows: 16; config; --window"
 
 
 def test_windows_of_the_settings_that_contradict_an_architecture_are_refused(tmp_path: Path) -> None:

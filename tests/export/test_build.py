@@ -368,6 +368,6 @@ def test_assumptions_are_printed_even_if_quiet(
 
     assert main(["build", str(copy), str(tmp_path / "out"), "--quiet"]) == 2
     first, _ = capsys.readouterr().err.splitlines()
-    assert "preprocessing: " in first
+    assert "resize: to 64×64" in first
     assert "assumed: huggingface's published recipe, because the checkpoint has none" in first
-    assert "change it with --fit" in first
+    assert "change them with --fit" in first

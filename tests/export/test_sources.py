@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from starlette.testclient import TestClient
 from torch import Tensor
 
@@ -27,43 +27,12 @@ from model_export.checkpoints.detect import read_checkpoint
 from model_export.cli.arguments import read_labels
 from model_export.cli.main import main
 from model_export.errors import CheckpointError, RequestError
+from tests.export.conftest import ARGUMENTS, BREEDS, FLOWERS
 from tests.references import cases
 from tests.references.draw import draw_picture
 from tests.references.stored import Stored, stored
 from tests.support.images import encode
 from tests.support.networks import save_checkpoint
-
-ARGUMENTS = cases.SMALL | cases.TIMM_PIPELINE
-BREEDS = [f"breed {index}" for index in range(37)]
-FLOWERS = [f"flower {index}" for index in range(102)]
-
-
-@pytest.fixture
-def timm_folder(tmp_path: Path) -> Path:
-    """A fine-tune with 37 classes, as timm writes it for the Hugging Face Hub."""
-    folder = tmp_path / "timm"
-    folder.mkdir()
-    config = {
-        "architecture": "swin_tiny_patch4_window7_224",
-        "num_classes": 37,
-        "num_features": 48,
-        "global_pool": "avg",
-        "label_names": BREEDS,
-        "model_args": ARGUMENTS,
-        "pretrained_cfg": {"tag": "mine", "num_classes": 37, **cases.TIMM_RECIPE},
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    save_file(stored("timm").state_dict("pipeline"), folder / "model.safetensors")
-    return folder
-
-
-@pytest.fixture
-def torchvision_file(tmp_path: Path) -> Path:
-    """A fine-tune with 102 classes, as the training script of torchvision saves it, beside its class names."""
-    wrapped = {"model": stored("torchvision").state_dict("pipeline"), "epoch": 30}
-    torch.save(wrapped, tmp_path / "flowers.pth")
-    (tmp_path / "flowers.txt").write_text("\n".join(FLOWERS) + "\n")
-    return tmp_path / "flowers.pth"
 
 
 def answers(bundle: Path) -> list[list[tuple[str, float]]]:
