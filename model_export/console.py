@@ -76,9 +76,8 @@ class Progress:
             self._console.print(f"[red]✗[/red] {escape(name)}")
             raise ExportError(f"{name}: {type(error).__name__}: {sentence(error)}") from error
         seconds = time.perf_counter() - started
-        self._console.print(
-            f"[green]✓[/green] {escape(name):<28} {seconds:6.1f} s  {escape(', '.join(notes))}", soft_wrap=True
-        )
+        line = f"[green]✓[/green] {escape(name):<28} {seconds:6.1f} s  {escape(', '.join(notes))}"
+        self._console.print(line.rstrip(), soft_wrap=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

@@ -42,7 +42,7 @@ class Report(Protocol):
 def progress(total: int, done: int, console: Console | None = None) -> Iterator[Report]:
     """Show the progress from `done` to `total` images inside the block."""
     console = console or Console(stderr=True)
-    if console.is_terminal:
+    if _shows_bars(console):
         with bar(console, Missing()) as shown:
             task = shown.add_task("score", total=total, completed=done)
             yield lambda done, missing: shown.update(task, completed=done, missing=missing)
@@ -51,9 +51,14 @@ def progress(total: int, done: int, console: Console | None = None) -> Iterator[
 
 
 def bar(console: Console, *more: ProgressColumn) -> Bar:
-    """Return a bar with the number of images, the rate, and the remaining time."""
+    """Return a bar with the number of images, the rate, and the remaining time. Only a terminal shows it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    return Bar(*columns, *more, console=console, transient=True)
+    # Elsewhere, rich would print an empty line at the end.
+    return Bar(*columns, *more, console=console, transient=True, disable=not _shows_bars(console))
+
+
+def _shows_bars(console: Console) -> bool:
+    return console.is_terminal and not console.is_dumb_terminal  # a dumb terminal cannot move its cursor
 
 
 class _LogReport:

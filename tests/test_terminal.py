@@ -1,0 +1,95 @@
+"""The output of the programs that use rich: on a terminal without colors, on a dumb terminal, and in a pipe."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.settings import DEMO_BUNDLE
+from benchmarks.load.served import START_SECONDS
+from tests.support.terminal import COLOR, CONTROL, environment, on_terminal
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = DEMO_BUNDLE / "golden"
+CHECKPOINT = ROOT / "model_export" / "data" / "demo_checkpoint"
+# Arguments and a word of the output of each program, in a folder with images by class in `data`.
+PROGRAMS = {
+    "classify": (["app", "classify", *["data/seven/seven.png"] * 12], "seven.png"),
+    "score": (["app", "score", "data", "--output", "rows.parquet"], "2 rows"),
+    "inspect": (["model_export", "inspect", str(DEMO_BUNDLE)], "signature"),
+    "evaluate": (["model_export", "evaluate", str(DEMO_BUNDLE), "data"], "100.00 %"),
+    "verify": (["model_export", "verify", str(DEMO_BUNDLE)], "✓ golden logits"),
+    "build": (["model_export", "build", str(CHECKPOINT), "bundle"], "✓ write the bundle"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with two digits, each in the folder of its class."""
+    for name in ("one", "seven"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        shutil.copy(GOLDEN / f"{name}.png", tmp_path / "data" / name)
+    return tmp_path
+
+
+def in_pipe(command: list[str], folder: Path) -> tuple[str, str]:
+    """Run a module of Python with arguments. Return standard output and standard error."""
+    ended = subprocess.run(  # noqa: S603 (our own interpreter)
+        [sys.executable, "-m", *command],
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS,
+        env=environment(PYTHONPATH=str(ROOT)),
+        cwd=folder,
+        check=True,
+    )
+    return ended.stdout, ended.stderr
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_pipe_gets_no_control_sequence(program: str, folder: Path) -> None:
+    """In a pipe, there is no control sequence, and standard error has no empty line of a bar."""
+    command, word = PROGRAMS[program]
+    out, err = in_pipe(command, folder)
+
+    assert word in out + err
+    assert "\x1b" not in out + err
+    assert "\n\n" not in f"\n{err}"
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_no_color_is_honored_on_a_terminal(program: str, folder: Path) -> None:
+    """With NO_COLOR=1, a terminal gets the same words without a color."""
+    command, word = PROGRAMS[program]
+    text = on_terminal(command, folder=folder, PYTHONPATH=str(ROOT), NO_COLOR="1")
+
+    assert word in CONTROL.sub("", text)
+    assert not COLOR.search(text)
+
+
+# Not `build`: it takes longest, and writes as `verify` does.
+@pytest.mark.parametrize("program", [name for name in PROGRAMS if name != "build"])
+def test_a_dumb_terminal_gets_no_control_sequence(program: str, folder: Path) -> None:
+    """With TERM=dumb, nothing moves the cursor or sets a color."""
+    command, word = PROGRAMS[program]
+    text = on_terminal(command, folder=folder, PYTHONPATH=str(ROOT), TERM="dumb")
+
+    assert word in text
+    assert "\x1b" not in text
+
+
+def test_a_terminal_gets_colors(folder: Path) -> None:
+    """Without NO_COLOR, a terminal gets colors."""
+    assert COLOR.search(on_terminal(PROGRAMS["verify"][0], folder=folder, PYTHONPATH=str(ROOT)))
+
+
+def test_a_table_has_the_width_of_its_terminal_and_is_whole_in_a_pipe(folder: Path) -> None:
+    """A terminal of 80 columns gets no longer line. In a pipe, each row is one line."""
+    command, _ = PROGRAMS["inspect"]
+    shown = CONTROL.sub("", on_terminal(command, folder=folder, PYTHONPATH=str(ROOT))).splitlines()
+    out, _ = in_pipe(command, folder)
+
+    assert max(map(len, shown)) == 80
+    assert any(line.split()[:2] == ["weights", "SHA-256"] and len(line.split()[2]) == 64 for line in out.splitlines())
