@@ -61,7 +61,7 @@ test-ray: $(RAY)/ready  ## Run the tests of the deployment for Ray Serve (in an 
 test-browser: $(DEV)/ready  ## Run the tests of the page in Chromium (Debian: apt-get install chromium). Without it, they are skipped.
 	$(DEV)/bin/python -m pytest -m browser -rs tests/browser $(ARGS)
 
-screenshots: $(DEV)/ready  ## Write the screenshots of the page for the documentation (two minutes).
+screenshots: $(DEV)/ready  ## Write the pictures of the page and of a terminal for the documentation (two minutes).
 	$(DEV)/bin/python -m tests.browser.screenshots
 
 clients: $(CLIENTS)/ready $(MLSERVER)/ready  ## Install the clients of other projects that the tests run (two virtual environments).

@@ -76,7 +76,7 @@ class Progress:
             self._console.print(f"[red]✗[/red] {escape(name)}")
             raise ExportError(f"{name}: {type(error).__name__}: {sentence(error)}") from error
         seconds = time.perf_counter() - started
-        line = f"[green]✓[/green] {escape(name):<28} {seconds:6.1f} s  {escape(', '.join(notes))}"
+        line = f"[green]✓[/green] {escape(name):<32} {seconds:6.1f} s  {escape(', '.join(notes))}"
         self._console.print(line.rstrip(), soft_wrap=True)
 
 

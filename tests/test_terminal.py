@@ -9,7 +9,9 @@ import pytest
 
 from app.settings import DEMO_BUNDLE
 from benchmarks.load.served import START_SECONDS
-from tests.support.terminal import COLOR, CONTROL, environment, on_terminal
+from tests.browser.terminal_pictures import PICTURES, digest, shown, stored_digests
+from tests.support.terminal import COLOR, CONTROL, environment, on_terminal, screen
+from tests.test_documentation import PYTHON_OF_CLI_PAGE
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = DEMO_BUNDLE / "golden"
@@ -93,3 +95,29 @@ def test_a_table_has_the_width_of_its_terminal_and_is_whole_in_a_pipe(folder: Pa
 
     assert max(map(len, shown)) == 80
     assert any(line.split()[:2] == ["weights", "SHA-256"] and len(line.split()[2]) == 64 for line in out.splitlines())
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_pictures_show_the_present_output(name: str) -> None:
+    """`make screenshots` has been run since the output that a picture shows was changed."""
+    if name == "terminal-help" and sys.version_info[:2] != PYTHON_OF_CLI_PAGE:
+        pytest.skip("argparse of this Python formats help texts otherwise")
+
+    assert digest(PICTURES[name], shown(PICTURES[name])) == stored_digests()[name]
+
+
+def test_numbers_leave_the_digest_of_a_picture() -> None:
+    """Durations, versions and differences do not change the digest, and words do."""
+    picture = PICTURES["terminal-build"]
+    first = digest(picture, "✓ read  0.4 s\n  ███▏ 5.4e-06 levels, timm 1.0.31")
+
+    assert digest(picture, "✓ read 12.0 s\n  ██ 0 levels, timm 1.1") == first
+    assert digest(picture, "✓ wrote 0.4 s\n  ███▏ 5.4e-06 levels, timm 1.0.31") != first
+
+
+def test_the_screen_is_what_remains() -> None:
+    """A line that is written again replaces what stood there, and a step upward returns to the line above."""
+    text = "first\r\n\x1b[32m⠋\x1b[0m all\r\x1b[2K\x1b[?25h\x1b[32m✓\x1b[0m all\r\n\x1b[1A\r\x1b[2Klast\r\n"
+
+    assert screen(text) == "first\nlast"
+    assert screen("\x1b[?25l\x1b[32m⠙\x1b[0m step\r\x1b[2K\x1b[1;32m✓\x1b[0m full\n") == "\x1b[1;32m✓\x1b[0m full"

@@ -359,7 +359,7 @@ def describe_steps(recipe: Preprocessing) -> dict[str, tuple[str, str]]:
 
 
 def parts_by_default(settings: Mapping[str, Any], keys: Mapping[str, str], library: str) -> dict[str, str]:
-    """Return the origin of each part of the preprocessing whose key is not set."""
+    """Return the origin of each part of the preprocessing without a key in the settings."""
     return {part: f"default of {library}" for part, key in keys.items() if settings.get(key) is None}
 
 

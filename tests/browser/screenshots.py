@@ -1,4 +1,4 @@
-"""The screenshots of the documentation: `make screenshots` writes them, with the digest of the page that they show."""
+"""The screenshots of the documentation: `make screenshots` writes them, with digests of what they show."""
 
 import hashlib
 import threading
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from tests.browser import terminal_pictures
 from tests.browser.visitor import DESKTOP, GOLDEN, PHONE, Visitor, open_browser
 from tests.support.served import Served
 
@@ -92,9 +93,11 @@ def main() -> None:
     try:
         with open_browser() as browser:
             take(browser, served.url, IMAGES)
+            digests = terminal_pictures.take(browser, IMAGES)
     finally:
         served.stop()
     DIGEST.write_text(f"{page_digest()}\n")
+    terminal_pictures.store_digests(digests)
 
 
 if __name__ == "__main__":

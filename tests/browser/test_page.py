@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from tests.browser import terminal_pictures
 from tests.browser.conftest import Open
 from tests.browser.screenshots import take
 from tests.browser.visitor import DESKTOP, GOLDEN, PHONE, Visitor
@@ -350,7 +351,9 @@ def slowdown() -> float:
 def test_all_screenshots_can_be_taken(browser: "Browser", demo_service: Served, tmp_path: Path) -> None:
     """Each screenshot of the documentation is written."""
     take(browser, demo_service.url, tmp_path, load_seconds=2)
+    terminal_pictures.take(browser, tmp_path)
 
     assert {path.name for path in tmp_path.iterdir()} == {
         *("page-light.png", "page-dark.png", "page-phone.png", "page-evidence.png", "page-live.png", "page-model.png"),
+        *(f"{name}.png" for name in terminal_pictures.PICTURES),
     }

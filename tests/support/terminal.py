@@ -54,3 +54,23 @@ def on_terminal(command: Sequence[str], *, columns: int = 80, folder: Path | Non
     if code != 0:
         raise subprocess.CalledProcessError(code, command, text)
     return text
+
+
+def screen(text: str) -> str:
+    """Return the lines that are on the screen after all this was written, with their colors.
+
+    Knows the sequences of rich: a line is erased before it is written again, and only whole lines are left upward.
+    """
+    lines, row = [""], 0
+    for piece in re.findall(rf"{CONTROL.pattern}|[\r\n]|[^\x1b\r\n]+", text):
+        match piece[-1] if piece[0] in "\x1b\n\r" else "":
+            case "\n":
+                row += 1
+                lines += [""] * (row + 1 - len(lines))
+            case "A":
+                row -= int(piece[2:-1])
+            case "K":
+                lines[row] = ""
+            case "" | "m":
+                lines[row] += piece
+    return "\n".join(lines).rstrip()
