@@ -38,7 +38,8 @@ CHECKPOINT is one of:
 The format is detected from the file contents; override it with --source. The input size, the preprocessing and the
 class names come from the settings that a training script saved beside the weights: timm's args or args.yaml,
 torchvision's args, the original code's config, Lightning's hyper_parameters. Without them, published settings are used.
-Each assumption is printed with the option that changes it.
+Before the export, a table shows network, preprocessing and labels with their origins. Each assumption is printed with
+the option that changes it.
 
 A checkpoint cannot run code: only the tensors of a pickle are read.
 

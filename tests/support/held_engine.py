@@ -22,7 +22,7 @@ WAITS = "a batch waits"
 
 
 class HeldSession:
-    """A session of ONNX Runtime whose runs wait for a lock."""
+    """A session of ONNX Runtime. Each run waits for a lock."""
 
     def __init__(self, session: Any, file: Path) -> None:
         self._session, self._file = session, file
