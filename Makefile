@@ -188,7 +188,7 @@ $(MLSERVER)/ready: constraints-mlserver.txt
 $(RAY)/ready: pyproject.toml constraints-ray.txt
 	@echo "creating $(RAY) (two minutes, 800 MB) …"
 	$(PYTHON) -m venv $(RAY)
-	$(RAY)/bin/python $(PIP) constraints-ray.txt --editable '.[cpu,offline,ray,bench]' pytest pytest-timeout
+	$(RAY)/bin/python $(PIP) constraints-ray.txt --editable '.[cpu,offline,ray]' httpx pytest pytest-timeout
 	@touch $@
 
 $(SBOM)/ready: constraints-sbom.txt

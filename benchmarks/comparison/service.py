@@ -24,8 +24,8 @@ from typing import Any
 
 import uvloop
 
+from app.load.picture import Point, Series, draw
 from benchmarks.behavior import simulated
-from benchmarks.comparison.picture import draw
 from benchmarks.comparison.server import baseline_names
 from benchmarks.comparison.workload import Workload, start_comparison
 from benchmarks.load.images import NEAR
@@ -119,6 +119,15 @@ def show_latency(rows: Sequence[Mapping[str, Any]]) -> None:
         print("{:29}{:7.0%}{:12.1f}{:9.1f}{:9.1f}{:9.1f}".format(*row.values()))
 
 
+def draw_latency(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return an SVG of the response times, a series for each server."""
+    points = dict[str, list[Point]]()
+    for row in rows:
+        point = Point(row["requests_per_second"], row["p50_ms"], row["p99_ms"])
+        points.setdefault(row["server"], []).append(point)
+    return draw(TITLE, [Series(server, own) for server, own in points.items()]).svg()
+
+
 def verdict(workloads: Mapping[str, Any]) -> int:
     """Return 1 if a response was lost, wrong or of another network, or if the share is below `MIN_SHARE`."""
     rows = [row for figures in workloads.values() for row in figures["servers"]]
@@ -172,5 +181,5 @@ def main() -> int:
     for name, figures in () if args.quick else workloads.items():
         record(f"service-{name}", {"rounds": args.rounds, "seconds": args.seconds, **figures})
         if args.latency and name == DRAWN:
-            PICTURE.write_text(draw(TITLE, figures["latency"]))
+            PICTURE.write_text(draw_latency(figures["latency"]))
     return verdict(workloads)
