@@ -14,14 +14,15 @@ from random import Random
 async def open_loop(rate: float, seconds: float, random: Random, call: Callable[[float], Awaitable[None]]) -> None:
     """Start calls as a Poisson process of `rate` per second, whether or not earlier calls have ended.
 
-    `call` is given its arrival time (of `time.perf_counter`). Latencies count from that time.
+    `call` is given its arrival time (of `time.perf_counter`). Latencies count from that time. It is never in
+    the future: timers of uvloop have a resolution of 1 ms and can end early, and the arrival is then earlier, too.
     """
     arrival = time.perf_counter()
     ends = arrival + seconds
     async with asyncio.TaskGroup() as calls:
         while (arrival := arrival + random.expovariate(rate)) < ends:
             await asyncio.sleep(arrival - time.perf_counter())
-            calls.create_task(_call(call, arrival))
+            calls.create_task(_call(call, min(arrival, time.perf_counter())))
 
 
 async def _call(call: Callable[[float], Awaitable[None]], arrival: float) -> None:

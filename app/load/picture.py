@@ -63,7 +63,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """The points of one service, in any order."""
+    """The points of one service, in the order of their load: a line connects them."""
 
     name: str
     points: Sequence[Point]
@@ -137,9 +137,8 @@ def _style() -> Iterator[None]:
 
 
 def _drawable(points: Sequence[Point]) -> list[Point]:
-    """Return the points by rate, without those that have no place on a logarithmic scale."""
-    shown = [point for point in points if point.p50_ms > 0 and math.isfinite(point.p99_ms)]
-    return sorted(shown, key=lambda point: point.requests_per_second)
+    """Return the points without those that have no place on a logarithmic scale."""
+    return [point for point in points if point.p50_ms > 0 and math.isfinite(point.p99_ms)]
 
 
 def _frame(axes: Axes, title: str, points: Sequence[Point], slo_ms: float | None) -> None:

@@ -8,7 +8,7 @@ import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from random import Random
@@ -55,6 +55,7 @@ class Window:
     latency_ms: dict[int, float]  # by percentile, of the requests that were answered with 200
     max_ms: float
     late_ms: float  # 99th percentile of the time by which requests of an open loop left later than they arrived
+    failures: Mapping[int, int]  # the number of responses by status, of those that count as failed
     latencies: NDArray[np.float64] = field(repr=False)  # seconds, in no order
 
     def share_within(self, seconds: float) -> float:
@@ -100,6 +101,12 @@ class Load:
         )
         counted = [call for call in calls if call.arrived >= starts]
         return _window(counted, sum(call.status == OK for call in counted) / seconds, rate=rate)
+
+    async def is_answered(self) -> bool:
+        """Return whether one request has a response, with any status, within the timeout."""
+        calls = list[_Call]()
+        await self._run(self._call(calls), 0)
+        return calls[0].status != LOST
 
     async def _run(self, loop: Awaitable[None], seconds: float) -> None:
         """Run a loop that lasts for so many seconds. Cancel the requests without a response at the timeout."""
@@ -152,6 +159,7 @@ def _window(calls: Sequence[_Call], achieved: float, rate: float | None = None, 
         latency_ms={percentile: _percentile_ms(latencies, percentile) for percentile in PERCENTILES},
         max_ms=_percentile_ms(latencies, 100),
         late_ms=_percentile_ms(np.array(late), 99),
+        failures={status: count for status, count in statuses.items() if status not in {OK, LOST} | OVERLOADED},
         latencies=latencies,
     )
 

@@ -1,13 +1,15 @@
-"""The CPUs that this process may use, by its affinity and its cgroup's quota.
+"""The CPUs that this process may use, by its affinity and its cgroup's quota, and their model.
 
 The host's core count plays no role.
 """
 
 import math
 import os
+import platform
+import re
 from pathlib import Path
 
-CGROUP = Path("/sys/fs/cgroup")
+CGROUP, CPU_INFO = Path("/sys/fs/cgroup"), Path("/proc/cpuinfo")
 
 
 def available_cpus(cgroup: Path = CGROUP) -> int:
@@ -20,6 +22,15 @@ def granted_cpus(cgroup: Path = CGROUP) -> float:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(cgroup)
     return allowed if quota is None else min(allowed, quota)
+
+
+def cpu_model(cpu_info: Path = CPU_INFO) -> str:
+    """Return the name of the CPU model, or of the architecture where the system does not tell."""
+    try:
+        found = re.search(r"^model name\s*: (.*)", cpu_info.read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.machine()
 
 
 def _quota(cgroup: Path) -> float | None:

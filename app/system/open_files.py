@@ -19,7 +19,7 @@ def connections_within_limit(max_connections: int, servers: int = 1) -> int:
     logged.
     """
     needed = servers * max_connections + SPARE_CONNECTIONS + OTHER_FILES
-    allowed = _raise_soft_limit(needed)
+    allowed = raise_soft_limit(needed)
     files = max(allowed - SPARE_CONNECTIONS - OTHER_FILES, (allowed - OTHER_FILES) // 2)
     fewer = max(files // servers, 1)
     if fewer >= max_connections:
@@ -31,7 +31,7 @@ def connections_within_limit(max_connections: int, servers: int = 1) -> int:
     return fewer
 
 
-def _raise_soft_limit(needed: int) -> int:
+def raise_soft_limit(needed: int) -> int:
     """Raise the soft limit to `needed` if possible, and return how many files may be open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:

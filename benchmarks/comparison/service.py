@@ -25,6 +25,7 @@ from typing import Any
 import uvloop
 
 from app.load.picture import Point, Series, draw
+from app.load.sweep import SHARES
 from benchmarks.behavior import simulated
 from benchmarks.comparison.server import baseline_names
 from benchmarks.comparison.workload import Workload, start_comparison
@@ -36,9 +37,6 @@ LATENCY_ROUNDS = 3
 
 # Minimum share of the engine's own rate, on a network beside which all overhead is small.
 MIN_SHARE = 0.92
-
-# Arrival rates of the response times, as shares of the maximum rate of each server.
-SHARES = (0.1, 0.3, 0.5, 0.65, 0.8, 0.9, 0.95)
 
 NEAR_CAPACITY = 0.8
 TITLE = "Response time by arrival rate (Poisson): photos, a narrow network"

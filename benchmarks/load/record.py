@@ -4,12 +4,13 @@ import contextlib
 import json
 import os
 import platform
-import re
 import subprocess
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from app.system.cpus import cpu_model
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -41,7 +42,7 @@ def load(name: str) -> dict[str, Any]:
 
 def _environment() -> dict[str, Any]:
     return {
-        "machine": {"cpu": _cpu(), "cpus": len(os.sched_getaffinity(0)), "system": platform.system()},
+        "machine": {"cpu": cpu_model(), "cpus": len(os.sched_getaffinity(0)), "system": platform.system()},
         "versions": {"python": platform.python_version(), **_versions()},
         "commit": _commit(),
     }
@@ -54,11 +55,6 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
-
-
-def _cpu() -> str:
-    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    return found[1] if found else platform.machine()
 
 
 def _commit() -> str:

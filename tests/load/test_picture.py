@@ -114,8 +114,8 @@ def test_nine_series_are_told_apart_by_color_and_shape() -> None:
 
 
 def test_all_points_are_drawn_inside_the_axes() -> None:
-    """Each point has a mark for each percentile, from left to right by rate, above the legend."""
-    marks = shapes(draw("A title", [Series("one", POINTS[::-1])]))
+    """Each point has a mark for each percentile, above the legend."""
+    marks = shapes(draw("A title", [Series("one", POINTS)]))
 
     places = [(float(mark.attrib["x"]), float(mark.attrib["y"])) for mark in marks]
     assert len(places) == 6

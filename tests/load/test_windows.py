@@ -1,6 +1,7 @@
 """Windows of load: outcomes, rates, and latencies that count from the arrival."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from random import Random
 from typing import cast
@@ -10,6 +11,7 @@ import pytest
 import uvloop
 
 from app.load.client_pool import Broken, ClientPool, Response
+from app.load.loops import open_loop
 from app.load.windows import Counts, Load, Window, rate_of
 
 STALL_SECONDS = 0.3
@@ -72,6 +74,46 @@ def test_outcomes_are_counted() -> None:
     assert counts.refused in range(2 * counts.ok - 2, 2 * counts.ok + 1)
     assert counts.failed in range(counts.ok - 1, counts.ok + 1)
     assert counts.lost in range(counts.ok - 1, counts.ok + 1)
+
+
+def test_failures_are_counted_by_status() -> None:
+    """The statuses of failed responses are told apart. Good, refused and lost requests are none."""
+    window = measured(FakePool(200, 429, 503, 500, 415, 415, None), lambda load: load.closed(1, 0.3))
+
+    assert set(window.failures) == {415, 500}
+    assert sum(window.failures.values()) == window.counts.failed
+
+
+@pytest.mark.parametrize(("status", "is_answered"), [(200, True), (429, True), (500, True), (None, False)])
+def test_a_service_is_answering_if_it_has_any_response(status: int | None, is_answered: bool) -> None:  # noqa: FBT001 (a parameter of the test)
+    """One request is enough, whatever its status."""
+
+    async def ask() -> bool:
+        return await Load(cast("ClientPool", FakePool(status)), [b"a request"]).is_answered()
+
+    assert uvloop.run(ask()) == is_answered
+
+
+def test_a_silent_service_is_not_answering() -> None:
+    """The request is given up at the timeout."""
+
+    async def ask() -> bool:
+        return await Load(cast("ClientPool", SilentPool()), [b"a request"], 0.05).is_answered()
+
+    assert not uvloop.run(ask())
+
+
+def test_no_request_leaves_before_its_arrival() -> None:
+    """Timers of uvloop can end early. Then the arrival is earlier, too, so that no latency is too short."""
+    early = list[float]()
+
+    async def call(arrival: float) -> None:
+        early.append(arrival - time.perf_counter())
+
+    uvloop.run(open_loop(1000, 0.5, Random(0), call))
+
+    assert len(early) > 100
+    assert max(early) <= 0
 
 
 def test_a_window_without_a_good_response_has_no_latency() -> None:

@@ -1,11 +1,12 @@
-"""`app/system/cpus.py`: the CPUs that a container grants, not those of its host."""
+"""`app/system/cpus.py`: the CPUs that a container grants, not those of its host, and their model."""
 
 import os
+import platform
 from pathlib import Path
 
 import pytest
 
-from app.system.cpus import available_cpus, granted_cpus
+from app.system.cpus import available_cpus, cpu_model, granted_cpus
 
 AFFINITY = len(os.sched_getaffinity(0))
 
@@ -39,3 +40,12 @@ def test_a_quota_of_cgroup_version_1_counts(tmp_path: Path, quota: str, granted:
 def test_without_a_cgroup_the_affinity_counts(tmp_path: Path) -> None:
     """Without a quota, the process may use the CPUs of its affinity."""
     assert available_cpus(tmp_path) == AFFINITY
+
+
+def test_the_model_of_the_cpu_is_named(tmp_path: Path) -> None:
+    """The name is that of the first CPU. Without one, it is the architecture."""
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor\t: 0\nmodel name\t: A CPU @ 2 GHz\nmodel name\t: another\n")
+
+    assert cpu_model(info) == "A CPU @ 2 GHz"
+    assert cpu_model(tmp_path / "missing") == platform.machine()

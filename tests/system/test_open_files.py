@@ -39,7 +39,7 @@ def test_the_limit_of_open_files_bounds_the_connections(  # noqa: PLR0917 (param
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """There is room left for refusals and other files; one warning has both numbers."""
-    monkeypatch.setattr(open_files, "_raise_soft_limit", lambda needed: min(limit, needed))
+    monkeypatch.setattr(open_files, "raise_soft_limit", lambda needed: min(limit, needed))
     lowered = [(wanted, got)] if got < wanted else []
 
     assert connections_within_limit(wanted, servers) == got

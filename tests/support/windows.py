@@ -1,0 +1,32 @@
+"""Windows of load with chosen figures, without load."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from app.load.windows import PERCENTILES, Counts, Window
+
+
+def window(
+    clients: int | None = None,
+    rate: float | None = None,
+    *,
+    counts: tuple[int, int, int, int] = (1000, 0, 0, 0),
+    median_ms: float = 5.0,
+    late_ms: float = 0.1,
+    failures: Mapping[int, int] | None = None,
+) -> Window:
+    """Return a window whose percentiles are multiples of the median. Without a good response, they are NaN."""
+    median_ms = median_ms if counts[0] else math.nan
+    return Window(
+        offered_per_second=rate,
+        clients=clients,
+        requests_per_second=counts[0] / 5,
+        counts=Counts(*counts),
+        latency_ms={percentile: median_ms * percentile / 50 for percentile in PERCENTILES},
+        max_ms=4 * median_ms,
+        late_ms=late_ms,
+        failures=failures or {},
+        latencies=np.array([]),
+    )
