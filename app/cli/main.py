@@ -19,7 +19,7 @@ from app.settings import Settings
 from app.system.process_exit import end
 
 try:
-    from app.cli import classify, score
+    from app.cli import bench, classify, score
     from app.cli.check import facts
     from app.cli.run import run
     from app.processes.supervisor import WorkerLost
@@ -35,7 +35,7 @@ log = logging.getLogger("swin.start")
 DONE, INTERRUPTED, FAILED, REFUSED = 0, 1, 1, 2
 
 # Commands that end by themselves. After SIGTERM, their results are incomplete.
-FINITE = frozenset({"classify", "score"})
+FINITE = frozenset({"bench", "classify", "score"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if arguments[0] == "completion":
             code = _print(shell_completion.script(parser, parsed.shell))
+        elif arguments[0] == "bench":
+            code = bench.bench(parsed)
         else:
             code = _run_command(arguments[0], sources[arguments[0]], parsed)
         return end(code)  # inside: a second signal can arrive while threads end
@@ -118,6 +120,12 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Source]]:
         usage="swin-serve score SOURCE [SOURCE ...] --output FILE [options]",
         help="classify many images without a service, and write a table",
     )
+    load = commands.add_parser(
+        "bench",
+        usage="swin-serve bench URL IMAGE [IMAGE ...] [options]",
+        help="measure a running service under load: requests per second and latencies",
+    )
+    bench.add_arguments(load)
     completion = commands.add_parser(
         "completion",
         help=shell_completion.SUMMARY,

@@ -6,10 +6,10 @@ import pytest
 
 from app.bundle.load import Bundle
 from app.cli.remote_model import RemoteModel, Unreachable
-from app.errors import ServiceError, StartError
+from app.errors import BadRequest, RetryableError, ServiceError, StartError
 from app.local_model import open_model
 from app.service_address import KEY_VARIABLE
-from tests.support.fake_server import FakeServer, Script, break_off, hang_up, reply
+from tests.support.fake_server import FakeServer, Script, break_off, hang_up, reply, silence
 from tests.support.served import Served
 
 SEVEN = {"predictions": [{"index": 7, "label": "seven", "score": 0.9}]}
@@ -93,6 +93,58 @@ def test_a_refused_image_has_the_sentence_of_the_service(serve: Serve, status: i
 
     with pytest.raises(ServiceError, match=r"^The image is bad\.$"):
         RemoteModel(server.url).classify(IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(413, BadRequest), (422, BadRequest), (429, RetryableError), (503, RetryableError), (500, ServiceError)],
+)
+def test_a_refusal_tells_whose_fault_it_is(serve: Serve, status: int, kind: type[ServiceError]) -> None:
+    """The image is bad, or the service is overloaded, or it failed."""
+    server = serve(problem(status, "a_code", "A sentence."))
+
+    with pytest.raises(ServiceError) as caught:
+        RemoteModel(server.url).classify(IMAGE)
+    assert type(caught.value) is kind
+
+
+def test_a_service_describes_itself(served: Served) -> None:
+    """Name, version, devices and times of batches are those of `GET /model`."""
+    found = RemoteModel(served.url).describe()
+
+    assert found is not None
+    assert (found.name, found.engines[0].device) == ("digits", "cpu")
+    assert [bucket.batch for bucket in found.engines[0].buckets][:2] == [1, 2]
+
+
+@pytest.mark.parametrize("script", [hang_up, reply(404, b"<html>"), reply(200, b"<html>"), reply(200, {"name": 1})])
+def test_a_service_without_a_description_has_none(serve: Serve, script: Script) -> None:
+    """What a service does not tell is no error."""
+    assert RemoteModel(serve(script).url).describe() is None
+
+
+def test_proxies_are_used_unless_they_are_excluded(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load goes to the service itself, so its first question does, too."""
+    proxy, server = serve(reply(200, SEVEN)), serve(reply(200, SEVEN))
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("http_proxy", proxy.url)
+
+    RemoteModel(server.url).classify(IMAGE)
+    assert (len(proxy.requests), len(server.requests)) == (1, 0)
+    RemoteModel(server.url, has_proxies=False).classify(IMAGE)
+    assert (len(proxy.requests), len(server.requests)) == (1, 1)
+
+
+def test_messages_name_the_argument(serve: Serve) -> None:
+    """A command whose address is no option has another name for it."""
+    with pytest.raises(StartError, match=r"give the address of swin-serve as URL$"):
+        RemoteModel(serve(reply(404, b"<html>")).url, name="URL").classify(IMAGE)
+
+
+def test_a_service_that_does_not_answer_in_time_is_said(serve: Serve) -> None:
+    """The sentence has the timeout."""
+    with pytest.raises(Unreachable, match=r"no answer within 0\.1 s$"):
+        RemoteModel(serve(silence).url, timeout_s=0.1).classify(IMAGE)
 
 
 @pytest.mark.parametrize(("key", "reason"), [(None, "needs an API key"), (KEY, "refuses the API key")])

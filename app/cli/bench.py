@@ -1,0 +1,407 @@
+"""`swin-serve bench`: the options, the way from images to figures, and what is printed. Measures by `app/load`."""
+
+import argparse
+import asyncio
+import json
+import math
+import os
+import platform
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import uvloop
+
+from app.cli.bench_images import Image, Images, read_images
+from app.cli.bench_progress import progress
+from app.cli.remote_model import Description, RemoteModel, Unreachable
+from app.errors import BadRequest, RetryableError, ServiceError, StartError
+from app.load import figures
+from app.load.other_work import OtherWork
+from app.load.report import report
+from app.load.sweep import Plan, Sweep
+from app.load.target import Target
+from app.load.windows import Load
+from app.service_address import KEY_VARIABLE
+from app.system.cpus import available_cpus, cpu_model
+from app.system.open_files import OTHER_FILES, raise_soft_limit
+from app.validation_messages import printable, shorten
+
+if TYPE_CHECKING:
+    from app.load.picture import Picture
+
+# The most clients of an open loop. Requests beyond wait for one of them, and their latencies count from the arrival.
+MAX_OPEN_CLIENTS = 1000
+
+# The limits of the options: clients, requests per second, and seconds.
+MAX_CLIENTS, MAX_RATE, MAX_SECONDS = 10_000, 100_000, 86_400
+
+# Images that are sent alone before the load. A refused one is named then.
+MAX_TRIED = 8
+
+# In place of a list: no loop of this kind.
+NONE = "none"
+
+# The libraries that send and receive.
+LIBRARIES = ("uvloop", "httptools")
+
+DESCRIPTION = f"""\
+Measure a running service under load: requests per second of concurrent clients (closed loop), and latencies at
+arrival rates (open loop). Latencies count from the arrival, so no stall of the service is hidden.
+
+IMAGE is a file or a folder. Requests hold the images in turn. Before the load, the service is asked for a few of them
+alone. The API key is read from the environment variable {KEY_VARIABLE}. Proxies are not used.
+"""
+EXAMPLES = """\
+examples:
+  swin-serve bench http://localhost:8000 ./photos
+  swin-serve bench localhost:8000 photo.jpg --clients 1,16,64 --rates none --seconds 10
+  swin-serve bench https://example.org/digits ./photos --clients none --rates 100,200,400 --report report.html
+
+exit codes:
+  0  the service is measured; refused requests are a result
+  1  the service gives no answer, a response failed, a request was lost, or the work was stopped
+  2  the request was wrong (option, image, address of the service, or API key)
+"""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: the service, as far as it describes itself, and the images."""
+
+    url: str
+    model: Description | None
+    images: int
+    bytes: int
+
+    @property
+    def title(self) -> str:
+        """A line that names the service."""
+        if self.model is None:
+            return self.url
+        return f"{shorten(self.model.name)} ({self.url})"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description, parser.epilog = DESCRIPTION, EXAMPLES
+    parser.add_argument("url", metavar="URL", help="address of the service, with its prefix if it has one")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="file of an image, or a folder of images")
+    parser.add_argument(
+        "--clients",
+        type=_list_of(_clients),
+        default=(1, 8, 32),
+        metavar="N,…",
+        help=f"concurrent clients of each closed loop; {NONE} for no closed loop (default: 1,8,32)",
+    )
+    parser.add_argument(
+        "--rates",
+        type=_list_of(_rate),
+        metavar="RATE,…",
+        help=f"arrivals per second of each open loop; {NONE} for no open loop (default: shares from 10 to 95 %% of the "
+        "highest rate of the closed loops)",
+    )
+    parser.add_argument(
+        "--seconds", type=_seconds, default=5.0, metavar="SECONDS", help="length of each window (default: 5)"
+    )
+    parser.add_argument(
+        "--warm-up",
+        type=_seconds_or_0,
+        default=1.0,
+        metavar="SECONDS",
+        help="time of the same load before each window, which is not counted (default: 1)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="time after the end of a window after which requests without a response are lost (default: 30)",
+    )
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the random arrivals (default: 0)")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="write latency by rate as a PNG; needs matplotlib")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="write a page (HTML) with picture, tables and what was measured; needs matplotlib",
+    )
+    parser.add_argument("--json", action="store_true", help="print one line of JSON instead of the tables")
+
+
+def bench(given: argparse.Namespace) -> int:
+    """Measure the service, and print the figures. Return the exit code.
+
+    Raises:
+        StartError: the request is wrong, or matplotlib is not installed.
+    """
+    plan = _plan(given)
+    draw = _drawing(given)
+    limit = _client_limit(plan)
+    target = Target(given.url, os.environ.get(KEY_VARIABLE))
+    images = read_images(given.images)
+    try:
+        subject = _probe(target, images.images, given.timeout)
+    except (Unreachable, ServiceError) as error:
+        return _fail([str(error)])
+    load = [target.classify(image.content) for image in images.images]
+    left_out, images = images.left_out, Images((), ())  # the requests hold their contents from here on
+    sweep = Sweep(plan)
+    is_stopped = _measure(sweep, target, load, limit, given.timeout)
+    faults = list(figures.faults(sweep))
+    if is_stopped:
+        faults.append(f"stopped after {len(sweep.all)} of {plan.windows} windows")
+    remarks = [*left_out, *figures.doubts(sweep)]
+    try:
+        print(_json(subject, sweep, remarks, faults) if given.json else _text(subject, sweep, remarks), flush=True)
+    except BrokenPipeError:  # the reader of the output has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at the end
+        return 1
+    faults += _write(given, subject, sweep, [*remarks, *faults], draw)
+    return _fail(faults)
+
+
+def _fail(faults: Sequence[str]) -> int:
+    """Print the sentences. Return the exit code: 1 if there are any."""
+    for fault in faults:
+        print(f"swin-serve: {printable(fault)}", file=sys.stderr)
+    return 1 if faults else 0
+
+
+def _plan(given: argparse.Namespace) -> Plan:
+    if not given.clients and given.rates is None:
+        raise StartError(f"--clients {NONE} leaves no rate to take shares of; give --rates")
+    if not given.clients and not given.rates:
+        raise StartError(f"--clients {NONE} and --rates {NONE} leave nothing to measure; omit one")
+    return Plan(given.clients, given.rates, given.seconds, given.warm_up, given.seed)
+
+
+def _drawing(given: argparse.Namespace) -> "Callable[[Subject, Sweep], Picture] | None":
+    """Return the function that draws, or None if no picture is wanted. Check the places of the files.
+
+    Raises:
+        StartError: matplotlib is not installed, or a file cannot be written.
+    """
+    places = {"--picture": given.picture, "--report": given.report}
+    wanted = {option: path for option, path in places.items() if path is not None}
+    for option, path in wanted.items():
+        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise StartError(f"{option} {path}: cannot write this file; choose a file in an existing folder")
+    if not wanted:
+        return None
+    if given.picture == given.report:
+        raise StartError(f"--picture and --report are the same file, {given.picture}; choose two")
+    try:
+        from app.load.picture import Point, Series, draw  # noqa: PLC0415 (an extra)
+    except ModuleNotFoundError as error:
+        if error.name != "matplotlib":
+            raise
+        option = next(iter(wanted))
+        raise StartError(f"swin-serve bench {option} needs matplotlib: pip install 'swin-serve[bench]'") from error
+
+    def drawn(subject: Subject, sweep: Sweep) -> "Picture":
+        points = [
+            Point(
+                window.requests_per_second,
+                window.latency_ms[50],
+                window.latency_ms[99],
+                is_overloaded=window.counts.refused + window.counts.lost > 0,
+            )
+            for window, _ in sweep.open or sweep.closed
+        ]
+        loop = "open loop (Poisson arrivals)" if sweep.open else "closed loop"
+        return draw(f"Latency under load: {subject.title}", [Series(loop, points)])
+
+    return drawn
+
+
+def _client_limit(plan: Plan) -> int:
+    """Return the most clients at once. Raise the limit of open files for them.
+
+    Raises:
+        StartError: the process may not open as many files as a closed loop needs.
+    """
+    needed = max(plan.clients, default=1)
+    allowed = raise_soft_limit(max(needed, MAX_OPEN_CLIENTS) + OTHER_FILES) - OTHER_FILES
+    if allowed < needed:
+        raise StartError(f"--clients {needed}: this process may open only {allowed} connections; raise ulimit -n")
+    return allowed
+
+
+def _probe(target: Target, images: Sequence[Image], timeout: float) -> Subject:
+    """Ask the service for a few images alone, and for what it serves.
+
+    Raises:
+        StartError: the service needs another key, refuses an image, or is no swin-serve.
+        ServiceError: the service failed on an image.
+        Unreachable: there is no answer.
+    """
+    service = RemoteModel(target.url, os.environ.get(KEY_VARIABLE), name="URL", has_proxies=False, timeout_s=timeout)
+    for image in images[:: math.ceil(len(images) / MAX_TRIED)]:
+        try:
+            service.classify(image.content)
+        except BadRequest as error:
+            raise StartError(printable(f"{image.name}: {error.detail}")) from error
+        except RetryableError:  # the service is there, and overloaded
+            continue
+    return Subject(target.url, service.describe(), len(images), sum(len(image.content) for image in images))
+
+
+def _measure(sweep: Sweep, target: Target, requests: Sequence[bytes], limit: int, timeout: float) -> bool:
+    """Run the sweep. Return whether a signal stopped it."""
+
+    async def run() -> bool:
+        with _cancelled_by_signals(), progress(sweep.plan.windows) as shown, closing(target.pool(limit)) as pool:
+            try:
+                await sweep.run(Load(pool, requests, timeout), OtherWork(target, pool), shown)
+            except asyncio.CancelledError:
+                return True
+        return False
+
+    return uvloop.run(run())
+
+
+@contextmanager
+def _cancelled_by_signals() -> Iterator[None]:
+    """Cancel the running task on SIGINT and SIGTERM inside the block."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        loop.add_signal_handler(number, lambda: task and task.cancel())
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+            signal.signal(number, before[number])
+
+
+def _text(subject: Subject, sweep: Sweep, remarks: Sequence[str]) -> str:
+    """Return the tables as text, and the sentences below them."""
+    parts = [printable(f"{subject.title}: {_images(subject)}, windows of {sweep.plan.seconds:g} s")]
+    for table in figures.tables(sweep):
+        rows = [table.head, *table.rows]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(table.head))]
+        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+        parts.append("\n".join([f"{table.title}", *lines]))
+    if remarks:
+        parts.append("\n".join(map(printable, remarks)))
+    return "\n\n".join(parts)
+
+
+def _images(subject: Subject) -> str:
+    return f"{subject.images:,} image{'s' if subject.images > 1 else ''} of {figures.size(subject.bytes)} together"
+
+
+def _json(subject: Subject, sweep: Sweep, remarks: Sequence[str], faults: Sequence[str]) -> str:
+    document: dict[str, Any] = {
+        "url": subject.url,
+        "model": None if subject.model is None else subject.model.model_dump(),
+        "images": {"number": subject.images, "bytes": subject.bytes},
+        "seconds": sweep.plan.seconds,
+        "warm_up": sweep.plan.warm_up,
+        "seed": sweep.plan.seed,
+        "closed": [figures.as_json(measured) for measured in sweep.closed],
+        "open": [figures.as_json(measured) for measured in sweep.open],
+        "is_complete": sweep.is_complete,
+        "remarks": remarks,
+        "faults": faults,
+        "client": {"cpu": cpu_model(), "cpus": available_cpus(), "versions": _versions()},
+        "version": version("swin-serve"),
+    }
+    return json.dumps(document, allow_nan=False)
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+
+
+def _write(
+    given: argparse.Namespace,
+    subject: Subject,
+    sweep: Sweep,
+    remarks: Sequence[str],
+    draw: "Callable[[Subject, Sweep], Picture] | None",
+) -> Iterator[str]:
+    """Write picture and report. Yield a sentence for each file that cannot be written."""
+    if draw is None:
+        return
+    picture = draw(subject, sweep)
+    files = list[tuple[Path, bytes]]()
+    if given.picture is not None:
+        files.append((given.picture, picture.png()))
+    if given.report is not None:
+        files.append((given.report, _report(subject, sweep, remarks, picture.svg()).encode()))
+    for path, content in files:
+        try:
+            path.write_bytes(content)
+        except OSError as error:
+            yield f"cannot write {path}: {error.strerror}"
+
+
+def _report(subject: Subject, sweep: Sweep, remarks: Sequence[str], svg: str) -> str:
+    plan, model = sweep.plan, subject.model
+    facts = {"Service": subject.url}
+    if model is not None:
+        facts["Model"] = f"{model.name}, by swin-serve {model.version}"
+        for number, engine in enumerate(model.engines, 1):
+            times = ", ".join(
+                f"{bucket.batch}: {figures.milliseconds(bucket.milliseconds)}" for bucket in engine.buckets
+            )
+            facts[f"Engine {number}"] = f"{engine.device}; ms by batch size, at the start: {times}"
+    facts |= {
+        "Images": _images(subject),
+        "Windows": f"{plan.seconds:g} s each, after {plan.warm_up:g} s of the same load; seed {plan.seed}",
+        "Load generator": f"swin-serve {version('swin-serve')}, {figures.facts_of(_versions())}",
+        "Its machine": f"{cpu_model()}, {available_cpus()} CPUs for this process",
+        "Time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+    return report(f"Load on {subject.title}", svg, figures.tables(sweep), remarks, facts)
+
+
+def _list_of(parse: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
+    return lambda text: () if text == NONE else tuple(parse(part) for part in text.split(","))
+
+
+def _clients(text: str) -> int:
+    return _whole(text, 1, MAX_CLIENTS)
+
+
+def _seed(text: str) -> int:
+    return _whole(text, 0, 2**63 - 1)
+
+
+def _whole(text: str, low: int, high: int) -> int:
+    if text.strip().isdecimal() and low <= int(text) <= high:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{shorten(text)!r} is no whole number from {low} to {high}")
+
+
+def _rate(text: str) -> float:
+    return _number(text, MAX_RATE, "rate")
+
+
+def _seconds(text: str) -> float:
+    return _number(text, MAX_SECONDS, "time")
+
+
+def _seconds_or_0(text: str) -> float:
+    return 0.0 if text.strip() == "0" else _seconds(text)
+
+
+def _number(text: str, high: int, noun: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= high:
+        raise argparse.ArgumentTypeError(f"{shorten(text)!r} is no {noun} above 0 and up to {high}")
+    return value
