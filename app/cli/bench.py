@@ -73,7 +73,7 @@ exit codes:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: the service, as far as it describes itself, and the images."""
+    """The service that is measured, as it describes itself, and the size of the images."""
 
     url: str
     model: Description | None

@@ -1,4 +1,4 @@
-"""Load for a service over HTTP: connections, open and closed loops, and the figures of a window.
+"""Load for a service over HTTP: connections, loops, windows, sweeps, and their figures.
 
 Knows no bundle, no engine and no command.
 """

@@ -104,8 +104,8 @@ def doubts(sweep: Sweep) -> Sequence[str]:
     found = list[str]()
     if late:
         found.append(
-            f"In {_number(len(late), 'window')}, the load generator was busy and sent requests up to "
-            f"{milliseconds(max(late))} ms late: run it on another machine, or lower the rates."
+            f"In {_number(len(late), 'window')}, the load generator was busy and sent one request in a hundred "
+            f"{milliseconds(max(late))} ms late or later: run it on another machine, or lower the rates."
         )
     if other > MAX_OTHER_CORES:
         found.append(

@@ -83,7 +83,7 @@ class Picture:
         return content.getvalue()
 
     def svg(self) -> str:
-        """Return an SVG without ground, whose colors follow the page. It can also be a part of an HTML page."""
+        """Return an SVG without ground. Its colors follow the page. HTML can hold it, too."""
         content = io.StringIO()
         with _style():
             self._figure.savefig(

@@ -227,7 +227,7 @@ def test_a_service_that_dies_ends_the_load(served: Served) -> None:
 
     assert process.returncode == 1
     rows = output.split("\n\n")[1].splitlines()[2:]
-    assert 1 < len(rows) < 5
+    assert 1 < len(rows) < 4
     assert int(rows[-1].split()[-1]) > 0  # lost
     assert "the service gives no answer any more" in errors
     assert "Traceback" not in errors
@@ -235,7 +235,7 @@ def test_a_service_that_dies_ends_the_load(served: Served) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_prints_what_was_measured(number: signal.Signals, serve: Serve) -> None:
-    """The complete windows are printed, also to a service that does not answer any more. The exit code is 1."""
+    """The complete windows are printed, also if the service has ceased to answer. The exit code is 1."""
     server = serve(*[reply(200, ANSWER)] * 4, silence)
     process = started(server.url, SEVEN, "--seconds", "0.001", "--warm-up", "0", "--clients", "1,1,1,1,1,1")
     assert process.stderr is not None
@@ -249,6 +249,27 @@ def test_a_signal_prints_what_was_measured(number: signal.Signals, serve: Serve)
     assert "clients  requests/s" in output
     assert "of 13 windows" in errors
     assert "Traceback" not in errors
+
+
+def test_sigterm_before_the_load_is_no_success(serve: Serve) -> None:
+    """A signal during the first question ends the command with exit code 1: nothing is measured."""
+    server = serve(silence)
+    process = started(server.url, SEVEN)
+    server.wait_for_request()
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=HANG_SECONDS)
+
+    assert (process.returncode, output, errors) == (1, "", "")
+
+
+def test_proxies_are_not_used(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The question before the load goes the way of the load: to the service itself."""
+    proxy, server = serve(reply(200, ANSWER)), serve(reply(200, ANSWER))
+    monkeypatch.setenv("http_proxy", proxy.url)
+    monkeypatch.setenv("no_proxy", "")
+
+    assert main(["bench", server.url, SEVEN, *ONE_WINDOW]) == 0
+    assert proxy.requests == []
 
 
 def test_picture_and_report_are_written(serve: Serve, tmp_path: Path) -> None:
@@ -376,7 +397,7 @@ def test_a_wrong_request_is_one_sentence(
 def test_more_clients_than_files_are_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A closed loop whose connections the system does not allow is refused before the load."""
+    """A closed loop with more connections than the system allows is refused before the load."""
     monkeypatch.setattr(bench, "raise_soft_limit", lambda needed: min(needed, 100))
 
     assert main(["bench", "localhost:1", SEVEN, "--clients", "1,37"]) == 2

@@ -53,10 +53,10 @@ def test_a_named_file_may_hold_anything(tmp_path: Path) -> None:
 def test_memory_is_bounded(tmp_path: Path) -> None:
     """Images beyond the room are left out and counted. A smaller one after them still fits."""
     write(tmp_path, "a.png", "b.png")
-    write(tmp_path, "c.png", content=PNG + bytes(100))
+    write(tmp_path, "c.png", content=PNG + bytes(10))
     write(tmp_path, "d.png")
 
-    images, (sentence,) = names_of([tmp_path], tmp_path, max_bytes=50)
+    images, (sentence,) = names_of([tmp_path], tmp_path, max_bytes=40)
     assert images == ["a.png", "b.png", "d.png"]
     assert sentence.endswith(": 1.")
 

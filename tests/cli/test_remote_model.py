@@ -119,7 +119,7 @@ def test_a_service_describes_itself(served: Served) -> None:
 
 @pytest.mark.parametrize("script", [hang_up, reply(404, b"<html>"), reply(200, b"<html>"), reply(200, {"name": 1})])
 def test_a_service_without_a_description_has_none(serve: Serve, script: Script) -> None:
-    """What a service does not tell is no error."""
+    """A service without `GET /model` is no error."""
     assert RemoteModel(serve(script).url).describe() is None
 
 
@@ -136,7 +136,7 @@ def test_proxies_are_used_unless_they_are_excluded(serve: Serve, monkeypatch: py
 
 
 def test_messages_name_the_argument(serve: Serve) -> None:
-    """A command whose address is no option has another name for it."""
+    """A command can have another name for the address than `--url`."""
     with pytest.raises(StartError, match=r"give the address of swin-serve as URL$"):
         RemoteModel(serve(reply(404, b"<html>")).url, name="URL").classify(IMAGE)
 

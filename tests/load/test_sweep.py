@@ -16,7 +16,7 @@ from tests.support.windows import window
 
 
 class FakeLoad:
-    """Load whose windows are scripted. Without a script, each is good."""
+    """Load with scripted windows. Without a script, each window is good."""
 
     def __init__(self, *counts: tuple[int, int, int, int], is_answered: bool = False) -> None:
         self.asked = list[tuple[str, float]]()
@@ -122,7 +122,7 @@ def test_a_service_that_lost_a_window_but_answers_again_is_measured() -> None:
 
 
 def test_other_work_is_the_rest_of_the_machine() -> None:
-    """Of two busy cores, the load and the service used a quarter each."""
+    """Two cores are busy. The load and the service use a quarter of a core each."""
     sweep, _ = swept(FakeLoad(), ())
 
     assert [measured.other_cores for measured in sweep.all] == [1.5, 1.5]
@@ -147,11 +147,12 @@ def test_a_service_on_this_machine_reports_its_cpu_time(served: Served) -> None:
     assert found.load > 0
 
 
-def test_a_service_elsewhere_has_no_sample() -> None:
-    """The CPUs of another machine are not asked for, and no request is sent."""
+def test_a_service_elsewhere_has_no_sample(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPUs of another machine are not those of this one, even if the service reports them."""
+    monkeypatch.setattr("app.load.other_work.is_loopback", lambda _: False)
 
     async def sample() -> Sample | None:
-        target = Target("http://192.0.2.7")
+        target = Target(served.url)
         with closing(target.pool()) as pool:
             return await OtherWork(target, pool).sample()
 

@@ -77,7 +77,7 @@ def test_outcomes_are_counted() -> None:
 
 
 def test_failures_are_counted_by_status() -> None:
-    """The statuses of failed responses are told apart. Good, refused and lost requests are none."""
+    """Failed responses are counted by status. Good, refused and lost requests do not count."""
     window = measured(FakePool(200, 429, 503, 500, 415, 415, None), lambda load: load.closed(1, 0.3))
 
     assert set(window.failures) == {415, 500}

@@ -17,7 +17,7 @@ def window(
     late_ms: float = 0.1,
     failures: Mapping[int, int] | None = None,
 ) -> Window:
-    """Return a window whose percentiles are multiples of the median. Without a good response, they are NaN."""
+    """Return a window. Its percentiles are multiples of the median, or NaN without a good response."""
     median_ms = median_ms if counts[0] else math.nan
     return Window(
         offered_per_second=rate,
