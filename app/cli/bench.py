@@ -22,6 +22,7 @@ from app.cli.bench_images import Image, Images, read_images
 from app.cli.bench_progress import progress
 from app.cli.remote_model import Description, RemoteModel, Unreachable
 from app.errors import BadRequest, RetryableError, ServiceError, StartError
+from app.extras import required
 from app.load import figures
 from app.load.other_work import OtherWork
 from app.load.report import report
@@ -198,13 +199,8 @@ def _drawing(given: argparse.Namespace) -> "Callable[[Subject, Sweep], Picture] 
         return None
     if given.picture == given.report:
         raise StartError(f"--picture and --report are the same file, {given.picture}; choose two")
-    try:
+    with required(f"swin-serve bench {next(iter(wanted))}", "matplotlib", extra="bench"):
         from app.load.picture import Point, Series, draw  # noqa: PLC0415 (an extra)
-    except ModuleNotFoundError as error:
-        if error.name != "matplotlib":
-            raise
-        option = next(iter(wanted))
-        raise StartError(f"swin-serve bench {option} needs matplotlib: pip install 'swin-serve[bench]'") from error
 
     def drawn(subject: Subject, sweep: Sweep) -> "Picture":
         points = [

@@ -313,17 +313,19 @@ def test_the_base_install_is_enough(serve: Serve, tmp_path: Path) -> None:
     assert "closed loop" in ended.stdout
 
 
-@pytest.mark.parametrize("has_rich", [True, False])
-def test_a_terminal_has_a_bar(has_rich: bool, serve: Serve, tmp_path: Path) -> None:  # noqa: FBT001 (a parameter)
-    """On a terminal, standard error counts the windows. Without rich, it has lines."""
-    if not has_rich:
-        (tmp_path / "rich.py").write_text("raise ModuleNotFoundError('gone', name='rich')")
+@pytest.mark.parametrize(
+    ("terminal_kind", "hidden", "expected"),
+    [("xterm", "", b"1/1"), ("xterm", "rich", b"1 client: "), ("dumb", "", b"1 client: ")],
+)
+def test_a_terminal_has_a_bar(terminal_kind: str, hidden: str, expected: bytes, serve: Serve) -> None:
+    """On a terminal, standard error counts the windows. A dumb one, and one without rich, has lines."""
+    program = f"import sys; sys.modules[{hidden!r}] = None; from app.cli.main import main; sys.exit(main())"
     terminal, end = os.openpty()
     shown = list[bytes]()
     reader = threading.Thread(target=lambda: shown.extend(_read_all(terminal)))
     reader.start()
-    command = [sys.executable, "-m", "app", "bench", serve(reply(200, ANSWER)).url, SEVEN, *ONE_WINDOW]
-    environment = os.environ | {"TERM": "xterm", "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-c", program, "bench", serve(reply(200, ANSWER)).url, SEVEN, *ONE_WINDOW]
+    environment = os.environ | {"TERM": terminal_kind}
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=end, check=False, env=environment)  # noqa: S603 (our own)
     os.close(end)
     reader.join(HANG_SECONDS)
@@ -331,7 +333,7 @@ def test_a_terminal_has_a_bar(has_rich: bool, serve: Serve, tmp_path: Path) -> N
 
     assert done.returncode == 0
     assert b"closed loop" in done.stdout
-    assert (b"1/1" if has_rich else b"1 client: ") in b"".join(shown)
+    assert expected in b"".join(shown)
 
 
 def _read_all(terminal: int) -> Iterator[bytes]:
