@@ -1,38 +1,33 @@
-"""`swin-serve bench`: the options, the way from images to figures, and what is printed. Measures by `app/load`."""
+"""`swin-serve bench`: the options, and the way from images to figures. Measures by `app/load`."""
 
 import argparse
 import asyncio
-import json
 import math
 import os
-import platform
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import uvloop
 
 from app.cli.bench_images import Image, Images, read_images
+from app.cli.bench_output import Subject, json_of, report_of, text_of
 from app.cli.bench_progress import progress
-from app.cli.remote_model import Description, RemoteModel, Unreachable
+from app.cli.numbers import NONE, list_of, number, whole_number
+from app.cli.remote_model import RemoteModel, Unreachable
 from app.errors import BadRequest, RetryableError, ServiceError, StartError
 from app.extras import required
 from app.load import figures
 from app.load.other_work import OtherWork
-from app.load.report import report
 from app.load.sweep import Plan, Sweep
 from app.load.target import Target
 from app.load.windows import Load
 from app.service_address import KEY_VARIABLE
-from app.system.cpus import available_cpus, cpu_model
 from app.system.open_files import OTHER_FILES, raise_soft_limit
-from app.validation_messages import printable, shorten
+from app.validation_messages import printable
 
 if TYPE_CHECKING:
     from app.load.picture import Picture
@@ -45,12 +40,6 @@ MAX_CLIENTS, MAX_RATE, MAX_SECONDS = 10_000, 100_000, 86_400
 
 # Images that are sent alone before the load. A refused one is named then.
 MAX_TRIED = 8
-
-# In place of a list: no loop of this kind.
-NONE = "none"
-
-# The libraries that send and receive.
-LIBRARIES = ("uvloop", "httptools")
 
 DESCRIPTION = f"""\
 Measure a running service under load: requests per second of concurrent clients (closed loop), and latencies at
@@ -72,23 +61,6 @@ exit codes:
 """
 
 
-@dataclass(frozen=True)
-class Subject:
-    """The service that is measured, as it describes itself, and the size of the images."""
-
-    url: str
-    model: Description | None
-    images: int
-    bytes: int
-
-    @property
-    def title(self) -> str:
-        """A line that names the service."""
-        if self.model is None:
-            return self.url
-        return f"{shorten(self.model.name)} ({self.url})"
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -97,36 +69,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="file of an image, or a folder of images")
     parser.add_argument(
         "--clients",
-        type=_list_of(_clients),
+        type=list_of(whole_number(1, MAX_CLIENTS)),
         default=(1, 8, 32),
         metavar="N,…",
         help=f"concurrent clients of each closed loop; {NONE} for no closed loop (default: 1,8,32)",
     )
     parser.add_argument(
         "--rates",
-        type=_list_of(_rate),
+        type=list_of(number("rate", MAX_RATE)),
         metavar="RATE,…",
         help=f"arrivals per second of each open loop; {NONE} for no open loop (default: shares from 10 to 95 %% of the "
         "highest rate of the closed loops)",
     )
     parser.add_argument(
-        "--seconds", type=_seconds, default=5.0, metavar="SECONDS", help="length of each window (default: 5)"
+        "--seconds",
+        type=number("time", MAX_SECONDS),
+        default=5.0,
+        metavar="SECONDS",
+        help="length of each window (default: 5)",
     )
     parser.add_argument(
         "--warm-up",
-        type=_seconds_or_0,
+        type=number("time", MAX_SECONDS, may_be_0=True),
         default=1.0,
         metavar="SECONDS",
         help="time of the same load before each window, which is not counted (default: 1)",
     )
     parser.add_argument(
         "--timeout",
-        type=_seconds,
+        type=number("time", MAX_SECONDS),
         default=30.0,
         metavar="SECONDS",
         help="time after the end of a window after which requests without a response are lost (default: 30)",
     )
-    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="seed of the random arrivals (default: 0)")
+    parser.add_argument(
+        "--seed",
+        type=whole_number(0, 2**63 - 1),
+        default=0,
+        metavar="N",
+        help="seed of the random arrivals (default: 0)",
+    )
     parser.add_argument("--picture", type=Path, metavar="FILE", help="write latency by rate as a PNG; needs matplotlib")
     parser.add_argument(
         "--report",
@@ -161,7 +143,7 @@ def bench(given: argparse.Namespace) -> int:
         faults.append(f"stopped after {len(sweep.all)} of {plan.windows} windows")
     remarks = [*left_out, *figures.doubts(sweep)]
     try:
-        print(_json(subject, sweep, remarks, faults) if given.json else _text(subject, sweep, remarks), flush=True)
+        print(json_of(subject, sweep, remarks, faults) if given.json else text_of(subject, sweep, remarks), flush=True)
     except BrokenPipeError:  # the reader of the output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at the end
         return 1
@@ -268,56 +250,16 @@ def _measure(sweep: Sweep, target: Target, requests: Sequence[bytes], limit: int
 def _cancelled_by_signals() -> Iterator[None]:
     """Cancel the running task on SIGINT and SIGTERM inside the block."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
-    for number in numbers:
-        loop.add_signal_handler(number, lambda: task and task.cancel())
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {each: signal.getsignal(each) for each in signals}
+    for each in signals:
+        loop.add_signal_handler(each, lambda: task and task.cancel())
     try:
         yield
     finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
-            signal.signal(number, before[number])
-
-
-def _text(subject: Subject, sweep: Sweep, remarks: Sequence[str]) -> str:
-    """Return the tables as text, and the sentences below them."""
-    parts = [printable(f"{subject.title}: {_images(subject)}, windows of {sweep.plan.seconds:g} s")]
-    for table in figures.tables(sweep):
-        rows = [table.head, *table.rows]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(table.head))]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-        parts.append("\n".join([f"{table.title}", *lines]))
-    if remarks:
-        parts.append("\n".join(map(printable, remarks)))
-    return "\n\n".join(parts)
-
-
-def _images(subject: Subject) -> str:
-    return f"{subject.images:,} image{'s' if subject.images > 1 else ''} of {figures.size(subject.bytes)} together"
-
-
-def _json(subject: Subject, sweep: Sweep, remarks: Sequence[str], faults: Sequence[str]) -> str:
-    document: dict[str, Any] = {
-        "url": subject.url,
-        "model": None if subject.model is None else subject.model.model_dump(),
-        "images": {"number": subject.images, "bytes": subject.bytes},
-        "seconds": sweep.plan.seconds,
-        "warm_up": sweep.plan.warm_up,
-        "seed": sweep.plan.seed,
-        "closed": [figures.as_json(measured) for measured in sweep.closed],
-        "open": [figures.as_json(measured) for measured in sweep.open],
-        "is_complete": sweep.is_complete,
-        "remarks": remarks,
-        "faults": faults,
-        "client": {"cpu": cpu_model(), "cpus": available_cpus(), "versions": _versions()},
-        "version": version("swin-serve"),
-    }
-    return json.dumps(document, allow_nan=False)
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+        for each in signals:
+            loop.remove_signal_handler(each)
+            signal.signal(each, before[each])
 
 
 def _write(
@@ -335,69 +277,9 @@ def _write(
     if given.picture is not None:
         files.append((given.picture, picture.png()))
     if given.report is not None:
-        files.append((given.report, _report(subject, sweep, remarks, picture.svg()).encode()))
+        files.append((given.report, report_of(subject, sweep, remarks, picture.svg()).encode()))
     for path, content in files:
         try:
             path.write_bytes(content)
         except OSError as error:
             yield f"cannot write {path}: {error.strerror}"
-
-
-def _report(subject: Subject, sweep: Sweep, remarks: Sequence[str], svg: str) -> str:
-    plan, model = sweep.plan, subject.model
-    facts = {"Service": subject.url}
-    if model is not None:
-        facts["Model"] = f"{model.name}, by swin-serve {model.version}"
-        for number, engine in enumerate(model.engines, 1):
-            times = ", ".join(
-                f"{bucket.batch}: {figures.milliseconds(bucket.milliseconds)}" for bucket in engine.buckets
-            )
-            facts[f"Engine {number}"] = f"{engine.device}; ms by batch size, at the start: {times}"
-    facts |= {
-        "Images": _images(subject),
-        "Windows": f"{plan.seconds:g} s each, after {plan.warm_up:g} s of the same load; seed {plan.seed}",
-        "Load generator": f"swin-serve {version('swin-serve')}, {figures.facts_of(_versions())}",
-        "Its machine": f"{cpu_model()}, {available_cpus()} CPUs for this process",
-        "Time": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    }
-    return report(f"Load on {subject.title}", svg, figures.tables(sweep), remarks, facts)
-
-
-def _list_of(parse: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
-    return lambda text: () if text == NONE else tuple(parse(part) for part in text.split(","))
-
-
-def _clients(text: str) -> int:
-    return _whole(text, 1, MAX_CLIENTS)
-
-
-def _seed(text: str) -> int:
-    return _whole(text, 0, 2**63 - 1)
-
-
-def _whole(text: str, low: int, high: int) -> int:
-    if text.strip().isdecimal() and low <= int(text) <= high:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{shorten(text)!r} is no whole number from {low} to {high}")
-
-
-def _rate(text: str) -> float:
-    return _number(text, MAX_RATE, "rate")
-
-
-def _seconds(text: str) -> float:
-    return _number(text, MAX_SECONDS, "time")
-
-
-def _seconds_or_0(text: str) -> float:
-    return 0.0 if text.strip() == "0" else _seconds(text)
-
-
-def _number(text: str, high: int, noun: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value <= high:
-        raise argparse.ArgumentTypeError(f"{shorten(text)!r} is no {noun} above 0 and up to {high}")
-    return value

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from app import extras
 from app.cli.arguments import Source, add_settings
+from app.cli.numbers import whole_number
 from app.observability import logging as logs
 from app.scoring.errors import ScoringFailed, SourcesChanged
 from app.settings import Settings
@@ -74,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> Source:
     )
     parser.add_argument(
         "--batch",
-        type=_count,
+        type=whole_number(1, MAX_BATCH),
         metavar="N",
         help="run N images at a time (default: measured at the start, for the most images per second)",
     )
@@ -134,13 +135,3 @@ def _report(result: "job.Result", output: Path, command: str) -> int:
 def _fail(reason: str) -> int:
     print(f"swin-serve: {reason}", file=sys.stderr)
     return 1
-
-
-def _count(text: str) -> int:
-    try:
-        count = int(text)
-    except ValueError:
-        count = 0
-    if not 0 < count <= MAX_BATCH:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {MAX_BATCH}")
-    return count
