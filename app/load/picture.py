@@ -166,11 +166,10 @@ def _frame(axes: Axes, title: str, points: Sequence[Point], slo_ms: float | None
         axes.axhline(slo_ms, color=LIMIT[0], linewidth=1.2)
         axes.annotate(
             f"p99 = {slo_ms:g} ms",
-            (1, slo_ms),
-            (-4, 3),
+            (0, slo_ms),  # at the left, where curves are low
+            (4, 3),
             xycoords=("axes fraction", "data"),
             textcoords="offset points",
-            ha="right",
             color=LIMIT[0],
         )
 
