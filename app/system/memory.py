@@ -1,4 +1,4 @@
-"""The memory of a process: thresholds of malloc, and objects that no collection visits.
+"""Memory: thresholds of malloc, objects that no collection visits, and what is left for other processes.
 
 Knows nothing of what the memory holds.
 """
@@ -6,6 +6,9 @@ Knows nothing of what the memory holds.
 import contextlib
 import ctypes
 import gc
+from pathlib import Path
+
+MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 # Parameters of glibc's mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
@@ -40,3 +43,14 @@ def freeze_gc() -> None:
     nothing: 40 ms without an answer, once in a thousand requests.
     """
     gc.freeze()
+
+
+def available_memory(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int:
+    """Return the bytes that new processes can take, by the machine and by the cgroup of this process (version 2)."""
+    line = meminfo.read_text().partition("MemAvailable:")[2]
+    available = 1024 * int(line.split()[0])
+    try:
+        limit, used = ((cgroup / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return available
+    return available if limit == "max" else max(min(available, int(limit) - int(used)), 0)

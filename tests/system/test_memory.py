@@ -1,6 +1,9 @@
-"""`app/system/memory.py`: objects that the garbage collector skips."""
+"""`app/system/memory.py`: objects that the garbage collector skips, and the memory that is available."""
 
 import gc
+from pathlib import Path
+
+import pytest
 
 from app.system import memory
 
@@ -16,3 +19,18 @@ def test_the_garbage_collector_skips_frozen_objects() -> None:
         gc.unfreeze()
 
     assert (id(before) in visited, id(after) in visited) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [("max", 4_096_000), ("3000000", 2_000_000), ("900000", 0), (None, 4_096_000)]
+)
+def test_available_memory_is_that_of_the_machine_and_of_the_cgroup(
+    limit: str | None, expected: int, tmp_path: Path
+) -> None:
+    """The smaller one counts: a container can have less than the machine."""
+    (tmp_path / "meminfo").write_text("MemTotal:  9000 kB\nMemAvailable:   4000 kB\n")
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / "memory.current").write_text("1000000\n")
+
+    assert memory.available_memory(tmp_path / "meminfo", tmp_path) == expected
