@@ -30,7 +30,7 @@ SUFFIXES = {"counter": "_total", "info": "_info"}
 
 SETTINGS_ARE = """\
 Each setting is an option of `swin-serve run` and `swin-serve check`, and an environment variable. The option wins over
-the variable. `swin-serve classify` and `swin-serve score` have those that apply: [command line](cli.md)."""
+the variable. `swin-serve classify`, `score` and `tune` have those that apply: [command line](cli.md)."""
 METRICS_ARE = """\
 `GET /metrics` returns these metrics in the text format of Prometheus, and `process_*` (CPU time, memory, file
 descriptors) of the service. With several processes, the values of all are added up."""
@@ -104,7 +104,7 @@ def cli() -> str:
     from model_export.cli.main import COMMANDS  # noqa: PLC0415 (needs the extra `export`)
     from model_export.cli.main import main as export  # noqa: PLC0415 (likewise)
 
-    commands = [(serve, "swin-serve", name) for name in ("", "run", "check", "classify", "score", "completion")]
+    commands = [(serve, "swin-serve", name) for name in ("", "run", "check", "classify", "score", "tune", "completion")]
     commands += [(export, "swin-export", name) for name in ("", *COMMANDS)]
     parts = []
     for main, program, name in commands:

@@ -57,6 +57,7 @@ ROOMS_WITHOUT_TORCH = (
         "support",
         "swin_client",
         "system",
+        "tuning",
     ),
 )
 

@@ -27,6 +27,8 @@ FISH = "source $argv[1]; complete -C $argv[2]"
 # Words of a command line, and suggestions for the last one that have to be there.
 CASES = [
     ("swin-serve sc", {"score"}),
+    ("swin-serve tu", {"tune"}),
+    ("swin-serve tune --allow", {"--allow-fast-decode"}),
     ("swin-serve c", {"check", "classify", "completion"}),
     ("swin-serve run --dev", {"--device"}),
     ("swin-serve run --decode ", {"exact", "fast"}),
@@ -93,6 +95,8 @@ def test_a_shell_completes(
         ("swin-serve run --bundle my", True),
         ("swin-serve classify my", False),
         ("swin-serve score my", False),
+        ("swin-serve tune --images my", False),
+        ("swin-serve tune --output my", False),
         ("swin-export verify my", True),
         ("swin-export build --labels my", False),
     ],

@@ -19,7 +19,7 @@ from app.settings import Settings
 from app.system.process_exit import end
 
 try:
-    from app.cli import bench, classify, score
+    from app.cli import bench, classify, score, tune
     from app.cli.check import facts
     from app.cli.run import run
     from app.processes.supervisor import WorkerLost
@@ -35,7 +35,7 @@ log = logging.getLogger("swin.start")
 DONE, INTERRUPTED, FAILED, REFUSED = 0, 1, 1, 2
 
 # Commands that end by themselves. After SIGTERM, their results are incomplete.
-FINITE = frozenset({"bench", "classify", "score"})
+FINITE = frozenset({"bench", "classify", "score", "tune"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -83,6 +83,8 @@ def _run_command(name: str, source: Source, parsed: argparse.Namespace) -> int:
         return classify.classify(settings, parsed)
     if name == "score":
         return score.score(settings, parsed)
+    if name == "tune":
+        return tune.run_tuner(settings, parsed)
     command = _check if name == "check" else run
     command(settings)
     return DONE
@@ -120,6 +122,11 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Source]]:
         usage="swin-serve score SOURCE [SOURCE ...] --output FILE [options]",
         help="classify many images without a service, and write a table",
     )
+    tuner = commands.add_parser(
+        "tune",
+        usage="swin-serve tune --images SOURCE [SOURCE ...] --slo PERCENTILE=LATENCY [--bundle DIR] [options]",
+        help="find the settings for the highest rate within a latency, by measurements on this machine",
+    )
     load = commands.add_parser(
         "bench",
         usage="swin-serve bench URL IMAGE [IMAGE ...] [options]",
@@ -139,6 +146,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Source]]:
         "check": add_settings(check),
         "classify": classify.add_arguments(few),
         "score": score.add_arguments(offline),
+        "tune": tune.add_arguments(tuner),
     }
 
 

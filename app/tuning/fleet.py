@@ -1,0 +1,98 @@
+"""The processes of candidates: as many at once as the memory allows, the others by turns. Knows no rates."""
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Protocol
+
+from app.system.memory import available_memory
+from app.tuning.candidate import Candidate
+from app.tuning.measurement import Meter, ServiceMeter
+from app.tuning.objective import Objective
+from app.tuning.service_process import ServiceProcess
+
+# The share of the available memory that the processes may take together.
+MEMORY_SHARE = 0.5
+
+# Processes at once on GPUs. Each takes memory of the GPU, which the memory of this machine says nothing about.
+GPU_PROCESSES = 2
+
+
+class Fleet(Protocol):
+    """Gives the meter of a candidate."""
+
+    start_seconds: float  # that a start takes
+
+    async def meter(self, candidate: Candidate) -> Meter:
+        """Return the meter of a candidate. Start its service if it does not run."""
+
+    def release(self, candidate: Candidate) -> None:
+        """Stop the service of a candidate, if it runs."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The settings, images and objective that all processes have in common."""
+
+    variables: Mapping[str, str]  # settings that are not tuned
+    key: str | None  # an API key
+    images: Sequence[bytes]
+    objective: Objective
+    on_gpu: bool
+
+
+class ProcessFleet:
+    """Real processes. Open it with `open_fleet`."""
+
+    def __init__(self, launch: Launch) -> None:
+        self._launch = launch
+        self._random = Random(0)  # noqa: S311 (arrivals, not secrets)
+        self._running = dict[Candidate, tuple[ServiceProcess, ServiceMeter]]()  # the one that was used last is last
+        self._limit = GPU_PROCESSES if launch.on_gpu else 0  # 0: not known yet
+        self.start_seconds = 0.0  # of the first process
+
+    async def meter(self, candidate: Candidate) -> ServiceMeter:
+        """Return the meter of a candidate.
+
+        Raises:
+            StartError: its service does not start.
+        """
+        if candidate in self._running:
+            self._running[candidate] = entry = self._running.pop(candidate)
+            return entry[1]
+        while self._limit and len(self._running) >= self._limit:
+            self.release(next(iter(self._running)))
+        launch = self._launch
+        process = await ServiceProcess.start({**launch.variables, **candidate.variables}, launch.key)
+        meter = ServiceMeter(process, launch.images, launch.objective, self._random)
+        self._running[candidate] = process, meter
+        if not self._limit:
+            self._limit = _limit(process)
+        self.start_seconds = self.start_seconds or process.start_seconds
+        return meter
+
+    def release(self, candidate: Candidate) -> None:
+        if candidate in self._running:
+            self._running.pop(candidate)[0].stop()
+
+    def close(self) -> None:
+        """Stop all processes."""
+        for candidate in [*self._running]:
+            self.release(candidate)
+
+
+def _limit(first: ServiceProcess) -> int:
+    """Return how many processes may run, by the memory of the first one, which runs already."""
+    memory = max(first.usage().memory, 1)
+    return max(int(MEMORY_SHARE * (available_memory() + memory) / memory), 1)
+
+
+@contextlib.asynccontextmanager
+async def open_fleet(launch: Launch) -> AsyncIterator[ProcessFleet]:
+    """Yield a fleet, and stop its processes at the end of the block."""
+    fleet = ProcessFleet(launch)
+    try:
+        yield fleet
+    finally:
+        fleet.close()

@@ -1,0 +1,146 @@
+"""Windows of load on a service process, with its CPU time and the CPU time of other programs. Knows no candidate."""
+
+import math
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Protocol
+
+from app.load.windows import Load, Window
+from app.system.processes import busy_seconds
+from app.tuning.objective import Objective, percentile_ms
+from app.tuning.service_process import ServiceProcess
+
+# Seconds of load before a window: connections open, and caches fill.
+WARM_UP_SECONDS = 0.3
+
+# Clients of the generator. More requests at once wait for one of them, which counts as latency.
+MAX_CLIENTS = 512
+
+# A request is given up after this multiple of the latency, and after at least so many seconds.
+TIMEOUT_FACTOR, MIN_TIMEOUT_SECONDS = 4, 1.0
+
+# The number of requests from which on the percentile of a window is taken as certain.
+ENOUGH_REQUESTS = 400
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The figures of one window. Latencies count from the arrival, and late requests are in them."""
+
+    rate: float  # requests per second that were offered; the rate of answers for one client
+    answered: float  # requests per second with 200
+    requests: int
+    refused: int
+    lost: int  # failed, or without an answer
+    share_in_time: float
+    p50_ms: float
+    p99_ms: float
+    latency_ms: float  # the percentile of the objective
+    cpu_ms: float  # of the service, for an answered request
+    generator_ms: float  # CPU time of the generator, likewise
+    noise: float  # the share of the machine's CPUs that neither the service nor the generator took
+    holds: bool
+
+
+class Meter(Protocol):
+    """Measures one service."""
+
+    async def open(self, rate: float, seconds: float) -> Measurement: ...
+
+    async def alone(self, seconds: float) -> Measurement: ...
+
+
+class ServiceMeter:
+    """Measures one service process.
+
+    Args:
+        service: the process.
+        images: encoded images, sent in turn.
+        objective: the latency to hold.
+        random: of the arrivals.
+    """
+
+    def __init__(self, service: ServiceProcess, images: Sequence[bytes], objective: Objective, random: Random) -> None:
+        self._service, self._objective, self._random = service, objective, random
+        self._requests = [service.target.classify(image) for image in images]
+
+    async def open(self, rate: float, seconds: float) -> Measurement:
+        """Measure an open loop: requests arrive as a Poisson process of this rate."""
+        return await self._measure(
+            self._requests, seconds, lambda load: load.open(rate, seconds, self._random, WARM_UP_SECONDS)
+        )
+
+    async def alone(self, seconds: float) -> Measurement:
+        """Measure a single client, which sends one request at a time."""
+        return await self._measure(self._requests, seconds, lambda load: load.closed(1, seconds, WARM_UP_SECONDS))
+
+    async def http(self, clients: int, seconds: float) -> Measurement:
+        """Measure requests without an image, of several clients."""
+        health = [self._service.target.get("/health/live")]
+        return await self._measure(health, seconds, lambda load: load.closed(clients, seconds, WARM_UP_SECONDS))
+
+    async def _measure(
+        self, requests: Sequence[bytes], seconds: float, run: Callable[[Load], Awaitable[Window]]
+    ) -> Measurement:
+        self._service.check()
+        pool = self._service.target.pool(MAX_CLIENTS)
+        timeout = max(TIMEOUT_FACTOR * self._objective.seconds, MIN_TIMEOUT_SECONDS)
+        before = _Clock.now(self._service)
+        try:
+            window = await run(Load(pool, requests, timeout))
+        finally:
+            pool.close()
+        after = _Clock.now(self._service)
+        self._service.check()
+        return measurement(
+            window, self._objective, after.since(before), window.counts.ok * (1 + WARM_UP_SECONDS / seconds)
+        )
+
+
+def measurement(window: Window, objective: Objective, used: "_Clock", answered: float) -> Measurement:
+    """Return the figures of a window. `answered` is the number of answers in the time that `used` covers."""
+    total = sum(window.counts)
+    cpus = os.cpu_count() or 1
+    others = used.machine - used.service - used.generator
+    return Measurement(
+        rate=window.requests_per_second if window.offered_per_second is None else window.offered_per_second,
+        answered=window.requests_per_second,
+        requests=total,
+        refused=window.counts.refused,
+        lost=window.counts.failed + window.counts.lost,
+        share_in_time=window.share_within(objective.seconds),
+        p50_ms=percentile_ms(window, 50),
+        p99_ms=percentile_ms(window, 99),
+        latency_ms=objective.latency_ms(window),
+        cpu_ms=used.service / answered * 1e3 if answered else math.nan,
+        generator_ms=used.generator / answered * 1e3 if answered else math.nan,
+        # The machine is counted in ticks, processes exactly: the difference can be negative.
+        noise=max(others / (used.time * cpus), 0.0),
+        holds=objective.is_met_by(window),
+    )
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """Times up to a moment: CPU seconds of the service, of this process and of the machine."""
+
+    time: float
+    service: float
+    generator: float
+    machine: float
+
+    @classmethod
+    def now(cls, service: ServiceProcess) -> "_Clock":
+        usage = service.usage()
+        return cls(time.perf_counter(), usage.cpu_seconds, time.process_time(), busy_seconds())
+
+    def since(self, earlier: "_Clock") -> "_Clock":
+        return _Clock(
+            self.time - earlier.time,
+            self.service - earlier.service,
+            self.generator - earlier.generator,
+            self.machine - earlier.machine,
+        )

@@ -1,0 +1,211 @@
+"""A candidate as a real process on a loopback port: start, readiness, CPU time and end.
+
+The process is `python -m app.tuning.child`, which ends with the tuner. Knows no candidate and no load.
+"""
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from typing import IO, Self
+
+from app.errors import StartError
+from app.load.client_pool import Broken
+from app.load.target import Target
+from app.load.windows import OK
+from app.settings import PREFIX, Settings
+from app.system.processes import ResourceUsage, kill_tree, process_stat, process_tree, resource_usage
+
+HOST = "127.0.0.1"
+
+# Timeout of a start. On a GPU, each engine first records a graph for every batch size.
+START_SECONDS = 300
+
+# Timeout of a request for readiness, which takes milliseconds.
+ANSWER_SECONDS = 2
+
+# Seconds between two looks whether a process is ready, or has ended.
+LOOK_SECONDS = 0.05
+
+# The log of a process is emptied between windows when it is longer, because a process logs each request.
+MAX_LOG_BYTES = 2**20
+
+# Settings of the user that do not apply to a private process on the loopback address.
+REPLACED = frozenset({"host", "port", "grpc_port", "root_path", "drain_delay"})
+
+# Attempts to start on a free port. Another process can take the port before the service does.
+TRIES = 3
+
+
+class ServiceEnded(Exception):
+    """The service has ended by itself. The message is the end of its log."""
+
+
+def variables_of(settings: Settings) -> dict[str, str]:
+    """Return the settings that the user has given, as environment variables."""
+    given = {name: getattr(settings, name) for name in settings.model_fields_set - REPLACED}
+    return {f"{PREFIX}{name.upper()}": _text(value) for name, value in given.items() if value is not None}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(_text(each) for each in value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if hasattr(value, "get_secret_value"):
+        return str(value.get_secret_value())
+    return str(value)
+
+
+class ServiceProcess:
+    """A running service. Create it with `start`."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", target: Target, log: IO[bytes]) -> None:
+        self._process, self.target, self._log = process, target, log
+        self.start_seconds = 0.0
+
+    @classmethod
+    async def start(cls, variables: Mapping[str, str], key: str | None) -> Self:
+        """Start a service, and return when it is ready.
+
+        Args:
+            variables: its settings as environment variables. Others with the prefix of settings are removed.
+            key: an API key, or None.
+
+        Raises:
+            StartError: the service cannot start with these settings.
+        """
+        for _ in range(TRIES - 1):
+            with contextlib.suppress(_PortTaken):
+                return await cls._start(variables, key)
+        try:
+            return await cls._start(variables, key)
+        except _PortTaken as error:
+            raise StartError(str(error)) from error
+
+    @classmethod
+    async def _start(cls, variables: Mapping[str, str], key: str | None) -> Self:
+        started, port = time.monotonic(), free_port()
+        log = _log_file()
+        service = cls(_child(_environment(variables, port), log), Target(f"http://{HOST}:{port}", key), log)
+        try:
+            await service._wait_until_ready()
+        except ServiceEnded as error:
+            service.stop()
+            raise (_PortTaken if os.strerror(errno.EADDRINUSE) in str(error) else StartError)(str(error)) from error
+        except BaseException:
+            service.stop()
+            raise
+        service.start_seconds = time.monotonic() - started
+        return service
+
+    async def _wait_until_ready(self) -> None:
+        ends = time.monotonic() + START_SECONDS
+        with contextlib.closing(self.target.pool(1)) as pool:
+            while time.monotonic() < ends:
+                self.check()
+                # A port that another process has taken may never answer.
+                with contextlib.suppress(Broken, OSError):  # includes the timeout
+                    async with asyncio.timeout(ANSWER_SECONDS):
+                        if (await pool.send(self.target.get("/health/ready"))).status == OK:
+                            return
+                await asyncio.sleep(LOOK_SECONDS)
+        raise StartError(f"a candidate is not ready after {START_SECONDS} s: {self._last_line()}")
+
+    @property
+    def pid(self) -> int:
+        """The id of the process that was started."""
+        return self._process.pid
+
+    def check(self) -> None:
+        """Raise if the process has ended, and empty its log if that has become long.
+
+        Raises:
+            ServiceEnded: it has ended.
+        """
+        if self._process.poll() is not None:
+            raise ServiceEnded(self._last_line())
+        if os.fstat(self._log.fileno()).st_size > MAX_LOG_BYTES:
+            os.ftruncate(self._log.fileno(), 0)
+
+    def usage(self) -> ResourceUsage:
+        """Return CPU time and memory of the process and its HTTP workers."""
+        return resource_usage(self.pid)
+
+    def stop(self) -> None:
+        """Kill the process and its HTTP workers, and wait until none of them exists.
+
+        Only the tuner sends requests to it, so nothing has to drain.
+        """
+        members = process_tree(self.pid) if self._process.poll() is None else []
+        kill_tree(self.pid) if members else None
+        self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        while any(is_alive(pid) for pid in members):
+            time.sleep(LOOK_SECONDS / 10)
+        self._log.close()
+
+    def _last_line(self) -> str:
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        return (
+            lines[-1].removeprefix("swin-serve: ") if lines else f"exit code {self._process.returncode}, without a word"
+        )
+
+
+class _PortTaken(Exception):
+    """Another process has taken the port. The message is the sentence of the service."""
+
+
+def _log_file() -> IO[bytes]:
+    """Return a file without a name, which the kernel deletes with the last process that has it open."""
+    log = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the process)
+    flags = fcntl.fcntl(log, fcntl.F_GETFL)
+    fcntl.fcntl(log, fcntl.F_SETFL, flags | os.O_APPEND)  # the service writes at the end, also of an emptied file
+    return log
+
+
+def _child(environment: Mapping[str, str], log: IO[bytes]) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        # -P: `-m` alone would begin in the working directory, which can hold another package named app.
+        [sys.executable, "-P", "-m", "app.tuning.child", "run"],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+    )
+
+
+def _environment(variables: Mapping[str, str], port: int) -> dict[str, str]:
+    """Return the environment of a service, which imports modules from where this process found them."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return {
+        **others,
+        **variables,
+        f"{PREFIX}HOST": HOST,
+        f"{PREFIX}PORT": str(port),
+        "OTEL_SDK_DISABLED": "true",  # thousands of artificial requests are no traces for a collector
+        "PYTHONPATH": os.pathsep.join(path or os.curdir for path in sys.path),
+    }
+
+
+def free_port() -> int:
+    """Return a port of the loopback address on which nothing listens now."""
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process exists and has not ended."""
+    fields = process_stat(pid)
+    return bool(fields) and fields[0] != "Z"

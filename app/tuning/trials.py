@@ -1,0 +1,136 @@
+"""Trials: windows of load on each candidate, interleaved, until its highest rate is known or it is behind.
+
+Knows no processes: a fleet gives the meters.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from app.tuning.bisection import Bisection, worth_more_windows
+from app.tuning.candidate import Candidate
+from app.tuning.fleet import Fleet
+from app.tuning.measurement import Measurement
+from app.tuning.prediction import Prediction
+from app.tuning.schedule import TRIALS_END, Schedule
+
+# Windows of a candidate in each of the two rounds.
+WINDOWS = 3
+
+# Windows of a candidate in each round at a rate that is given.
+WINDOWS_AT_RATE = 2
+
+# The share of CPU time of other programs from which on a window counts as disturbed: a twentieth, as in `app/load`.
+MAX_NOISE = 0.05
+
+
+@dataclass(frozen=True)
+class Run:
+    """The fleet, the time and the messages that all phases of a run share."""
+
+    fleet: Fleet
+    schedule: Schedule
+    report: Callable[[str], None]  # takes a sentence about what is being done
+
+    async def window(self, phase: str, candidate: Candidate, rate: float, seconds: float) -> Measurement:
+        """Measure a window of an open loop on a candidate.
+
+        A window that fails while other programs take CPU time says little about the candidate. It is measured again,
+        once.
+        """
+        self.report(f"{phase}: {candidate}, {rate:,.4g} requests/s")
+        meter = await self.fleet.meter(candidate)
+        window = await meter.open(rate, seconds)
+        is_disturbed = not window.holds and window.noise > MAX_NOISE
+        return await meter.open(rate, seconds) if is_disturbed else window
+
+
+@dataclass
+class Trial:
+    """A candidate with its prediction and all its windows so far."""
+
+    prediction: Prediction
+    alone: Measurement  # one request at a time
+    windows: list[Measurement] = field(default_factory=list)
+    is_dropped: bool = False  # after the first round
+
+    def __post_init__(self) -> None:
+        self.search = Bisection(self.prediction.rate)
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Return whether even one request at a time is usually late."""
+        return self.alone.share_in_time < 1 / 2
+
+    @property
+    def held(self) -> float:
+        """The highest rate that held."""
+        return self.search.held
+
+    @property
+    def best(self) -> Measurement | None:
+        """The window of the highest rate that held."""
+        held = [window for window in self.windows if window.holds and window.rate <= self.held]
+        return max(held, key=lambda window: window.rate, default=None)
+
+    def add(self, window: Measurement) -> None:
+        """Take a window of an open loop."""
+        self.windows.append(window)
+        self.search.add(window.rate, holds=window.holds, answered=window.answered)
+
+    @property
+    def holds_always(self) -> bool:
+        """Return whether there are windows and all of them held."""
+        return bool(self.windows) and all(window.holds for window in self.windows)
+
+    @property
+    def cpu_ms(self) -> float:
+        """The mean CPU time of a request, in milliseconds."""
+        return sum(window.cpu_ms for window in self.windows) / len(self.windows)
+
+
+async def find_highest_rates(trials: Sequence[Trial], run: Run) -> None:
+    """Search for the highest rate of each trial, in two rounds. Trials that are behind are dropped after the first."""
+    tried = [trial for trial in trials if not trial.is_hopeless]
+    await _round(tried, run, windows_after=WINDOWS * len(tried) // 2)
+    for trial, stays in zip(tried, worth_more_windows([trial.search for trial in tried]), strict=True):
+        trial.is_dropped = not stays
+    staying = [trial for trial in tried if not trial.is_dropped]
+    while await _round(staying, run) and not any(trial.held for trial in staying):
+        pass  # the rates were too high, and there is time for lower ones
+
+
+async def _round(trials: Sequence[Trial], run: Run, windows_after: int = 0) -> bool:
+    """Measure some windows of each trial, in turns. `windows_after` are left for the next round.
+
+    Return whether there was time for all of them.
+    """
+    planned = WINDOWS * len(trials)
+    for _ in range(WINDOWS):
+        for trial in trials:
+            # If windows are long, the last of each trial gives way.
+            windows, least = planned + windows_after, max(planned - len(trials), 1)
+            planned -= 1
+            if trial.search.is_done:
+                continue
+            rate = trial.search.next_rate
+            seconds = run.schedule.window(TRIALS_END, windows, rate, least=least)
+            if seconds is None:
+                return False
+            trial.add(await run.window("trial", trial.prediction.candidate, rate, seconds))
+    return bool(trials)
+
+
+async def measure_at(rate: float, trials: Sequence[Trial], run: Run) -> None:
+    """Measure each trial at one rate. A trial that does not hold it in the first round is dropped."""
+    tried = [trial for trial in trials if not trial.is_hopeless]
+    planned = 2 * WINDOWS_AT_RATE * len(tried)
+    for _ in range(2):
+        for _ in range(WINDOWS_AT_RATE):
+            for trial in [trial for trial in tried if not trial.is_dropped]:
+                seconds = run.schedule.window(TRIALS_END, planned, rate, least=planned // 2)
+                planned -= 1
+                if seconds is None:
+                    return
+                trial.add(await run.window("trial", trial.prediction.candidate, rate, seconds))
+        for trial in tried:
+            trial.is_dropped = not trial.holds_always

@@ -1,0 +1,213 @@
+"""The run of the tuner: costs, prediction, trials, confirmation. Knows no command and writes no file."""
+
+import asyncio
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from app.bundle.load import Bundle, load_bundle
+from app.errors import StartError
+from app.settings import Settings
+from app.system.cpus import available_cpus, granted_cpus
+from app.tuning.candidate import Candidate
+from app.tuning.confirmation import DEFAULTS, Confirmation, Simplification, confirm, cpu_time, latency, simplify
+from app.tuning.costs import CostMeter, Costs, DecodeCosts, EngineCosts
+from app.tuning.fleet import Launch, ProcessFleet, open_fleet
+from app.tuning.measurement import Measurement
+from app.tuning.objective import Objective
+from app.tuning.prediction import MAX_CANDIDATES, HttpCosts, Prediction, Predictor, Variant
+from app.tuning.samples import Samples
+from app.tuning.schedule import COSTS_END, TRIALS_END, Schedule
+from app.tuning.service_process import ServiceEnded, variables_of
+from app.tuning.trials import Run, Trial, find_highest_rates, measure_at
+
+# The shares of the time for the costs in which engines and decoding are measured.
+ENGINES_SHARE, DECODE_SHARE = 0.5, 0.25
+
+# Clients and seconds for the cost of a request without an image.
+HTTP_CLIENTS, HTTP_SECONDS = 8, 0.7
+
+# Requests of a single client before the load of a candidate, and the bounds of their time in seconds.
+ALONE_REQUESTS, MIN_ALONE_SECONDS, MAX_ALONE_SECONDS = 30, 0.5, 3.0
+
+# The rates of the confirmation, as shares of the highest rate of the trials. That rate is the best of several windows,
+# so an independent run seldom reaches it.
+CONFIRMED_SHARES = (0.85, 0.72, 0.6, 0.5, 0.4, 0.3)
+
+
+@dataclass(frozen=True)
+class Request:
+    """The settings, images and objective of a run."""
+
+    settings: Settings  # those that the user has given are not tuned
+    samples: Samples
+    objective: Objective
+    rate: float | None  # requests per second, for the cheapest settings; None for the highest rate
+    workers: Sequence[int]  # numbers of HTTP workers to try
+    default_workers: int  # HTTP workers of the defaults
+    allow_fast_decode: bool = False
+
+
+@dataclass
+class Result:
+    """Everything that was found."""
+
+    request: Request
+    bundle: str  # the name of the model
+    costs: Costs
+    seconds: float  # that the run took
+    trials: list[Trial] = field(default_factory=list)  # the defaults first
+    confirmed: Confirmation | None = None  # None: nothing holds the latency
+    simplified: Simplification | None = None  # None: the defaults are as good
+    failed: list[str] = field(default_factory=list)  # candidates that do not start, with the reason
+
+    @property
+    def candidate(self) -> Candidate:
+        """The settings of the answer."""
+        return self.simplified.candidate if self.simplified else DEFAULTS
+
+    @property
+    def windows(self) -> list[Measurement]:
+        """The windows of the answer at its rate."""
+        return self.confirmed.windows if self.confirmed else []
+
+    @property
+    def is_impossible(self) -> bool:
+        """Return whether no candidate is in time with one request at a time."""
+        return not any(self.request.objective.share <= trial.alone.share_in_time for trial in self.trials)
+
+    @property
+    def noise(self) -> float:
+        """The mean share of the machine's CPUs that other programs took."""
+        shares = [window.noise for trial in self.trials for window in (trial.alone, *trial.windows)]
+        return sum(shares) / len(shares)
+
+    @property
+    def alone(self) -> Measurement:
+        """The best single client of all candidates."""
+        return min((trial.alone for trial in self.trials), key=lambda alone: alone.latency_ms)
+
+
+async def tune(request: Request, schedule: Schedule, report: Callable[[str], None]) -> Result:
+    """Find the settings that hold the objective, within the time of the schedule.
+
+    Raises:
+        StartError: the bundle, a device or the service cannot be used with the user's settings.
+        ServiceEnded: a service ended under load.
+    """
+    bundle = load_bundle(request.settings.bundle)
+    report(f"measuring the network and {len(request.samples.images)} images")
+    costs = await _measured_costs(request, bundle, schedule)
+    keys = request.settings.api_keys
+    launch = Launch(
+        variables_of(request.settings),
+        keys[0].get_secret_value() if keys else None,
+        request.samples.images,
+        request.objective,
+        costs.on_gpu,
+    )
+    result = Result(request, bundle.manifest.name, costs, 0)
+    async with open_fleet(launch) as fleet:
+        await _search(result, fleet, Run(fleet, schedule, report))
+        report("stopping the processes")
+    result.seconds = schedule.elapsed
+    return result
+
+
+async def _measured_costs(request: Request, bundle: Bundle, schedule: Schedule) -> Costs:
+    """Measure the costs in a thread, which ends soon after this task is cancelled."""
+    is_cancelled = threading.Event()
+    seconds = COSTS_END * schedule.seconds
+    meter = CostMeter(bundle, request.settings, is_cancelled.is_set)
+    modes = ["exact", "fast"] if request.allow_fast_decode else ["exact"]
+    if "decode" in request.settings.model_fields_set:
+        modes = [request.settings.decode]
+
+    def measure() -> tuple[dict[int | None, EngineCosts], dict[str, DecodeCosts]]:
+        engines = meter.engines([None], seconds)
+        default, cpus = engines[None], available_cpus()
+        if default.device == "cpu" and "threads" not in request.settings.model_fields_set:
+            others = {1, max(cpus // 2, 1), cpus} - {default.threads}
+            engines |= meter.engines(sorted(others), ENGINES_SHARE * seconds)
+        return engines, meter.decode(request.samples.images, modes, cpus, DECODE_SHARE * seconds)
+
+    try:
+        engines, decode = await asyncio.to_thread(measure)
+    finally:
+        is_cancelled.set()
+    return Costs(granted_cpus(), engines, decode)
+
+
+async def _search(result: Result, fleet: ProcessFleet, run: Run) -> None:
+    request, schedule = result.request, run.schedule
+    run.report("starting the defaults")
+    predictor, alone = await _predictor(result, fleet)
+    result.trials.append(Trial(predictor.predict(Variant()), alone))
+    fits = schedule.candidates(fleet.start_seconds, MAX_CANDIDATES)
+    predictions = predictor.candidates(
+        request.workers, allow_fast_decode=request.allow_fast_decode, count=fits, rate=request.rate
+    )
+    for prediction in predictions:
+        if schedule.left_until(TRIALS_END) < fleet.start_seconds:
+            break
+        run.report(f"starting {prediction.candidate}")
+        if trial := await _started(prediction, result, fleet):
+            result.trials.append(trial)
+    if all(trial.is_hopeless for trial in result.trials):
+        return
+    if request.rate is not None:
+        await _cheapest(result, request.rate, run)
+    else:
+        await _highest(result, run)
+
+
+async def _predictor(result: Result, fleet: ProcessFleet) -> tuple[Predictor, Measurement]:
+    """Start the defaults, and measure the cost of HTTP and a single client by them."""
+    costs, settings = result.costs, result.request.settings
+    engine, decode = costs.engines[None].batches[1], costs.decode[settings.decode].image
+    meter = await fleet.meter(DEFAULTS)
+    alone = await meter.alone(_alone_seconds(2 * engine.seconds + decode.seconds))
+    http = await meter.http(HTTP_CLIENTS, HTTP_SECONDS)
+    # A request without an image has no content and no predictions: it is the least that HTTP can cost.
+    rest = alone.cpu_ms / 1e3 - engine.cpu_seconds - decode.cpu_seconds
+    service = max(http.cpu_ms / 1e3, 0 if math.isnan(rest) else rest)
+    http_costs = HttpCosts(service, http.generator_ms / 1e3, result.request.default_workers)
+    return Predictor(costs, http_costs, result.request.objective, settings), alone
+
+
+async def _started(prediction: Prediction, result: Result, fleet: ProcessFleet) -> Trial | None:
+    """Start a candidate and measure a single client, which also warms the process up."""
+    try:
+        meter = await fleet.meter(prediction.candidate)
+        return Trial(prediction, await meter.alone(_alone_seconds(prediction.latency)))
+    except (StartError, ServiceEnded) as error:
+        result.failed.append(f"{prediction.candidate}: {error}")
+        fleet.release(prediction.candidate)
+        return None
+
+
+def _alone_seconds(latency: float) -> float:
+    return min(max(ALONE_REQUESTS * latency, MIN_ALONE_SECONDS), MAX_ALONE_SECONDS)
+
+
+async def _highest(result: Result, run: Run) -> None:
+    """Find the candidate that holds the highest rate."""
+    await find_highest_rates(result.trials, run)
+    best = max(result.trials, key=lambda trial: trial.held)  # the first of equal ones: the defaults
+    if best.held:
+        rates = [share * best.held for share in CONFIRMED_SHARES]
+        winner = best.prediction.candidate
+        result.confirmed = await confirm(winner, rates, latency, run)
+        if result.confirmed and result.confirmed.candidate != DEFAULTS:
+            result.simplified = await simplify(result.confirmed, latency, run)
+
+
+async def _cheapest(result: Result, rate: float, run: Run) -> None:
+    """Find the candidate that holds a rate for the least CPU time."""
+    await measure_at(rate, result.trials, run)
+    if holding := [trial for trial in result.trials if trial.holds_always]:
+        winner = min(holding, key=lambda trial: trial.cpu_ms).prediction.candidate
+        result.confirmed = await confirm(winner, [rate], cpu_time, run)
+        if result.confirmed and result.confirmed.candidate != DEFAULTS:
+            result.simplified = await simplify(result.confirmed, cpu_time, run)

@@ -1,0 +1,105 @@
+"""A clock that only windows move, and a fleet of simulated services. Knows no processes."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from app.tuning.candidate import Candidate
+from app.tuning.measurement import Measurement
+from app.tuning.prediction import Prediction
+from app.tuning.schedule import AROUND_SECONDS, Schedule
+from app.tuning.trials import Run, Trial
+
+# Seconds that the start of a simulated service takes.
+START_SECONDS = 2.0
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def measured(
+    rate: float, *, holds: bool = True, latency_ms: float = 5.0, cpu_ms: float = 1.0, share_in_time: float | None = None
+) -> Measurement:
+    """Return the figures of a window."""
+    if share_in_time is None:
+        share_in_time = 1.0 if holds else 0.5
+    return Measurement(
+        rate=rate,
+        answered=rate,
+        requests=1000,
+        refused=0,
+        lost=0,
+        share_in_time=share_in_time,
+        p50_ms=latency_ms / 2,
+        p99_ms=latency_ms,
+        latency_ms=latency_ms,
+        cpu_ms=cpu_ms,
+        generator_ms=0.1,
+        noise=0.0,
+        holds=holds,
+    )
+
+
+class Simulated:
+    """A service that holds all rates up to its capacity. Its latency grows with the rate."""
+
+    def __init__(self, clock: Clock, capacity: float, cpu_ms: float = 1.0) -> None:
+        self.capacity, self._clock, self._cpu_ms = capacity, clock, cpu_ms
+        self.windows = list[tuple[float, float]]()  # rate and seconds
+        self.disturbed = 0  # so many next windows fail, because other programs run
+
+    async def open(self, rate: float, seconds: float) -> Measurement:
+        self._clock.seconds += seconds + AROUND_SECONDS
+        self.windows.append((rate, seconds))
+        if self.disturbed:
+            self.disturbed -= 1
+            return replace(measured(rate, holds=False), noise=0.3)
+        latency_ms = 12 * rate / self.capacity
+        return measured(rate, holds=rate <= self.capacity, latency_ms=latency_ms, cpu_ms=self._cpu_ms)
+
+    async def alone(self, seconds: float) -> Measurement:
+        self._clock.seconds += seconds + AROUND_SECONDS
+        return measured(100)
+
+
+class SimulatedFleet:
+    """Simulated services by candidate. Each is started once, unless it is released."""
+
+    def __init__(self, clock: Clock, services: Mapping[Candidate, Simulated]) -> None:
+        self.start_seconds = START_SECONDS
+        self.started = list[Candidate]()
+        self._clock, self._services, self._running = clock, services, set[Candidate]()
+
+    async def meter(self, candidate: Candidate) -> Simulated:
+        if candidate not in self._running:
+            self._running.add(candidate)
+            self.started.append(candidate)
+            self._clock.seconds += START_SECONDS
+        return self._services[candidate]
+
+    def release(self, candidate: Candidate) -> None:
+        self._running.discard(candidate)
+
+
+def simulation(
+    capacities: Mapping[Candidate, float], seconds: float = 120, cpu_ms: Mapping[Candidate, float] | None = None
+) -> tuple[Run, dict[Candidate, Simulated]]:
+    """Return a run with so many seconds of simulated time, and its services."""
+    clock = Clock()
+    services = {
+        candidate: Simulated(clock, capacity, (cpu_ms or {}).get(candidate, 1.0))
+        for candidate, capacity in capacities.items()
+    }
+    return Run(SimulatedFleet(clock, services), Schedule(seconds, clock), lambda _: None), services
+
+
+def trial(candidate: Candidate, predicted: float, *, share_in_time: float = 1.0) -> Trial:
+    """Return a trial that has only been predicted, and measured with one client."""
+    alone = measured(100, holds=share_in_time == 1.0, share_in_time=share_in_time)
+    return Trial(Prediction(candidate, predicted, 0.004, "CPU", 8, 0.001), alone)

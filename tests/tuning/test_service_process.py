@@ -1,0 +1,118 @@
+"""Service processes: their settings, their start, and their end."""
+
+import asyncio
+import os
+import socket
+import sys
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from app.errors import StartError
+from app.settings import Settings
+from app.system.processes import process_tree
+from app.tuning import service_process
+from app.tuning.measurement import ServiceMeter
+from app.tuning.objective import Objective
+from app.tuning.service_process import ServiceEnded, ServiceProcess, free_port, is_alive, variables_of
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="CPU times are read in /proc")
+
+KEY = "0123456789abcdef"
+CPU = {"SWIN_DEVICE": "cpu"}
+
+
+def test_settings_of_the_user_become_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whether they come from options or from the environment; those of the address are left out."""
+    monkeypatch.setenv("SWIN_FORMATS", "png,jpeg")
+    monkeypatch.setenv("SWIN_PORT", "80")
+    monkeypatch.setenv("SWIN_API_KEYS", f"{KEY},{KEY}x")
+
+    found = variables_of(Settings(bundle=tmp_path, page=False, max_megapixels=1.5))
+
+    assert found == {
+        "SWIN_FORMATS": "png,jpeg",
+        "SWIN_API_KEYS": f"{KEY},{KEY}x",
+        "SWIN_BUNDLE": str(tmp_path),
+        "SWIN_PAGE": "false",
+        "SWIN_MAX_MEGAPIXELS": "1.5",
+    }
+
+
+def test_all_settings_survive_the_way_through_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child has the settings that the user has given, whatever their types."""
+    given = {
+        "bundle": Path("b"),
+        "api_keys": [KEY],
+        "trusted_proxies": ["10.0.0.0/8"],
+        "cors_origins": ["https://example.org"],
+        "cuda_graphs": False,
+        "threads": 3,
+        "formats": ("png",),
+        "request_timeout": 2.5,
+    }
+    settings = Settings.model_validate(given)
+    for name, value in variables_of(settings).items():
+        monkeypatch.setenv(name, value)
+
+    assert Settings() == settings
+
+
+def test_a_service_answers_with_a_key_and_ends_without_a_trace(demo_images: list[bytes]) -> None:
+    """Windows have answers, CPU time is counted, and no process is left after the stop."""
+
+    async def work() -> list[int]:
+        service = await ServiceProcess.start({**CPU, "SWIN_API_KEYS": KEY, "SWIN_HTTP_WORKERS": "1"}, KEY)
+        try:
+            members = process_tree(service.pid)
+            meter = ServiceMeter(service, demo_images, Objective(50, 10), Random(0))
+            window = await meter.open(50, 0.5)
+            assert window.requests
+            assert window.holds
+            assert window.cpu_ms > 0
+            assert (await meter.http(2, 0.2)).cpu_ms < (await meter.alone(0.2)).cpu_ms
+        finally:
+            service.stop()
+        return members
+
+    members = asyncio.run(work())
+
+    assert len(members) == 2
+    assert not any(is_alive(pid) for pid in members)
+
+
+def test_a_setting_with_which_no_service_starts_is_one_sentence() -> None:
+    """The sentence is that of the service."""
+    with pytest.raises(StartError, match="SWIN_MAX_BATCH '0'"):
+        asyncio.run(ServiceProcess.start({**CPU, "SWIN_MAX_BATCH": "0"}, None))
+
+
+def test_another_port_is_tried_if_one_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the choice of the port and the start, another process can take it."""
+    with socket.socket() as other:
+        other.bind((service_process.HOST, 0))
+        other.listen()
+        ports = iter([other.getsockname()[1], free_port()])
+        monkeypatch.setattr(service_process, "free_port", lambda: next(ports))
+
+        async def work() -> None:
+            service = await ServiceProcess.start(CPU, None)
+            service.stop()
+
+        asyncio.run(work())
+
+
+def test_a_service_that_ended_is_noticed(demo_images: list[bytes]) -> None:
+    """Its window is no measurement."""
+
+    async def work() -> None:
+        service = await ServiceProcess.start(CPU, None)
+        os.kill(service.pid, 9)
+        try:
+            await ServiceMeter(service, demo_images, Objective(50, 10), Random(0)).alone(0.1)
+        finally:
+            service.stop()
+
+    with pytest.raises(ServiceEnded):
+        asyncio.run(work())

@@ -1,0 +1,95 @@
+"""The trials, with simulated services and a clock that only they move."""
+
+import asyncio
+
+import pytest
+
+from app.tuning.candidate import Candidate, candidate_of
+from app.tuning.schedule import TRIALS_END
+from app.tuning.trials import WINDOWS, find_highest_rates, measure_at
+from tests.tuning.fakes import simulation, trial
+
+DEFAULTS = Candidate()
+FAST, NEAR, SLOW = (candidate_of({"max_batch": size}) for size in (1, 2, 4))
+CAPACITIES = {DEFAULTS: 700.0, FAST: 1000.0, NEAR: 950.0, SLOW: 200.0}
+
+
+def test_the_highest_rate_of_the_best_is_found() -> None:
+    """Its rate is within a tenth, although the prediction was half too high, and above those of the others."""
+    run, _ = simulation(CAPACITIES)
+    trials = [trial(candidate, 1500) for candidate in CAPACITIES]
+
+    asyncio.run(find_highest_rates(trials, run))
+
+    found = {each.prediction.candidate: each.held for each in trials}
+    assert 900 <= found[FAST] <= 1000
+    assert max(found, key=lambda candidate: found[candidate]) == FAST
+
+
+def test_windows_of_candidates_are_interleaved() -> None:
+    """A disturbance of some seconds hits all candidates, not all windows of one."""
+    run, services = simulation(CAPACITIES)
+    order = list[str]()
+    run = type(run)(run.fleet, run.schedule, order.append)
+
+    asyncio.run(find_highest_rates([trial(candidate, 1500) for candidate in CAPACITIES], run))
+
+    assert len({line.partition(",")[0] for line in order[: len(services)]}) == len(services)
+
+
+def test_a_candidate_that_is_behind_gets_no_second_round() -> None:
+    """Its upper bound is below the best rate, so more windows could not change the answer."""
+    run, services = simulation(CAPACITIES)
+    trials = [trial(candidate, 1500) for candidate in CAPACITIES]
+
+    asyncio.run(find_highest_rates(trials, run))
+
+    assert len(services[SLOW].windows) <= WINDOWS
+    assert [each.prediction.candidate for each in trials if each.is_dropped].count(SLOW) == 1
+    assert not trials[1].is_dropped
+
+
+def test_a_candidate_that_is_late_alone_is_not_loaded() -> None:
+    """If half of the requests of a single client are late, no rate can hold."""
+    run, services = simulation(CAPACITIES)
+    hopeless = trial(SLOW, 1500, share_in_time=0.0)
+
+    asyncio.run(find_highest_rates([trial(FAST, 1500), hopeless], run))
+
+    assert services[SLOW].windows == []
+    assert services[FAST].windows
+
+
+def test_the_proof_ends_in_time() -> None:
+    """Starts, windows and all that is around them end with the phase, at any length of the run."""
+    for seconds in (20, 60, 600):
+        run, _ = simulation(CAPACITIES, seconds)
+
+        asyncio.run(find_highest_rates([trial(candidate, 1500) for candidate in CAPACITIES], run))
+
+        starts = 2.0 * len(CAPACITIES)
+        assert run.schedule.elapsed <= TRIALS_END * seconds + starts
+
+
+@pytest.mark.parametrize(("disturbed", "holds"), [(1, True), (2, False)])
+def test_a_disturbed_window_is_measured_again(disturbed: int, *, holds: bool) -> None:
+    """It is measured once more, and then its result counts."""
+    run, services = simulation(CAPACITIES)
+    services[FAST].disturbed = disturbed
+
+    window = asyncio.run(run.window("trial", FAST, 500, 1))
+
+    assert window.holds == holds
+    assert len(services[FAST].windows) == 2
+
+
+def test_a_given_rate_keeps_those_that_hold_it() -> None:
+    """All windows are at this rate, and a candidate that fails one of the first round is dropped."""
+    run, services = simulation(CAPACITIES)
+    trials = [trial(candidate, 1500) for candidate in CAPACITIES]
+
+    asyncio.run(measure_at(800, trials, run))
+
+    assert {rate for service in services.values() for rate, _ in service.windows} == {800}
+    assert {each.prediction.candidate for each in trials if each.holds_always} == {FAST, NEAR}
+    assert len(services[SLOW].windows) < len(services[FAST].windows)
