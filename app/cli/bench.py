@@ -4,10 +4,9 @@ import argparse
 import asyncio
 import math
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from app.cli.bench_output import Subject, json_of, report_of, text_of
 from app.cli.bench_progress import progress
 from app.cli.numbers import NONE, list_of, number, whole_number
 from app.cli.remote_model import RemoteModel, Unreachable
+from app.cli.terminal import cancelled_by_signals, check_files, fail
 from app.errors import BadRequest, RetryableError, ServiceError, StartError
 from app.extras import required
 from app.load import figures
@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--warm-up",
-        type=number("time", MAX_SECONDS, may_be_0=True),
+        type=number("time", MAX_SECONDS, least=0),
         default=1.0,
         metavar="SECONDS",
         help="time of the same load before each window, which is not counted (default: 1)",
@@ -133,7 +133,7 @@ def bench(given: argparse.Namespace) -> int:
     try:
         subject = _probe(target, images.images, given.timeout)
     except (Unreachable, ServiceError) as error:
-        return _fail([str(error)])
+        return fail(str(error))
     load = [target.classify(image.content) for image in images.images]
     left_out, images = images.left_out, Images((), ())  # the requests hold their contents from here on
     sweep = Sweep(plan)
@@ -148,14 +148,7 @@ def bench(given: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at the end
         return 1
     faults += _write(given, subject, sweep, [*remarks, *faults], draw)
-    return _fail(faults)
-
-
-def _fail(faults: Sequence[str]) -> int:
-    """Print the sentences. Return the exit code: 1 if there are any."""
-    for fault in faults:
-        print(f"swin-serve: {printable(fault)}", file=sys.stderr)
-    return 1 if faults else 0
+    return fail(*faults)
 
 
 def _plan(given: argparse.Namespace) -> Plan:
@@ -172,16 +165,11 @@ def _drawing(given: argparse.Namespace) -> "Callable[[Subject, Sweep], Picture] 
     Raises:
         StartError: matplotlib is not installed, or a file cannot be written.
     """
-    places = {"--picture": given.picture, "--report": given.report}
-    wanted = {option: path for option, path in places.items() if path is not None}
-    for option, path in wanted.items():
-        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise StartError(f"{option} {path}: cannot write this file; choose a file in an existing folder")
-    if not wanted:
+    check_files({"--picture": given.picture, "--report": given.report})
+    if given.picture is None and given.report is None:
         return None
-    if given.picture == given.report:
-        raise StartError(f"--picture and --report are the same file, {given.picture}; choose two")
-    with required(f"swin-serve bench {next(iter(wanted))}", "matplotlib", extra="bench"):
+    option = "--report" if given.picture is None else "--picture"
+    with required(f"swin-serve bench {option}", "matplotlib", extra="bench"):
         from app.load.picture import Point, Series, draw  # noqa: PLC0415 (an extra)
 
     def drawn(subject: Subject, sweep: Sweep) -> "Picture":
@@ -236,7 +224,7 @@ def _measure(sweep: Sweep, target: Target, requests: Sequence[bytes], limit: int
     """Run the sweep. Return whether a signal stopped it."""
 
     async def run() -> bool:
-        with _cancelled_by_signals(), progress(sweep.plan.windows) as shown, closing(target.pool(limit)) as pool:
+        with cancelled_by_signals(), progress(sweep.plan.windows) as shown, closing(target.pool(limit)) as pool:
             try:
                 await sweep.run(Load(pool, requests, timeout), OtherWork(target, pool), shown)
             except asyncio.CancelledError:
@@ -244,22 +232,6 @@ def _measure(sweep: Sweep, target: Target, requests: Sequence[bytes], limit: int
         return False
 
     return uvloop.run(run())
-
-
-@contextmanager
-def _cancelled_by_signals() -> Iterator[None]:
-    """Cancel the running task on SIGINT and SIGTERM inside the block."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {each: signal.getsignal(each) for each in signals}
-    for each in signals:
-        loop.add_signal_handler(each, lambda: task and task.cancel())
-    try:
-        yield
-    finally:
-        for each in signals:
-            loop.remove_signal_handler(each)
-            signal.signal(each, before[each])
 
 
 def _write(

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 from app.cli.remote_model import Description
+from app.cli.terminal import aligned
 from app.load import figures
 from app.load.report import report
 from app.load.sweep import Sweep
@@ -39,11 +40,7 @@ class Subject:
 def text_of(subject: Subject, sweep: Sweep, remarks: Sequence[str]) -> str:
     """Return the tables as text, and the sentences below them."""
     parts = [printable(f"{subject.title}: {_images(subject)}, windows of {sweep.plan.seconds:g} s")]
-    for table in figures.tables(sweep):
-        rows = [table.head, *table.rows]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(table.head))]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-        parts.append("\n".join([f"{table.title}", *lines]))
+    parts += ["\n".join([table.title, *aligned([table.head, *table.rows])]) for table in figures.tables(sweep)]
     if remarks:
         parts.append("\n".join(map(printable, remarks)))
     return "\n\n".join(parts)

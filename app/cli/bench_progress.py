@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from app.extras import is_installed
+from app.cli.terminal import draws_bars
 from app.load.figures import decimal, milliseconds
 from app.load.sweep import Progress
 from app.load.windows import Window
@@ -20,19 +20,15 @@ if TYPE_CHECKING:
 @contextmanager
 def progress(windows: int) -> Iterator[Progress]:
     """Show the progress of so many windows inside the block. Without rich, a terminal has lines, too."""
-    if not sys.stderr.isatty() or not is_installed("rich"):
+    if not draws_bars():
         yield _Lines()
         return
     from rich.console import Console  # noqa: PLC0415 (an extra)
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn  # noqa: PLC0415
     from rich.progress import Progress as Bar  # noqa: PLC0415
 
-    console = Console(stderr=True)
-    if console.is_dumb_terminal:
-        yield _Lines()
-        return
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("windows, now {task.description}"))
-    with Bar(*columns, console=console, auto_refresh=False, transient=True) as bar:
+    with Bar(*columns, console=Console(stderr=True), auto_refresh=False, transient=True) as bar:
         yield _Shown(bar, bar.add_task("", total=windows))
 
 

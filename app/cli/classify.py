@@ -16,14 +16,13 @@ from app.cli import score
 from app.cli.answers import Answer, shown_on
 from app.cli.arguments import Source, add_settings
 from app.cli.remote_model import RemoteModel, Unreachable
+from app.cli.terminal import draws_bars, fail
 from app.errors import ServiceError, StartError
-from app.extras import is_installed
 from app.local_model import LocalModel
 from app.observability import logging as logs
 from app.scoring.items import Item, content_of
 from app.service_address import KEY_VARIABLE
 from app.settings import Settings
-from app.validation_messages import printable
 
 # The image that is read from standard input, and its name in the names of files.
 STDIN, STDIN_NAME = "-", "stdin"
@@ -105,8 +104,7 @@ def classify(settings: Settings, given: argparse.Namespace) -> int:
     try:
         return _classify_all(_opened(settings, given), _request_of(settings, given), given.images, as_json=given.json)
     except Unreachable as error:
-        print(f"swin-serve: {printable(str(error))}", file=sys.stderr)
-        return 1
+        return fail(str(error))
     except BrokenPipeError:  # the reader of the output has ended, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at the end
         return 1
@@ -162,7 +160,7 @@ def _classify_all(
             for answer in pool.map(lambda image: _answer(model, request, image), images):
                 if answer.error is not None:
                     failed += 1
-                    print(f"swin-serve: {printable(f'{answer.image}: {answer.error}')}", file=sys.stderr)
+                    fail(f"{answer.image}: {answer.error}")
                 show(answer)
                 advance()
         finally:
@@ -200,7 +198,7 @@ def _picture(image: str, folder: Path) -> Path:
 @contextmanager
 def _bar(total: int) -> Iterator[Callable[[], None]]:
     """Show the progress on a terminal, if rich is installed."""
-    if total < MIN_IMAGES_FOR_BAR or not sys.stderr.isatty() or not is_installed("rich"):
+    if total < MIN_IMAGES_FOR_BAR or not draws_bars():
         yield lambda: None
         return
     from rich.console import Console  # noqa: PLC0415 (an extra)

@@ -27,17 +27,17 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def number(noun: str, high: float, *, may_be_0: bool = False) -> Callable[[str], float]:
-    """Return the type of a number above 0, or from 0 on, up to `high`. `noun` is the word for it."""
+def number(noun: str, high: float, *, least: float | None = None) -> Callable[[str], float]:
+    """Return the type of a number from `least` on, or above 0, up to `high`. `noun` is the word for it."""
 
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if 0 < value <= high or (value == 0 and may_be_0):
+        if (value > 0 if least is None else value >= least) and value <= high:
             return value
-        least = "from 0 on" if may_be_0 else "above 0"
-        raise argparse.ArgumentTypeError(f"{shorten(text)!r} is no {noun} {least} and up to {high:g}")
+        low = "above 0 and up" if least is None else f"from {least:g}"
+        raise argparse.ArgumentTypeError(f"{shorten(text)!r} is no {noun} {low} to {high:g}")
 
     return parse

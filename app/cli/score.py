@@ -1,7 +1,6 @@
 """`swin-serve score`: the options of offline scoring, and its messages. Loads its libraries when it runs."""
 
 import argparse
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 from app import extras
 from app.cli.arguments import Source, add_settings
 from app.cli.numbers import whole_number
+from app.cli.terminal import fail
 from app.observability import logging as logs
 from app.scoring.errors import ScoringFailed, SourcesChanged
 from app.settings import Settings
@@ -104,9 +104,9 @@ def score(settings: Settings, given: argparse.Namespace) -> int:
     try:
         return _report(job.score(request, settings, _open_scorer(given.ray)), given.output, command)
     except SourcesChanged as error:
-        return _fail(str(error))
+        return fail(str(error))
     except ScoringFailed as error:
-        return _fail(f"{error}; {command} goes on from the rows that are written")
+        return fail(f"{error}; {command} goes on from the rows that are written")
 
 
 def _open_scorer(address: str | None) -> "job.OpenScorer":
@@ -126,12 +126,7 @@ def _open_scorer(address: str | None) -> "job.OpenScorer":
 
 def _report(result: "job.Result", output: Path, command: str) -> int:
     if not result.is_complete:
-        return _fail(f"stopped after {result.done:,} of {result.total:,} images; {command} goes on from there")
+        return fail(f"stopped after {result.done:,} of {result.total:,} images; {command} goes on from there")
     speed = f", {result.scored / result.seconds:,.1f} images/s" if result.seconds else ", all from an earlier start"
     print(f"{output}: {result.total:,} rows, {result.missing:,} of them without a result{speed}")
-    return _fail(f"none of the {result.total:,} images has a result") if result.missing == result.total else 0
-
-
-def _fail(reason: str) -> int:
-    print(f"swin-serve: {reason}", file=sys.stderr)
-    return 1
+    return fail(f"none of the {result.total:,} images has a result") if result.missing == result.total else 0

@@ -4,9 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import importlib.metadata
-import os
 import platform
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -16,9 +14,11 @@ import uvloop
 
 from app.bundle.load import load_bundle
 from app.cli.arguments import Source, add_settings
+from app.cli.numbers import number
 from app.cli.run import default_http_workers, http_worker_count
+from app.cli.terminal import aligned, cancelled_by_signals, check_files, draws_bars, fail
 from app.errors import StartError
-from app.extras import is_installed, required
+from app.extras import required
 from app.images.reading import image_reader
 from app.inference import onnx_runtime
 from app.observability import logging as logs
@@ -58,8 +58,8 @@ SETTINGS = {
 # The default and the bounds of --minutes. In less time, no second process starts.
 MINUTES, MIN_MINUTES, MAX_MINUTES = 6.0, 0.25, 24 * 60.0
 
-# Terminals that draw no bar, as rich names them.
-DUMB_TERMINALS = frozenset({"dumb", "unknown"})
+# The limit of --rate, in requests per second.
+MAX_RATE = 100_000
 
 # Lines about images that cannot be read. A folder can hold thousands of other files.
 MAX_LEFT_OUT = 5
@@ -107,14 +107,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> Source:
     )
     parser.add_argument(
         "--minutes",
-        type=_minutes,
+        type=number("number of minutes", MAX_MINUTES, least=MIN_MINUTES),
         default=MINUTES,
         metavar="MINUTES",
         help="time for the whole run; more time makes the answer more certain (default: 6)",
     )
     parser.add_argument(
         "--rate",
-        type=_rate,
+        type=number("number of requests per second", MAX_RATE),
         metavar="REQUESTS",
         help="find the settings that hold so many requests per second for the least CPU time (default: find the "
         "highest rate)",
@@ -165,9 +165,9 @@ def run_tuner(settings: Settings, given: argparse.Namespace) -> int:
         with _progress(schedule) as report:
             result = _run(request, schedule, report)
     except asyncio.CancelledError:
-        return _fail("stopped before there was an answer; all processes have ended")
+        return fail("stopped before there was an answer; all processes have ended")
     except ServiceEnded as error:
-        return _fail(f"a service ended under load: {printable(str(error))}")
+        return fail(f"a service ended under load: {error}")
     return _answer(result, given)
 
 
@@ -175,19 +175,10 @@ def _run(request: Request, schedule: Schedule, report: Callable[[str], None]) ->
     """Run the tuner. SIGTERM and SIGINT cancel it."""
 
     async def work() -> Result:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 (inside a task)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-        return await tune(request, schedule, report)
+        with cancelled_by_signals():
+            return await tune(request, schedule, report)
 
-    on_sigterm, on_sigint = (signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT))
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(work())
-    finally:
-        signal.signal(signal.SIGTERM, on_sigterm)
-        signal.signal(signal.SIGINT, on_sigint)
+    return uvloop.run(work())
 
 
 def _check(given: argparse.Namespace) -> None:
@@ -196,11 +187,7 @@ def _check(given: argparse.Namespace) -> None:
         raise StartError(
             f"swin-serve tune needs Linux, because it reads CPU times in /proc; this is {platform.system()}"
         )
-    for option, path in (("--output", given.output), ("--report", given.report)):
-        if path is not None and (path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK)):
-            raise StartError(f"{option} {path}: cannot write this file; choose a file in an existing folder")
-    if given.output is not None and given.output == given.report:
-        raise StartError(f"--output and --report are the same file, {given.output}; choose two")
+    check_files({"--output": given.output, "--report": given.report})
     if given.report is not None:
         with required("swin-serve tune --report", "matplotlib", extra="bench"):
             import app.load.picture  # noqa: PLC0415, F401 (an extra)
@@ -228,8 +215,7 @@ def _worker_counts() -> tuple[int, ...]:
 @contextlib.contextmanager
 def _progress(schedule: Schedule) -> Iterator[Callable[[str], None]]:
     """Show what is being done and the time that is left: a bar on a terminal with rich, otherwise lines."""
-    is_dumb = os.environ.get("TERM", "").lower() in DUMB_TERMINALS
-    if not sys.stderr.isatty() or is_dumb or not is_installed("rich"):
+    if not draws_bars():
         yield lambda text: print(f"{schedule.clock} left: {text}", file=sys.stderr, flush=True)
         return
     from app.cli.tuning_bar import bar  # noqa: PLC0415 (needs rich)
@@ -259,7 +245,7 @@ def _answer(result: Result, given: argparse.Namespace) -> int:
         try:
             path.write_text(content, encoding="utf-8")
         except OSError as error:
-            code = _fail(f"cannot write {path}: {error.strerror}")
+            code = fail(f"cannot write {path}: {error.strerror}")
     return code
 
 
@@ -280,34 +266,5 @@ def _page(result: Result, version: str) -> str:
 
 
 def _print_table(result: Result) -> None:
-    rows = [answer.HEAD, *answer.rows(result)]
-    widths = [max(len(cells[column]) for cells in rows) for column in range(len(answer.HEAD))]
-    for cells in rows:
-        *numbers, bound, settings = zip(cells, widths, strict=True)
-        print("  ".join([*(cell.rjust(width) for cell, width in numbers), bound[0].ljust(bound[1]), settings[0]]))
-
-
-def _fail(reason: str) -> int:
-    print(f"swin-serve: {reason}", file=sys.stderr)
-    return 1
-
-
-def _minutes(text: str) -> float:
-    minutes = _number(text)
-    if not MIN_MINUTES <= minutes <= MAX_MINUTES:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes from {MIN_MINUTES:g} to {MAX_MINUTES:g}")
-    return minutes
-
-
-def _rate(text: str) -> float:
-    rate = _number(text)
-    if not 0 < rate <= 1e6:  # noqa: PLR2004 (no generator sends more)
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of requests per second above 0 and up to 1000000")
-    return rate
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return -1.0
+    for line in aligned([answer.HEAD, *answer.rows(result)], left=2):  # what bounds it, and the settings
+        print(line)
