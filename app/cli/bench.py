@@ -178,7 +178,7 @@ def _drawing(given: argparse.Namespace) -> "Callable[[Subject, Sweep], Picture] 
                 window.requests_per_second,
                 window.latency_ms[50],
                 window.latency_ms[99],
-                is_overloaded=window.counts.refused + window.counts.lost > 0,
+                is_overloaded=window.is_behind or sum(window.counts) > window.counts.ok,
             )
             for window, _ in sweep.open or sweep.closed
         ]

@@ -21,6 +21,9 @@ Address = tuple[str, int]
 # at that moment would be lost.
 FRESH_SECONDS = 2.0
 
+# The longest content that is kept. A classification has a few kilobytes; endless content would fill the memory.
+MAX_CONTENT_BYTES = 64 * 2**20
+
 
 class Broken(Exception):
     """The connection ended, or received invalid HTTP, before the response was complete."""
@@ -45,7 +48,7 @@ class Client(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._waiting: asyncio.Future[Response] | None = None
-        self._content: list[bytes] = []
+        self._content, self._size = list[bytes](), 0
         self._is_open, self._used = False, time.perf_counter()
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
@@ -77,11 +80,15 @@ class Client(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         """Keep a piece of the content. The parser calls this."""
         self._content.append(data)
+        self._size += len(data)
+        if self._size > MAX_CONTENT_BYTES:
+            self._fail(f"the response is longer than {MAX_CONTENT_BYTES / 2**20:g} MiB")
 
     def on_message_complete(self) -> None:
         """Hand out the response. The parser calls this."""
         body, status = b"".join(self._content), self._parser.get_status_code()
         self._content.clear()
+        self._size = 0
         if status < HTTPStatus.OK:  # an interim response
             return
         self._used = time.perf_counter()
@@ -95,10 +102,16 @@ class Client(asyncio.Protocol):
         self._fail(f"the connection ended: {exc}")
 
     def _fail(self, reason: str) -> None:
-        self.close()
+        self.abort()
         waiting, self._waiting = self._waiting, None
         if waiting is not None and not waiting.done():
             waiting.set_exception(Broken(reason))
+
+    def abort(self) -> None:
+        """Close the connection at once. `close` waits until the service has read all bytes, which can be never."""
+        self._is_open = False
+        if self._transport is not None:
+            self._transport.abort()
 
     def close(self) -> None:
         """Close the connection."""
@@ -119,7 +132,7 @@ class ClientPool:
     def __init__(self, address: Address, limit: int | None = None, tls: SSLContext | None = None) -> None:
         self._address, self._tls = address, tls
         self._idle: deque[Client] = deque()
-        self._free = None if limit is None else asyncio.Semaphore(limit)
+        self._free, self._waiting = limit, deque[asyncio.Future[None]]()
 
     async def send(self, request: bytes) -> Response:
         """Send a request on an idle or new connection, and return its response.
@@ -130,15 +143,44 @@ class ClientPool:
         """
         if self._free is None:
             return await self._send(request)
-        async with self._free:
+        await self._take_turn()
+        try:
             return await self._send(request)
+        finally:
+            self._end_turn()
+
+    async def _take_turn(self) -> None:
+        """Wait until fewer requests than the limit are in flight.
+
+        A semaphore of asyncio searches all waiting requests for each one that is cancelled. For the 200,000 that an
+        overload can leave behind, that takes more than a minute.
+        """
+        if self._free:
+            self._free -= 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():  # both at the same time: the turn goes on to the next request
+                self._end_turn()
+            raise
+
+    def _end_turn(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free = (self._free or 0) + 1
 
     async def _send(self, request: bytes) -> Response:
         client = self._fresh() or await self._connect()
         try:
             response = await client.send(request)
         except BaseException:  # also when the caller is cancelled: the response may still arrive
-            client.close()
+            client.abort()
             raise
         self._idle.append(client)
         return response

@@ -23,8 +23,8 @@ LATE_SHARE, LATE_MS = 0.1, 1.0
 # From this number of responses on, a 99th percentile does not rest on one of them.
 MIN_RESPONSES_FOR_P99 = 100
 
-# Percentiles that are shown.
-PERCENTILES = (50, 90, 99)
+# Percentiles and counts that are shown.
+SHOWN_PERCENTILES, COUNTS = (50, 90, 99), ("ok", "refused", "failed", "lost")
 
 CLOSED, OPEN = "closed loop: clients that wait for their responses", "open loop: requests that arrive at random"
 
@@ -43,22 +43,21 @@ def tables(sweep: Sweep) -> Sequence[Table]:
         (CLOSED, "clients", sweep.closed, lambda window: f"{window.clients:,}"),
         (OPEN, "arrivals/s", sweep.open, lambda window: decimal(window.offered_per_second)),
     )
-    times = [*(f"p{percentile} ms" for percentile in PERCENTILES), "max ms"]
+    times = [*(f"p{percentile} ms" for percentile in SHOWN_PERCENTILES), "max ms"]
     return [
-        Table(title, [first, "requests/s", *times, "refused", "failed", "lost"], [_cells(*row, of) for row in measured])
+        Table(title, [first, "requests/s", *times, *COUNTS], [_cells(*row, of) for row in measured])
         for title, first, measured, of in kinds
         if measured
     ]
 
 
 def _cells(window: Window, _: float | None, first: Callable[[Window], str]) -> Sequence[str]:
-    times = [*(window.latency_ms[percentile] for percentile in PERCENTILES), window.max_ms]
-    counts = window.counts
+    times = [*(window.latency_ms[percentile] for percentile in SHOWN_PERCENTILES), window.max_ms]
     return [
         first(window),
         decimal(window.requests_per_second),
         *map(milliseconds, times),
-        *(f"{count:,}" for count in (counts.refused, counts.failed, counts.lost)),
+        *(f"{getattr(window.counts, name):,}" for name in COUNTS),
     ]
 
 
@@ -100,7 +99,8 @@ def doubts(sweep: Sweep) -> Sequence[str]:
     late = [window.late_ms for window in windows if _is_late(window)]
     other = max((measured.other_cores or 0.0 for measured in sweep.all), default=0.0)
     few = sum(0 < window.counts.ok < MIN_RESPONSES_FOR_P99 for window in windows)
-    empty = sum(not sum(window.counts) for window in windows)
+    empty = sum(not window.ended for window in windows)
+    behind = sum(window.is_behind for window in windows)
     found = list[str]()
     if late:
         found.append(
@@ -116,10 +116,15 @@ def doubts(sweep: Sweep) -> Sequence[str]:
         found.append(
             f"In {_number(few, 'window')}, p99 rests on fewer than {MIN_RESPONSES_FOR_P99} responses: raise --seconds."
         )
+    if behind:
+        found.append(
+            f"In {_number(behind, 'window')}, requests arrived faster than they were answered, so the latencies are "
+            "those of a queue that grows: they say how long the window was."
+        )
     if empty:
-        found.append(f"In {_number(empty, 'window')}, no request ended in time: raise --seconds.")
+        found.append(f"In {_number(empty, 'window')}, no request ended before the end: raise --seconds.")
     if sweep.plan.rates is None and sweep.closed and not sweep.best_rate:
-        found.append("No request was answered, so there is no rate to take shares of: give --rates for an open loop.")
+        found.append("No closed loop has a rate to take shares of: give --rates for an open loop.")
     return found
 
 
@@ -129,11 +134,16 @@ def faults(sweep: Sweep) -> Sequence[str]:
     statuses = sum((Counter(window.failures) for window in windows), Counter[int]())
     lost = sum(window.counts.lost for window in windows)
     found = list[str]()
+    if sweep.closed and not sweep.is_silent and not any(measured.window.ended for measured in sweep.closed):
+        found.append("no request ended within a closed loop: raise --seconds")
     if statuses:
         by_status = ", ".join(f"{status} ({count:,})" for status, count in sorted(statuses.items()))
         found.append(f"{_number(statuses.total(), 'response')} failed, by status: {by_status}")
     if lost:
-        reason = "the connection ended or was refused, or the response took longer than --timeout"
+        reason = (
+            "the connection ended or was refused, the response took longer than --timeout, or the request still waited "
+            "for one of the clients"
+        )
         found.append(f"{_number(lost, 'request')} had no response: {reason}")
     if sweep.is_silent:
         number = f"{len(sweep.all)} of {sweep.plan.windows}"

@@ -58,7 +58,7 @@ class Point:
     requests_per_second: float
     p50_ms: float
     p99_ms: float
-    is_overloaded: bool = False  # some requests were refused or lost
+    is_overloaded: bool = False  # some requests had no answer with 200, or arrived faster than they were answered
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def _legend(figure: Figure, names: Sequence[str], points: Sequence[Point]) -> in
     keys.append((TAIL, Line2D([], [], color=QUIET[0], linewidth=1.4, linestyle=DASHES)))
     if any(point.is_overloaded for point in points):
         cross = Line2D([], [], color=QUIET[0], linestyle="none", marker=OVERLOADED, markersize=9, markeredgewidth=0)
-        keys.append(("requests refused or lost", cross))
+        keys.append(("overload, or requests without an answer", cross))
     columns = max(int(WIDTH * PIXELS_PER_INCH / (KEY + LETTER * max(len(text) for text, _ in keys))), 1)
     legend = figure.legend(
         [key for _, key in keys],

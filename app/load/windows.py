@@ -28,8 +28,8 @@ LOST = 0
 # Wait of a client after a request without a response, in seconds. A refused connection takes no time.
 RETRY_SECONDS = 0.01
 
-# From this number of responses on, a rate is a slope.
-MIN_RESPONSES_FOR_SLOPE = 10
+# A service keeps up if this share of the arrivals of a window ends within the window, but for so many requests.
+KEPT_UP_SHARE, SPARE_REQUESTS = 0.9, 5
 
 # Percentiles of latency.
 PERCENTILES = (50, 90, 95, 99)
@@ -50,13 +50,19 @@ class Window:
 
     offered_per_second: float | None  # the rate of arrivals that was asked for; None for a closed loop
     clients: int | None  # concurrent clients; None for an open loop
-    requests_per_second: float  # answered with 200
-    counts: Counts
+    requests_per_second: float  # answered with 200 within the window
+    counts: Counts  # also of requests that ended after the window
+    ended: int  # requests that ended within the window, with any response
     latency_ms: dict[int, float]  # by percentile, of the requests that were answered with 200
     max_ms: float
     late_ms: float  # 99th percentile of the time by which requests of an open loop left later than they arrived
     failures: Mapping[int, int]  # the number of responses by status, of those that count as failed
     latencies: NDArray[np.float64] = field(repr=False)  # seconds, in no order
+
+    @property
+    def is_behind(self) -> bool:
+        """True if requests of an open loop arrive faster than they end, so that latencies grow as long as it lasts."""
+        return self.clients is None and self.ended < KEPT_UP_SHARE * sum(self.counts) - SPARE_REQUESTS
 
     def share_within(self, seconds: float) -> float:
         """Return the share of the requests that were answered with 200 within a time. Others are too late."""
@@ -78,21 +84,22 @@ class Load:
     async def closed(self, clients: int, seconds: float, warm_up: float = 0) -> Window:
         """Measure a closed loop of concurrent clients, after `warm_up` seconds of the same load.
 
-        Counts the requests that end within the window. A latency is the time of one request.
+        A latency is the time of one request. Requests that were sent before the end and end later count, so that a
+        stall at the end is not hidden. They have no part in the rate.
         """
         starts = time.perf_counter() + warm_up
         calls = list[_Call]()
         await self._run(closed_loop(clients, warm_up + seconds, lambda: self._call(calls)), warm_up + seconds)
-        ends = starts + seconds
-        # Clients whose last request is lost wait for it beyond the end.
-        counted = [call for call in calls if call.ended >= starts and (call.ended < ends or call.status == LOST)]
-        rate = rate_of(np.array([call.ended for call in counted if call.status == OK]), seconds)
-        return _window(counted, rate, clients=clients)
+        counted = [call for call in calls if call.ended >= starts]
+        inside = _ended_between(calls, starts, starts + seconds)
+        ends = np.array([call.ended for call in inside if call.status == OK])
+        return _window(counted, len(inside), rate_of(ends, seconds, clients), clients=clients)
 
     async def open(self, rate: float, seconds: float, random: Random, warm_up: float = 0) -> Window:
         """Measure an open loop of `rate` requests per second, after `warm_up` seconds of the same load.
 
-        Counts the requests that arrive within the window. A latency counts from the arrival, see `loops.py`.
+        Counts the requests that arrive within the window. A latency counts from the arrival, see `loops.py`. The
+        rate is that of the responses within the window: above the capacity, it is lower than the rate of arrivals.
         """
         starts = time.perf_counter() + warm_up
         calls = list[_Call]()
@@ -100,7 +107,8 @@ class Load:
             open_loop(rate, warm_up + seconds, random, lambda arrival: self._call(calls, arrival)), warm_up + seconds
         )
         counted = [call for call in calls if call.arrived >= starts]
-        return _window(counted, sum(call.status == OK for call in counted) / seconds, rate=rate)
+        inside = _ended_between(calls, starts, starts + seconds)
+        return _window(counted, len(inside), sum(call.status == OK for call in inside) / seconds, rate=rate)
 
     async def is_answered(self) -> bool:
         """Return whether one request has a response, with any status, within the timeout."""
@@ -134,19 +142,28 @@ class _Call(NamedTuple):
     status: int
 
 
-def rate_of(ends: NDArray[np.float64], seconds: float) -> float:
-    """Return the responses per second of a window, by the times of the responses.
+def _ended_between(calls: Sequence[_Call], starts: float, ends: float) -> Sequence[_Call]:
+    """Return the requests with a response that ended between two times."""
+    return [call for call in calls if starts <= call.ended < ends and call.status != LOST]
 
-    The rate is a slope: responses arrive batch by batch, so a count would be off by up to one batch at
-    either end.
+
+def rate_of(ends: NDArray[np.float64], seconds: float, clients: int) -> float:
+    """Return the responses per second of a window of so many clients, by the times of the responses.
+
+    Responses arrive batch by batch, so their number is off by up to one batch: at most by the clients. Within this
+    error, the slope of the times is more exact. A stall makes the slope wrong by more, and then the error bounds it.
     """
     times = np.sort(ends)
-    if len(times) < MIN_RESPONSES_FOR_SLOPE:
+    if len(times) == 0 or times[0] == times[-1]:
         return len(times) / seconds
-    return float(np.polyfit(times - times[0], np.arange(len(times)), 1)[0])
+    slope = float(np.polyfit(times - times[0], np.arange(len(times)), 1)[0])
+    least, most = (len(times) - clients) / seconds, (len(times) + clients) / seconds
+    return min(max(slope, least), most)
 
 
-def _window(calls: Sequence[_Call], achieved: float, rate: float | None = None, clients: int | None = None) -> Window:
+def _window(
+    calls: Sequence[_Call], ended: int, achieved: float, rate: float | None = None, clients: int | None = None
+) -> Window:
     statuses = Counter(call.status for call in calls)
     ok, refused, lost = statuses[OK], sum(statuses[status] for status in OVERLOADED), statuses[LOST]
     latencies = np.array([call.ended - call.arrived for call in calls if call.status == OK])
@@ -156,6 +173,7 @@ def _window(calls: Sequence[_Call], achieved: float, rate: float | None = None, 
         clients=clients,
         requests_per_second=achieved,
         counts=Counts(ok, refused, len(calls) - ok - refused - lost, lost),
+        ended=ended,
         latency_ms={percentile: _percentile_ms(latencies, percentile) for percentile in PERCENTILES},
         max_ms=_percentile_ms(latencies, 100),
         late_ms=_percentile_ms(np.array(late), 99),

@@ -82,16 +82,16 @@ class Traffic:
         opened, closed, _ = await asyncio.gather(
             self._sample(warm_up), self._sample(warm_up + seconds), closed_loop(clients, warm_up + seconds, self.call)
         )
-        return self._between(opened, closed)
+        return self._between(opened, closed, clients)
 
     async def _sample(self, delay: float) -> "Sample":
         await asyncio.sleep(delay)
         return Sample(time.perf_counter(), time.process_time(), busy_seconds(), self._server.resource_usage())
 
-    def _between(self, opened: "Sample", closed: "Sample") -> Window:
+    def _between(self, opened: "Sample", closed: "Sample", clients: int) -> Window:
         ends = np.array(self.outcomes.ends)
         inside = (ends >= opened.time) & (ends <= closed.time)
-        rate = rate_of(ends[inside], closed.time - opened.time)
+        rate = rate_of(ends[inside], closed.time - opened.time, clients)
         cores = closed.since(opened)
         return Window(
             requests_per_second=rate,

@@ -24,11 +24,11 @@ def test_each_kind_of_loop_has_a_table() -> None:
     """A row has clients or arrivals, the rate, latencies and outcomes."""
     closed, opened = tables(sweep(window(clients=8), window(rate=1234.5, counts=(50, 4, 3, 2))))
 
-    outcomes = ["refused", "failed", "lost"]
+    outcomes = ["ok", "refused", "failed", "lost"]
     assert closed.head == ["clients", "requests/s", "p50 ms", "p90 ms", "p99 ms", "max ms", *outcomes]
-    assert closed.rows == [["8", "200.0", "5.00", "9.00", "9.90", "20.0", "0", "0", "0"]]
+    assert closed.rows == [["8", "200.0", "5.00", "9.00", "9.90", "20.0", "1,000", "0", "0", "0"]]
     assert opened.head[0] == "arrivals/s"
-    assert opened.rows == [["1,234.5", "10.0", "5.00", "9.00", "9.90", "20.0", "4", "3", "2"]]
+    assert opened.rows == [["1,234.5", "10.0", "5.00", "9.00", "9.90", "20.0", "50", "4", "3", "2"]]
 
 
 def test_a_loop_that_was_not_measured_has_no_table() -> None:
@@ -77,7 +77,7 @@ def test_few_responses_are_said() -> None:
     (empty,) = doubts(sweep(window(clients=1, counts=(0, 0, 0, 0)), plan=Plan((1,), (1.0,), 5, 1, 0)))
 
     assert few == "In 1 window, p99 rests on fewer than 100 responses: raise --seconds."
-    assert empty == "In 1 window, no request ended in time: raise --seconds."
+    assert empty == "In 1 window, no request ended before the end: raise --seconds."
 
 
 def test_a_closed_loop_without_answers_has_no_open_loop() -> None:
@@ -98,6 +98,23 @@ def test_faults_name_statuses_and_losses() -> None:
     assert failed == "4 responses failed, by status: 415 (1), 500 (3)"
     assert lost.startswith("2 requests had no response: ")
     assert not faults(sweep(window(clients=1, counts=(9, 7, 0, 0))))
+
+
+def test_a_service_that_does_not_keep_up_is_said() -> None:
+    """Above the capacity, latencies say how long the window was. A few requests in flight at the end are normal."""
+    (sentence,) = doubts(sweep(window(rate=200.0, counts=(1000, 0, 0, 0), ended=890)))
+
+    assert sentence.startswith("In 1 window, requests arrived faster than they were answered")
+    assert not doubts(sweep(window(rate=200.0, counts=(1000, 0, 0, 0), ended=900)))
+    assert not doubts(sweep(window(clients=1000, counts=(1000, 0, 0, 0), ended=500)))
+
+
+def test_closed_loops_that_are_too_short_are_a_fault() -> None:
+    """If no request ends within a closed loop, nothing is measured, although each is answered later."""
+    slow = window(clients=8, counts=(8, 0, 0, 0), ended=0)
+
+    assert "no request ended within a closed loop: raise --seconds" in faults(sweep(slow))
+    assert not faults(sweep(slow, window(clients=1)))
 
 
 def test_a_service_that_ceased_to_answer_is_a_fault() -> None:

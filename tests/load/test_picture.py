@@ -134,8 +134,8 @@ def test_overload_has_a_mark_of_its_own() -> None:
     """Points with refused or lost requests have another shape, which the legend explains."""
     calm, busy = (draw("A title", [Series("one", points)]) for points in (POINTS, [*POINTS, OVERLOADED]))
 
-    assert "requests refused or lost" not in texts(calm)
-    assert "requests refused or lost" in texts(busy)
+    assert "overload, or requests without an answer" not in texts(calm)
+    assert "overload, or requests without an answer" in texts(busy)
     assert len(outlines(calm)) == 1
     assert len(outlines(busy)) == 2
 

@@ -9,6 +9,7 @@ from typing import cast
 import numpy as np
 import pytest
 import uvloop
+from numpy.typing import NDArray
 
 from app.load.client_pool import Broken, ClientPool, Response
 from app.load.loops import open_loop
@@ -44,6 +45,19 @@ class StallingPool:
         """Return a response when the stall is over."""
         self._stall = self._stall or asyncio.create_task(asyncio.sleep(STALL_SECONDS))
         await self._stall
+        return Response(200, request)
+
+
+class SerialPool:
+    """Clients of a service that needs 10 ms for each request, one after the other."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    async def send(self, request: bytes) -> Response:
+        """Return a response when the earlier requests have theirs."""
+        async with self._lock:
+            await asyncio.sleep(0.01)
         return Response(200, request)
 
 
@@ -176,4 +190,44 @@ def test_a_rate_does_not_depend_on_batches_at_the_ends() -> None:
     """Batches of 8 responses each second are 8 responses a second, though 40 arrive within four seconds."""
     ends = np.repeat(np.arange(5.0), 8)
 
-    assert rate_of(ends, 4.1) == pytest.approx(8, rel=0.05)
+    assert rate_of(ends, 4.1, 8) == pytest.approx(8, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("ends", "seconds", "clients", "least", "most"),
+    [
+        (3 + np.arange(32) / 1e5, 4.0, 32, 8, 16),  # one batch
+        (np.full(8, 1.0), 4.0, 8, 2, 2),  # one batch at one moment
+        (np.arange(300) / 1e4, 3.0, 4, 100, 102),  # then a stall until the end
+        (np.concatenate([np.arange(300) / 1e3, 3.7 + np.arange(300) / 1e3]), 4.0, 4, 149, 151),  # a stall between
+        (np.array([]), 4.0, 8, 0, 0),
+    ],
+)
+def test_a_rate_is_right_by_the_clients_at_most(
+    ends: NDArray[np.float64], seconds: float, clients: int, least: float, most: float
+) -> None:
+    """However the responses lie in the window, the rate differs from their number by one batch at most."""
+    assert least <= rate_of(ends, seconds, clients) <= most
+
+
+def test_a_closed_loop_shows_a_stall_at_its_end() -> None:
+    """Requests that end after the window count, and have their latencies. They have no part in the rate."""
+    window = measured(StallingPool(), lambda load: load.closed(2, STALL_SECONDS / 3))
+
+    assert window.counts == Counts(2, 0, 0, 0)
+    assert window.max_ms > STALL_SECONDS * 900
+    assert (window.requests_per_second, window.ended) == (0, 0)
+
+
+def test_an_open_loop_above_the_capacity_has_the_rate_of_the_responses() -> None:
+    """Requests that end after the window have no part in the rate, so it is that of the service."""
+    window = measured(SerialPool(), lambda load: load.open(1000, 0.5, Random(1)))
+
+    assert window.counts.ok > 300  # each arrival is answered in the end
+    assert window.requests_per_second < 120  # 100 are possible
+    assert window.is_behind
+
+
+def test_an_open_loop_below_the_capacity_keeps_up() -> None:
+    """Requests that are in flight at the end are no backlog."""
+    assert not measured(FakePool(200), lambda load: load.open(100, 0.5, Random(1))).is_behind

@@ -16,6 +16,7 @@ def window(
     median_ms: float = 5.0,
     late_ms: float = 0.1,
     failures: Mapping[int, int] | None = None,
+    ended: int | None = None,
 ) -> Window:
     """Return a window. Its percentiles are multiples of the median, or NaN without a good response."""
     median_ms = median_ms if counts[0] else math.nan
@@ -24,6 +25,7 @@ def window(
         clients=clients,
         requests_per_second=counts[0] / 5,
         counts=Counts(*counts),
+        ended=sum(counts[:3]) if ended is None else ended,
         latency_ms={percentile: median_ms * percentile / 50 for percentile in PERCENTILES},
         max_ms=4 * median_ms,
         late_ms=late_ms,
