@@ -39,7 +39,7 @@ serve: $(SERVE)/ready  ## Serve the demonstration bundle, or another one: make s
 	$(SERVE)/bin/swin-serve run $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(PORT),--port $(PORT))
 
 bundle: bundle-arguments $(EXPORT)/ready  ## Export a checkpoint: make bundle CHECKPOINT=./my-fine-tune BUNDLE=./my-bundle
-	$(EXPORT)/bin/swin-export build $(CHECKPOINT) $(BUNDLE) $(ARGS)
+	$(EXPORT)/bin/swin-export build "$(CHECKPOINT)" "$(BUNDLE)" $(ARGS)
 
 bundle-arguments:  # before minutes of installation
 	@: $(or $(and $(CHECKPOINT),$(BUNDLE)),$(error set CHECKPOINT to a folder, a file or an id on the Hugging Face hub, and BUNDLE to the folder to write))
