@@ -37,7 +37,8 @@ def base_url(url: str, name: str = "--url") -> str:
     try:
         parts = urlsplit(base)
         is_valid = parts.port != 0 and bool(parts.hostname) and parts.scheme in {"http", "https"}
-    except ValueError:  # the port, or the brackets of IPv6
+        (parts.hostname or "").encode("idna")  # the standard library does so for each connection
+    except ValueError:  # the port, the brackets of IPv6, or a label of the host that is empty or too long
         is_valid = False
     if is_valid and parts.username is not None:
         raise StartError(f"{name} holds a user name; give the API key of the service in {KEY_VARIABLE}")

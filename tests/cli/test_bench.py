@@ -380,6 +380,8 @@ def test_a_wrong_option_is_one_sentence(
         (["localhost:1", SEVEN, "--clients", "none", "--rates", "none"], "leave nothing to measure"),
         (["localhost:1", "missing.png"], "missing.png: The file cannot be read"),
         (["ftp://localhost", SEVEN], "the URL 'ftp://localhost': not the address of a service"),
+        (["http://a..b", SEVEN], "the URL 'http://a..b': not the address of a service"),
+        ([f"{'a' * 70}:1", SEVEN], "not the address of a service"),
         (["localhost:1", SEVEN, "--picture", "missing/a.png"], "--picture missing/a.png: cannot write this file"),
         (["localhost:1", SEVEN, "--report", str(GOLDEN)], "cannot write this file"),
         (["localhost:1", SEVEN, "--report", "/tmp/a", "--picture", "/tmp/a"], "are the same file"),  # noqa: S108 (not written)

@@ -140,6 +140,7 @@ def test_a_picture_that_cannot_be_written_is_said(tmp_path: Path, capsys: pytest
         ([SEVEN, "--device", "cuda"], "swin-serve[gpu]"),
         ([SEVEN, "--top-k", "0"], "--top-k '0': too small"),
         ([SEVEN, "--url", "ftp://host"], "--url 'ftp://host': not the address of a service"),
+        ([SEVEN, "--url", "http://a..b"], "--url 'http://a..b': not the address of a service"),
         ([SEVEN, "--url", "host", "--bundle", "b"], "--bundle has no effect with --url"),
         ([SEVEN, "--url", "host", "--max-body-mib", "1"], "--max-body-mib has no effect with --url"),
         (["a/x.png", "b/x.jpg", "--evidence", "."], "2 images would be written to x.evidence.png"),

@@ -211,7 +211,18 @@ def test_a_closed_port_is_said(serve: Serve) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "http://", "ftp://host", "http://host:port", "http://host:0", "http://host/?a=b", "http://a b", "http://[::1"],
+    [
+        "",
+        "http://",
+        "ftp://host",
+        "http://host:port",
+        "http://host:0",
+        "http://host/?a=b",
+        "http://a b",
+        "http://[::1",
+        "http://a..b",
+        f"http://{'a' * 70}",
+    ],
 )
 def test_a_wrong_address_is_a_wrong_request(url: str) -> None:
     """The sentence has the address and an example."""
