@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -100,7 +99,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=number("time", MAX_SECONDS),
         default=30.0,
         metavar="SECONDS",
-        help="time after the end of a window after which requests without a response are lost (default: 30)",
+        help="time after the end of a window after which requests without a response are lost, and time for each of "
+        "the first questions (default: 30)",
     )
     parser.add_argument(
         "--seed",
@@ -128,10 +128,11 @@ def bench(given: argparse.Namespace) -> int:
     plan = _plan(given)
     draw = _drawing(given)
     limit = _client_limit(plan)
-    target = Target(given.url, os.environ.get(KEY_VARIABLE))
+    key = os.environ.get(KEY_VARIABLE)
+    target = Target(given.url, key)
     images = read_images(given.images)
     try:
-        subject = _probe(target, images.images, given.timeout)
+        subject = _probe(target, key, images.images, given.timeout)
     except (Unreachable, ServiceError) as error:
         return fail(str(error))
     load = [target.classify(image.content) for image in images.images]
@@ -201,7 +202,7 @@ def _client_limit(plan: Plan) -> int:
     return allowed
 
 
-def _probe(target: Target, images: Sequence[Image], timeout: float) -> Subject:
+def _probe(target: Target, key: str | None, images: Sequence[Image], timeout: float) -> Subject:
     """Ask the service for a few images alone, and for what it serves.
 
     Raises:
@@ -209,8 +210,9 @@ def _probe(target: Target, images: Sequence[Image], timeout: float) -> Subject:
         ServiceError: the service failed on an image.
         Unreachable: there is no answer.
     """
-    service = RemoteModel(target.url, os.environ.get(KEY_VARIABLE), name="URL", has_proxies=False, timeout_s=timeout)
-    for image in images[:: math.ceil(len(images) / MAX_TRIED)]:
+    service = RemoteModel(target.url, key, name="URL", has_proxies=False, timeout_s=timeout)
+    number = min(len(images), MAX_TRIED)
+    for image in (images[place * len(images) // number] for place in range(number)):
         try:
             service.classify(image.content)
         except BadRequest as error:

@@ -1,6 +1,7 @@
 """`swin-serve bench` at the command line: figures, files, messages, exit codes, and what it needs."""
 
 import io
+import itertools
 import json
 import os
 import signal
@@ -133,6 +134,24 @@ def test_images_are_sent_in_turn(serve: Serve, tmp_path: Path) -> None:
     tried = contents.index(b"00", 1)
     assert tried <= bench.MAX_TRIED
     assert contents[tried : tried + 20] == [b"%02d" % number for number in range(20)]
+
+
+@pytest.mark.parametrize(("number", "tried"), [(1, 1), (8, 8), (9, 8), (10, 8), (100, 8)])
+def test_a_few_images_are_tried_evenly(number: int, tried: int, serve: Serve, tmp_path: Path) -> None:
+    """At most 8 of all images are sent alone: the first one, and others at nearly equal distances."""
+    for place in range(number):
+        (tmp_path / f"{place:03}.png").write_bytes(b"\x89PNG\r\n\x1a\n%03d" % place)
+    server = serve(reply(200, ANSWER), model=silence)
+    process = started(server.url, str(tmp_path))
+    for _ in range(tried + 1):  # and the question for what is in service
+        server.wait_for_request()
+    process.kill()
+    process.communicate(timeout=HANG_SECONDS)
+
+    places = [int(request.content[-3:]) for request in server.requests if request.method == "POST"]
+    distances = {after - before for before, after in itertools.pairwise([*places, number])}
+    assert (places[0], len(places)) == (0, tried)
+    assert max(distances) - min(distances) <= 1
 
 
 def test_the_key_is_sent_with_each_request(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
