@@ -5,17 +5,19 @@ import urllib.request
 from http.client import HTTPException
 from typing import Any, Self
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, FiniteFloat, ValidationError
 
 from app.classification.classifier import Classification, Overlay, Prediction
+from app.cli.timed_answers import MAX_BYTES, TimedHTTP, TimedHTTPS, TooLong, content_of
 from app.errors import BadRequest, RetryableError, ServiceError, StartError
+from app.load.windows import OVERLOADED
 from app.service_address import base_url, check_key, key_refused
 
-# Timeout in seconds for a connection and for each read. The service answers within its own `request_timeout`.
+# Timeout in seconds for a connection, and then for the whole answer. The service answers within its own
+# `request_timeout`.
 TIMEOUT_SECONDS = 60
 
 UNAUTHORIZED, NOT_FOUND, METHOD_NOT_ALLOWED, SERVER_ERROR = 401, 404, 405, 500
-OVERLOADED = frozenset({429, 503})
 
 
 class Unreachable(Exception):
@@ -26,7 +28,7 @@ class Bucket(BaseModel):
     """The time of a batch, as an engine measured it at its start."""
 
     batch: int
-    milliseconds: float
+    milliseconds: FiniteFloat
 
 
 class Engine(BaseModel):
@@ -44,7 +46,7 @@ class Description(BaseModel):
     engines: list[Engine]
 
 
-class _Answer(BaseModel):
+class _Answer(BaseModel, allow_inf_nan=False):
     predictions: list[Prediction]
 
 
@@ -54,7 +56,7 @@ class _Problem(BaseModel):
 
 
 class RemoteModel:
-    """The two questions of `LocalModel` to a running service, and what is in service.
+    """A running service: it is asked as `LocalModel` is, and describes what it serves.
 
     Every method may be called from any thread.
 
@@ -64,7 +66,7 @@ class RemoteModel:
         key: the API key, or None.
         name: the argument that holds the address, for messages.
         has_proxies: whether to use the proxies in the environment.
-        timeout_s: timeout in seconds for a connection and for each read.
+        timeout_s: timeout in seconds for a connection, and then for the whole answer.
 
     Raises:
         StartError: the address or the key cannot be sent.
@@ -82,7 +84,12 @@ class RemoteModel:
         check_key(key)
         self._url, self._key, self._name, self._timeout_s = base_url(url, name), key, name, timeout_s
         # A redirect could send the API key to another host, and would turn a POST into a GET.
-        handlers = [_NoRedirects(), *([] if has_proxies else [urllib.request.ProxyHandler({})])]
+        handlers = [
+            TimedHTTP(),
+            TimedHTTPS(),
+            _NoRedirects(),
+            *([] if has_proxies else [urllib.request.ProxyHandler({})]),
+        ]
         self._opener = urllib.request.build_opener(*handlers)
 
     def __enter__(self) -> Self:
@@ -131,10 +138,13 @@ class RemoteModel:
         request = urllib.request.Request(f"{self._url}{path}", image, headers)  # noqa: S310 (http or https)
         try:
             with self._opener.open(request, timeout=self._timeout_s) as response:
-                return response.headers, response.read()
+                return response.headers, content_of(response)
         except urllib.error.HTTPError as error:
             with error:
                 raise self._refusal(error) from None
+        except TooLong as error:
+            too_long = f"an answer has more than {MAX_BYTES // 2**20} MiB"
+            raise StartError(f"{self._url} does not answer as swin-serve does: {too_long}") from error
         except (OSError, HTTPException) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             raise Unreachable(f"{self._url} gives no answer: {self._words(reason)}") from error
@@ -145,7 +155,7 @@ class RemoteModel:
         if error.code == UNAUTHORIZED:
             return key_refused(self._url, has_key=self._key is not None)
         try:
-            problem = _Problem.model_validate_json(error.read())
+            problem = _Problem.model_validate_json(content_of(error))
         except (ValidationError, OSError, HTTPException):
             if error.code >= SERVER_ERROR:  # of a proxy
                 return Unreachable(f"{self._url} gives no answer: {status}")

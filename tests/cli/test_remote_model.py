@@ -9,7 +9,18 @@ from app.cli.remote_model import RemoteModel, Unreachable
 from app.errors import BadRequest, RetryableError, ServiceError, StartError
 from app.local_model import open_model
 from app.service_address import KEY_VARIABLE
-from tests.support.fake_server import FakeServer, Script, break_off, hang_up, reply, silence
+from tests.support.fake_server import (
+    FakeServer,
+    Script,
+    announce,
+    break_off,
+    drip_content,
+    drip_headers,
+    flood,
+    hang_up,
+    reply,
+    silence,
+)
 from tests.support.served import Served
 
 SEVEN = {"predictions": [{"index": 7, "label": "seven", "score": 0.9}]}
@@ -123,6 +134,24 @@ def test_a_service_without_a_description_has_none(serve: Serve, script: Script) 
     assert RemoteModel(serve(script).url).describe() is None
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_json_cannot_hold_are_no_description(serve: Serve, number: str) -> None:
+    """Python reads them, and JSON cannot be written with them."""
+    engine = f'{{"device": "cpu", "buckets": [{{"batch": 1, "milliseconds": {number}}}]}}'
+    server = serve(reply(200, f'{{"version": "1", "name": "digits", "engines": [{engine}]}}'.encode()))
+
+    assert RemoteModel(server.url).describe() is None
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+def test_a_score_that_is_no_number_is_of_another_server(serve: Serve, number: str) -> None:
+    """The line of JSON of an image could not hold it."""
+    server = serve(reply(200, f'{{"predictions": [{{"index": 7, "label": "seven", "score": {number}}}]}}'.encode()))
+
+    with pytest.raises(StartError, match="does not answer as swin-serve does"):
+        RemoteModel(server.url).classify(IMAGE)
+
+
 def test_proxies_are_used_unless_they_are_excluded(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Load goes to the service itself, so its first question does, too."""
     proxy, server = serve(reply(200, SEVEN)), serve(reply(200, SEVEN))
@@ -145,6 +174,20 @@ def test_a_service_that_does_not_answer_in_time_is_said(serve: Serve) -> None:
     """The sentence has the timeout."""
     with pytest.raises(Unreachable, match=r"no answer within 0\.1 s$"):
         RemoteModel(serve(silence).url, timeout_s=0.1).classify(IMAGE)
+
+
+@pytest.mark.parametrize("script", [drip_headers, drip_content])
+def test_the_whole_answer_has_one_timeout(serve: Serve, script: Script) -> None:
+    """An answer that comes byte by byte ends there, too: each read takes less time than the timeout."""
+    with pytest.raises(Unreachable, match=r"no answer within 0\.5 s$"):
+        RemoteModel(serve(script).url, timeout_s=0.5).classify(IMAGE)
+
+
+@pytest.mark.parametrize("script", [announce(2**40), flood])
+def test_an_endless_answer_is_not_kept(serve: Serve, script: Script) -> None:
+    """More than the maximum is refused, whether or not the length is announced."""
+    with pytest.raises(StartError, match=r"does not answer as swin-serve does: an answer has more than 64 MiB$"):
+        RemoteModel(serve(script).url).classify(IMAGE)
 
 
 @pytest.mark.parametrize(("key", "reason"), [(None, "needs an API key"), (KEY, "refuses the API key")])

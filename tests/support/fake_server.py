@@ -154,6 +154,13 @@ def drip_content(handler: Handler) -> None:
     _drip(handler)
 
 
+def flood(handler: Handler) -> None:
+    """Send a content of no announced length that does not end, as fast as the client reads it."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+    while not handler.server.owner.stopping.is_set():
+        handler.wfile.write(b"x" * 2**20)
+
+
 def _drip(handler: Handler) -> None:
     while not handler.server.owner.stopping.wait(DRIP_SECONDS):
         handler.wfile.write(b"x")
