@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from app.classification.classifier import Prediction
+from app.cli.terminal import written
 from app.extras import is_installed
 from app.validation_messages import printable
 
@@ -39,16 +40,25 @@ def shown_on(out: TextIO, *, as_json: bool) -> Iterator[Show]:
     """Show answers inside the block. Lines are written at once, a table at the end of the block.
 
     On a terminal, the table is rich's, or plain text if rich is not installed.
+
+    Raises:
+        OutputLost: the output takes no text.
     """
     if as_json or not out.isatty():
         line_of = _json_line if as_json else _lines
-        yield lambda answer: print(line_of(answer), end="", file=out, flush=True)
+
+        def show_line(answer: Answer) -> None:
+            with written(out):
+                out.write(line_of(answer))
+
+        yield show_line
         return
     answers = list[Answer]()
     try:
         yield answers.append
     finally:
-        _print_table([answer for answer in answers if answer.error is None], out)
+        with written(out):
+            _print_table([answer for answer in answers if answer.error is None], out)
 
 
 def _json_line(answer: Answer) -> str:

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +15,7 @@ from app.cli.bench_output import Subject, json_of, report_of, text_of
 from app.cli.bench_progress import progress
 from app.cli.numbers import NONE, list_of, number, whole_number
 from app.cli.remote_model import RemoteModel, Unreachable
-from app.cli.terminal import cancelled_by_signals, check_files, fail
+from app.cli.terminal import cancelled_by_signals, check_files, fail, show
 from app.errors import BadRequest, RetryableError, ServiceError, StartError
 from app.extras import required
 from app.load import figures
@@ -124,6 +123,7 @@ def bench(given: argparse.Namespace) -> int:
 
     Raises:
         StartError: the request is wrong, or matplotlib is not installed.
+        OutputLost: the figures cannot be printed. Picture and report are written.
     """
     plan = _plan(given)
     draw = _drawing(given)
@@ -143,13 +143,12 @@ def bench(given: argparse.Namespace) -> int:
     if is_stopped:
         faults.append(f"stopped after {len(sweep.all)} of {plan.windows} windows")
     remarks = [*left_out, *figures.doubts(sweep)]
-    try:
-        print(json_of(subject, sweep, remarks, faults) if given.json else text_of(subject, sweep, remarks), flush=True)
-    except BrokenPipeError:  # the reader of the output has ended, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at the end
-        return 1
     faults += _write(given, subject, sweep, [*remarks, *faults], draw)
-    return fail(*faults)
+    try:
+        show(json_of(subject, sweep, remarks, faults) if given.json else text_of(subject, sweep, remarks))
+    finally:
+        code = fail(*faults)
+    return code
 
 
 def _plan(given: argparse.Namespace) -> Plan:

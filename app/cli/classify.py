@@ -98,6 +98,7 @@ def classify(settings: Settings, given: argparse.Namespace) -> int:
 
     Raises:
         StartError: the request is wrong.
+        OutputLost: an answer cannot be printed.
     """
     _check(given)
     logs.configure(settings.log_format, settings.log_level if "log_level" in settings.model_fields_set else "warning")
@@ -105,9 +106,6 @@ def classify(settings: Settings, given: argparse.Namespace) -> int:
         return _classify_all(_opened(settings, given), _request_of(settings, given), given.images, as_json=given.json)
     except Unreachable as error:
         return fail(str(error))
-    except BrokenPipeError:  # the reader of the output has ended, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at the end
-        return 1
 
 
 def _check(given: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ try:
     from app.cli import bench, classify, score, tune
     from app.cli.check import facts
     from app.cli.run import run
+    from app.cli.terminal import OutputLost, fail, open_closed_streams, show
     from app.processes.supervisor import WorkerLost
 except ModuleNotFoundError as error:
     if error.name != "uvloop":
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns the exit code: 0 done, 1 interrupted, or the work failed, 2 the request was wrong.
     """
+    open_closed_streams()
     signal.signal(signal.SIGTERM, _stop)  # PID 1 of a container ignores signals that it does not handle
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in {"-h", "--help", "--version"}):
@@ -65,9 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(refused(error, parsed))
     except StartError as error:
         return _refuse(str(error))
+    except OutputLost as error:
+        fail(*error.args)
     except WorkerLost as error:
         log.critical("%s", error)
-        return end(FAILED)
+    return end(FAILED)
 
 
 def _settings(source: Source, parsed: argparse.Namespace) -> Settings:
@@ -151,7 +155,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Source]]:
 
 
 def _print(text: str) -> int:
-    print(text, end="")
+    show(text, end="")
     return DONE
 
 
@@ -163,7 +167,7 @@ def _refuse(reason: str) -> int:
 def _check(settings: Settings) -> None:
     logs.configure(settings.log_format, settings.log_level)
     for fact in facts(settings):
-        print(fact)
+        show(fact)
 
 
 class Stopped(SystemExit):

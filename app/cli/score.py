@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from app import extras
 from app.cli.arguments import Source, add_settings
 from app.cli.numbers import whole_number
-from app.cli.terminal import fail
+from app.cli.terminal import fail, show
 from app.observability import logging as logs
 from app.scoring.errors import ScoringFailed, SourcesChanged
 from app.settings import Settings
@@ -94,6 +94,7 @@ def score(settings: Settings, given: argparse.Namespace) -> int:
 
     Raises:
         StartError: the request is wrong, or the extra is not installed.
+        OutputLost: the result cannot be printed. All rows are written.
     """
     with extras.required("swin-serve score", "pyarrow", "rich", extra="offline"):
         from app.scoring import job, rows  # noqa: PLC0415 (the service does not need these libraries)
@@ -128,5 +129,9 @@ def _report(result: "job.Result", output: Path, command: str) -> int:
     if not result.is_complete:
         return fail(f"stopped after {result.done:,} of {result.total:,} images; {command} goes on from there")
     speed = f", {result.scored / result.seconds:,.1f} images/s" if result.seconds else ", all from an earlier start"
-    print(f"{output}: {result.total:,} rows, {result.missing:,} of them without a result{speed}")
-    return fail(f"none of the {result.total:,} images has a result") if result.missing == result.total else 0
+    faults = [f"none of the {result.total:,} images has a result"] if result.missing == result.total else []
+    try:
+        show(f"{output}: {result.total:,} rows, {result.missing:,} of them without a result{speed}")
+    finally:
+        code = fail(*faults)
+    return code

@@ -1,4 +1,4 @@
-"""What commands share: errors, bars on a terminal, tables, files to write, and signals. Knows no command."""
+"""What commands share: results, errors, bars on a terminal, tables, files to write, and signals. Knows no command."""
 
 import asyncio
 import os
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from app.errors import StartError
 from app.extras import is_installed
@@ -14,6 +15,52 @@ from app.validation_messages import printable
 
 # Terminals that cannot move their cursor, as rich names them.
 DUMB_TERMINALS = frozenset({"dumb", "unknown"})
+
+
+class OutputLost(Exception):
+    """Standard output takes no text: it is closed, or the disk is full. Without a reason, its reader has ended."""
+
+
+def open_closed_streams() -> None:
+    """Open the standard streams that are closed. Otherwise, a socket gets their number, and libuv aborts then.
+
+    Standard input is empty, standard output cannot be written, and standard error is dropped.
+    """
+    streams = (("stdin", os.O_RDONLY, "r"), ("stdout", os.O_RDONLY, "w"), ("stderr", os.O_WRONLY, "w"))
+    for number, (name, flags, mode) in enumerate(streams):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flags)  # gets the lowest number that is free
+            setattr(sys, name, open(number, mode, closefd=False, encoding="utf-8"))  # noqa: SIM115 (until the end)
+
+
+def show(text: str, end: str = "\n") -> None:
+    """Print a result.
+
+    Raises:
+        OutputLost: standard output takes no text.
+    """
+    with written(sys.stdout):
+        print(text, end=end)
+
+
+@contextmanager
+def written(out: TextIO) -> Iterator[None]:
+    """Flush standard output at the end of the block.
+
+    Raises:
+        OutputLost: it takes no text.
+    """
+    try:
+        yield
+        out.flush()
+    except OSError as error:
+        with open(os.devnull, "wb") as nothing:  # noqa: PTH123 (no path of a file)
+            os.dup2(nothing.fileno(), out.fileno())  # Python flushes it at the end
+        if isinstance(error, BrokenPipeError):  # as `head` ends
+            raise OutputLost from error
+        raise OutputLost(f"cannot write to standard output: {error.strerror}") from error
 
 
 def draws_bars() -> bool:
@@ -39,11 +86,21 @@ def check_files(files: Mapping[str, Path | None]) -> None:
     for option, path in files.items():
         if path is None:
             continue
-        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        if not _can_be_written(path):
             raise StartError(f"{option} {path}: cannot write this file; choose a file in an existing folder")
         if path in options:
             raise StartError(f"{options[path]} and {option} are the same file, {path}; choose two")
         options[path] = option
+
+
+def _can_be_written(path: Path) -> bool:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return path.parent.is_dir() and os.access(path.parent, os.W_OK | os.X_OK)
+    except OSError:  # a file in place of its folder, or a name that is too long
+        return False
+    return not path.is_dir() and os.access(path, os.W_OK)
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 0) -> Iterator[str]:

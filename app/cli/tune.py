@@ -6,7 +6,7 @@ import contextlib
 import importlib.metadata
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from app.bundle.load import load_bundle
 from app.cli.arguments import Source, add_settings
 from app.cli.numbers import number
 from app.cli.run import default_http_workers, http_worker_count
-from app.cli.terminal import aligned, cancelled_by_signals, check_files, draws_bars, fail
+from app.cli.terminal import aligned, cancelled_by_signals, check_files, draws_bars, fail, show
 from app.errors import StartError
 from app.extras import required
 from app.images.reading import image_reader
@@ -146,6 +146,7 @@ def run_tuner(settings: Settings, given: argparse.Namespace) -> int:
 
     Raises:
         StartError: the request is wrong.
+        OutputLost: the answer cannot be printed. The files are written.
     """
     objective = parse_objective(given.slo)
     _check(given)
@@ -226,27 +227,29 @@ def _progress(schedule: Schedule) -> Iterator[Callable[[str], None]]:
 
 def _answer(result: Result, given: argparse.Namespace) -> int:
     version = importlib.metadata.version("swin-serve")
-    code = 0 if result.confirmed else 1
-    if given.json:
-        print(answer.record(result, version))
-    else:
-        _print_table(result)
-        print(f"\n{answer.sentence(result)}")
-        for remark in answer.remarks(result):
-            print(remark)
+    lines = [answer.record(result, version)] if given.json else list(_lines(result))
     files = {given.report: _page(result, version)} if given.report is not None else {}
-    if not code:
+    if result.confirmed:
         text = answer.settings_file(result, version)
         if given.output is not None:
             files[given.output] = text
         elif not given.json:
-            print(f"\n{text}", end="")
+            lines += ["", text.removesuffix("\n")]
+    faults = list(_write(files))
+    try:
+        show("\n".join(lines))
+    finally:
+        code = fail(*faults)
+    return code if result.confirmed else 1
+
+
+def _write(files: Mapping[Path, str]) -> Iterator[str]:
+    """Write the files. Yield a sentence for each that cannot be written."""
     for path, content in files.items():
         try:
             path.write_text(content, encoding="utf-8")
         except OSError as error:
-            code = fail(f"cannot write {path}: {error.strerror}")
-    return code
+            yield f"cannot write {path}: {error.strerror}"
 
 
 def _page(result: Result, version: str) -> str:
@@ -265,6 +268,9 @@ def _page(result: Result, version: str) -> str:
     )
 
 
-def _print_table(result: Result) -> None:
-    for line in aligned([answer.HEAD, *answer.rows(result)], left=2):  # what bounds it, and the settings
-        print(line)
+def _lines(result: Result) -> Iterator[str]:
+    """Yield the table, and the sentences below it."""
+    yield from aligned([answer.HEAD, *answer.rows(result)], left=2)  # what bounds it, and the settings
+    yield ""
+    yield answer.sentence(result)
+    yield from answer.remarks(result)

@@ -307,6 +307,39 @@ def test_picture_and_report_are_written(serve: Serve, tmp_path: Path) -> None:
     assert "<svg" in page
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_files_and_faults_do_not_need_standard_output(
+    *,
+    as_json: bool,
+    serve: Serve,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If the figures cannot be printed, the files are written, and standard error has the faults of the load."""
+    server = serve(reply(200, ANSWER), reply(500, b"no"))
+    files = ("--picture", str(tmp_path / "a.png"), "--report", str(tmp_path / "a.html"))
+
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(["bench", server.url, SEVEN, *ONE_WINDOW, *files, *(["--json"] if as_json else [])]) == 1
+    _, faults, sentence = capsys.readouterr().err.splitlines()
+    assert "responses failed, by status: 500" in faults
+    assert sentence == "swin-serve: cannot write to standard output: No space left on device"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "a.png"]
+
+
+def test_a_file_that_cannot_be_written_is_a_fault(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
+    """The figures are printed, and name the file."""
+    server = serve(reply(200, ANSWER))
+
+    assert main(["bench", server.url, SEVEN, *ONE_WINDOW, "--report", "/dev/full", "--json"]) == 1
+    output = capsys.readouterr()
+    fault = "cannot write /dev/full: No space left on device"
+    assert json.loads(output.out)["faults"] == [fault]
+    assert output.err.splitlines()[-1] == f"swin-serve: {fault}"
+
+
 @pytest.mark.parametrize("option", ["--picture", "--report"])
 def test_without_matplotlib_there_is_no_picture(option: str, serve: Serve, tmp_path: Path) -> None:
     """The extra that is missing is named before any request."""

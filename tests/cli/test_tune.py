@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from app.bundle.load import Bundle
+from app.cli import tune
 from app.cli.main import main
+from tests.tuning.test_answer import result
 
 
 @pytest.fixture
@@ -75,3 +77,36 @@ def test_other_systems_are_named(
     monkeypatch.setattr("app.cli.tune.PROC", tmp_path)
 
     assert "swin-serve tune needs Linux" in refusal(capsys, "--slo", "p99=50ms", "--images", images)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the command needs Linux")
+def test_the_settings_do_not_need_standard_output(
+    images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the table cannot be printed, the settings are written all the same. The exit code is 1."""
+    monkeypatch.setattr(tune, "_run", lambda *_: result())
+    output = tmp_path / "tuned.env"
+
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(["tune", "--slo", "p99=50ms", "--images", images, "--output", str(output)]) == 1
+    sentence = "swin-serve: cannot write to standard output: No space left on device"
+    assert capsys.readouterr().err.splitlines() == [sentence]
+    assert "SWIN_MAX_BATCH=4" in output.read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the command needs Linux")
+def test_the_settings_follow_the_table(
+    images: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a file for them, they are printed below the table and the sentence, and end with one line break."""
+    monkeypatch.setattr(tune, "_run", lambda *_: result())
+
+    assert main(["tune", "--slo", "p99=50ms", "--images", images]) == 0
+    output = capsys.readouterr().out
+    table, sentence, settings = output.split("\n\n", 2)
+    assert len(table.splitlines()) > 1
+    assert sentence.startswith("These settings hold")
+    assert "SWIN_MAX_BATCH=4\n" in settings
+    assert output.endswith("\n")
+    assert not output.endswith("\n\n")
