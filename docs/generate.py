@@ -104,7 +104,8 @@ def cli() -> str:
     from model_export.cli.main import COMMANDS  # noqa: PLC0415 (needs the extra `export`)
     from model_export.cli.main import main as export  # noqa: PLC0415 (likewise)
 
-    commands = [(serve, "swin-serve", name) for name in ("", "run", "check", "classify", "score", "tune", "completion")]
+    names = ("", "run", "check", "classify", "score", "tune", "bench", "completion")
+    commands = [(serve, "swin-serve", name) for name in names]
     commands += [(export, "swin-export", name) for name in ("", *COMMANDS)]
     parts = []
     for main, program, name in commands:

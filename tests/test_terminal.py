@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,23 @@ import pytest
 from app.settings import DEMO_BUNDLE
 from benchmarks.load.served import START_SECONDS
 from tests.browser.terminal_pictures import PICTURES, digest, shown, stored_digests
+from tests.support.fake_server import fake_server, reply
 from tests.support.terminal import COLOR, CONTROL, environment, on_terminal, screen
 from tests.test_documentation import PYTHON_OF_CLI_PAGE
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = DEMO_BUNDLE / "golden"
 CHECKPOINT = ROOT / "model_export" / "data" / "demo_checkpoint"
-# Arguments and a word of the output of each program, in a folder with images by class in `data`.
+ANSWER = {"predictions": [{"index": 7, "label": "seven", "score": 0.5}]}
+# Stands for the address of a service in the arguments of a program.
+SERVICE = "SERVICE"
+# Arguments and a word of the output of each program, in a folder with images by class in `data`. Not `tune`: it takes
+# at least 15 seconds.
 PROGRAMS = {
+    "bench": (
+        ["app", "bench", SERVICE, "data", "--clients", "1,2", "--rates", "9", "--seconds", "0.3", "--warm-up", "0"],
+        "closed loop",
+    ),
     "classify": (["app", "classify", *["data/seven/seven.png"] * 12], "seven.png"),
     "score": (["app", "score", "data", "--output", "rows.parquet"], "2 rows"),
     "inspect": (["model_export", "inspect", str(DEMO_BUNDLE)], "signature"),
@@ -36,6 +46,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def command(program: str) -> Iterator[list[str]]:
+    """The arguments of a program. Its service gives the same answer to all requests."""
+    with fake_server(reply(200, ANSWER)) as server:
+        yield [server.url if word == SERVICE else word for word in PROGRAMS[program][0]]
+
+
 def in_pipe(command: list[str], folder: Path) -> tuple[str, str]:
     """Run a module of Python with arguments. Return standard output and standard error."""
     ended = subprocess.run(  # noqa: S603 (our own interpreter)
@@ -51,9 +68,9 @@ def in_pipe(command: list[str], folder: Path) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_a_pipe_gets_no_control_sequence(program: str, folder: Path) -> None:
+def test_a_pipe_gets_no_control_sequence(program: str, command: list[str], folder: Path) -> None:
     """In a pipe, there is no control sequence, and standard error has no empty line of a bar."""
-    command, word = PROGRAMS[program]
+    _, word = PROGRAMS[program]
     out, err = in_pipe(command, folder)
 
     assert word in out + err
@@ -62,9 +79,9 @@ def test_a_pipe_gets_no_control_sequence(program: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_no_color_is_honored_on_a_terminal(program: str, folder: Path) -> None:
+def test_no_color_is_honored_on_a_terminal(program: str, command: list[str], folder: Path) -> None:
     """With NO_COLOR=1, a terminal gets the same words without a color."""
-    command, word = PROGRAMS[program]
+    _, word = PROGRAMS[program]
     text = on_terminal(command, folder=folder, PYTHONPATH=str(ROOT), NO_COLOR="1")
 
     assert word in CONTROL.sub("", text)
@@ -73,9 +90,9 @@ def test_no_color_is_honored_on_a_terminal(program: str, folder: Path) -> None:
 
 # Not `build`: it takes longest, and writes as `verify` does.
 @pytest.mark.parametrize("program", [name for name in PROGRAMS if name != "build"])
-def test_a_dumb_terminal_gets_no_control_sequence(program: str, folder: Path) -> None:
+def test_a_dumb_terminal_gets_no_control_sequence(program: str, command: list[str], folder: Path) -> None:
     """With TERM=dumb, nothing moves the cursor or sets a color."""
-    command, word = PROGRAMS[program]
+    _, word = PROGRAMS[program]
     text = on_terminal(command, folder=folder, PYTHONPATH=str(ROOT), TERM="dumb")
 
     assert word in text
