@@ -51,6 +51,16 @@ def test_a_generated_page_equals_the_code(page: str) -> None:
     assert (ROOT / "docs" / page).read_text() == PAGES[page]()
 
 
+def test_the_page_of_commands_has_all_of_them() -> None:
+    """Each command that the help text of a program lists has a section of its own."""
+    page = (ROOT / "docs" / "reference" / "cli.md").read_text()
+    listed = re.findall(r"^## (\S+)\n\n```text\nusage: .*?^commands:\n  \{(.*?)\}$", page, re.DOTALL | re.MULTILINE)
+
+    assert [program for program, _ in listed] == ["swin-serve", "swin-export"]
+    for program, names in listed:
+        assert set(re.findall(rf"^## {program} (\S+)$", page, re.MULTILINE)) == set(names.split(","))
+
+
 def test_the_screenshots_show_the_present_page() -> None:
     """`make screenshots` has been run since a file of the page was changed."""
     assert DIGEST.read_text().strip() == page_digest()

@@ -122,6 +122,16 @@ def test_json_is_one_line_with_all_figures(served: Served, capsys: pytest.Captur
     assert found["client"]["versions"]["uvloop"]
 
 
+def test_the_guide_names_each_key_of_the_json(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table of the guide has the keys of the object and of its windows."""
+    assert main(["bench", served.url, SEVEN, *SHORT, "--clients", "2", "--rates", "50", "--json"]) == 0
+
+    found = document(capsys)
+    guide = (Path(__file__).parents[2] / "docs/how-to/command-line.md").read_text()
+    missing = {key for key in found | found["closed"][0] | found["open"][0] if f"`{key}`" not in guide}
+    assert missing == set()
+
+
 def test_images_are_sent_in_turn(serve: Serve, tmp_path: Path) -> None:
     """The load holds the bytes of all images, also of those that were not tried alone."""
     for number in range(20):
