@@ -328,6 +328,7 @@ def test_picture_and_report_are_written(serve: Serve, tmp_path: Path) -> None:
     assert "<svg" in page
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no /dev/full")
 @pytest.mark.parametrize("as_json", [False, True])
 def test_files_and_faults_do_not_need_standard_output(
     *,
@@ -350,6 +351,7 @@ def test_files_and_faults_do_not_need_standard_output(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "a.png"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no /dev/full")
 def test_a_file_that_cannot_be_written_is_a_fault(serve: Serve, capsys: pytest.CaptureFixture[str]) -> None:
     """The figures are printed, and name the file."""
     server = serve(reply(200, ANSWER))

@@ -12,6 +12,8 @@ from app.settings import DEMO_BUNDLE
 from benchmarks.load.served import START_SECONDS
 from tests.support.fake_server import FakeServer, fake_server, reply
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems have no /dev/full")
+
 SEVEN = str(DEMO_BUNDLE / "golden" / "seven.png")
 ANSWER = {"predictions": [{"index": 7, "label": "seven", "score": 0.5}]}
 
