@@ -3,7 +3,7 @@
 import argparse
 import asyncio
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from app.cli.bench_output import Subject, json_of, report_of, text_of
 from app.cli.bench_progress import progress
 from app.cli.numbers import NONE, list_of, number, whole_number
 from app.cli.remote_model import RemoteModel, Unreachable
-from app.cli.terminal import cancelled_by_signals, check_files, fail, show
+from app.cli.terminal import cancelled_by_signals, check_files, fail, show, write_files
 from app.errors import BadRequest, RetryableError, ServiceError, StartError
 from app.extras import required
 from app.load import figures
@@ -241,18 +241,13 @@ def _write(
     sweep: Sweep,
     remarks: Sequence[str],
     draw: "Callable[[Subject, Sweep], Picture] | None",
-) -> Iterator[str]:
-    """Write picture and report. Yield a sentence for each file that cannot be written."""
+) -> list[str]:
+    """Write picture and report. Return a sentence for each file that cannot be written."""
     if draw is None:
-        return
-    picture = draw(subject, sweep)
-    files = list[tuple[Path, bytes]]()
+        return []
+    picture, files = draw(subject, sweep), dict[Path, bytes]()
     if given.picture is not None:
-        files.append((given.picture, picture.png()))
+        files[given.picture] = picture.png()
     if given.report is not None:
-        files.append((given.report, report_of(subject, sweep, remarks, picture.svg()).encode()))
-    for path, content in files:
-        try:
-            path.write_bytes(content)
-        except OSError as error:
-            yield f"cannot write {path}: {error.strerror}"
+        files[given.report] = report_of(subject, sweep, remarks, picture.svg()).encode()
+    return write_files(files)

@@ -103,6 +103,17 @@ def _can_be_written(path: Path) -> bool:
     return not path.is_dir() and os.access(path, os.W_OK)
 
 
+def write_files(files: Mapping[Path, bytes]) -> list[str]:
+    """Write files. Return a sentence for each one that cannot be written."""
+    faults = list[str]()
+    for path, content in files.items():
+        try:
+            path.write_bytes(content)
+        except OSError as error:
+            faults.append(f"cannot write {path}: {error.strerror}")
+    return faults
+
+
 def aligned(rows: Sequence[Sequence[str]], left: int = 0) -> Iterator[str]:
     """Yield the rows of a table as lines. Cells are aligned to the right, but those of the last `left` columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

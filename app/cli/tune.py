@@ -6,7 +6,7 @@ import contextlib
 import importlib.metadata
 import platform
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from app.bundle.load import load_bundle
 from app.cli.arguments import Source, add_settings
 from app.cli.numbers import number
 from app.cli.run import default_http_workers, http_worker_count
-from app.cli.terminal import aligned, cancelled_by_signals, check_files, draws_bars, fail, show
+from app.cli.terminal import aligned, cancelled_by_signals, check_files, draws_bars, fail, show, write_files
 from app.errors import StartError
 from app.extras import required
 from app.images.reading import image_reader
@@ -228,28 +228,19 @@ def _progress(schedule: Schedule) -> Iterator[Callable[[str], None]]:
 def _answer(result: Result, given: argparse.Namespace) -> int:
     version = importlib.metadata.version("swin-serve")
     lines = [answer.record(result, version)] if given.json else list(_lines(result))
-    files = {given.report: _page(result, version)} if given.report is not None else {}
+    files = {given.report: _page(result, version).encode()} if given.report is not None else {}
     if result.confirmed:
         text = answer.settings_file(result, version)
         if given.output is not None:
-            files[given.output] = text
+            files[given.output] = text.encode()
         elif not given.json:
             lines += ["", text.removesuffix("\n")]
-    faults = list(_write(files))
+    faults = write_files(files)
     try:
         show("\n".join(lines))
     finally:
         code = fail(*faults)
     return code if result.confirmed else 1
-
-
-def _write(files: Mapping[Path, str]) -> Iterator[str]:
-    """Write the files. Yield a sentence for each that cannot be written."""
-    for path, content in files.items():
-        try:
-            path.write_text(content, encoding="utf-8")
-        except OSError as error:
-            yield f"cannot write {path}: {error.strerror}"
 
 
 def _page(result: Result, version: str) -> str:
