@@ -8,7 +8,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,9 +20,8 @@ from app.load.client_pool import Broken
 from app.load.target import Target
 from app.load.windows import OK
 from app.settings import PREFIX, Settings
+from app.system.ports import HOST, free_port
 from app.system.processes import ResourceUsage, kill_tree, process_stat, process_tree, resource_usage
-
-HOST = "127.0.0.1"
 
 # Timeout of a start. On a GPU, each engine first records a graph for every batch size.
 START_SECONDS = 300
@@ -195,14 +193,6 @@ def _environment(variables: Mapping[str, str], port: int) -> dict[str, str]:
         "OTEL_SDK_DISABLED": "true",  # thousands of artificial requests are no traces for a collector
         "PYTHONPATH": os.pathsep.join(path or os.curdir for path in sys.path),
     }
-
-
-def free_port() -> int:
-    """Return a port of the loopback address on which nothing listens now."""
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        port: int = listener.getsockname()[1]
-    return port
 
 
 def is_alive(pid: int) -> bool:

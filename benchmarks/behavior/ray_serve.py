@@ -23,10 +23,11 @@ import uvloop
 from app.load.client_pool import Address, ClientPool, request
 from app.local_model import open_model
 from app.settings import DEMO_BUNDLE
+from app.system.ports import free_port
 from app.system.processes import resource_usage
 from benchmarks.load.clients import timed_loop
 from benchmarks.load.images import Known
-from benchmarks.load.ray_cluster import ROOT, free_port, running_cluster
+from benchmarks.load.ray_cluster import ROOT, running_cluster
 from benchmarks.load.record import record
 from benchmarks.load.served import Served
 

@@ -5,7 +5,6 @@ Knows nothing about load.
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import tomllib
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from app.system import processes
+from app.system.ports import HOST, free_port
 from benchmarks.comparison.baselines.network import MAX_BATCH
 from benchmarks.comparison.protocols import PROTOCOLS, Protocol
 from benchmarks.model.workload_models import CACHE, ROOT
@@ -27,7 +27,6 @@ START_SECONDS = 180
 # Bytes from the end of a log that an error message quotes.
 LOG_TAIL = 2000
 
-HOST = "127.0.0.1"
 Predictions = Sequence[Mapping[str, Any]]
 
 
@@ -47,7 +46,7 @@ class Server:
 
     def __init__(self, launch: Launch) -> None:
         self.name, self.protocol, self.is_exact = launch.name, launch.protocol, launch.is_exact
-        port = _free_port()
+        port = free_port()
         self.address = (HOST, port)
         self.log = CACHE / "logs" / f"{launch.name}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -138,10 +137,3 @@ def _requirements(path: Path) -> list[str]:
         return []
     dependencies: list[str] = tomllib.loads(head[1].replace("#", ""))["dependencies"]
     return dependencies
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        port: int = listener.getsockname()[1]
-    return port

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,11 +41,3 @@ def running_cluster(cpus: int, *, log_to_driver: bool = True) -> Iterator[str]:
             serve.shutdown()  # before: a thread of a handle would start another cluster
             ray.shutdown()
             shutil.rmtree(folder)
-
-
-def free_port() -> int:
-    """Return a port on which no program listens at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from app.system.ports import free_port
 from app.system.processes import process_tree
-from benchmarks.load.ray_cluster import ROOT, free_port
+from benchmarks.load.ray_cluster import ROOT
 from benchmarks.load.served import START_SECONDS
 
 FOLDER = ROOT / "deploy" / "ray"

@@ -11,11 +11,12 @@ import pytest
 
 from app.errors import StartError
 from app.settings import Settings
+from app.system.ports import HOST, free_port
 from app.system.processes import process_tree
 from app.tuning import service_process
 from app.tuning.measurement import ServiceMeter
 from app.tuning.objective import Objective
-from app.tuning.service_process import ServiceEnded, ServiceProcess, free_port, is_alive, variables_of
+from app.tuning.service_process import ServiceEnded, ServiceProcess, is_alive, variables_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="CPU times are read in /proc")
 
@@ -91,7 +92,7 @@ def test_a_setting_with_which_no_service_starts_is_one_sentence() -> None:
 def test_another_port_is_tried_if_one_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the choice of the port and the start, another process can take it."""
     with socket.socket() as other:
-        other.bind((service_process.HOST, 0))
+        other.bind((HOST, 0))
         other.listen()
         ports = iter([other.getsockname()[1], free_port()])
         monkeypatch.setattr(service_process, "free_port", lambda: next(ports))
