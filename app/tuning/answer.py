@@ -8,7 +8,7 @@ from typing import Any
 
 from app.tuning.candidate import BOUND, Value, variable
 from app.tuning.confirmation import DEFAULTS, Gain
-from app.tuning.measurement import ENOUGH_REQUESTS, Measurement
+from app.tuning.measurement import ENOUGH_REQUESTS, Measurement, share_in_time
 from app.tuning.trials import MAX_NOISE, Trial
 from app.tuning.tuner import Result
 
@@ -23,15 +23,19 @@ def sentence(result: Result) -> str:
     confirmed, objective = result.confirmed, result.request.objective
     if confirmed is None:
         return _failure(result)
-    rate, latencies = per_second(confirmed.rate), _latencies_of(confirmed.windows)
-    holds = f"{rate} within {objective} ({objective.name} was {latencies})"
+    holds = f"{per_second(confirmed.rate)} within {objective} ({_in_time(confirmed.windows, objective.name)})"
     if result.candidate == DEFAULTS:
         return f"The defaults are as good as all settings that were tried: they hold {holds}."
     if result.request.rate is None:
-        theirs = _latencies_of(confirmed.defaults)
-        return f"These settings hold {holds}. With the defaults, {objective.name} was {theirs} at this rate."
+        return f"These settings hold {holds}. The defaults do not ({_in_time(confirmed.defaults, objective.name)})."
     own, theirs = (_range([window.cpu_ms for window in windows]) for windows in (confirmed.windows, confirmed.defaults))
     return f"These settings hold {holds}, for {own} ms of CPU time a request. The defaults take {theirs} ms."
+
+
+def _in_time(windows: Sequence[Measurement], percentile: str) -> str:
+    """Return the requests in time of windows at one rate, and the range of a percentile."""
+    requests = sum(window.requests for window in windows)
+    return f"{share_in_time(windows):.1%} of {requests:,} requests in time, {percentile} {_latencies_of(windows)}"
 
 
 def _failure(result: Result) -> str:

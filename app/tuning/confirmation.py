@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from app.tuning.candidate import Candidate
-from app.tuning.measurement import Measurement
+from app.tuning.measurement import Measurement, share_in_time
+from app.tuning.objective import Objective
 from app.tuning.schedule import (
     AROUND_SECONDS,
     CONFIRMATION_END,
@@ -22,8 +23,9 @@ DEFAULTS = Candidate()
 # Windows of each candidate. They alternate.
 WINDOWS = 2
 
-# The rates for which the time is planned. If none of them holds, the windows of further ones are short.
-ATTEMPTS = 3
+# The plan of the time expects so many rates that fail by the first window. Each window takes a part of the time that is
+# left, so some is left for every lower rate.
+EXPECTED_FAILURES = 2
 
 # The time to keep for the start of a process, in starts of the first one.
 START_RESERVE = 1.25
@@ -58,6 +60,7 @@ class Simplification:
     candidate: Candidate
     gains: list[Gain] = field(default_factory=list)  # of the settings that are left
     removed: list[str] = field(default_factory=list)
+    windows: list[Measurement] = field(default_factory=list)  # with what is left, and with what was removed after them
 
 
 def latency(measurement: Measurement) -> float:
@@ -70,53 +73,64 @@ def cpu_time(measurement: Measurement) -> float:
     return measurement.cpu_ms
 
 
-async def confirm(winner: Candidate, rates: Sequence[float], score: Score, run: Run) -> Confirmation | None:
+async def confirm(
+    winner: Candidate, rates: Sequence[float], objective: Objective, score: Score, run: Run
+) -> Confirmation | None:
     """Measure the winner and the defaults at each of these rates, until one of them holds. None if none does.
+
+    A rate holds if enough requests of all its windows together are in time.
 
     For the highest rate, the winner is better if it holds a rate that the defaults do not hold, and its worst window
     is better than the best one of the defaults. With `cpu_time`, it is better if it holds the rate and the defaults do
     not, or if both hold it and its dearest window is cheaper than the cheapest one of the defaults.
     """
-    for attempt, rate in enumerate(rates):
+    for failures, rate in enumerate(rates):
         windows: dict[Candidate, list[Measurement]] = {winner: [], DEFAULTS: []}  # one entry if the defaults won
-        await _alternate(windows, rate, min(len(rates) - attempt, ATTEMPTS), run)
-        if all(windows.values()) and (found := _judged(winner, rate, windows, score)):
+        await _alternate(windows, rate, objective, run, failures=failures, left=len(rates) - failures - 1)
+        if all(windows.values()) and (found := _judged(winner, rate, windows, objective, score)):
             return found
     return None
 
 
-async def _alternate(windows: dict[Candidate, list[Measurement]], rate: float, attempts: int, run: Run) -> None:
-    """Measure windows of each candidate in turns, while there is time. So many attempts share the time."""
-    least = WINDOWS * len(windows)
-    planned = least * attempts
-    for _ in range(WINDOWS):
-        for candidate, measured in windows.items():
-            if not _hold(measured):  # another window cannot change that
-                continue
-            seconds = run.schedule.window(
-                CONFIRMATION_END, planned, rate, least=least, longest=MAX_CONFIRMATION_SECONDS
-            )
-            planned, least = planned - 1, least - 1
-            if seconds is None:
-                return
-            measured.append(await run.window("confirmation", candidate, rate, seconds))
+async def _alternate(
+    windows: dict[Candidate, list[Measurement]],
+    rate: float,
+    objective: Objective,
+    run: Run,
+    *,
+    failures: int,
+    left: int,
+) -> None:
+    """Measure windows of each candidate in turns, while there is time and one of them can be confirmed.
+
+    So many rates have failed, and so many lower ones are left. At the last rate, each candidate is measured.
+    """
+    spare = min(max(EXPECTED_FAILURES - failures, 0), left)
+    # After more failures, an answer is worth more than the gain of each of its settings.
+    end = CONFIRMATION_END if failures <= EXPECTED_FAILURES else SIMPLIFICATION_END
+    turns = [*windows] * WINDOWS
+    for done, candidate in enumerate(turns):
+        least = len(turns) - done
+        seconds = run.schedule.window(end, least + spare, rate, least=least, longest=MAX_CONFIRMATION_SECONDS)
+        if seconds is None:
+            return
+        windows[candidate].append(await run.window("confirmation", candidate, rate, seconds))
+        if left and not any(each and share_in_time(each) >= objective.share for each in windows.values()):
+            return
 
 
 def _judged(
-    winner: Candidate, rate: float, windows: dict[Candidate, list[Measurement]], score: Score
+    winner: Candidate, rate: float, windows: dict[Candidate, list[Measurement]], objective: Objective, score: Score
 ) -> Confirmation | None:
     """Return the candidate that is confirmed at this rate, or None."""
     own, defaults = windows[winner], windows[DEFAULTS]
+    own_hold, defaults_hold = (share_in_time(each) >= objective.share for each in (own, defaults))
     scores_better = max(map(score, own)) < min(map(score, defaults))
     by_cost = score is cpu_time
-    is_better = (by_cost and scores_better) if _hold(defaults) else (by_cost or scores_better)
-    if winner != DEFAULTS and _hold(own) and is_better:
+    is_better = (by_cost and scores_better) if defaults_hold else (by_cost or scores_better)
+    if winner != DEFAULTS and own_hold and is_better:
         return Confirmation(winner, rate, own, defaults)
-    return Confirmation(DEFAULTS, rate, defaults, defaults) if _hold(defaults) else None
-
-
-def _hold(windows: Sequence[Measurement]) -> bool:
-    return all(window.holds for window in windows)
+    return Confirmation(DEFAULTS, rate, defaults, defaults) if defaults_hold else None
 
 
 async def simplify(confirmed: Confirmation, score: Score, run: Run) -> Simplification:
@@ -133,17 +147,17 @@ async def simplify(confirmed: Confirmation, score: Score, run: Run) -> Simplific
             result.gains.append(Gain(name))
             continue
         with_it, without_it = pair
-        confirmed.windows.append(with_it)
+        result.windows.append(with_it)
         if not with_it.holds:  # something disturbed the pair
             result.gains.append(Gain(name))
             continue
-        if not without_it.holds or score(without_it) > max(map(score, confirmed.windows)):
+        if not without_it.holds or score(without_it) > max(map(score, (*confirmed.windows, *result.windows))):
             result.gains.append(Gain(name, with_it, without_it))
             continue
         run.fleet.release(result.candidate)
         result.candidate = result.candidate.without(name)
         result.removed.append(name)
-        confirmed.windows.append(without_it)
+        result.windows.append(without_it)
     return result
 
 

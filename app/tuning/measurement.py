@@ -45,6 +45,12 @@ class Measurement:
     holds: bool
 
 
+def share_in_time(windows: Sequence[Measurement]) -> float:
+    """Return the share of the requests of all these windows that were in time; 0 without any request."""
+    requests = sum(window.requests for window in windows)
+    return sum(round(window.share_in_time * window.requests) for window in windows) / max(requests, 1)
+
+
 class Meter(Protocol):
     """Measures one service."""
 

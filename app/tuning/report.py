@@ -46,7 +46,7 @@ def _confirmation(result: Result) -> Table:
     """Return the windows of the answer and of the defaults at the rate of the answer."""
     confirmed, objective = result.confirmed, result.request.objective
     assert confirmed is not None  # noqa: S101 (the caller has looked)
-    windows = [(str(result.candidate), window) for window in confirmed.windows]
+    windows = [(str(result.candidate), window) for window in result.windows]
     if confirmed.defaults is not confirmed.windows:
         windows += [("defaults", window) for window in confirmed.defaults]
     rows = [

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from app.tuning.measurement import ENOUGH_REQUESTS, WARM_UP_SECONDS
 
 # The end of each phase, as a share of the whole time. The rest is for the end of the processes.
-COSTS_END, TRIALS_END, CONFIRMATION_END, SIMPLIFICATION_END = 0.1, 0.62, 0.84, 0.97
+COSTS_END, TRIALS_END, CONFIRMATION_END, SIMPLIFICATION_END = 0.1, 0.58, 0.84, 0.97
 
-# The share of the time in which candidates start. Each takes up to this multiple of the start of the defaults, because
-# HTTP workers start after the engine, and so many seconds for a single client.
+# The share of the time in which candidates start, after the costs. Each takes up to this multiple of the start of the
+# defaults, because HTTP workers start after the engine, and so many seconds for a single client.
 STARTS_SHARE, START_FACTOR, ALONE_SECONDS = 0.25, 1.5, 1.0
+STARTS_END = COSTS_END + STARTS_SHARE
 
 # Bounds of a window, in seconds. Longer ones would find no smaller difference, because the machine changes meanwhile.
 MIN_WINDOW_SECONDS, MAX_WINDOW_SECONDS, MAX_CONFIRMATION_SECONDS = 0.5, 10.0, 30.0
@@ -34,6 +35,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         self._started = self.now()
+        self._starts_end = STARTS_END * self.seconds  # seconds since the start
 
     @property
     def elapsed(self) -> float:
@@ -51,8 +53,19 @@ class Schedule:
         return f"{int(self.left) // 60}:{int(self.left) % 60:02d}"
 
     def left_until(self, share: float) -> float:
-        """Return the seconds until a share of the whole time, or a negative number after it."""
-        return share * self.seconds - self.elapsed
+        """Return the seconds until a share of the whole time, or a negative number after it.
+
+        If the candidates started late, the phases after it are all shorter.
+        """
+        if share <= STARTS_END:
+            return share * self.seconds - self.elapsed
+        last = SIMPLIFICATION_END * self.seconds
+        part = (share - STARTS_END) / (SIMPLIFICATION_END - STARTS_END)
+        return self._starts_end + part * (last - self._starts_end) - self.elapsed
+
+    def end_starts(self) -> None:
+        """Divide the time that is left among the next phases, if the candidates started later than planned."""
+        self._starts_end = max(self.elapsed, self._starts_end)
 
     def candidates(self, start_seconds: float, most: int) -> int:
         """Return how many candidates can be started beside the defaults, at least one."""

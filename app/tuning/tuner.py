@@ -33,7 +33,7 @@ ALONE_REQUESTS, MIN_ALONE_SECONDS, MAX_ALONE_SECONDS = 30, 0.5, 3.0
 
 # The rates of the confirmation, as shares of the highest rate of the trials. That rate is the best of several windows,
 # so an independent run seldom reaches it.
-CONFIRMED_SHARES = (0.95, 0.85, 0.72, 0.6, 0.5, 0.4, 0.3)
+CONFIRMED_SHARES = (0.95, 0.88, 0.8, 0.72, 0.64, 0.56, 0.48, 0.4, 0.3)
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,9 @@ class Result:
 
     @property
     def windows(self) -> list[Measurement]:
-        """The windows of the answer at its rate."""
-        return self.confirmed.windows if self.confirmed else []
+        """The windows of the answer at its rate, also those of the simplification."""
+        later = self.simplified.windows if self.simplified else []
+        return [*self.confirmed.windows, *later] if self.confirmed else []
 
     @property
     def is_impossible(self) -> bool:
@@ -154,6 +155,7 @@ async def _search(result: Result, fleet: ProcessFleet, run: Run) -> None:
         run.report(f"starting {prediction.candidate}")
         if trial := await _started(prediction, result, fleet):
             result.trials.append(trial)
+    schedule.end_starts()
     if all(trial.is_hopeless for trial in result.trials):
         return
     if request.rate is not None:
@@ -198,7 +200,7 @@ async def _highest(result: Result, run: Run) -> None:
     if best.held:
         rates = [share * best.held for share in CONFIRMED_SHARES]
         winner = best.prediction.candidate
-        result.confirmed = await confirm(winner, rates, latency, run)
+        result.confirmed = await confirm(winner, rates, result.request.objective, latency, run)
         if result.confirmed and result.confirmed.candidate != DEFAULTS:
             result.simplified = await simplify(result.confirmed, latency, run)
 
@@ -208,6 +210,6 @@ async def _cheapest(result: Result, rate: float, run: Run) -> None:
     await measure_at(rate, result.trials, run)
     if holding := [trial for trial in result.trials if trial.holds_always]:
         winner = min(holding, key=lambda trial: trial.cpu_ms).prediction.candidate
-        result.confirmed = await confirm(winner, [rate], cpu_time, run)
+        result.confirmed = await confirm(winner, [rate], result.request.objective, cpu_time, run)
         if result.confirmed and result.confirmed.candidate != DEFAULTS:
             result.simplified = await simplify(result.confirmed, cpu_time, run)

@@ -5,9 +5,13 @@ from dataclasses import replace
 
 from app.tuning.candidate import Candidate
 from app.tuning.measurement import Measurement
+from app.tuning.objective import Objective
 from app.tuning.prediction import Prediction
 from app.tuning.schedule import AROUND_SECONDS, Schedule
 from app.tuning.trials import Run, Trial
+
+# Of the simulated services, whose windows hold or do not.
+OBJECTIVE = Objective(99, 0.01)
 
 # Seconds that the start of a simulated service takes.
 START_SECONDS = 2.0
@@ -53,6 +57,7 @@ class Simulated:
         self.capacity, self._clock, self._cpu_ms = capacity, clock, cpu_ms
         self.windows = list[tuple[float, float]]()  # rate and seconds
         self.disturbed = 0  # so many next windows fail, because other programs run
+        self.shares = list[float]()  # the shares of requests in time of the next windows
 
     async def open(self, rate: float, seconds: float) -> Measurement:
         self._clock.seconds += seconds + AROUND_SECONDS
@@ -60,6 +65,9 @@ class Simulated:
         if self.disturbed:
             self.disturbed -= 1
             return replace(measured(rate, holds=False), noise=0.3)
+        if self.shares:
+            share = self.shares.pop(0)
+            return measured(rate, holds=share >= OBJECTIVE.share, share_in_time=share)
         latency_ms = 12 * rate / self.capacity
         return measured(rate, holds=rate <= self.capacity, latency_ms=latency_ms, cpu_ms=self._cpu_ms)
 

@@ -2,7 +2,15 @@
 
 import pytest
 
-from app.tuning.schedule import AROUND_SECONDS, MAX_WINDOW_SECONDS, MIN_WINDOW_SECONDS, Schedule
+from app.tuning.schedule import (
+    AROUND_SECONDS,
+    CONFIRMATION_END,
+    MAX_WINDOW_SECONDS,
+    MIN_WINDOW_SECONDS,
+    SIMPLIFICATION_END,
+    TRIALS_END,
+    Schedule,
+)
 from tests.tuning.fakes import Clock
 
 
@@ -53,6 +61,32 @@ def test_a_low_rate_gets_longer_and_fewer_windows() -> None:
 def test_a_window_is_not_longer_than_needed() -> None:
     """An hour for two windows does not make them longer than the machine stays the same."""
     assert Schedule(3600, Clock()).window(1, 2, 1000) == MAX_WINDOW_SECONDS
+
+
+def test_late_starts_shorten_all_phases_after_them() -> None:
+    """Candidates that start slowly leave time for windows of trials and of the confirmation."""
+    clock = Clock()
+    schedule = Schedule(100, clock)
+    planned = schedule.left_until(CONFIRMATION_END) - schedule.left_until(TRIALS_END)
+    clock.seconds = 70
+
+    assert schedule.left_until(TRIALS_END) < 0
+    schedule.end_starts()
+
+    assert 0 < schedule.left_until(TRIALS_END) < schedule.left_until(CONFIRMATION_END)
+    assert schedule.left_until(CONFIRMATION_END) - schedule.left_until(TRIALS_END) < planned
+    assert schedule.left_until(SIMPLIFICATION_END) == pytest.approx(100 * SIMPLIFICATION_END - 70)
+
+
+def test_early_starts_leave_the_phases_as_planned() -> None:
+    """The trials get the time."""
+    clock = Clock()
+    schedule = Schedule(100, clock)
+    clock.seconds = 20
+
+    schedule.end_starts()
+
+    assert schedule.left_until(TRIALS_END) == pytest.approx(100 * TRIALS_END - 20)
 
 
 @pytest.mark.parametrize(("minutes", "expected"), [(0.5, 1), (3, 6), (60, 6)])
