@@ -41,6 +41,7 @@ class EngineCosts:
     device: str
     threads: int
     batches: Mapping[int, Cost]
+    devices: int = 1  # with an engine like this one
 
     @property
     def largest(self) -> int:
@@ -83,7 +84,9 @@ class CostMeter:
     is_cancelled: Callable[[], bool] = lambda: False
 
     def engines(self, threads: Sequence[int | None], limit: float) -> dict[int | None, EngineCosts]:
-        """Measure engines with these numbers of threads, one after the other. After `limit` seconds, none is begun.
+        """Measure engines with these numbers of threads, one after the other.
+
+        After `limit` seconds, no engine is begun, and one run of each size is enough.
 
         Raises:
             DeviceError: a device does not pass the self-test.
@@ -92,29 +95,28 @@ class CostMeter:
         ends, found = time.perf_counter() + limit, dict[int | None, EngineCosts]()
         for each in threads:
             if time.perf_counter() < ends:
-                found[each] = self._engine(each)
+                found[each] = self._engine(each, ends)
         return found
 
-    def _engine(self, threads: int | None) -> EngineCosts:
+    def _engine(self, threads: int | None, ends: float) -> EngineCosts:
         self._check()
         # By default, one engine is enough: the service opens others like it.
-        given = {
-            "instances_per_device": self.settings.instances_per_device or 1,
-            "threads": threads or self.settings.threads,
-        }
+        instances = self.settings.instances_per_device or 1
+        given = {"instances_per_device": instances, "threads": threads or self.settings.threads}
         first, *others = open_engines(self.bundle, self.settings.model_copy(update=given))
         try:
             pixels = np.zeros((first.buckets[-1], *first.image_shape), np.uint8)
-            batches = {size: self._batch(first, pixels[:size]) for size in first.buckets}
+            batches = {size: self._batch(first, pixels[:size], ends) for size in first.buckets}
         finally:
             for engine in (first, *others):
                 engine.close()
-        return EngineCosts(str(first.device_report.device), first.device_report.threads, batches)
+        report, devices = first.device_report, (1 + len(others)) // instances
+        return EngineCosts(str(report.device), report.threads, batches, devices)
 
-    def _batch(self, engine: Engine, pixels: NDArray[np.uint8]) -> Cost:
+    def _batch(self, engine: Engine, pixels: NDArray[np.uint8], ends: float) -> Cost:
         """Return the median time of a batch, and its mean CPU time."""
         seconds, cpu_started = list[float](), time.process_time()
-        while len(seconds) < MIN_RUNS or sum(seconds) < SIZE_SECONDS:
+        while not seconds or (time.perf_counter() < ends and (len(seconds) < MIN_RUNS or sum(seconds) < SIZE_SECONDS)):
             self._check()
             started = time.perf_counter()
             engine.run(pixels)

@@ -81,7 +81,7 @@ class Predictor:
         """Return the prediction for these settings. The others have the value of the user, or the default."""
         costs, settings = self._costs, self._settings
         engine = costs.engines[variant.threads if variant.threads in costs.engines else None]
-        instances = variant.instances or settings.instances_per_device or (2 if costs.on_gpu else 1)
+        instances = engine.devices * self._instances(variant.instances)
         workers = _first_set(variant.http_workers, settings.http_workers, self._http.default_workers)
         batch = min(variant.max_batch or settings.max_batch, engine.largest)
         size = max(size for size in engine.batches if size <= batch)
@@ -158,21 +158,27 @@ class Predictor:
         return [None] if self._is_set(name) else [*values]
 
     def _engines(self) -> Iterator[tuple[int | None, int | None]]:
-        """Yield instances and threads that do not ask for more CPUs than there are."""
+        """Yield the instances and threads of the defaults, and others that ask for no more CPUs than there are."""
         default = self._costs.engines[None].threads
         cpus = max(math.ceil(self._costs.cpus), 1)
-        usual = 2 if self._costs.on_gpu else 1
+        usual = self._instances(None)
         counts = {1, 2} if self._costs.on_gpu else {1, 2, max(cpus // 2, 1), cpus}
-        for instances, threads in product(sorted(counts), self._costs.engines):
-            used = (threads or default) * instances
-            if not self._costs.on_gpu and used > cpus:
+        for instances, threads in product(
+            [usual] if self._is_set("instances_per_device") else sorted(counts), self._costs.engines
+        ):
+            is_usual = instances == usual and threads in (None, default)
+            if not self._costs.on_gpu and not is_usual and (threads or default) * instances > cpus:
                 continue
             # The default divides the CPUs among the instances, so the number is named if there are more of them.
-            given_threads = None if threads in (None, default) and instances == usual else threads or default
+            given_threads = None if is_usual else threads or default
             yield (
-                None if instances == usual or self._is_set("instances_per_device") else instances,
+                None if instances == usual else instances,
                 None if self._costs.on_gpu or self._is_set("threads") else given_threads,
             )
+
+    def _instances(self, value: int | None) -> int:
+        """Return the engines of each device: the value, that of the user, or the default."""
+        return value or self._settings.instances_per_device or (2 if self._costs.on_gpu else 1)
 
     def _is_set(self, name: str) -> bool:
         return name in self._settings.model_fields_set

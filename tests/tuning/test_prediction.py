@@ -1,5 +1,7 @@
 """The prediction of candidates, from costs that are given."""
 
+from dataclasses import replace
+
 from app.settings import Settings
 from app.tuning.costs import Cost, Costs, DecodeCosts, EngineCosts
 from app.tuning.objective import Objective
@@ -115,6 +117,36 @@ def test_settings_of_the_user_are_not_tuned() -> None:
 
     assert {name for each in found for name in each.candidate.values} == {"instances_per_device", "decode"}
     assert all_of_them.candidates([0, 1, 2], allow_fast_decode=False) == []
+
+
+def test_more_threads_than_cpus_are_left_to_the_user() -> None:
+    """The number of threads is given, and other settings are tried with it."""
+    four = EngineCosts("cpu", 4, TWO.batches)
+    costs = Costs(2.0, {None: four}, SMALL)
+    found = Predictor(costs, HTTP, Objective(99, 0.1), Settings(threads=4)).candidates([0, 1], allow_fast_decode=False)
+
+    assert {name for each in found for name in each.candidate.values} == {"max_batch", "http_workers", "max_queue_size"}
+
+
+def test_given_instances_are_the_only_ones() -> None:
+    """Two instances are given, which have one thread each by default. Two threads each are too many for two CPUs."""
+    costs = Costs(2.0, {None: ONE, 2: TWO}, SMALL)
+    found = Predictor(costs, HTTP, Objective(99, 1), Settings(instances_per_device=2)).candidates(
+        [0, 1], allow_fast_decode=False, count=100
+    )
+
+    assert {name for each in found for name in each.candidate.values} == {"max_batch", "http_workers", "max_queue_size"}
+
+
+def test_every_device_has_engines() -> None:
+    """Two GPUs run twice as many batches as one."""
+    one = EngineCosts("cuda:0", 1, {1: Cost(0.01, 0.0001)})
+    rates = [
+        Predictor(Costs(8.0, {None: engines}, SMALL), HTTP, Objective(99, 0.1), Settings()).predict(Variant()).rate
+        for engines in (one, replace(one, devices=2))
+    ]
+
+    assert rates == [200, 400]
 
 
 def test_fast_decoding_needs_permission() -> None:
