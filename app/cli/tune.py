@@ -8,6 +8,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -27,10 +28,13 @@ from app.settings import Settings
 from app.system.cpus import available_cpus, cpu_model
 from app.system.processes import PROC
 from app.tuning import answer
+from app.tuning.measurement import WARM_UP_SECONDS
 from app.tuning.objective import parse_objective
+from app.tuning.record import record
 from app.tuning.samples import Samples, read_samples
-from app.tuning.schedule import Schedule
+from app.tuning.schedule import AROUND_SECONDS, Schedule
 from app.tuning.service_process import ServiceEnded
+from app.tuning.settings_file import settings_file
 from app.tuning.tuner import Request, Result, tune
 from app.validation_messages import printable
 
@@ -61,17 +65,22 @@ MINUTES, MIN_MINUTES, MAX_MINUTES = 6.0, 0.25, 24 * 60.0
 # The limit of --rate, in requests per second.
 MAX_RATE = 100_000
 
+# The requests that have to arrive within the whole time, at least.
+MIN_REQUESTS = 100
+
 # Lines about images that cannot be read. A folder can hold thousands of other files.
 MAX_LEFT_OUT = 5
 
 DESCRIPTION = """\
 Find the settings with which the service answers the most requests per second within a latency, on this machine, with
-this bundle and with your images. Nothing is estimated: each candidate runs as a service of its own, and gets requests
-that arrive whether or not earlier ones are answered. The settings are kept only if they are better than the defaults
-by more than the measurements differ.
+this bundle and with your images. Costs that are measured alone choose what is tried. Then each candidate runs as a
+service of its own, and gets requests that arrive whether or not earlier ones are answered. The settings are kept only
+if they are better than the defaults by more than the measurements differ.
 
 Tuned are instances_per_device, threads, max_batch, http_workers, max_queue_size, and decode with --allow-fast-decode.
-A setting that you give, as an option or as a variable, stays as it is. All other settings stay as they are, too.
+max_queue_size follows from the latency and is not measured. A setting that you give, as an option or as a variable,
+stays as it is. All other settings stay as they are, too. The file names the given ones in a comment: they are needed
+with it.
 
 The load generator runs on the same machine, so the true rate is higher. Stop other programs meanwhile.
 """
@@ -117,7 +126,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> Source:
         type=number("number of requests per second", MAX_RATE),
         metavar="REQUESTS",
         help="find the settings that hold so many requests per second for the least CPU time (default: find the "
-        "highest rate)",
+        f"highest rate); at least {MIN_REQUESTS} requests have to arrive within --minutes",
     )
     parser.add_argument(
         "--allow-fast-decode",
@@ -150,6 +159,7 @@ def run_tuner(settings: Settings, given: argparse.Namespace) -> int:
     """
     objective = parse_objective(given.slo)
     _check(given)
+    schedule = Schedule(60 * given.minutes, around=max(AROUND_SECONDS, WARM_UP_SECONDS + objective.seconds))
     logs.configure("text", "warning")
     samples = _samples(settings, given)
     request = Request(
@@ -161,7 +171,6 @@ def run_tuner(settings: Settings, given: argparse.Namespace) -> int:
         http_worker_count(None),
         allow_fast_decode=given.allow_fast_decode,
     )
-    schedule = Schedule(60 * given.minutes)
     try:
         with _progress(schedule) as report:
             result = _run(request, schedule, report)
@@ -187,6 +196,11 @@ def _check(given: argparse.Namespace) -> None:
     if not (PROC / "stat").exists():
         raise StartError(
             f"swin-serve tune needs Linux, because it reads CPU times in /proc; this is {platform.system()}"
+        )
+    if given.rate is not None and given.rate * 60 * given.minutes < MIN_REQUESTS:
+        raise StartError(
+            f"--rate {given.rate:g}: fewer than {MIN_REQUESTS} requests arrive within {given.minutes:g} minutes, too "
+            "few to measure; give more --minutes"
         )
     check_files({"--output": given.output, "--report": given.report})
     if given.report is not None:
@@ -217,7 +231,7 @@ def _worker_counts() -> tuple[int, ...]:
 def _progress(schedule: Schedule) -> Iterator[Callable[[str], None]]:
     """Show what is being done and the time that is left: a bar on a terminal with rich, otherwise lines."""
     if not draws_bars():
-        yield lambda text: print(f"{schedule.clock} left: {text}", file=sys.stderr, flush=True)
+        yield partial(_say, schedule)
         return
     from app.cli.tuning_bar import bar  # noqa: PLC0415 (needs rich)
 
@@ -225,12 +239,18 @@ def _progress(schedule: Schedule) -> Iterator[Callable[[str], None]]:
         yield report
 
 
+def _say(schedule: Schedule, text: str) -> None:
+    """Print a line of progress. If the reader has gone, the work goes on without it."""
+    with contextlib.suppress(OSError):
+        print(f"{schedule.clock} left: {text}", file=sys.stderr, flush=True)
+
+
 def _answer(result: Result, given: argparse.Namespace) -> int:
     version = importlib.metadata.version("swin-serve")
-    lines = [answer.record(result, version)] if given.json else list(_lines(result))
-    files = {given.report: _page(result, version).encode()} if given.report is not None else {}
+    lines = [record(result, version)] if given.json else list(_lines(result))
+    files = dict[Path, bytes]()
     if result.confirmed:
-        text = answer.settings_file(result, version)
+        text = settings_file(result, version)
         if given.output is not None:
             files[given.output] = text.encode()
         elif not given.json:
@@ -239,6 +259,8 @@ def _answer(result: Result, given: argparse.Namespace) -> int:
     try:
         show("\n".join(lines))
     finally:
+        if given.report is not None:
+            faults += write_files({given.report: _page(result, version).encode()})
         code = fail(*faults)
     return code if result.confirmed else 1
 

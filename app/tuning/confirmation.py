@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from app.tuning.candidate import Candidate
-from app.tuning.measurement import Measurement, share_in_time
+from app.tuning.measurement import Measurement, in_time
 from app.tuning.objective import Objective
 from app.tuning.schedule import (
-    AROUND_SECONDS,
     CONFIRMATION_END,
     MAX_CONFIRMATION_SECONDS,
     MIN_WINDOW_SECONDS,
@@ -42,6 +41,7 @@ class Confirmation:
     rate: float
     windows: list[Measurement]  # of the candidate
     defaults: list[Measurement]  # of the defaults
+    defaults_hold: bool = True
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ async def _alternate(
         if seconds is None:
             return
         windows[candidate].append(await run.window("confirmation", candidate, rate, seconds))
-        if left and not any(each and share_in_time(each) >= objective.share for each in windows.values()):
+        if left and not any(hold(each, objective) for each in windows.values()):
             return
 
 
@@ -124,13 +124,18 @@ def _judged(
 ) -> Confirmation | None:
     """Return the candidate that is confirmed at this rate, or None."""
     own, defaults = windows[winner], windows[DEFAULTS]
-    own_hold, defaults_hold = (share_in_time(each) >= objective.share for each in (own, defaults))
+    defaults_hold = hold(defaults, objective)
     scores_better = max(map(score, own)) < min(map(score, defaults))
     by_cost = score is cpu_time
     is_better = (by_cost and scores_better) if defaults_hold else (by_cost or scores_better)
-    if winner != DEFAULTS and own_hold and is_better:
-        return Confirmation(winner, rate, own, defaults)
+    if winner != DEFAULTS and hold(own, objective) and is_better:
+        return Confirmation(winner, rate, own, defaults, defaults_hold=defaults_hold)
     return Confirmation(DEFAULTS, rate, defaults, defaults) if defaults_hold else None
+
+
+def hold(windows: Sequence[Measurement], objective: Objective) -> bool:
+    """Return whether enough requests of these windows together were in time."""
+    return objective.is_met(*in_time(windows))
 
 
 async def simplify(confirmed: Confirmation, score: Score, run: Run) -> Simplification:
@@ -165,7 +170,7 @@ async def _pair(
     candidate: Candidate, name: str, rate: float, left: int, run: Run
 ) -> tuple[Measurement, Measurement] | None:
     """Measure a candidate with and without a setting; None if there is no time."""
-    start_and_windows = START_RESERVE * run.fleet.start_seconds + 2 * (MIN_WINDOW_SECONDS + AROUND_SECONDS)
+    start_and_windows = START_RESERVE * run.fleet.start_seconds + 2 * (MIN_WINDOW_SECONDS + run.schedule.around)
     if run.schedule.left_until(SIMPLIFICATION_END) < start_and_windows:
         return None
     without = candidate.without(name)

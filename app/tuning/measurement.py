@@ -45,10 +45,9 @@ class Measurement:
     holds: bool
 
 
-def share_in_time(windows: Sequence[Measurement]) -> float:
-    """Return the share of the requests of all these windows that were in time; 0 without any request."""
-    requests = sum(window.requests for window in windows)
-    return sum(round(window.share_in_time * window.requests) for window in windows) / max(requests, 1)
+def in_time(windows: Sequence[Measurement]) -> tuple[int, int]:
+    """Return how many requests of these windows were in time, and how many there were."""
+    return sum(round(each.share_in_time * each.requests) for each in windows), sum(each.requests for each in windows)
 
 
 class Meter(Protocol):

@@ -9,10 +9,13 @@ import numpy as np
 from app.errors import StartError
 from app.load.windows import Window
 
-PATTERN = re.compile(r"p(\d{1,2}(?:\.\d+)?)=(\d+(?:\.\d+)?)(ms|s)", re.ASCII)
+PATTERN = re.compile(r"p(\d{1,2}(?:\.\d{1,2})?)=(\d+(?:\.\d+)?)(ms|s)", re.ASCII)
 
 # Bounds of a latency, in seconds. Within less than the lower one, no image passes HTTP.
 MIN_SECONDS, MAX_SECONDS = 0.0001, 600
+
+# Products with a percentage such as 99.9 differ from whole numbers by less.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,6 @@ class Objective:
 
     percentile: float
     seconds: float
-
-    @property
-    def share(self) -> float:
-        """The share of requests that must be answered in time."""
-        return self.percentile / 100
 
     @property
     def milliseconds(self) -> float:
@@ -42,7 +40,12 @@ class Objective:
 
     def is_met_by(self, window: Window) -> bool:
         """Return whether enough requests were in time. Refused, failed and lost requests are late."""
-        return window.share_within(self.seconds) >= self.share
+        return self.is_met(int((window.latencies <= self.seconds).sum()), sum(window.counts))
+
+    def is_met(self, in_time: int, requests: int) -> bool:
+        """Return whether so many of these requests in time are enough. No requests show nothing."""
+        allowed = math.floor(requests * (100 - self.percentile) / 100 + ROUNDING)
+        return requests > 0 and requests - in_time <= allowed
 
     def latency_ms(self, window: Window) -> float:
         """Return the percentile over all requests. It is infinite if too many have no answer with 200."""
@@ -54,7 +57,7 @@ def percentile_ms(window: Window, percentile: float) -> float:
     total = sum(window.counts)
     if not total:
         return math.nan
-    place = min(max(math.ceil(total * percentile / 100), 1), total) - 1
+    place = min(max(math.ceil(total * percentile / 100 - ROUNDING), 1), total) - 1
     if place >= len(window.latencies):
         return math.inf
     return float(np.partition(window.latencies, place)[place]) * 1e3

@@ -17,7 +17,7 @@ STARTS_END = COSTS_END + STARTS_SHARE
 # Bounds of a window, in seconds. Longer ones would find no smaller difference, because the machine changes meanwhile.
 MIN_WINDOW_SECONDS, MAX_WINDOW_SECONDS, MAX_CONFIRMATION_SECONDS = 0.5, 10.0, 30.0
 
-# Seconds around a window: its warm-up, its last answers, and the reading of CPU times.
+# Seconds around a window: its warm-up, and the reading of CPU times.
 AROUND_SECONDS = WARM_UP_SECONDS + 0.3
 
 
@@ -28,10 +28,12 @@ class Schedule:
     Args:
         seconds: the whole time.
         now: the clock.
+        around: seconds around a window. Requests at its end take up to the latency of the objective.
     """
 
     seconds: float
     now: Callable[[], float] = time.monotonic
+    around: float = AROUND_SECONDS
 
     def __post_init__(self) -> None:
         self._started = self.now()
@@ -87,8 +89,8 @@ class Schedule:
             longest: seconds. A window with fewer than enough requests can be longer.
         """
         left, enough = self.left_until(end), ENOUGH_REQUESTS / rate
-        part, most = (left / max(number, 1) - AROUND_SECONDS for number in (windows, least))
+        part, most = (left / max(number, 1) - self.around for number in (windows, least))
         seconds = min(max(part, min(enough, most)), max(longest, enough))
         if seconds < MIN_WINDOW_SECONDS:  # fewer windows than planned
-            return MIN_WINDOW_SECONDS if left >= MIN_WINDOW_SECONDS + AROUND_SECONDS else None
+            return MIN_WINDOW_SECONDS if left >= MIN_WINDOW_SECONDS + self.around else None
         return seconds

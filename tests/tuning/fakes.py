@@ -67,7 +67,7 @@ class Simulated:
             return replace(measured(rate, holds=False), noise=0.3)
         if self.shares:
             share = self.shares.pop(0)
-            return measured(rate, holds=share >= OBJECTIVE.share, share_in_time=share)
+            return measured(rate, holds=OBJECTIVE.is_met(round(1000 * share), 1000), share_in_time=share)
         latency_ms = 12 * rate / self.capacity
         return measured(rate, holds=rate <= self.capacity, latency_ms=latency_ms, cpu_ms=self._cpu_ms)
 

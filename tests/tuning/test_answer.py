@@ -15,7 +15,9 @@ from app.tuning.candidate import Candidate, candidate_of
 from app.tuning.confirmation import Confirmation, Gain, Simplification
 from app.tuning.costs import Cost, Costs, DecodeCosts, EngineCosts
 from app.tuning.objective import Objective
+from app.tuning.record import record
 from app.tuning.samples import Samples
+from app.tuning.settings_file import settings_file
 from app.tuning.tuner import Request, Result
 from tests.tuning.fakes import measured, trial
 
@@ -41,7 +43,7 @@ def result(candidate: Candidate = TUNED, rate: float | None = None) -> Result:
         found.confirmed = Confirmation(candidate, 850, own, own)
     else:
         found.confirmed, found.simplified = (
-            Confirmation(candidate, 850, own, defaults),
+            Confirmation(candidate, 850, own, defaults, defaults_hold=rate is not None),
             Simplification(candidate, gains),
         )
     return found
@@ -56,7 +58,7 @@ def values(text: str) -> dict[str, str]:
 
 def test_the_file_holds_the_settings_that_differ() -> None:
     """Nothing stands behind a value, because docker would take it as a part of the value."""
-    assert values(answer.settings_file(result(), "1")) == {
+    assert values(settings_file(result(), "1")) == {
         "SWIN_MAX_BATCH": "4",
         "SWIN_HTTP_WORKERS": "1",
         "SWIN_MAX_QUEUE_SIZE": "64",
@@ -65,7 +67,7 @@ def test_the_file_holds_the_settings_that_differ() -> None:
 
 def test_each_setting_has_its_gain_above_it() -> None:
     """A gain that was not measured is not claimed."""
-    lines = answer.settings_file(result(), "1").splitlines()
+    lines = settings_file(result(), "1").splitlines()
     above = {line.partition("=")[0]: lines[index - 1] for index, line in enumerate(lines) if line.startswith("SWIN")}
 
     assert "p99 was 8.00 ms instead of 14.0 ms at 850 requests/s" in above["SWIN_MAX_BATCH"]
@@ -75,7 +77,7 @@ def test_each_setting_has_its_gain_above_it() -> None:
 def test_a_shell_reads_the_file(tmp_path: Path) -> None:
     """`set -a; . ./tuned.env` exports the settings."""
     file = tmp_path / "tuned.env"
-    file.write_text(answer.settings_file(result(), "1"))
+    file.write_text(settings_file(result(), "1"))
 
     done = subprocess.run(  # noqa: S603 (a shell)
         ["/bin/sh", "-c", f"set -a; . {file}; echo $SWIN_MAX_BATCH"], capture_output=True, text=True, check=True
@@ -86,7 +88,7 @@ def test_a_shell_reads_the_file(tmp_path: Path) -> None:
 
 def test_the_settings_of_the_file_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     """The service starts with them."""
-    for name, value in values(answer.settings_file(result(), "1")).items():
+    for name, value in values(settings_file(result(), "1")).items():
         monkeypatch.setenv(name, value)
 
     settings = Settings()
@@ -99,8 +101,8 @@ def test_as_good_defaults_are_a_file_of_comments() -> None:
     found = result(Candidate())
 
     assert "defaults are as good" in answer.sentence(found)
-    assert "defaults are as good" in answer.settings_file(found, "1").replace("\n# ", " ")
-    assert values(answer.settings_file(found, "1")) == {}
+    assert "defaults are as good" in settings_file(found, "1").replace("\n# ", " ")
+    assert values(settings_file(found, "1")) == {}
 
 
 def test_the_sentence_names_rate_latency_and_the_defaults() -> None:
@@ -114,6 +116,52 @@ def test_the_sentence_names_rate_latency_and_the_defaults() -> None:
 def test_at_a_given_rate_the_sentence_names_cpu_time() -> None:
     """The rate was given, so the cost is the answer."""
     assert "for 1.00 ms of CPU time a request. The defaults take 1.00 ms" in answer.sentence(result(rate=850))
+
+
+def test_defaults_that_do_not_hold_a_given_rate_have_no_cost() -> None:
+    """Their CPU time is no comparison, and without an answer it does not exist."""
+    found = result(rate=850)
+    found.confirmed = Confirmation(
+        TUNED, 850, [measured(850)], [measured(850, holds=False, cpu_ms=math.nan)], defaults_hold=False
+    )
+
+    assert "The defaults do not (50.0% of 1,000 requests in time" in answer.sentence(found)
+    assert "nan" not in answer.sentence(found)
+
+
+def test_defaults_alone_are_not_called_as_good() -> None:
+    """Nothing else was tried, because all settings are given."""
+    found = result(Candidate())
+    del found.trials[1:]
+
+    assert "The defaults hold 850 requests/s" in answer.sentence(found)
+    assert "No other settings were tried" in answer.sentence(found)
+
+
+def test_the_file_names_the_given_settings_without_secrets() -> None:
+    """The rate was measured with them, so the file alone does not promise it."""
+    found = result()
+    given = Settings.model_validate(
+        {"decode": "fast", "threads": 1, "api_keys": "secret-of-16-characters", "port": 9000}
+    )
+    found.request = replace(found.request, settings=given)
+    text = settings_file(found, "1")
+
+    assert "have to be given, too: SWIN_DECODE=fast SWIN_THREADS=1\n" in text
+    assert "secret" not in text
+
+
+def test_a_stall_is_not_called_impossible() -> None:
+    """One of thirty requests was late in each trial: that is the machine, and not the network."""
+    found = result()
+    found.confirmed = found.simplified = None
+    for each in found.trials:
+        each.alone = measured(100, latency_ms=25, share_in_time=0.97, holds=False)
+
+    assert answer.sentence(found) == (
+        "No rate was confirmed within p99 <= 20 ms. With one request at a time, p99 was 25.0 ms: the machine is too "
+        "busy, or the time too short. Repeat it on a quiet machine, or with more --minutes."
+    )
 
 
 def test_a_latency_that_cannot_be_held_says_what_has_to_change() -> None:
@@ -172,12 +220,12 @@ def test_the_record_is_json_without_infinity() -> None:
     def refuse(name: str) -> None:
         raise AssertionError(name)
 
-    record = json.loads(answer.record(found, "1"), parse_constant=refuse)
+    read = json.loads(record(found, "1"), parse_constant=refuse)
 
-    assert record["settings"] == {"max_batch": 4, "http_workers": 1, "max_queue_size": 64}
-    assert record["candidates"][0]["windows"][0]["latency_ms"] is None
-    assert record["requests_per_second"] == 850
-    assert not record["defaults_are_as_good"]
+    assert read["settings"] == {"max_batch": 4, "http_workers": 1, "max_queue_size": 64}
+    assert read["candidates"][0]["windows"][0]["latency_ms"] is None
+    assert read["requests_per_second"] == 850
+    assert not read["defaults_are_as_good"]
 
 
 def test_the_table_has_a_row_for_each_candidate() -> None:

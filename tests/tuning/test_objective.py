@@ -7,7 +7,7 @@ import pytest
 
 from app.errors import StartError
 from app.load.windows import Counts, Window
-from app.tuning.objective import Objective, parse_objective
+from app.tuning.objective import Objective, parse_objective, percentile_ms
 
 
 def window(latencies_ms: list[float], refused: int = 0) -> Window:
@@ -30,7 +30,20 @@ def test_an_objective_is_a_percentile_and_a_latency(text: str, percentile: float
 
 @pytest.mark.parametrize(
     "text",
-    ["", "50ms", "p99", "p99=50", "p99<50ms", "p99=-1ms", "p100=1s", "p0=1s", "p99=0ms", "p99=1e3ms", "p99=9999s"],
+    [
+        "",
+        "50ms",
+        "p99",
+        "p99=50",
+        "p99<50ms",
+        "p99=-1ms",
+        "p100=1s",
+        "p0=1s",
+        "p99=0ms",
+        "p99=1e3ms",
+        "p99=9999s",
+        "p99.999=1s",
+    ],
 )
 def test_anything_else_is_refused_with_an_example(text: str) -> None:
     """The sentence repeats the value, and says what to give."""
@@ -46,6 +59,16 @@ def test_a_window_holds_if_enough_requests_are_in_time() -> None:
 
     assert objective.is_met_by(window([5.0] * 99 + [50.0]))
     assert not objective.is_met_by(window([5.0] * 98 + [50.0] * 2))
+
+
+@pytest.mark.parametrize("requests", [1000, 2000, 10000])
+def test_a_percentage_with_decimals_is_exact(requests: int) -> None:
+    """99.9 % of 1,000 requests are 999, although 99.9 is no binary fraction."""
+    objective = Objective(99.9, 0.01)
+
+    assert objective.is_met(requests - requests // 1000, requests)
+    assert not objective.is_met(requests - requests // 1000 - 1, requests)
+    assert percentile_ms(window([5.0] * (requests - 1) + [50.0]), 99.9) == pytest.approx(5.0)
 
 
 def test_refused_requests_are_late() -> None:
