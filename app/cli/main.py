@@ -35,6 +35,30 @@ log = logging.getLogger("swin.start")
 
 DONE, INTERRUPTED, FAILED, REFUSED = 0, 1, 1, 2
 
+# The commands, with their arguments and a summary for the help. `completion` has its own module.
+COMMANDS = {
+    "run": ("[options]", "serve a bundle (the default command)"),
+    "check": ("[options]", "verify the bundle and the devices, and print what was found"),
+    "classify": (
+        "IMAGE [IMAGE ...] [--bundle DIR | --url URL] [options]",
+        "classify a few images, here or by a running service, and print their best classes",
+    ),
+    "score": (
+        "SOURCE [SOURCE ...] --output FILE [options]",
+        "classify many images without a service, and write a table",
+    ),
+    "tune": (
+        "--images SOURCE [SOURCE ...] --slo PERCENTILE=LATENCY [--bundle DIR] [options]",
+        "find the settings for the highest rate within a latency, by measurements on this machine",
+    ),
+    "bench": (
+        "URL IMAGE [IMAGE ...] [options]",
+        "measure a running service under load: requests per second and latencies",
+    ),
+}
+RUN_DESCRIPTION = "Serve a bundle over HTTP. Each option is also an environment variable, SWIN_<NAME>. The option wins."
+CHECK_DESCRIPTION = "Open the bundle and all engines as `run` does, with the same options, without serving."
+
 # Commands that end by themselves. After SIGTERM, their results are incomplete.
 FINITE = frozenset({"bench", "classify", "score", "tune"})
 
@@ -95,7 +119,7 @@ def _run_command(name: str, source: Source, parsed: argparse.Namespace) -> int:
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, Source]]:
-    """Return the parser, and for each command the source that reads settings from its parsed arguments."""
+    """Return the parser, and for each command with settings the source that reads them from parsed arguments."""
     parser = Parser(
         prog="swin-serve",
         description="Serve a Swin Transformer image classifier over HTTP.",
@@ -103,40 +127,13 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Source]]:
     )
     parser.add_argument("--version", action="version", version=importlib.metadata.version("swin-serve"))
     commands = parser.add_subparsers(title="commands", required=True)
-    serve = commands.add_parser(
-        "run",
-        usage="swin-serve run [options]",
-        help="serve a bundle (the default command)",
-        description="Serve a bundle over HTTP. Each option is also an environment variable, SWIN_<NAME>. The option "
-        "wins.",
-    )
-    check = commands.add_parser(
-        "check",
-        usage="swin-serve check [options]",
-        help="verify the bundle and the devices, and print what was found",
-        description="Open the bundle and all engines as `run` does, with the same options, without serving.",
-    )
-    few = commands.add_parser(
-        "classify",
-        usage="swin-serve classify IMAGE [IMAGE ...] [--bundle DIR | --url URL] [options]",
-        help="classify a few images, here or by a running service, and print their best classes",
-    )
-    offline = commands.add_parser(
-        "score",
-        usage="swin-serve score SOURCE [SOURCE ...] --output FILE [options]",
-        help="classify many images without a service, and write a table",
-    )
-    tuner = commands.add_parser(
-        "tune",
-        usage="swin-serve tune --images SOURCE [SOURCE ...] --slo PERCENTILE=LATENCY [--bundle DIR] [options]",
-        help="find the settings for the highest rate within a latency, by measurements on this machine",
-    )
-    load = commands.add_parser(
-        "bench",
-        usage="swin-serve bench URL IMAGE [IMAGE ...] [options]",
-        help="measure a running service under load: requests per second and latencies",
-    )
-    bench.add_arguments(load)
+    added = {
+        name: commands.add_parser(name, usage=f"swin-serve {name} {arguments}", help=summary)
+        for name, (arguments, summary) in COMMANDS.items()
+    }
+    added["run"].description = RUN_DESCRIPTION
+    added["check"].description = CHECK_DESCRIPTION
+    bench.add_arguments(added["bench"])
     completion = commands.add_parser(
         "completion",
         help=shell_completion.SUMMARY,
@@ -146,11 +143,11 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, Source]]:
     )
     shell_completion.add_argument(completion)
     return parser, {
-        "run": add_settings(serve),
-        "check": add_settings(check),
-        "classify": classify.add_arguments(few),
-        "score": score.add_arguments(offline),
-        "tune": tune.add_arguments(tuner),
+        "run": add_settings(added["run"]),
+        "check": add_settings(added["check"]),
+        "classify": classify.add_arguments(added["classify"]),
+        "score": score.add_arguments(added["score"]),
+        "tune": tune.add_arguments(added["tune"]),
     }
 
 
