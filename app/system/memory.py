@@ -10,6 +10,12 @@ from pathlib import Path
 
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
+# The limit of a cgroup and what it uses, in version 2 and in version 1.
+CGROUP_FILES = (
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+)
+
 # Parameters of glibc's mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 
@@ -46,11 +52,17 @@ def freeze_gc() -> None:
 
 
 def available_memory(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int:
-    """Return the bytes that new processes can take, by the machine and by the cgroup of this process (version 2)."""
+    """Return the bytes that new processes can take, by the machine and by the cgroup of this process."""
     line = meminfo.read_text().partition("MemAvailable:")[2]
     available = 1024 * int(line.split()[0])
-    try:
-        limit, used = ((cgroup / name).read_text().strip() for name in ("memory.max", "memory.current"))
-    except OSError:
-        return available
-    return available if limit == "max" else max(min(available, int(limit) - int(used)), 0)
+    left = _left_in_cgroup(cgroup)
+    return available if left is None else max(min(available, left), 0)
+
+
+def _left_in_cgroup(cgroup: Path) -> int | None:
+    """Return the bytes that a cgroup may still take; None without a limit. Version 1 has a huge number for none."""
+    for files in CGROUP_FILES:
+        with contextlib.suppress(OSError):
+            limit, used = ((cgroup / name).read_text().strip() for name in files)
+            return None if limit == "max" else int(limit) - int(used)
+    return None

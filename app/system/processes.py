@@ -1,5 +1,6 @@
 """CPU time and memory of a process tree and of the machine, read from `/proc`."""
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -8,13 +9,15 @@ from typing import NamedTuple
 PROC = Path("/proc")
 # Clock ticks per second: the unit of CPU time in `/proc`.
 TICKS = os.sysconf("SC_CLK_TCK")
+# Bytes of a page: the unit of memory in `/proc/PID/statm`.
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class ResourceUsage(NamedTuple):
     """CPU time of a process tree so far, and its memory now."""
 
     cpu_seconds: float  # user and system, all threads, and children that have ended
-    memory: int  # bytes (PSS): pages that several processes share count once
+    memory: int  # bytes (PSS): pages that several processes share count once, unless only RSS can be read
 
 
 def process_tree(pid: int) -> list[int]:
@@ -56,6 +59,12 @@ def process_stat(pid: int) -> list[str]:
         return []
 
 
+def is_alive(pid: int) -> bool:
+    """Return whether a process exists and has not ended."""
+    fields = process_stat(pid)
+    return bool(fields) and fields[0] != "Z"
+
+
 def peak_rss(pid: int) -> int:
     """Return the peak resident memory of a process so far, in bytes.
 
@@ -65,13 +74,13 @@ def peak_rss(pid: int) -> int:
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
-def kill_tree(pid: int) -> None:
-    """Kill the process and its descendants, each by its id."""
-    for member in process_tree(pid):
-        try:
+def kill_tree(pid: int) -> list[int]:
+    """Kill the process and its descendants, each by its id. Return the ids."""
+    members = process_tree(pid)
+    for member in members:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(member, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    return members
 
 
 def _cpu_seconds(pid: int) -> float:
@@ -82,6 +91,14 @@ def _cpu_seconds(pid: int) -> float:
 def _memory(pid: int) -> int:
     try:
         lines = (PROC / str(pid) / "smaps_rollup").read_text().splitlines()
-    except OSError:  # the process has ended
-        return 0
+    except OSError:  # the process has ended, the kernel is older than 4.14, or a sandbox hides the file
+        return _resident(pid)
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+def _resident(pid: int) -> int:
+    """Return the resident memory (RSS) of a process in bytes; 0 if it has ended."""
+    try:
+        return PAGE_BYTES * int((PROC / str(pid) / "statm").read_text().split()[1])
+    except OSError:
+        return 0

@@ -15,8 +15,9 @@ from app.tuning.service_process import ServiceProcess
 # The share of the available memory that the processes may take together.
 MEMORY_SHARE = 0.5
 
-# Processes at once on GPUs. Each takes memory of the GPU, which the memory of this machine says nothing about.
-GPU_PROCESSES = 2
+# Processes at once if their memory is not known: on GPUs, which have memory of their own, or if it cannot be read.
+# These are the winner and the defaults in the confirmation.
+FEW_PROCESSES = 2
 
 
 class Fleet(Protocol):
@@ -49,7 +50,7 @@ class ProcessFleet:
         self._launch = launch
         self._random = Random(0)  # noqa: S311 (arrivals, not secrets)
         self._running = dict[Candidate, tuple[ServiceProcess, ServiceMeter]]()  # the one that was used last is last
-        self._limit = GPU_PROCESSES if launch.on_gpu else 0  # 0: not known yet
+        self._limit = FEW_PROCESSES if launch.on_gpu else 0  # 0: not known yet
         self.start_seconds = 0.0  # of the first process
 
     async def meter(self, candidate: Candidate) -> ServiceMeter:
@@ -84,7 +85,9 @@ class ProcessFleet:
 
 def _limit(first: ServiceProcess) -> int:
     """Return how many processes may run, by the memory of the first one, which runs already."""
-    memory = max(first.usage().memory, 1)
+    memory = first.usage().memory
+    if not memory:
+        return FEW_PROCESSES
     return max(int(MEMORY_SHARE * (available_memory() + memory) / memory), 1)
 
 

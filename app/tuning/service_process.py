@@ -21,7 +21,7 @@ from app.load.target import Target
 from app.load.windows import OK
 from app.settings import PREFIX, Settings
 from app.system.ports import HOST, free_port
-from app.system.processes import ResourceUsage, kill_tree, process_stat, process_tree, resource_usage
+from app.system.processes import ResourceUsage, is_alive, kill_tree, process_tree, resource_usage
 
 # Timeout of a start. On a GPU, each engine first records a graph for every batch size.
 START_SECONDS = 300
@@ -193,9 +193,3 @@ def _environment(variables: Mapping[str, str], port: int) -> dict[str, str]:
         "OTEL_SDK_DISABLED": "true",  # thousands of artificial requests are no traces for a collector
         "PYTHONPATH": os.pathsep.join(path or os.curdir for path in sys.path),
     }
-
-
-def is_alive(pid: int) -> bool:
-    """Return whether a process exists and has not ended."""
-    fields = process_stat(pid)
-    return bool(fields) and fields[0] != "Z"

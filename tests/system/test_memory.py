@@ -34,3 +34,14 @@ def test_available_memory_is_that_of_the_machine_and_of_the_cgroup(
         (tmp_path / "memory.current").write_text("1000000\n")
 
     assert memory.available_memory(tmp_path / "meminfo", tmp_path) == expected
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("3000000", 2_000_000), ("9223372036854771712", 4_096_000)])
+def test_a_cgroup_of_version_1_limits_memory_too(limit: str, expected: int, tmp_path: Path) -> None:
+    """Its files have other names, and a huge number means that there is no limit."""
+    (tmp_path / "meminfo").write_text("MemAvailable:   4000 kB\n")
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory/memory.limit_in_bytes").write_text(f"{limit}\n")
+    (tmp_path / "memory/memory.usage_in_bytes").write_text("1000000\n")
+
+    assert memory.available_memory(tmp_path / "meminfo", tmp_path) == expected

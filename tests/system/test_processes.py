@@ -28,3 +28,26 @@ def test_busy_seconds_exclude_idle_and_disk_wait(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(processes, "PROC", tmp_path)
 
     assert processes.busy_seconds() == 111111 / processes.TICKS
+
+
+def test_memory_is_rss_where_pss_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old kernels and some sandboxes have no `smaps_rollup`; `statm` has pages."""
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7/stat").write_text("7 (python) S 1 " + "0 " * 40)
+    (tmp_path / "7/statm").write_text("900 300 100 1 0 200 0\n")
+    monkeypatch.setattr(processes, "PROC", tmp_path)
+
+    assert processes.resource_usage(7).memory == 300 * processes.PAGE_BYTES
+
+
+@pytest.mark.parametrize(("state", "expected"), [("S", True), ("D", True), ("Z", False), (None, False)])
+def test_a_process_is_alive_until_it_has_ended(
+    state: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, expected: bool
+) -> None:
+    """A zombie has ended: only its exit code is left."""
+    if state is not None:
+        (tmp_path / "7").mkdir()
+        (tmp_path / "7/stat").write_text(f"7 (python) {state} 1 0")
+    monkeypatch.setattr(processes, "PROC", tmp_path)
+
+    assert processes.is_alive(7) == expected

@@ -12,8 +12,7 @@ import pytest
 
 from app.load.target import Target
 from app.system.ports import HOST, free_port
-from app.system.processes import kill_tree, process_tree
-from app.tuning.service_process import is_alive
+from app.system.processes import is_alive, kill_tree, process_tree
 from benchmarks.load.served import START_SECONDS
 from tests.support.waiting import until
 

@@ -16,9 +16,9 @@ FIRST, SECOND, THIRD = (candidate_of({"max_batch": size}) for size in (1, 2, 4))
 
 
 class FakeProcess:
-    """A process of 100 MB."""
+    """A process of 100 MB, or of `memory` bytes."""
 
-    start_seconds = 2.0
+    start_seconds, memory = 2.0, 100_000_000
 
     def __init__(self, running: "list[FakeProcess]", variables: dict[str, str]) -> None:
         self._running, self.variables = running, variables
@@ -32,7 +32,7 @@ class FakeProcess:
         return image
 
     def usage(self) -> ResourceUsage:
-        return ResourceUsage(0, 100_000_000)
+        return ResourceUsage(0, self.memory)
 
     def stop(self) -> None:
         self._running.remove(self)
@@ -47,6 +47,7 @@ def running(monkeypatch: pytest.MonkeyPatch) -> list[FakeProcess]:
         return FakeProcess(found, variables)
 
     monkeypatch.setattr(ServiceProcess, "start", start)
+    monkeypatch.setattr(fleets, "available_memory", lambda: 10**9)  # for five processes
     return found
 
 
@@ -90,10 +91,21 @@ def test_a_running_process_is_not_started_again(running: list[FakeProcess]) -> N
 
 
 def test_few_processes_share_a_gpu(running: list[FakeProcess]) -> None:
-    """Its memory is not that of the machine."""
+    """Its memory is not that of the machine, which would be enough for all three."""
     asyncio.run(use(ProcessFleet(launch(on_gpu=True)), FIRST, SECOND, THIRD))
 
-    assert len(running) == fleets.GPU_PROCESSES
+    assert len(running) == 2
+
+
+def test_few_processes_run_if_their_memory_is_not_known(
+    running: list[FakeProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process of 0 bytes does not mean that endlessly many fit."""
+    monkeypatch.setattr(FakeProcess, "memory", 0)
+
+    asyncio.run(use(ProcessFleet(launch()), FIRST, SECOND, THIRD))
+
+    assert len(running) == 2
 
 
 def test_all_processes_end_with_the_fleet(running: list[FakeProcess]) -> None:
@@ -102,6 +114,7 @@ def test_all_processes_end_with_the_fleet(running: list[FakeProcess]) -> None:
     async def work() -> Any:
         async with open_fleet(launch()) as fleet:
             await use(fleet, FIRST, SECOND)
+            assert len(running) == 2
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

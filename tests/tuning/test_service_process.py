@@ -12,11 +12,11 @@ import pytest
 from app.errors import StartError
 from app.settings import Settings
 from app.system.ports import HOST, free_port
-from app.system.processes import process_tree
+from app.system.processes import is_alive, process_tree
 from app.tuning import service_process
 from app.tuning.measurement import ServiceMeter
 from app.tuning.objective import Objective
-from app.tuning.service_process import ServiceEnded, ServiceProcess, is_alive, variables_of
+from app.tuning.service_process import ServiceEnded, ServiceProcess, variables_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="CPU times are read in /proc")
 
