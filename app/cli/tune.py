@@ -26,9 +26,10 @@ from app.observability import logging as logs
 from app.processes import shared_memory
 from app.settings import Settings
 from app.system.cpus import available_cpus, cpu_model
+from app.system.open_files import OTHER_FILES, raise_soft_limit
 from app.system.processes import PROC
 from app.tuning import answer
-from app.tuning.measurement import WARM_UP_SECONDS
+from app.tuning.measurement import MAX_CLIENTS, WARM_UP_SECONDS
 from app.tuning.objective import parse_objective
 from app.tuning.record import record
 from app.tuning.samples import Samples, read_samples
@@ -201,6 +202,12 @@ def _check(given: argparse.Namespace) -> None:
         raise StartError(
             f"--rate {given.rate:g}: fewer than {MIN_REQUESTS} requests arrive within {given.minutes:g} minutes, too "
             "few to measure; give more --minutes"
+        )
+    allowed = raise_soft_limit(MAX_CLIENTS + OTHER_FILES) - OTHER_FILES
+    if allowed < MAX_CLIENTS:
+        raise StartError(
+            f"swin-serve tune opens up to {MAX_CLIENTS} connections; this process may open only {max(allowed, 0)}; "
+            "raise ulimit -n"
         )
     check_files({"--output": given.output, "--report": given.report})
     if given.report is not None:

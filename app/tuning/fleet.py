@@ -78,9 +78,10 @@ class ProcessFleet:
             self._running.pop(candidate)[0].stop()
 
     def close(self) -> None:
-        """Stop all processes."""
-        for candidate in [*self._running]:
-            self.release(candidate)
+        """Stop all processes, also if one of them cannot be stopped."""
+        with contextlib.ExitStack() as stack:
+            for candidate in [*self._running]:
+                stack.callback(self.release, candidate)
 
 
 def _limit(first: ServiceProcess) -> int:

@@ -21,7 +21,7 @@ from app.load.target import Target
 from app.load.windows import OK
 from app.settings import PREFIX, Settings
 from app.system.ports import HOST, free_port
-from app.system.processes import ResourceUsage, is_alive, kill_tree, process_tree, resource_usage
+from app.system.processes import ResourceUsage, is_alive, kill_tree, resource_usage
 
 # Timeout of a start. On a GPU, each engine first records a graph for every batch size.
 START_SECONDS = 300
@@ -31,6 +31,9 @@ ANSWER_SECONDS = 2
 
 # Seconds between two looks whether a process is ready, or has ended.
 LOOK_SECONDS = 0.05
+
+# Timeout of the end of a killed process. It takes milliseconds, unless the process waits for a device.
+STOP_SECONDS = 5
 
 # The log of a process is emptied between windows when it is longer, because a process logs each request.
 MAX_LOG_BYTES = 2**20
@@ -138,18 +141,27 @@ class ServiceProcess:
         return resource_usage(self.pid)
 
     def stop(self) -> None:
-        """Kill the process and its HTTP workers, and wait until none of them exists.
+        """Kill the process and its HTTP workers, and wait until none of them exists, or for `STOP_SECONDS`.
 
         Only the tuner sends requests to it, so nothing has to drain.
         """
-        members = process_tree(self.pid) if self._process.poll() is None else []
-        kill_tree(self.pid) if members else None
-        self._process.wait()
+        ends = time.monotonic() + STOP_SECONDS
+        members = self._kill()
+        while time.monotonic() < ends and (self._process.poll() is None or any(map(is_alive, members))):
+            time.sleep(LOOK_SECONDS / 10)
         if self._process.stdin is not None:
             self._process.stdin.close()
-        while any(is_alive(pid) for pid in members):
-            time.sleep(LOOK_SECONDS / 10)
         self._log.close()
+
+    def _kill(self) -> list[int]:
+        """Kill the process and its HTTP workers. Return their ids, if it had not ended before."""
+        if self._process.poll() is not None:
+            return []
+        try:
+            return kill_tree(self.pid)
+        except OSError:  # no file can be opened to read /proc; HTTP workers exit with their parent
+            self._process.kill()
+            return [self.pid]
 
     def _last_line(self) -> str:
         self._log.seek(0)

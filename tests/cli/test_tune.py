@@ -80,6 +80,20 @@ def test_other_systems_are_named(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the command needs Linux")
+def test_too_few_open_files_are_refused(
+    images: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sentence names the limit before a process starts."""
+    monkeypatch.setattr(tune, "raise_soft_limit", lambda needed: min(needed, 120))
+
+    line = refusal(capsys, "--slo", "p99=50ms", "--images", images)
+
+    assert line == (
+        "swin-serve: swin-serve tune opens up to 512 connections; this process may open only 56; raise ulimit -n"
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the command needs Linux")
 def test_the_settings_do_not_need_standard_output(
     images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ class FakeProcess:
     """A process of 100 MB, or of `memory` bytes."""
 
     start_seconds, memory = 2.0, 100_000_000
+    fault: OSError | None = None  # of its stop
 
     def __init__(self, running: "list[FakeProcess]", variables: dict[str, str]) -> None:
         self._running, self.variables = running, variables
@@ -35,6 +36,8 @@ class FakeProcess:
         return ResourceUsage(0, self.memory)
 
     def stop(self) -> None:
+        if self.fault:
+            raise self.fault
         self._running.remove(self)
 
 
@@ -121,3 +124,17 @@ def test_all_processes_end_with_the_fleet(running: list[FakeProcess]) -> None:
         asyncio.run(work())
 
     assert running == []
+
+
+def test_a_process_that_cannot_be_stopped_does_not_keep_the_others(running: list[FakeProcess]) -> None:
+    """All others are stopped before the error is raised."""
+
+    async def work() -> None:
+        async with open_fleet(launch()) as fleet:
+            await use(fleet, FIRST, SECOND, THIRD)
+            running[1].fault = OSError("no files")
+
+    with pytest.raises(OSError, match="no files"):
+        asyncio.run(work())
+
+    assert [process.variables["SWIN_MAX_BATCH"] for process in running] == ["2"]

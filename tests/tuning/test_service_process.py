@@ -1,6 +1,7 @@
 """Service processes: their settings, their start, and their end."""
 
 import asyncio
+import errno
 import os
 import socket
 import sys
@@ -17,6 +18,7 @@ from app.tuning import service_process
 from app.tuning.measurement import ServiceMeter
 from app.tuning.objective import Objective
 from app.tuning.service_process import ServiceEnded, ServiceProcess, variables_of
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="CPU times are read in /proc")
 
@@ -81,6 +83,40 @@ def test_a_service_answers_with_a_key_and_ends_without_a_trace(demo_images: list
 
     assert len(members) == 2
     assert not any(is_alive(pid) for pid in members)
+
+
+def test_a_service_is_stopped_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a file descriptor to read `/proc`, the process itself is killed, and its HTTP worker ends with it."""
+
+    def unreadable(pid: int) -> list[int]:
+        raise OSError(errno.EMFILE, f"cannot list the processes below {pid}")
+
+    async def work() -> list[int]:
+        service = await ServiceProcess.start({**CPU, "SWIN_HTTP_WORKERS": "1"}, None)
+        members = process_tree(service.pid)
+        monkeypatch.setattr(service_process, "kill_tree", unreadable)
+        service.stop()
+        return members
+
+    members = asyncio.run(work())
+
+    assert len(members) == 2
+    until(lambda: not any(is_alive(pid) for pid in members))
+
+
+def test_a_process_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that waits for a device ends when the device answers, which can be never. The tuner goes on."""
+    monkeypatch.setattr(service_process, "is_alive", lambda _: True)
+    monkeypatch.setattr(service_process, "STOP_SECONDS", 0.05)
+
+    async def work() -> int:
+        service = await ServiceProcess.start(CPU, None)
+        service.stop()
+        return service.pid
+
+    pid = asyncio.run(work())
+
+    until(lambda: not is_alive(pid))  # it was killed
 
 
 def test_a_setting_with_which_no_service_starts_is_one_sentence() -> None:
