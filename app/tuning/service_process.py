@@ -8,6 +8,8 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,6 +40,9 @@ STOP_SECONDS = 5
 # The log of a process is emptied between windows when it is longer, because a process logs each request.
 MAX_LOG_BYTES = 2**20
 
+# A line of the log without a fault, as text or as JSON: see `app/observability/logging.py`.
+INFORMATION = re.compile(r'\S+ (DEBUG|INFO) |\{"time": "[^"]*", "level": "(debug|info)"')
+
 # Settings of the user that do not apply to a private process on the loopback address.
 REPLACED = frozenset({"host", "port", "grpc_port", "root_path", "drain_delay"})
 
@@ -46,7 +51,7 @@ TRIES = 3
 
 
 class ServiceEnded(Exception):
-    """The service has ended by itself. The message is the end of its log."""
+    """The service has ended by itself. The message is the reason."""
 
 
 def variables_of(settings: Settings) -> dict[str, str]:
@@ -118,7 +123,7 @@ class ServiceProcess:
                         if (await pool.send(self.target.get("/health/ready"))).status == OK:
                             return
                 await asyncio.sleep(LOOK_SECONDS)
-        raise StartError(f"a candidate is not ready after {START_SECONDS} s: {self._last_line()}")
+        raise StartError(f"not ready after {START_SECONDS} s: {self._last_line() or 'no error in its log'}")
 
     @property
     def pid(self) -> int:
@@ -132,7 +137,7 @@ class ServiceProcess:
             ServiceEnded: it has ended.
         """
         if self._process.poll() is not None:
-            raise ServiceEnded(self._last_line())
+            raise ServiceEnded(self._reason())
         if os.fstat(self._log.fileno()).st_size > MAX_LOG_BYTES:
             os.ftruncate(self._log.fileno(), 0)
 
@@ -163,12 +168,28 @@ class ServiceProcess:
             self._process.kill()
             return [self.pid]
 
+    def _reason(self) -> str:
+        """Return why the process has ended: the signal, or else its last line."""
+        code = self._process.returncode
+        if code == -signal.SIGKILL:
+            return "killed by SIGKILL; the usual cause is that there is not enough memory"
+        if code < 0:
+            return f"killed by {_signal_name(-code)}"
+        return self._last_line() or f"exit code {code}, without an error in its log"
+
     def _last_line(self) -> str:
+        """Return the last line of the log above the level `info`, at which a service logs each request."""
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return (
-            lines[-1].removeprefix("swin-serve: ") if lines else f"exit code {self._process.returncode}, without a word"
-        )
+        others = [line for line in lines if not INFORMATION.match(line)]
+        return others[-1].removeprefix("swin-serve: ") if others else ""
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 class _PortTaken(Exception):

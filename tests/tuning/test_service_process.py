@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from random import Random
@@ -11,6 +12,7 @@ from random import Random
 import pytest
 
 from app.errors import StartError
+from app.load.target import Target
 from app.settings import Settings
 from app.system.ports import HOST, free_port
 from app.system.processes import is_alive, process_tree
@@ -151,5 +153,43 @@ def test_a_service_that_ended_is_noticed(demo_images: list[bytes]) -> None:
         finally:
             service.stop()
 
-    with pytest.raises(ServiceEnded):
+    with pytest.raises(ServiceEnded, match="killed by SIGKILL"):
         asyncio.run(work())
+
+
+TEXT = "2026-11-29T17:18:43.032+00:00 {} swin.request request path=/x"
+JSON = '{{"time": "2026-11-29T17:18:43.032+00:00", "level": "{}", "message": "request"}}'
+DIE = "import os, sys; print(sys.argv[1]); sys.stdout.flush(); os.kill(os.getpid(), {})"
+EXIT = "import sys; sys.exit('\\n'.join(sys.argv[1:]))"  # prints, and exits with 1
+
+
+@pytest.mark.parametrize(
+    ("code", "lines", "expected"),
+    [
+        (
+            DIE.format(9),
+            ["swin-serve: a fault"],
+            "killed by SIGKILL; the usual cause is that there is not enough memory",
+        ),
+        (DIE.format(15), ["swin-serve: a fault"], "killed by SIGTERM"),
+        (DIE.format(40), ["swin-serve: a fault"], "killed by signal 40"),
+        (EXIT, ["swin-serve: a fault", TEXT.format("INFO")], "a fault"),
+        (EXIT, ["swin-serve: a fault", JSON.format("info")], "a fault"),
+        (EXIT, [TEXT.format("INFO"), TEXT.format("ERROR")], TEXT.format("ERROR")),
+        (EXIT, [TEXT.format("INFO")], "exit code 1, without an error in its log"),
+    ],
+)
+def test_the_reason_of_an_end_is_the_signal_or_the_last_error(
+    code: str, lines: list[str], expected: str, tmp_path: Path
+) -> None:
+    """A line about a request is no reason."""
+    with (tmp_path / "log").open("w+b") as log:
+        process = subprocess.Popen([sys.executable, "-c", code, *lines], stdin=subprocess.PIPE, stdout=log, stderr=log)  # noqa: S603 (code of this test)
+        process.wait()
+        service = ServiceProcess(process, Target(f"http://{HOST}:1"), log)
+
+        with pytest.raises(ServiceEnded) as ended:
+            service.check()
+
+        service.stop()
+    assert str(ended.value) == expected
