@@ -12,7 +12,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from typing import IO, Self
@@ -99,8 +98,8 @@ class ServiceProcess:
     @classmethod
     async def _start(cls, variables: Mapping[str, str], key: str | None) -> Self:
         started, port = time.monotonic(), free_port()
-        log = _log_file()
-        service = cls(_child(_environment(variables, port), log), Target(f"http://{HOST}:{port}", key), log)
+        process, log = _child(_environment(variables, port))
+        service = cls(process, Target(f"http://{HOST}:{port}", key), log)
         try:
             await service._wait_until_ready()
         except ServiceEnded as error:
@@ -197,22 +196,34 @@ class _PortTaken(Exception):
 
 
 def _log_file() -> IO[bytes]:
-    """Return a file without a name, which the kernel deletes with the last process that has it open."""
-    log = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the process)
+    """Return a file in memory, which needs no folder. The kernel deletes it with the last process that has it open."""
+    log = os.fdopen(os.memfd_create("swin-log"), "w+b")
     flags = fcntl.fcntl(log, fcntl.F_GETFL)
     fcntl.fcntl(log, fcntl.F_SETFL, flags | os.O_APPEND)  # the service writes at the end, also of an emptied file
     return log
 
 
-def _child(environment: Mapping[str, str], log: IO[bytes]) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        # -P: `-m` alone would begin in the working directory, which can hold another package named app.
-        [sys.executable, "-P", "-m", "app.tuning.child", "run"],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=log,
-        stderr=log,
-    )
+def _child(environment: Mapping[str, str]) -> tuple["subprocess.Popen[bytes]", IO[bytes]]:
+    """Start the process of a service. Return it with its log.
+
+    Raises:
+        StartError: the system starts no more processes, or opens no more files.
+    """
+    try:
+        with contextlib.ExitStack() as on_failure:
+            log = on_failure.enter_context(_log_file())
+            process = subprocess.Popen(
+                # -P: `-m` alone would begin in the working directory, which can hold another package named app.
+                [sys.executable, "-P", "-m", "app.tuning.child", "run"],
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+            )
+            on_failure.pop_all()
+            return process, log
+    except OSError as error:
+        raise StartError(f"cannot start a process: {error.strerror}") from error
 
 
 def _environment(variables: Mapping[str, str], port: int) -> dict[str, str]:

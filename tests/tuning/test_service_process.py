@@ -6,8 +6,10 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from random import Random
+from typing import IO
 
 import pytest
 
@@ -125,6 +127,38 @@ def test_a_setting_with_which_no_service_starts_is_one_sentence() -> None:
     """The sentence is that of the service."""
     with pytest.raises(StartError, match="SWIN_MAX_BATCH '0'"):
         asyncio.run(ServiceProcess.start({**CPU, "SWIN_MAX_BATCH": "0"}, None))
+
+
+def test_a_process_that_cannot_be_started_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system can be out of memory or process ids. The log that was opened for the process is closed."""
+    logs = list[IO[bytes]]()
+
+    def refuse(*_: object, stdout: IO[bytes], **__: object) -> None:
+        logs.append(stdout)
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+
+    with pytest.raises(StartError, match="cannot start a process: Resource temporarily unavailable"):
+        asyncio.run(ServiceProcess.start(CPU, None))
+    assert [log.closed for log in logs] == [True]
+
+
+def test_a_service_starts_without_a_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file system of a container can be read-only. The log and the copies of the bundle are in memory then."""
+    nowhere = "import tempfile; tempfile._candidate_tempdir_list = lambda: []"
+    (tmp_path / "sitecustomize.py").write_text(nowhere)  # for the child
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", list)
+
+    async def work() -> None:
+        service = await ServiceProcess.start({**CPU, "SWIN_HTTP_WORKERS": "1"}, None)
+        service.stop()
+
+    with pytest.raises(FileNotFoundError, match="temporary directory"):
+        tempfile.gettempdir()
+    asyncio.run(work())
 
 
 def test_another_port_is_tried_if_one_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
