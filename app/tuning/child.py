@@ -34,11 +34,16 @@ def _end_with_input() -> None:
     """
     while os.read(0, 1024):
         pass
+    with contextlib.suppress(OSError):  # /proc cannot be read
+        _kill_descendants()
+    exit_now(ORPHANED)
+
+
+def _kill_descendants() -> None:
     _, *descendants = process_tree(os.getpid())
     for pid in descendants:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    exit_now(ORPHANED)
 
 
 if __name__ == "__main__":

@@ -73,6 +73,21 @@ def test_a_service_that_is_stuck_ends_too() -> None:
         assert process.wait(timeout=START_SECONDS) == 1
 
 
+def test_a_service_ends_where_proc_cannot_be_read() -> None:
+    """Other systems have no `/proc`, and a process can be out of file descriptors."""
+    with child(
+        "-c", f"import pathlib, app.system.processes as p; p.PROC = pathlib.Path('/missing'); {STUCK}"
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"stuck\n"
+
+        process.stdin.close()
+        process.stdin = None
+
+        assert process.wait(timeout=START_SECONDS) == 1
+
+
 def test_a_killed_parent_leaves_no_child() -> None:
     """SIGKILL lets no program clean up, but the kernel closes its pipe."""
     parent = (
