@@ -12,8 +12,9 @@ from typing import NoReturn
 
 log = logging.getLogger("swin.server")
 
-# The first part of the names of threads that run engines, decode images, and wait for the answers of a command.
-POOLS = ("engine", "decode", "classify")
+# The first part of the names of threads that run engines, decode images, wait for the answers of a command, and measure
+# the costs of a request.
+POOLS = ("engine", "decode", "classify", "costs")
 
 # The timeout for pool threads. A thread that was shut down ends within milliseconds, or after the
 # batch or image that it works on.

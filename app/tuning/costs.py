@@ -23,8 +23,9 @@ from app.settings import Settings
 # Seconds of runs of one batch size, and the minimum number of runs.
 SIZE_SECONDS, MIN_RUNS = 0.1, 3
 
-# The name of the threads that decode. `app/system/process_exit.py` does not wait for them forever.
-DECODE_THREADS = "decode"
+# The names of the thread that measures, and of those that decode. `app/system/process_exit.py` does not wait for them
+# forever: an engine of TensorRT takes minutes to open.
+COSTS_THREAD, DECODE_THREADS = "costs", "decode"
 
 
 class Cost(NamedTuple):

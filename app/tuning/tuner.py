@@ -4,6 +4,7 @@ import asyncio
 import math
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from app.bundle.load import Bundle, load_bundle
@@ -12,7 +13,7 @@ from app.settings import Settings
 from app.system.cpus import available_cpus, granted_cpus
 from app.tuning.candidate import Candidate
 from app.tuning.confirmation import DEFAULTS, Confirmation, Simplification, confirm, cpu_time, latency, simplify
-from app.tuning.costs import CostMeter, Costs, DecodeCosts, EngineCosts
+from app.tuning.costs import COSTS_THREAD, CostMeter, Costs, DecodeCosts, EngineCosts
 from app.tuning.fleet import Launch, ProcessFleet, open_fleet
 from app.tuning.measurement import Measurement
 from app.tuning.objective import Objective
@@ -122,7 +123,7 @@ async def tune(request: Request, schedule: Schedule, report: Callable[[str], Non
 
 
 async def _measured_costs(request: Request, bundle: Bundle, schedule: Schedule) -> Costs:
-    """Measure the costs in a thread, which ends soon after this task is cancelled."""
+    """Measure the costs in a thread, which ends after the step that it is in when this task is cancelled."""
     is_cancelled = threading.Event()
     seconds = COSTS_END * schedule.seconds
     meter = CostMeter(bundle, request.settings, is_cancelled.is_set)
@@ -138,10 +139,13 @@ async def _measured_costs(request: Request, bundle: Bundle, schedule: Schedule) 
             engines |= meter.engines(sorted(others), ENGINES_SHARE * seconds)
         return engines, meter.decode(request.samples.images, modes, cpus, DECODE_SHARE * seconds)
 
+    # Not the executor of the loop: the end of the loop waits for its threads.
+    pool = ThreadPoolExecutor(1, thread_name_prefix=COSTS_THREAD)
     try:
-        engines, decode = await asyncio.to_thread(measure)
+        engines, decode = await asyncio.get_running_loop().run_in_executor(pool, measure)
     finally:
         is_cancelled.set()
+        pool.shutdown(wait=False)
     return Costs(granted_cpus(), engines, decode)
 
 

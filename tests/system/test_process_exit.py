@@ -24,7 +24,7 @@ def ended(work: str, name: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)  # noqa: S603 (code of this test)
 
 
-@pytest.mark.parametrize("name", ["engine-gpu_0", "engine-0_0", "decode_1", "classify_0"])
+@pytest.mark.parametrize("name", ["engine-gpu_0", "engine-0_0", "decode_1", "classify_0", "costs_0"])
 def test_a_process_waits_for_its_pool_threads(name: str) -> None:
     """When the threads have ended, Python ends the process and runs its exit handlers."""
     done = ended("lambda: __import__('time').sleep(0.3)", name)
@@ -32,7 +32,7 @@ def test_a_process_waits_for_its_pool_threads(name: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (3, "finished\n", "")
 
 
-@pytest.mark.parametrize("name", ["engine-gpu_0", "engine-0_0", "decode_1", "classify_0"])
+@pytest.mark.parametrize("name", ["engine-gpu_0", "engine-0_0", "decode_1", "classify_0", "costs_0"])
 def test_a_process_exits_without_a_thread_that_times_out(name: str) -> None:
     """After the timeout, the log names the thread, and nothing is cleaned up."""
     done = ended("threading.Event().wait", name)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,11 +27,21 @@ MARK = "TUNE_TEST_MARK"
 PHASES = {"costs": "measuring", "start": "starting", "trial": "trial", "confirmation": "confirmation"}
 
 
+# The command with an engine that never opens.
+STUCK = """
+import sys, threading
+import app.tuning.costs
+from app.cli.main import main
+app.tuning.costs.open_engines = lambda *_: threading.Event().wait()
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @contextmanager
-def tuning(mark: str, *options: str) -> Iterator["subprocess.Popen[str]"]:
+def tuning(mark: str, *options: str, program: Sequence[str] = ("-m", "app")) -> Iterator["subprocess.Popen[str]"]:
     """Run the command, and kill it at the end, if it still runs."""
     process = subprocess.Popen(  # noqa: S603 (this interpreter)
-        [sys.executable, "-m", "app", "tune", *options],
+        [sys.executable, *program, "tune", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -94,11 +104,13 @@ def test_a_latency_that_no_service_holds_is_said(images: str) -> None:
     assert "The network takes" in answer
 
 
-def stopped(signal_: signal.Signals, phase: str, images: str) -> tuple[int, str]:
+def stopped(
+    signal_: signal.Signals, phase: str, images: str, *, program: Sequence[str] = ("-m", "app")
+) -> tuple[int, str]:
     """Stop a run when it is in a phase. Return its exit code and its messages, when none of its processes is left."""
     mark, messages = str(uuid.uuid4()), ""
     options = ("--images", images, "--slo", "p50=0.5s", "--minutes", "0.5", "--device", "cpu")
-    with tuning(mark, *options) as process:
+    with tuning(mark, *options, program=program) as process:
         assert process.stderr is not None
         while not (line := process.stderr.readline()).partition("left: ")[2].startswith(PHASES[phase]):
             assert line, f"the run ended before the phase {phase}"
@@ -112,6 +124,15 @@ def stopped(signal_: signal.Signals, phase: str, images: str) -> tuple[int, str]
 def test_a_killed_run_leaves_no_process(images: str) -> None:
     """SIGKILL in the trials, while several services run: they end by themselves."""
     assert stopped(signal.SIGKILL, "trial", images)[0] == -signal.SIGKILL
+
+
+def test_a_run_is_stopped_while_an_engine_opens(images: str) -> None:
+    """Nothing can cancel this. The process ends without the thread that waits for the engine."""
+    code, messages = stopped(signal.SIGTERM, "costs", images, program=("-c", STUCK))
+
+    assert code == 1
+    assert "stopped before there was an answer" in messages
+    assert "Traceback" not in messages
 
 
 @pytest.mark.slow
