@@ -178,7 +178,7 @@ def run_tuner(settings: Settings, given: argparse.Namespace) -> int:
     except asyncio.CancelledError:
         return fail("stopped before there was an answer; all processes have ended")
     except ServiceEnded as error:
-        return fail(f"a service ended under load: {error}")
+        return fail(f"the service with the defaults ended: {error}")
     return _answer(result, given)
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from app.tuning.confirmation import DEFAULTS
+from app.tuning.candidate import DEFAULTS
 from app.tuning.measurement import ENOUGH_REQUESTS, Measurement, in_time
 from app.tuning.trials import MAX_NOISE, Trial
 from app.tuning.tuner import Result

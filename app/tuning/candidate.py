@@ -44,6 +44,9 @@ class Candidate:
         return " ".join(f"{name}={value}" for name, value in self.settings) or "defaults"
 
 
+DEFAULTS = Candidate()
+
+
 def candidate_of(values: Mapping[str, Value | None]) -> Candidate:
     """Return the candidate with these settings. A value of None is the default."""
     return Candidate(tuple((name, value) for name in TUNED if (value := values.get(name)) is not None))

@@ -3,10 +3,11 @@
 Knows no processes: a fleet gives the meters.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from app.tuning.candidate import Candidate
+from app.tuning.candidate import DEFAULTS, Candidate
 from app.tuning.measurement import Measurement, in_time
 from app.tuning.objective import Objective
 from app.tuning.schedule import (
@@ -15,9 +16,8 @@ from app.tuning.schedule import (
     MIN_WINDOW_SECONDS,
     SIMPLIFICATION_END,
 )
+from app.tuning.service_process import ServiceEnded
 from app.tuning.trials import Run
-
-DEFAULTS = Candidate()
 
 # Windows of each candidate. They alternate.
 WINDOWS = 2
@@ -78,6 +78,8 @@ async def confirm(
 ) -> Confirmation | None:
     """Measure the winner and the defaults at each of these rates, until one of them holds. None if none does.
 
+    None, too, if the winner fails: then another candidate can be confirmed.
+
     A rate holds if enough requests of all its windows together are in time.
 
     For the highest rate, the winner is better if it holds a rate that the defaults do not hold, and its worst window
@@ -87,6 +89,8 @@ async def confirm(
     for failures, rate in enumerate(rates):
         windows: dict[Candidate, list[Measurement]] = {winner: [], DEFAULTS: []}  # one entry if the defaults won
         await _alternate(windows, rate, objective, run, failures=failures, left=len(rates) - failures - 1)
+        if winner in run.failed:
+            return None
         if all(windows.values()) and (found := _judged(winner, rate, windows, objective, score)):
             return found
     return None
@@ -114,7 +118,9 @@ async def _alternate(
         seconds = run.schedule.window(end, least + spare, rate, least=least, longest=MAX_CONFIRMATION_SECONDS)
         if seconds is None:
             return
-        windows[candidate].append(await run.window("confirmation", candidate, rate, seconds))
+        if (window := await run.window("confirmation", candidate, rate, seconds)) is None:
+            return
+        windows[candidate].append(window)
         if left and not any(hold(each, objective) for each in windows.values()):
             return
 
@@ -169,15 +175,28 @@ async def simplify(confirmed: Confirmation, score: Score, run: Run) -> Simplific
 async def _pair(
     candidate: Candidate, name: str, rate: float, left: int, run: Run
 ) -> tuple[Measurement, Measurement] | None:
-    """Measure a candidate with and without a setting; None if there is no time."""
+    """Measure a candidate with and without a setting; None if there is no time, or a service fails.
+
+    The answer has been confirmed, so here the tuner goes on without the defaults, too.
+    """
+    with contextlib.suppress(ServiceEnded):
+        return await _windows(candidate, name, rate, left, run)
+    return None
+
+
+async def _windows(
+    candidate: Candidate, name: str, rate: float, left: int, run: Run
+) -> tuple[Measurement, Measurement] | None:
     start_and_windows = START_RESERVE * run.fleet.start_seconds + 2 * (MIN_WINDOW_SECONDS + run.schedule.around)
     if run.schedule.left_until(SIMPLIFICATION_END) < start_and_windows:
         return None
     without = candidate.without(name)
     run.report(f"starting {without}")
-    await run.fleet.meter(without)  # before the length of the windows is chosen, because it takes time
+    if not await run.start(without):  # before the length of the windows is chosen, because it takes time
+        return None
     seconds = run.schedule.window(SIMPLIFICATION_END, 2 * left, rate, least=2 * left)
     if seconds is None:
         return None
     without_it = await run.window(f"without {name}", without, rate, seconds)
-    return await run.window(f"with {name}", candidate, rate, seconds), without_it
+    with_it = await run.window(f"with {name}", candidate, rate, seconds)
+    return (with_it, without_it) if with_it and without_it else None

@@ -6,8 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from app.tuning.answer import remarks, sentence
-from app.tuning.candidate import BOUND
-from app.tuning.confirmation import DEFAULTS
+from app.tuning.candidate import BOUND, DEFAULTS
 from app.tuning.trials import Trial
 from app.tuning.tuner import Result
 

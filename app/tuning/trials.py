@@ -3,15 +3,18 @@
 Knows no processes: a fleet gives the meters.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+from app.errors import StartError
 from app.tuning.bisection import Bisection, worth_more_windows
-from app.tuning.candidate import Candidate
+from app.tuning.candidate import DEFAULTS, Candidate
 from app.tuning.fleet import Fleet
 from app.tuning.measurement import Measurement
 from app.tuning.prediction import Prediction
 from app.tuning.schedule import TRIALS_END, Schedule
+from app.tuning.service_process import ServiceEnded
 
 # Windows of a candidate in each of the two rounds.
 WINDOWS = 3
@@ -23,25 +26,71 @@ WINDOWS_AT_RATE = 2
 MAX_NOISE = 0.05
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True)
 class Run:
-    """The fleet, the time and the messages that all phases of a run share."""
+    """The fleet, the time and the messages that all phases of a run share.
+
+    A candidate whose service does not start, or ends, is out of the run. Without the defaults, there is no answer.
+    """
 
     fleet: Fleet
     schedule: Schedule
     report: Callable[[str], None]  # takes a sentence about what is being done
+    failed: dict[Candidate, str] = field(default_factory=dict)  # candidates that are out, with the reasons
 
-    async def window(self, phase: str, candidate: Candidate, rate: float, seconds: float) -> Measurement:
-        """Measure a window of an open loop on a candidate.
+    async def start(self, candidate: Candidate) -> bool:
+        """Start the service of a candidate, if it does not run. Return whether it runs.
+
+        Raises:
+            ServiceEnded: the defaults do not start again.
+        """
+        return await self._tried(candidate, lambda: self.fleet.meter(candidate)) is not None
+
+    async def alone(self, candidate: Candidate, seconds: float) -> Measurement | None:
+        """Measure a single client on a candidate; None if the candidate is out.
+
+        Raises:
+            ServiceEnded: the defaults have ended.
+        """
+
+        async def measure() -> Measurement:
+            return await (await self.fleet.meter(candidate)).alone(seconds)
+
+        return await self._tried(candidate, measure)
+
+    async def window(self, phase: str, candidate: Candidate, rate: float, seconds: float) -> Measurement | None:
+        """Measure a window of an open loop on a candidate; None if the candidate is out.
 
         A window that fails while other programs take CPU time says little about the candidate. It is measured again,
         once.
+
+        Raises:
+            ServiceEnded: the defaults have ended.
         """
         self.report(f"{phase}: {candidate}, {rate:,.4g} requests/s")
-        meter = await self.fleet.meter(candidate)
-        window = await meter.open(rate, seconds)
-        is_disturbed = not window.holds and window.noise > MAX_NOISE
-        return await meter.open(rate, seconds) if is_disturbed else window
+
+        async def measure() -> Measurement:
+            meter = await self.fleet.meter(candidate)
+            window = await meter.open(rate, seconds)
+            is_disturbed = not window.holds and window.noise > MAX_NOISE
+            return await meter.open(rate, seconds) if is_disturbed else window
+
+        return await self._tried(candidate, measure)
+
+    async def _tried(self, candidate: Candidate, work: Callable[[], Awaitable[T]]) -> T | None:
+        if candidate in self.failed:
+            return None
+        try:
+            return await work()
+        except (StartError, ServiceEnded) as error:
+            self.fleet.release(candidate)
+            if candidate == DEFAULTS:
+                raise ServiceEnded(str(error)) from error
+            self.failed[candidate] = str(error)
+            return None
 
 
 @dataclass
@@ -51,10 +100,15 @@ class Trial:
     prediction: Prediction
     alone: Measurement  # one request at a time
     windows: list[Measurement] = field(default_factory=list)
-    is_dropped: bool = False  # after the first round
+    is_dropped: bool = False  # after the first round, or because its service failed
 
     def __post_init__(self) -> None:
         self.search = Bisection(self.prediction.rate)
+
+    @property
+    def candidate(self) -> Candidate:
+        """The settings that are tried."""
+        return self.prediction.candidate
 
     @property
     def is_hopeless(self) -> bool:
@@ -72,8 +126,11 @@ class Trial:
         held = [window for window in self.windows if window.holds and window.rate <= self.held]
         return max(held, key=lambda window: window.rate, default=None)
 
-    def add(self, window: Measurement) -> None:
-        """Take a window of an open loop."""
+    def add(self, window: Measurement | None) -> None:
+        """Take a window of an open loop. Without one, the candidate is out, so the trial is dropped."""
+        if window is None:
+            self.is_dropped = True
+            return
         self.windows.append(window)
         self.search.add(window.rate, holds=window.holds, answered=window.answered)
 
@@ -92,6 +149,7 @@ async def find_highest_rates(trials: Sequence[Trial], run: Run) -> None:
     """Search for the highest rate of each trial, in two rounds. Trials that are behind are dropped after the first."""
     tried = [trial for trial in trials if not trial.is_hopeless]
     await _round(tried, run, windows_after=WINDOWS * len(tried) // 2)
+    tried = [trial for trial in tried if not trial.is_dropped]
     for trial, stays in zip(tried, worth_more_windows([trial.search for trial in tried]), strict=True):
         trial.is_dropped = not stays
     staying = [trial for trial in tried if not trial.is_dropped]
@@ -110,14 +168,14 @@ async def _round(trials: Sequence[Trial], run: Run, windows_after: int = 0) -> b
             # If windows are long, the last of each trial gives way.
             windows, least = planned + windows_after, max(planned - len(trials), 1)
             planned -= 1
-            if trial.search.is_done:
+            if trial.is_dropped or trial.search.is_done:
                 continue
             rate = trial.search.next_rate
             seconds = run.schedule.window(TRIALS_END, windows, rate, least=least)
             if seconds is None:
                 return False
-            trial.add(await run.window("trial", trial.prediction.candidate, rate, seconds))
-    return bool(trials)
+            trial.add(await run.window("trial", trial.candidate, rate, seconds))
+    return any(not trial.is_dropped for trial in trials)
 
 
 async def measure_at(rate: float, trials: Sequence[Trial], run: Run) -> None:
@@ -131,6 +189,6 @@ async def measure_at(rate: float, trials: Sequence[Trial], run: Run) -> None:
                 planned -= 1
                 if seconds is None:
                     return
-                trial.add(await run.window("trial", trial.prediction.candidate, rate, seconds))
+                trial.add(await run.window("trial", trial.candidate, rate, seconds))
         for trial in tried:
-            trial.is_dropped = not trial.holds_always
+            trial.is_dropped |= not trial.holds_always

@@ -8,19 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from app.bundle.load import Bundle, load_bundle
-from app.errors import StartError
 from app.settings import Settings
 from app.system.cpus import available_cpus, granted_cpus
-from app.tuning.candidate import Candidate
-from app.tuning.confirmation import DEFAULTS, Confirmation, Simplification, confirm, cpu_time, latency, simplify
+from app.tuning.candidate import DEFAULTS, Candidate
+from app.tuning.confirmation import Confirmation, Score, Simplification, confirm, cpu_time, latency, simplify
 from app.tuning.costs import COSTS_THREAD, CostMeter, Costs, DecodeCosts, EngineCosts
 from app.tuning.fleet import Launch, ProcessFleet, open_fleet
 from app.tuning.measurement import Measurement
 from app.tuning.objective import Objective
-from app.tuning.prediction import MAX_CANDIDATES, HttpCosts, Prediction, Predictor, Variant
+from app.tuning.prediction import MAX_CANDIDATES, HttpCosts, Predictor, Variant
 from app.tuning.samples import Samples
 from app.tuning.schedule import COSTS_END, TRIALS_END, Schedule
-from app.tuning.service_process import ServiceEnded, variables_of
+from app.tuning.service_process import variables_of
 from app.tuning.trials import Run, Trial, find_highest_rates, measure_at
 
 # The shares of the time for the costs in which engines and decoding are measured.
@@ -64,7 +63,7 @@ class Result:
     trials: list[Trial] = field(default_factory=list)  # the defaults first
     confirmed: Confirmation | None = None  # None: nothing holds the latency
     simplified: Simplification | None = None  # None: the defaults are as good
-    failed: list[str] = field(default_factory=list)  # candidates that do not start, with the reason
+    failed: list[str] = field(default_factory=list)  # candidates whose services failed, with the reason
 
     @property
     def candidate(self) -> Candidate:
@@ -101,7 +100,7 @@ async def tune(request: Request, schedule: Schedule, report: Callable[[str], Non
 
     Raises:
         StartError: the bundle, a device or the service cannot be used with the user's settings.
-        ServiceEnded: a service ended under load.
+        ServiceEnded: the service with the defaults ended.
     """
     bundle = load_bundle(request.settings.bundle)
     report(f"measuring the network and {len(request.samples.images)} images")
@@ -116,8 +115,10 @@ async def tune(request: Request, schedule: Schedule, report: Callable[[str], Non
     )
     result = Result(request, bundle.manifest.name, costs, 0)
     async with open_fleet(launch) as fleet:
-        await _search(result, fleet, Run(fleet, schedule, report))
+        run = Run(fleet, schedule, report)
+        await _search(result, fleet, run)
         report("stopping the processes")
+    result.failed = [f"{candidate}: {reason}" for candidate, reason in run.failed.items()]
     result.seconds = schedule.elapsed
     return result
 
@@ -162,15 +163,25 @@ async def _search(result: Result, fleet: ProcessFleet, run: Run) -> None:
         if schedule.left_until(TRIALS_END) < fleet.start_seconds:
             break
         run.report(f"starting {prediction.candidate}")
-        if trial := await _started(prediction, result, fleet):
-            result.trials.append(trial)
+        # A single client also warms the process up.
+        if single := await run.alone(prediction.candidate, _alone_seconds(prediction.latency)):
+            result.trials.append(Trial(prediction, single))
     schedule.end_starts()
-    if all(trial.is_hopeless for trial in result.trials):
-        return
+    await find_answer(result, run)
+
+
+async def find_answer(result: Result, run: Run) -> None:
+    """Measure the trials of a result, then confirm and simplify the best one."""
+    request = result.request
+    # Of equal trials, the first one wins: the defaults.
     if request.rate is not None:
-        await _cheapest(result, request.rate, run)
+        await measure_at(request.rate, result.trials, run)
+        holding = [trial for trial in result.trials if trial.holds_always]
+        await _confirm(result, sorted(holding, key=lambda trial: trial.cpu_ms), cpu_time, run)
     else:
-        await _highest(result, run)
+        await find_highest_rates(result.trials, run)
+        holding = [trial for trial in result.trials if trial.held]
+        await _confirm(result, sorted(holding, key=lambda trial: -trial.held), latency, run)
 
 
 async def _predictor(result: Result, fleet: ProcessFleet) -> tuple[Predictor, Measurement]:
@@ -187,38 +198,19 @@ async def _predictor(result: Result, fleet: ProcessFleet) -> tuple[Predictor, Me
     return Predictor(costs, http_costs, result.request.objective, settings), alone
 
 
-async def _started(prediction: Prediction, result: Result, fleet: ProcessFleet) -> Trial | None:
-    """Start a candidate and measure a single client, which also warms the process up."""
-    try:
-        meter = await fleet.meter(prediction.candidate)
-        return Trial(prediction, await meter.alone(_alone_seconds(prediction.latency)))
-    except (StartError, ServiceEnded) as error:
-        result.failed.append(f"{prediction.candidate}: {error}")
-        fleet.release(prediction.candidate)
-        return None
-
-
 def _alone_seconds(latency: float) -> float:
     return min(max(ALONE_REQUESTS * latency, MIN_ALONE_SECONDS), MAX_ALONE_SECONDS)
 
 
-async def _highest(result: Result, run: Run) -> None:
-    """Find the candidate that holds the highest rate."""
-    await find_highest_rates(result.trials, run)
-    best = max(result.trials, key=lambda trial: trial.held)  # the first of equal ones: the defaults
-    if best.held:
-        rates = [share * best.held for share in CONFIRMED_SHARES]
-        winner = best.prediction.candidate
-        result.confirmed = await confirm(winner, rates, result.request.objective, latency, run)
-        if result.confirmed and result.confirmed.candidate != DEFAULTS:
-            result.simplified = await simplify(result.confirmed, latency, run)
-
-
-async def _cheapest(result: Result, rate: float, run: Run) -> None:
-    """Find the candidate that holds a rate for the least CPU time."""
-    await measure_at(rate, result.trials, run)
-    if holding := [trial for trial in result.trials if trial.holds_always]:
-        winner = min(holding, key=lambda trial: trial.cpu_ms).prediction.candidate
-        result.confirmed = await confirm(winner, [rate], result.request.objective, cpu_time, run)
-        if result.confirmed and result.confirmed.candidate != DEFAULTS:
-            result.simplified = await simplify(result.confirmed, cpu_time, run)
+async def _confirm(result: Result, best: Sequence[Trial], score: Score, run: Run) -> None:
+    """Confirm the first of these candidates whose service does not fail meanwhile, and simplify it."""
+    rate, objective = result.request.rate, result.request.objective
+    for trial in best:
+        if trial.candidate in run.failed:
+            continue
+        rates = [share * trial.held for share in CONFIRMED_SHARES] if rate is None else [rate]
+        result.confirmed = await confirm(trial.candidate, rates, objective, score, run)
+        if trial.candidate not in run.failed:
+            break
+    if result.confirmed and result.confirmed.candidate != DEFAULTS:
+        result.simplified = await simplify(result.confirmed, score, run)

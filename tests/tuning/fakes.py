@@ -1,13 +1,16 @@
 """A clock that only windows move, and a fleet of simulated services. Knows no processes."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+from app.errors import StartError
 from app.tuning.candidate import Candidate
 from app.tuning.measurement import Measurement
 from app.tuning.objective import Objective
 from app.tuning.prediction import Prediction
 from app.tuning.schedule import AROUND_SECONDS, Schedule
+from app.tuning.service_process import ServiceEnded
 from app.tuning.trials import Run, Trial
 
 # Of the simulated services, whose windows hold or do not.
@@ -58,8 +61,12 @@ class Simulated:
         self.windows = list[tuple[float, float]]()  # rate and seconds
         self.disturbed = 0  # so many next windows fail, because other programs run
         self.shares = list[float]()  # the shares of requests in time of the next windows
+        self.starts = True  # or there is a fault with these settings
+        self.lifetime = math.inf  # it is killed in the window after so many
 
     async def open(self, rate: float, seconds: float) -> Measurement:
+        if len(self.windows) >= self.lifetime:
+            raise ServiceEnded("killed")
         self._clock.seconds += seconds + AROUND_SECONDS
         self.windows.append((rate, seconds))
         if self.disturbed:
@@ -85,6 +92,8 @@ class SimulatedFleet:
         self._clock, self._services, self._running = clock, services, set[Candidate]()
 
     async def meter(self, candidate: Candidate) -> Simulated:
+        if not self._services[candidate].starts:
+            raise StartError("no memory")
         if candidate not in self._running:
             self._running.add(candidate)
             self.started.append(candidate)

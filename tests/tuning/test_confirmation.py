@@ -131,6 +131,15 @@ def test_the_defaults_can_win() -> None:
     assert services[BOTH].windows == []
 
 
+def test_a_winner_whose_service_ends_is_not_confirmed() -> None:
+    """Neither are the defaults: another candidate can be better. The reason is kept."""
+    run, services = simulation({BOTH: 1000, DEFAULTS: 1000})
+    services[BOTH].lifetime = 1
+
+    assert asyncio.run(confirm(BOTH, [850, 700], OBJECTIVE, latency, run)) is None
+    assert run.failed == {BOTH: "killed"}
+
+
 @pytest.mark.parametrize(("cpu_ms", "expected"), [(0.5, BOTH), (1.5, DEFAULTS)])
 def test_at_a_given_rate_the_cheaper_one_is_confirmed(cpu_ms: float, expected: Candidate) -> None:
     """Both hold the rate, so the CPU time decides."""
@@ -207,3 +216,24 @@ def test_settings_stay_if_there_is_no_time_to_measure_them() -> None:
 
     assert found.candidate == BOTH
     assert [(gain.name, gain.with_it) for gain in found.gains] == [("max_batch", None), ("http_workers", None)]
+
+
+def test_a_setting_stays_if_no_service_starts_without_it() -> None:
+    """Its gain is not stated, and the other setting is measured."""
+    run, services = simulation({BOTH: 1000, BATCH: 1000, WORKERS: 1000})
+    services[WORKERS].starts = False
+
+    found = asyncio.run(simplify(confirmed(BOTH, 850), latency, run))
+
+    assert (found.candidate, found.removed) == (BATCH, ["http_workers"])
+    assert [(gain.name, gain.with_it) for gain in found.gains] == [("max_batch", None)]
+
+
+def test_a_confirmed_answer_does_not_need_the_defaults() -> None:
+    """A candidate without its only setting is the defaults, which have been measured before."""
+    run, services = simulation({WORKERS: 1000, DEFAULTS: 500})
+    services[DEFAULTS].starts = False
+
+    found = asyncio.run(simplify(confirmed(WORKERS, 850), latency, run))
+
+    assert (found.candidate, found.removed) == (WORKERS, [])

@@ -1,16 +1,20 @@
 """The trials, with simulated services and a clock that only they move."""
 
 import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import pytest
 
 from app.tuning.candidate import Candidate, candidate_of
 from app.tuning.schedule import TRIALS_END
-from app.tuning.trials import WINDOWS, find_highest_rates, measure_at
+from app.tuning.service_process import ServiceEnded
+from app.tuning.trials import WINDOWS, Run, Trial, find_highest_rates, measure_at
 from tests.tuning.fakes import simulation, trial
 
 DEFAULTS = Candidate()
 FAST, NEAR, SLOW = (candidate_of({"max_batch": size}) for size in (1, 2, 4))
+Measure = Callable[[Sequence[Trial], Run], Coroutine[Any, Any, None]]
 CAPACITIES = {DEFAULTS: 700.0, FAST: 1000.0, NEAR: 950.0, SLOW: 200.0}
 
 
@@ -79,6 +83,7 @@ def test_a_disturbed_window_is_measured_again(disturbed: int, *, holds: bool) ->
 
     window = asyncio.run(run.window("trial", FAST, 500, 1))
 
+    assert window is not None
     assert window.holds == holds
     assert len(services[FAST].windows) == 2
 
@@ -93,3 +98,42 @@ def test_a_given_rate_keeps_those_that_hold_it() -> None:
     assert {rate for service in services.values() for rate, _ in service.windows} == {800}
     assert {each.prediction.candidate for each in trials if each.holds_always} == {FAST, NEAR}
     assert len(services[SLOW].windows) < len(services[FAST].windows)
+
+
+async def measured_at_800(trials: Sequence[Trial], run: Run) -> None:
+    await measure_at(800, trials, run)
+
+
+@pytest.mark.parametrize("measure", [find_highest_rates, measured_at_800])
+def test_a_candidate_whose_service_ends_is_dropped(measure: Measure) -> None:
+    """The others go on, and the reason is kept."""
+    run, services = simulation(CAPACITIES)
+    services[FAST].lifetime = 1
+    trials = [trial(candidate, 1000) for candidate in CAPACITIES]
+
+    asyncio.run(measure(trials, run))
+
+    assert run.failed == {FAST: "killed"}
+    assert [each.candidate for each in trials if not each.is_dropped][-1] == NEAR
+    assert len(services[NEAR].windows) > 1
+
+
+def test_a_search_ends_if_all_services_end() -> None:
+    """There is time for more windows, and no candidate for them."""
+    run, services = simulation({FAST: 1000, NEAR: 950}, seconds=1e6)
+    for service in services.values():
+        service.lifetime = 1
+
+    asyncio.run(find_highest_rates([trial(FAST, 9000), trial(NEAR, 9000)], run))
+
+    assert set(run.failed) == {FAST, NEAR}
+
+
+@pytest.mark.parametrize("measure", [find_highest_rates, measured_at_800])
+def test_without_the_defaults_there_is_no_answer(measure: Measure) -> None:
+    """If their service ends, the settings of the user or the machine are at fault."""
+    run, services = simulation(CAPACITIES)
+    services[DEFAULTS].lifetime = 1
+
+    with pytest.raises(ServiceEnded, match="killed"):
+        asyncio.run(measure([trial(candidate, 1000) for candidate in CAPACITIES], run))
