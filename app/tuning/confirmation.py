@@ -78,7 +78,7 @@ async def confirm(
 ) -> Confirmation | None:
     """Measure the winner and the defaults at each of these rates, until one of them holds. None if none does.
 
-    None, too, if the winner fails: then another candidate can be confirmed.
+    Return None also if the service of the winner fails. Then another candidate can be confirmed.
 
     A rate holds if enough requests of all its windows together are in time.
 
@@ -115,6 +115,8 @@ async def _alternate(
     turns = [*windows] * WINDOWS
     for done, candidate in enumerate(turns):
         least = len(turns) - done
+        if not await run.start(candidate):  # before the length of the window is chosen, because it takes time
+            return
         seconds = run.schedule.window(end, least + spare, rate, least=least, longest=MAX_CONFIRMATION_SECONDS)
         if seconds is None:
             return
@@ -180,11 +182,11 @@ async def _pair(
     The answer has been confirmed, so here the tuner goes on without the defaults, too.
     """
     with contextlib.suppress(ServiceEnded):
-        return await _windows(candidate, name, rate, left, run)
+        return await _measured_pair(candidate, name, rate, left, run)
     return None
 
 
-async def _windows(
+async def _measured_pair(
     candidate: Candidate, name: str, rate: float, left: int, run: Run
 ) -> tuple[Measurement, Measurement] | None:
     start_and_windows = START_RESERVE * run.fleet.start_seconds + 2 * (MIN_WINDOW_SECONDS + run.schedule.around)

@@ -24,6 +24,7 @@ class Fleet(Protocol):
     """Gives the meter of a candidate."""
 
     start_seconds: float  # that a start takes
+    limit: int  # services that run at once, at least one; the one that was used least lately gives way
 
     async def meter(self, candidate: Candidate) -> Meter:
         """Return the meter of a candidate. Start its service if it does not run."""
@@ -50,7 +51,7 @@ class ProcessFleet:
         self._launch = launch
         self._random = Random(0)  # noqa: S311 (arrivals, not secrets)
         self._running = dict[Candidate, tuple[ServiceProcess, ServiceMeter]]()  # the one that was used last is last
-        self._limit = FEW_PROCESSES if launch.on_gpu else 0  # 0: not known yet
+        self.limit = FEW_PROCESSES if launch.on_gpu else 0  # 0: not known before the first start
         self.start_seconds = 0.0  # of the first process
 
     async def meter(self, candidate: Candidate) -> ServiceMeter:
@@ -62,14 +63,14 @@ class ProcessFleet:
         if candidate in self._running:
             self._running[candidate] = entry = self._running.pop(candidate)
             return entry[1]
-        while self._limit and len(self._running) >= self._limit:
+        while self.limit and len(self._running) >= self.limit:
             self.release(next(iter(self._running)))
         launch = self._launch
         process = await ServiceProcess.start({**launch.variables, **candidate.variables}, launch.key)
         meter = ServiceMeter(process, launch.images, launch.objective, self._random)
         self._running[candidate] = process, meter
-        if not self._limit:
-            self._limit = _limit(process)
+        if not self.limit:
+            self.limit = _limit(process)
         self.start_seconds = self.start_seconds or process.start_seconds
         return meter
 

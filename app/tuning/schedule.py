@@ -21,6 +21,11 @@ MIN_WINDOW_SECONDS, MAX_WINDOW_SECONDS, MAX_CONFIRMATION_SECONDS = 0.5, 10.0, 30
 AROUND_SECONDS = WARM_UP_SECONDS + 0.3
 
 
+def planned_start(start_seconds: float) -> float:
+    """Return the seconds to plan for the start of a candidate and a single client, by the start of the defaults."""
+    return START_FACTOR * start_seconds + ALONE_SECONDS
+
+
 @dataclass
 class Schedule:
     """The time that is left.
@@ -71,10 +76,17 @@ class Schedule:
 
     def candidates(self, start_seconds: float, most: int) -> int:
         """Return how many candidates can be started beside the defaults, at least one."""
-        return min(max(int(STARTS_SHARE * self.seconds / (START_FACTOR * start_seconds + ALONE_SECONDS)), 1), most)
+        return min(max(int(STARTS_SHARE * self.seconds / planned_start(start_seconds)), 1), most)
 
     def window(
-        self, end: float, windows: int, rate: float, *, least: int = 1, longest: float = MAX_WINDOW_SECONDS
+        self,
+        end: float,
+        windows: int,
+        rate: float,
+        *,
+        least: int = 1,
+        longest: float = MAX_WINDOW_SECONDS,
+        starts: float = 0.0,
     ) -> float | None:
         """Return the seconds of the next window until a share of the whole time; None if no time is left.
 
@@ -87,8 +99,10 @@ class Schedule:
             rate: requests per second.
             least: the number of windows that have to fit, with this one.
             longest: seconds. A window with fewer than enough requests can be longer.
+            starts: the seconds in which services start until then. They get at most half of the time.
         """
         left, enough = self.left_until(end), ENOUGH_REQUESTS / rate
+        left -= min(starts, left / 2)
         part, most = (left / max(number, 1) - self.around for number in (windows, least))
         seconds = min(max(part, min(enough, most)), max(longest, enough))
         if seconds < MIN_WINDOW_SECONDS:  # fewer windows than planned

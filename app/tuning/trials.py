@@ -33,7 +33,7 @@ T = TypeVar("T")
 class Run:
     """The fleet, the time and the messages that all phases of a run share.
 
-    A candidate whose service does not start, or ends, is out of the run. Without the defaults, there is no answer.
+    If a service does not start, or ends, its candidate is out of the run. Without the defaults, there is no answer.
     """
 
     fleet: Fleet
@@ -145,47 +145,71 @@ class Trial:
         return sum(window.cpu_ms for window in self.windows) / len(self.windows)
 
 
-async def find_highest_rates(trials: Sequence[Trial], run: Run) -> None:
-    """Search for the highest rate of each trial, in two rounds. Trials that are behind are dropped after the first."""
+@dataclass(frozen=True)
+class Later:
+    """The rest of the phase after some trials: candidates that have not started, and the seconds of their starts."""
+
+    candidates: int = 0
+    start_seconds: float = 0.0
+
+
+NOTHING = Later()
+
+
+async def find_highest_rates(
+    trials: Sequence[Trial], run: Run, *, earlier: Sequence[Trial] = (), later: Later = NOTHING
+) -> None:
+    """Search for the highest rate of each trial, in two rounds. Trials that are behind are dropped after the first.
+
+    They can be behind each other and behind `earlier` trials.
+    """
     tried = [trial for trial in trials if not trial.is_hopeless]
-    await _round(tried, run, windows_after=WINDOWS * len(tried) // 2)
+    await _round(tried, run, later, windows_after=WINDOWS * len(tried) // 2)
     tried = [trial for trial in tried if not trial.is_dropped]
-    for trial, stays in zip(tried, worth_more_windows([trial.search for trial in tried]), strict=True):
+    rivals = [trial for trial in earlier if trial.candidate not in run.failed]
+    stay = worth_more_windows([trial.search for trial in (*rivals, *tried)])[len(rivals) :]
+    for trial, stays in zip(tried, stay, strict=True):
         trial.is_dropped = not stays
     staying = [trial for trial in tried if not trial.is_dropped]
-    while await _round(staying, run) and not any(trial.held for trial in staying):
+    while await _round(staying, run, later) and not (
+        later.candidates or any(trial.held for trial in (*rivals, *staying))
+    ):
         pass  # the rates were too high, and there is time for lower ones
 
 
-async def _round(trials: Sequence[Trial], run: Run, windows_after: int = 0) -> bool:
+async def _round(trials: Sequence[Trial], run: Run, later: Later, windows_after: int = 0) -> bool:
     """Measure some windows of each trial, in turns. `windows_after` are left for the next round.
 
     Return whether there was time for all of them.
     """
+    windows_after += WINDOWS * later.candidates * 3 // 2
     planned = WINDOWS * len(trials)
     for _ in range(WINDOWS):
         for trial in trials:
             # If windows are long, the last of each trial gives way.
-            windows, least = planned + windows_after, max(planned - len(trials), 1)
+            windows, least = planned + windows_after, max(planned - len(trials), 1) + WINDOWS * later.candidates
             planned -= 1
             if trial.is_dropped or trial.search.is_done:
                 continue
             rate = trial.search.next_rate
-            seconds = run.schedule.window(TRIALS_END, windows, rate, least=least)
+            seconds = run.schedule.window(TRIALS_END, windows, rate, least=least, starts=later.start_seconds)
             if seconds is None:
                 return False
             trial.add(await run.window("trial", trial.candidate, rate, seconds))
     return any(not trial.is_dropped for trial in trials)
 
 
-async def measure_at(rate: float, trials: Sequence[Trial], run: Run) -> None:
+async def measure_at(rate: float, trials: Sequence[Trial], run: Run, *, later: Later = NOTHING) -> None:
     """Measure each trial at one rate. A trial that does not hold it in the first round is dropped."""
     tried = [trial for trial in trials if not trial.is_hopeless]
     planned = 2 * WINDOWS_AT_RATE * len(tried)
+    after = 2 * WINDOWS_AT_RATE * later.candidates
     for _ in range(2):
         for _ in range(WINDOWS_AT_RATE):
             for trial in [trial for trial in tried if not trial.is_dropped]:
-                seconds = run.schedule.window(TRIALS_END, planned, rate, least=planned // 2)
+                seconds = run.schedule.window(
+                    TRIALS_END, planned + after, rate, least=(planned + after) // 2, starts=later.start_seconds
+                )
                 planned -= 1
                 if seconds is None:
                     return

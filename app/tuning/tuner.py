@@ -14,22 +14,20 @@ from app.tuning.candidate import DEFAULTS, Candidate
 from app.tuning.confirmation import Confirmation, Score, Simplification, confirm, cpu_time, latency, simplify
 from app.tuning.costs import COSTS_THREAD, CostMeter, Costs, DecodeCosts, EngineCosts
 from app.tuning.fleet import Launch, ProcessFleet, open_fleet
+from app.tuning.groups import alone_seconds, try_all
 from app.tuning.measurement import Measurement
 from app.tuning.objective import Objective
-from app.tuning.prediction import MAX_CANDIDATES, HttpCosts, Predictor, Variant
+from app.tuning.prediction import MAX_CANDIDATES, HttpCosts, Prediction, Predictor, Variant
 from app.tuning.samples import Samples
-from app.tuning.schedule import COSTS_END, TRIALS_END, Schedule
+from app.tuning.schedule import COSTS_END, Schedule
 from app.tuning.service_process import variables_of
-from app.tuning.trials import Run, Trial, find_highest_rates, measure_at
+from app.tuning.trials import Run, Trial
 
 # The shares of the time for the costs in which engines and decoding are measured.
 ENGINES_SHARE, DECODE_SHARE = 0.5, 0.25
 
 # Clients and seconds for the cost of a request without an image.
 HTTP_CLIENTS, HTTP_SECONDS = 8, 0.7
-
-# Requests of a single client before the load of a candidate, and the bounds of their time in seconds.
-ALONE_REQUESTS, MIN_ALONE_SECONDS, MAX_ALONE_SECONDS = 30, 0.5, 3.0
 
 # A single client sends few requests, so one stall of the machine can be a few percent of them.
 IN_TIME_BUT_FOR_STALLS = 0.9
@@ -154,32 +152,22 @@ async def _search(result: Result, fleet: ProcessFleet, run: Run) -> None:
     request, schedule = result.request, run.schedule
     run.report("starting the defaults")
     predictor, alone = await _predictor(result, fleet)
-    result.trials.append(Trial(predictor.predict(Variant()), alone))
     fits = schedule.candidates(fleet.start_seconds, MAX_CANDIDATES)
     predictions = predictor.candidates(
         request.workers, allow_fast_decode=request.allow_fast_decode, count=fits, rate=request.rate
     )
-    for prediction in predictions:
-        if schedule.left_until(TRIALS_END) < fleet.start_seconds:
-            break
-        run.report(f"starting {prediction.candidate}")
-        # A single client also warms the process up.
-        if single := await run.alone(prediction.candidate, _alone_seconds(prediction.latency)):
-            result.trials.append(Trial(prediction, single))
-    schedule.end_starts()
-    await find_answer(result, run)
+    await find_answer(result, Trial(predictor.predict(Variant()), alone), predictions, run)
 
 
-async def find_answer(result: Result, run: Run) -> None:
-    """Measure the trials of a result, then confirm and simplify the best one."""
-    request = result.request
-    # Of equal trials, the first one wins: the defaults.
-    if request.rate is not None:
-        await measure_at(request.rate, result.trials, run)
+async def find_answer(result: Result, defaults: Trial, predictions: Sequence[Prediction], run: Run) -> None:
+    """Try the defaults and these candidates, then confirm and simplify the best one."""
+    rate = result.request.rate
+    result.trials = await try_all(defaults, predictions, rate, run)
+    # The defaults are the first trial, so they win against equal ones.
+    if rate is not None:
         holding = [trial for trial in result.trials if trial.holds_always]
         await _confirm(result, sorted(holding, key=lambda trial: trial.cpu_ms), cpu_time, run)
     else:
-        await find_highest_rates(result.trials, run)
         holding = [trial for trial in result.trials if trial.held]
         await _confirm(result, sorted(holding, key=lambda trial: -trial.held), latency, run)
 
@@ -189,7 +177,7 @@ async def _predictor(result: Result, fleet: ProcessFleet) -> tuple[Predictor, Me
     costs, settings = result.costs, result.request.settings
     engine, decode = costs.engines[None].batches[1], costs.decode[settings.decode].image
     meter = await fleet.meter(DEFAULTS)
-    alone = await meter.alone(_alone_seconds(2 * engine.seconds + decode.seconds))
+    alone = await meter.alone(alone_seconds(2 * engine.seconds + decode.seconds))
     http = await meter.http(HTTP_CLIENTS, HTTP_SECONDS)
     # A request without an image has no content and no predictions: it is the least that HTTP can cost.
     rest = alone.cpu_ms / 1e3 - engine.cpu_seconds - decode.cpu_seconds
@@ -198,12 +186,8 @@ async def _predictor(result: Result, fleet: ProcessFleet) -> tuple[Predictor, Me
     return Predictor(costs, http_costs, result.request.objective, settings), alone
 
 
-def _alone_seconds(latency: float) -> float:
-    return min(max(ALONE_REQUESTS * latency, MIN_ALONE_SECONDS), MAX_ALONE_SECONDS)
-
-
 async def _confirm(result: Result, best: Sequence[Trial], score: Score, run: Run) -> None:
-    """Confirm the first of these candidates whose service does not fail meanwhile, and simplify it."""
+    """Confirm the first of these candidates, or the next one if its service fails meanwhile, and simplify it."""
     rate, objective = result.request.rate, result.request.objective
     for trial in best:
         if trial.candidate in run.failed:

@@ -84,28 +84,38 @@ class Simulated:
 
 
 class SimulatedFleet:
-    """Simulated services by candidate. Each is started once, unless it is released."""
+    """Simulated services by candidate, of which so many run at once. Each starts when it is used and does not run."""
 
-    def __init__(self, clock: Clock, services: Mapping[Candidate, Simulated]) -> None:
-        self.start_seconds = START_SECONDS
+    def __init__(self, clock: Clock, services: Mapping[Candidate, Simulated], limit: int, start_seconds: float) -> None:
+        self.start_seconds, self.limit = start_seconds, limit
         self.started = list[Candidate]()
-        self._clock, self._services, self._running = clock, services, set[Candidate]()
+        self._clock, self._services = clock, services
+        self._running = list[Candidate]()  # the one that was used last is last
 
     async def meter(self, candidate: Candidate) -> Simulated:
         if not self._services[candidate].starts:
             raise StartError("no memory")
-        if candidate not in self._running:
-            self._running.add(candidate)
+        if candidate in self._running:
+            self._running.remove(candidate)
+        else:
+            self._running = self._running[max(len(self._running) - self.limit + 1, 0) :]
             self.started.append(candidate)
-            self._clock.seconds += START_SECONDS
+            self._clock.seconds += self.start_seconds
+        self._running.append(candidate)
         return self._services[candidate]
 
     def release(self, candidate: Candidate) -> None:
-        self._running.discard(candidate)
+        if candidate in self._running:
+            self._running.remove(candidate)
 
 
 def simulation(
-    capacities: Mapping[Candidate, float], seconds: float = 120, cpu_ms: Mapping[Candidate, float] | None = None
+    capacities: Mapping[Candidate, float],
+    seconds: float = 120,
+    cpu_ms: Mapping[Candidate, float] | None = None,
+    *,
+    limit: int = 100,
+    start_seconds: float = START_SECONDS,
 ) -> tuple[Run, dict[Candidate, Simulated]]:
     """Return a run with so many seconds of simulated time, and its services."""
     clock = Clock()
@@ -113,7 +123,9 @@ def simulation(
         candidate: Simulated(clock, capacity, (cpu_ms or {}).get(candidate, 1.0))
         for candidate, capacity in capacities.items()
     }
-    return Run(SimulatedFleet(clock, services), Schedule(seconds, clock), lambda _: None), services
+    return Run(
+        SimulatedFleet(clock, services, limit, start_seconds), Schedule(seconds, clock), lambda _: None
+    ), services
 
 
 def trial(candidate: Candidate, predicted: float, *, share_in_time: float = 1.0) -> Trial:

@@ -93,3 +93,11 @@ def test_early_starts_leave_the_phases_as_planned() -> None:
 def test_fewer_candidates_are_started_in_a_short_time(minutes: float, expected: int) -> None:
     """With starts of 2 seconds, half a minute is enough for one candidate, and no time for more than the limit."""
     assert Schedule(60 * minutes, Clock()).candidates(2.0, 6) == expected
+
+
+def test_windows_leave_time_for_later_starts() -> None:
+    """Ten windows share the 40 seconds that 10 seconds of starts leave. Starts take at most half of the time."""
+    schedule = Schedule(100, Clock())
+
+    assert schedule.window(0.5, 10, 1e6, starts=10) == pytest.approx(4 - AROUND_SECONDS)
+    assert schedule.window(0.5, 10, 1e6, starts=1000) == pytest.approx(2.5 - AROUND_SECONDS)
