@@ -6,14 +6,15 @@ Knows nothing of what the memory holds.
 import contextlib
 import ctypes
 import gc
+import re
 from pathlib import Path
 
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
-# The limit of a cgroup and what it uses, in version 2 and in version 1.
+# The limit of a cgroup, what it uses, and its statistics, in version 2 and in version 1.
 CGROUP_FILES = (
-    ("memory.max", "memory.current"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ("memory.max", "memory.current", "memory.stat"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
 )
 
 # Parameters of glibc's mallopt(3).
@@ -60,9 +61,15 @@ def available_memory(meminfo: Path = MEMINFO, cgroup: Path = CGROUP) -> int:
 
 
 def _left_in_cgroup(cgroup: Path) -> int | None:
-    """Return the bytes that a cgroup may still take; None without a limit. Version 1 has a huge number for none."""
+    """Return the bytes that a cgroup may still take; None without a limit. Version 1 has a huge number for none.
+
+    Pages of files that were not read lately count as used, but the kernel frees them when others are needed.
+    """
     for files in CGROUP_FILES:
         with contextlib.suppress(OSError):
-            limit, used = ((cgroup / name).read_text().strip() for name in files)
-            return None if limit == "max" else int(limit) - int(used)
+            limit, used, statistics = ((cgroup / name).read_text().strip() for name in files)
+            if limit == "max":
+                return None
+            inactive = re.search(r"^inactive_file (\d+)", statistics, re.MULTILINE)
+            return int(limit) - int(used) + (int(inactive[1]) if inactive else 0)
     return None

@@ -32,6 +32,7 @@ def test_available_memory_is_that_of_the_machine_and_of_the_cgroup(
     if limit is not None:
         (tmp_path / "memory.max").write_text(f"{limit}\n")
         (tmp_path / "memory.current").write_text("1000000\n")
+        (tmp_path / "memory.stat").write_text("anon 1000000\n")
 
     assert memory.available_memory(tmp_path / "meminfo", tmp_path) == expected
 
@@ -43,5 +44,16 @@ def test_a_cgroup_of_version_1_limits_memory_too(limit: str, expected: int, tmp_
     (tmp_path / "memory").mkdir()
     (tmp_path / "memory/memory.limit_in_bytes").write_text(f"{limit}\n")
     (tmp_path / "memory/memory.usage_in_bytes").write_text("1000000\n")
+    (tmp_path / "memory/memory.stat").write_text("cache 0\n")
 
     assert memory.available_memory(tmp_path / "meminfo", tmp_path) == expected
+
+
+def test_pages_of_files_are_available(tmp_path: Path) -> None:
+    """A container that has read large files uses all its memory, and can start processes all the same."""
+    (tmp_path / "meminfo").write_text("MemAvailable:   4000 kB\n")
+    (tmp_path / "memory.max").write_text("3000000\n")
+    (tmp_path / "memory.current").write_text("3000000\n")
+    (tmp_path / "memory.stat").write_text("anon 500000\ninactive_file 2000000\nactive_file 500000\n")
+
+    assert memory.available_memory(tmp_path / "meminfo", tmp_path) == 2_000_000
