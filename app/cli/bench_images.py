@@ -1,13 +1,12 @@
 """The images that the requests of `swin-serve bench` hold: files and folders, read into memory. Sends nothing."""
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from app.errors import ImageTooLarge, ServiceError, StartError
+from app.images.files import files_of, is_folder, read_file
 from app.images.sniff import format_of
-from app.scoring.items import Item, content_of
 
 # Bytes of all images together. Each is in memory once, as a request.
 MAX_BYTES = 256 * 2**20
@@ -31,13 +30,13 @@ def read_images(names: Sequence[str], max_bytes: int = MAX_BYTES) -> Images:
     """Read files, and the images of folders by name. Hidden files are left out.
 
     Raises:
-        StartError: there is no such file, a file cannot be read, or there are no images.
+        StartError: there is no such file, a file or folder cannot be read, or there are no images.
     """
     reading = _Reading(max_bytes)
     for name in names:
         path = Path(name)
-        if path.is_dir():
-            for file in _files(path):
+        if is_folder(path):
+            for file in files_of(path):
                 reading.add(file, is_named=False)
         else:
             reading.add(path, is_named=True)
@@ -57,7 +56,7 @@ class _Reading:
     def add(self, path: Path, *, is_named: bool) -> None:
         """Read a file. A file that is named itself must be readable, and may hold anything."""
         try:
-            content = content_of(Item(str(path), path), self._room)
+            content = read_file(path, self._room)
         except ImageTooLarge:
             self._beyond += 1
             return
@@ -81,10 +80,3 @@ class _Reading:
             limit = f"{self._max_bytes / 2**20:g} MiB"
             found.append(f"Images are left out, because all would take more than {limit}: {self._beyond:,}.")
         return found
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder and of the folders in it, by name."""
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))

@@ -2,13 +2,13 @@
 
 import itertools
 import os
-import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from app.errors import ImageTooLarge, ServiceError, UnreadableImage
+from app.errors import ServiceError, UnreadableImage
+from app.images.files import check_size, read_file
 from app.images.reading import ImageReader
 from app.scoring.pipeline import Pixels
 
@@ -81,33 +81,9 @@ def content_of(item: Item, max_bytes: int | None = None) -> bytes:
         UnreadableImage: there is no image, or its file cannot be read.
         ImageTooLarge: the image is longer.
     """
-    content = item.content
-    if content is None:
-        if item.path is None:
-            raise UnreadableImage("The row has no image.")
-        try:
-            content = _read(item.path, max_bytes)
-        except OSError as error:
-            raise UnreadableImage(f"The file cannot be read: {error.strerror or error}.") from error
-        except ValueError as error:  # for example a path that contains NUL
-            raise UnreadableImage(f"The file cannot be read: {error}.") from error
-    _check_size(len(content), max_bytes)
-    return content
-
-
-def _read(path: Path, max_bytes: int | None) -> bytes:
-    with open(path, "rb", buffering=0, opener=_open) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError("it is not a regular file")
-        _check_size(status.st_size, max_bytes)
-        return file.read()
-
-
-def _open(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # otherwise opening a pipe waits for another process
-
-
-def _check_size(size: int, max_bytes: int | None) -> None:
-    if max_bytes is not None and size > max_bytes:
-        raise ImageTooLarge(f"The image is longer than {max_bytes / 2**20:g} MiB.")
+    if item.content is not None:
+        check_size(len(item.content), max_bytes)
+        return item.content
+    if item.path is None:
+        raise UnreadableImage("The row has no image.")
+    return read_file(item.path, max_bytes)

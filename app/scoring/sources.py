@@ -15,8 +15,10 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
+from app.errors import StartError
+from app.images.files import files_of, is_folder
 from app.scoring.errors import SourceError
 from app.scoring.items import Item, Source, text_of
 from app.scoring.tables import CsvTable, ParquetTable
@@ -84,11 +86,11 @@ class _LeftOut:
 def _matches(argument: str, is_left_out: Callable[[Path], bool]) -> Sequence[Path]:
     """Return the path, or the paths that match the glob by name."""
     path = Path(argument)
-    if path.exists():
+    if os.path.exists(path):  # noqa: PTH110 (`Path.exists` raises for a name that is too long)
         return [path]
     found = sorted(map(Path, glob.glob(argument, recursive=True)))  # noqa: PTH207 (absolute patterns, too)
     if "**" in argument:  # folders match as well as their files
-        found = [path for path in found if not path.is_dir()]
+        found = [path for path in found if not is_folder(path)]
     found = [path for path in found if not is_left_out(path)]
     if not found:
         raise SourceError(f"there is no file or folder {argument}, and no file matches it")
@@ -96,7 +98,7 @@ def _matches(argument: str, is_left_out: Callable[[Path], bool]) -> Sequence[Pat
 
 
 def _source(path: Path, column: str | None, is_left_out: Callable[[Path], bool]) -> Source:
-    if path.is_dir():
+    if is_folder(path):
         return Folder(path, is_left_out)
     match path.suffix.lower():
         case ".txt":
@@ -126,15 +128,11 @@ class Folder(Source):
         self._path, self._is_left_out = path, is_left_out
 
     def items(self) -> Iterator[Item]:
-        for folder, folders, names in os.walk(self._path, onerror=_refuse):
-            folders[:] = sorted(name for name in folders if self._is_wanted(folder, name))
-            for name in sorted(names):
-                if self._is_wanted(folder, name):
-                    path = Path(folder, name)
-                    yield Item(text_of(str(path)), path)
-
-    def _is_wanted(self, folder: str, name: str) -> bool:
-        return not (name.startswith(".") or self._is_left_out(Path(folder, name)))
+        try:
+            for path in files_of(self._path, self._is_left_out):
+                yield Item(text_of(str(path)), path)
+        except StartError as error:
+            raise SourceError(str(error)) from error
 
 
 class PathList(Source):
@@ -151,7 +149,3 @@ class PathList(Source):
                         yield Item(text_of(name), self._path.parent / name)
         except OSError as error:
             raise SourceError(f"cannot read {self._path}: {error.strerror}") from error
-
-
-def _refuse(error: OSError) -> NoReturn:
-    raise SourceError(f"cannot read the folder {error.filename}: {error.strerror}") from error

@@ -61,7 +61,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     assert sentence.endswith(": 1.")
 
 
-@pytest.mark.parametrize("name", ["missing.png", "pipe"])
+@pytest.mark.parametrize("name", ["missing.png", "pipe", "x" * 300])
 def test_a_named_file_must_be_readable(tmp_path: Path, name: str) -> None:
     """The sentence names the file and the reason."""
     if name == "pipe":

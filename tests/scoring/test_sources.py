@@ -235,11 +235,20 @@ def test_a_bad_list_is_one_sentence(tmp_path: Path, name: str, content: bytes, s
         items(tmp_path / name)
 
 
-@pytest.mark.parametrize("argument", ["missing.png", "missing/*.png"])
+@pytest.mark.parametrize("argument", ["missing.png", "missing/*.png", "missing" * 50])
 def test_a_source_that_is_not_there_is_named(tmp_path: Path, argument: str) -> None:
     """A path that does not exist, and a glob without matches, are refused."""
     with pytest.raises(SourceError, match=r"there is no file or folder .*missing"):
         items(tmp_path / argument)
+
+
+def test_a_folder_that_has_gone_is_named(folder: Path) -> None:
+    """A folder can disappear between the start and its listing."""
+    sources = Sources([str(folder / "sub")])
+    (folder / "sub").rename(folder / "other")
+
+    with pytest.raises(SourceError, match=r"cannot read the folder .*sub: No such file"):
+        sources.survey()
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
