@@ -106,7 +106,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> Source:
         required=True,
         type=Path,
         metavar="SOURCE",
-        help="folders and files of images as your clients send them; of more than 500 images, 500 are used",
+        help="folders and files of images as your clients send them; of more than 500 images or 256 MiB, a random part "
+        "is used",
     )
     parser.add_argument(
         "--slo",
@@ -223,6 +224,8 @@ def _samples(settings: Settings, given: argparse.Namespace) -> Samples:
         print(f"swin-serve: left out {printable(reason)}", file=sys.stderr)
     if len(samples.left_out) > MAX_LEFT_OUT:
         print(f"swin-serve: left out {len(samples.left_out) - MAX_LEFT_OUT} more files", file=sys.stderr)
+    if samples.remark:
+        print(f"swin-serve: {samples.remark}", file=sys.stderr)
     return samples
 
 

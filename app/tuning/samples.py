@@ -1,78 +1,118 @@
 """The user's images: files are found, read and decoded once. An image that the service would refuse is left out."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 
 from app.errors import ServiceError, StartError
+from app.images.files import files_of, is_folder, read_file
 from app.images.reading import ImageReader
 
+MEBIBYTE = 2**20
+
 # Maximum numbers of images and bytes that are held in memory. More images would not change the mean cost of one.
-MAX_IMAGES, MAX_BYTES = 500, 256 * 2**20
+MAX_IMAGES, MAX_BYTES = 500, 256 * MEBIBYTE
+
+# Maximum size of one image: several images give a better mean.
+MAX_IMAGE_BYTES = MAX_BYTES // 2
+
+# Maximum numbers of files and bytes that are read in search of images. A folder can hold a million other files.
+MAX_FILES, MAX_READ_BYTES = 10 * MAX_IMAGES, 8 * MAX_BYTES
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Encoded images that can be decoded, and a sentence for each file that cannot."""
+    """Encoded images that can be decoded, and a sentence for each file that cannot be used."""
 
-    images: Sequence[bytes]
+    images: Sequence[bytes]  # in random order, the same in each run
     left_out: Sequence[str]
     found: int  # files
+    remark: str | None = None  # a sentence if not all files were read
 
 
 def read_samples(paths: Sequence[Path], reader: ImageReader, max_bytes: int) -> Samples:
-    """Read the images at these paths, files or folders: at most `MAX_IMAGES`, evenly spaced.
+    """Read the images at these paths, files or folders: all of them, or a random part up to the maximum numbers.
 
-    `max_bytes` is the maximum size of an encoded image.
+    The order is random, because files are sorted by name, and names often tell the size: the images of each window
+    then resemble all images. `max_bytes` is the maximum size of an encoded image.
 
     Raises:
-        StartError: a path does not exist, or no image can be used.
+        StartError: a path cannot be read, or no image can be used.
     """
     files = [file for path in paths for file in _files(path)]
-    images, left_out, total = list[bytes](), list[str](), 0
-    for file in _spread(files):
-        try:
-            content = _content(file, max_bytes)
-            reader.pixels(content)
-        except (OSError, ServiceError) as error:
-            left_out.append(f"{file}: {_reason(error)}")
-            continue
-        if total + len(content) > MAX_BYTES:
+    if not files:
+        raise StartError(f"--images: there are no files in {', '.join(map(str, paths))}")
+    Random(0).shuffle(files)  # noqa: S311 (a sample, not a secret)
+    reading = _Reading(reader, min(max_bytes, MAX_IMAGE_BYTES))
+    for file in files:
+        reading.add(file)
+        if reading.maximum:
             break
-        images.append(content)
-        total += len(content)
-    if not images:
-        why = f"; {left_out[0]}" if left_out else ""
-        raise StartError(f"--images: none of the {len(files)} files is an image that the service reads{why}")
-    return Samples(images, left_out, len(files))
+    remark = None
+    if reading.files < len(files):
+        remark = (
+            f"{reading.files:,} of {len(files):,} files are read, chosen at random: the maximum is {reading.maximum}"
+        )
+    if not reading.images:
+        raise StartError(f"--images: {_refusal(reading.left_out, len(files))}{f'; {remark}' if remark else ''}")
+    return Samples(reading.images, reading.left_out, len(files), remark)
 
 
 def _files(path: Path) -> Iterator[Path]:
-    """Yield a file, or the files of a folder and its folders by name, without hidden ones."""
-    if path.is_dir():
-        yield from (
-            file
-            for file in sorted(path.rglob("*"))
-            if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
-        )
-    elif path.exists():
-        yield path
-    else:
-        raise StartError(f"--images: there is no file or folder {path}")
+    """Yield a file, or the files of a folder and its folders."""
+    try:
+        if is_folder(path):
+            yield from files_of(path)
+        else:
+            path.stat()
+            yield path
+    except StartError as error:
+        raise StartError(f"--images: {error}") from error
+    except (OSError, ValueError) as error:  # ValueError: the name contains NUL
+        raise StartError(f"--images: cannot read {path}: {getattr(error, 'strerror', error)}") from error
 
 
-def _spread(files: Sequence[Path]) -> Iterable[Path]:
-    step = max(len(files) / MAX_IMAGES, 1)
-    return (files[int(place * step)] for place in range(min(len(files), MAX_IMAGES)))
+def _refusal(left_out: Sequence[str], found: int) -> str:
+    return left_out[0] if found == 1 else f"none of the {found:,} files can be used; {left_out[0]}"
 
 
-def _content(file: Path, max_bytes: int) -> bytes:
-    if not file.is_file():
-        raise OSError("it is not a regular file")
-    if file.stat().st_size > max_bytes:
-        raise OSError(f"it is longer than {max_bytes / 2**20:g} MiB")
-    return file.read_bytes()
+@dataclass
+class _Reading:
+    """The images so far, and the files that are left out."""
 
+    reader: ImageReader
+    max_bytes: int  # of one image
+    images: list[bytes] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    files: int = 0  # that were read
+    maximum: str | None = None  # the one that is reached
 
-def _reason(error: OSError | ServiceError) -> str:
-    return error.detail if isinstance(error, ServiceError) else error.strerror or str(error)
+    def __post_init__(self) -> None:
+        self._room, self._read = MAX_BYTES, 0
+
+    def add(self, file: Path) -> None:
+        """Read a file, and keep its content if it is an image. If that does not fit, the maximum is reached."""
+        try:
+            content = read_file(file, self.max_bytes)
+            # Only smaller images would still fit. They would be too many of the sample.
+            if len(content) > self._room:
+                self.maximum = f"{MAX_BYTES // MEBIBYTE} MiB of images"
+                return
+            self._read += len(content)
+            self.reader.pixels(content)
+        except ServiceError as error:
+            self.left_out.append(f"{file}: {error.detail}")
+        else:
+            self.images.append(content)
+            self._room -= len(content)
+        self.files += 1
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        if len(self.images) == MAX_IMAGES:
+            self.maximum = f"{MAX_IMAGES} images"
+        elif self.files == MAX_FILES:
+            self.maximum = f"{MAX_FILES:,} files"
+        elif self._read >= MAX_READ_BYTES:
+            self.maximum = f"{MAX_READ_BYTES // MEBIBYTE:,} MiB of files"

@@ -124,3 +124,18 @@ def test_the_settings_follow_the_table(
     assert "SWIN_MAX_BATCH=4\n" in settings
     assert output.endswith("\n")
     assert not output.endswith("\n\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the command needs Linux")
+def test_a_part_of_the_files_is_said_to_be_one(
+    demo: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five of the ten images are enough here, and the line has the numbers."""
+    monkeypatch.setattr(tune, "_run", lambda *_: result())
+    monkeypatch.setattr("app.tuning.samples.MAX_IMAGES", 5)
+
+    assert main(["tune", "--slo", "p99=50ms", "--images", str(demo.folder / "golden")]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert any(line.endswith("of 11 files are read, chosen at random: the maximum is 5 images") for line in lines), (
+        lines
+    )
