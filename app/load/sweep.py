@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import NamedTuple, Protocol
 
-from app.load.other_work import OtherWork, Sample
+from app.load.cpu_times import CpuTimes
+from app.load.other_work import OtherWork
 from app.load.windows import Load, Window
 
 # Arrival rates of open loops, as shares of the highest rate of the closed loops.
@@ -99,9 +100,9 @@ class Sweep:
         return self.is_silent
 
 
-async def _other_cores(other: OtherWork, before: Sample | None) -> float | None:
+async def _other_cores(other: OtherWork, before: CpuTimes | None) -> float | None:
     after = await other.sample()
-    return None if before is None or after is None else after.other_cores_since(before)
+    return None if before is None or after is None else after.since(before).other_cores
 
 
 def name_of(clients: int | None = None, rate: float | None = None) -> str:

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Iterator, Sequence
 
+from app.load.cpu_times import MAX_OTHER_SHARE
 from app.tuning.candidate import DEFAULTS
 from app.tuning.measurement import ENOUGH_REQUESTS, Measurement, in_time
-from app.tuning.trials import MAX_NOISE, Trial
+from app.tuning.trials import Trial
 from app.tuning.tuner import Result
 
 HEAD = ("predicted/s", "held/s", "latency ms", "CPU ms", "bound by", "settings")
@@ -74,7 +75,7 @@ def remarks(result: Result) -> list[str]:
             f"A window of the answer has only {fewest} requests, so {result.request.objective.name} rests on few of "
             f"them; from {ENOUGH_REQUESTS} on it is more certain. Give more --minutes."
         )
-    if result.noise > MAX_NOISE:
+    if result.noise > MAX_OTHER_SHARE:
         found.append(f"Other programs took {result.noise:.0%} of the CPUs meanwhile; repeat it on a quiet machine.")
     held = sum(window.holds for window in result.windows)
     if held < len(result.windows):

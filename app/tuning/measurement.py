@@ -2,14 +2,13 @@
 
 import math
 import os
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
+from app.load.cpu_times import CpuTimes
 from app.load.windows import Load, Window
-from app.system.processes import busy_seconds
 from app.tuning.objective import Objective, percentile_ms
 from app.tuning.service_process import ServiceProcess
 
@@ -93,23 +92,22 @@ class ServiceMeter:
         self._service.check()
         pool = self._service.target.pool(MAX_CLIENTS)
         timeout = max(TIMEOUT_FACTOR * self._objective.seconds, MIN_TIMEOUT_SECONDS)
-        before = _Clock.now(self._service)
+        before = CpuTimes.now(self._service.usage().cpu_seconds)
         try:
             window = await run(Load(pool, requests, timeout))
         finally:
             pool.close()
-        after = _Clock.now(self._service)
+        after = CpuTimes.now(self._service.usage().cpu_seconds)
         self._service.check()
         return measurement(
             window, self._objective, after.since(before), window.counts.ok * (1 + WARM_UP_SECONDS / seconds)
         )
 
 
-def measurement(window: Window, objective: Objective, used: "_Clock", answered: float) -> Measurement:
+def measurement(window: Window, objective: Objective, used: CpuTimes, answered: float) -> Measurement:
     """Return the figures of a window. `answered` is the number of answers in the time that `used` covers."""
     total = sum(window.counts)
     cpus = os.cpu_count() or 1
-    others = used.machine - used.service - used.generator
     return Measurement(
         rate=window.requests_per_second if window.offered_per_second is None else window.offered_per_second,
         answered=window.requests_per_second,
@@ -122,30 +120,6 @@ def measurement(window: Window, objective: Objective, used: "_Clock", answered: 
         latency_ms=objective.latency_ms(window),
         cpu_ms=used.service / answered * 1e3 if answered else math.nan,
         generator_ms=used.generator / answered * 1e3 if answered else math.nan,
-        # The machine is counted in ticks, processes exactly: the difference can be negative.
-        noise=max(others / (used.time * cpus), 0.0),
+        noise=used.other_cores / cpus,
         holds=objective.is_met_by(window),
     )
-
-
-@dataclass(frozen=True)
-class _Clock:
-    """Times up to a moment: CPU seconds of the service, of this process and of the machine."""
-
-    time: float
-    service: float
-    generator: float
-    machine: float
-
-    @classmethod
-    def now(cls, service: ServiceProcess) -> "_Clock":
-        usage = service.usage()
-        return cls(time.perf_counter(), usage.cpu_seconds, time.process_time(), busy_seconds())
-
-    def since(self, earlier: "_Clock") -> "_Clock":
-        return _Clock(
-            self.time - earlier.time,
-            self.service - earlier.service,
-            self.generator - earlier.generator,
-            self.machine - earlier.machine,
-        )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from app.errors import StartError
+from app.load.cpu_times import MAX_OTHER_SHARE
 from app.tuning.bisection import Bisection, worth_more_windows
 from app.tuning.candidate import DEFAULTS, Candidate
 from app.tuning.fleet import Fleet
@@ -21,9 +22,6 @@ WINDOWS = 3
 
 # Windows of a candidate in each round at a rate that is given.
 WINDOWS_AT_RATE = 2
-
-# The share of CPU time of other programs from which on a window counts as disturbed: a twentieth, as in `app/load`.
-MAX_NOISE = 0.05
 
 
 T = TypeVar("T")
@@ -75,7 +73,7 @@ class Run:
         async def measure() -> Measurement:
             meter = await self.fleet.meter(candidate)
             window = await meter.open(rate, seconds)
-            is_disturbed = not window.holds and window.noise > MAX_NOISE
+            is_disturbed = not window.holds and window.noise > MAX_OTHER_SHARE
             return await meter.open(rate, seconds) if is_disturbed else window
 
         return await self._tried(candidate, measure)

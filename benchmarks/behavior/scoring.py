@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import AutoModelForImageClassification, SwinForImageClassification, ViTImageProcessor, pipeline
 
+from app.load.cpu_times import CpuTimes
+from app.load.other_work import MAX_OTHER_CORES
 from app.scoring.items import Item
 from app.scoring.job import write_rows
 from app.scoring.output import Output, Run
@@ -31,9 +33,8 @@ from app.scoring.scorer import Scorer
 from app.scoring.sources import Sources
 from app.settings import DEMO_BUNDLE, Settings
 from app.system.cpus import available_cpus
-from app.system.processes import busy_seconds
 from benchmarks.behavior.bundles import bundle, network
-from benchmarks.comparison.workload import MAX_OTHER_CORES, TRIES
+from benchmarks.comparison.workload import TRIES
 from benchmarks.load.images import encode, photo
 from benchmarks.load.record import record
 from model_export import demo
@@ -151,11 +152,10 @@ def undisturbed(run: Callable[[], tuple[int, float, float]]) -> Window:
     """Return the first undisturbed window, or the least disturbed one of all tries."""
     tries = list[Window]()
     while len(tries) < TRIES and not any(window.other_cores <= MAX_OTHER_CORES for window in tries):
-        busy, own, started = busy_seconds(), time.process_time(), time.perf_counter()
+        before = CpuTimes.now(service=0)
         images, seconds, cpu_seconds = run()
-        elapsed = time.perf_counter() - started
-        others = max(busy_seconds() - busy - (time.process_time() - own), 0) / elapsed
-        tries.append(Window(images / seconds, cpu_seconds / images, others))
+        used = CpuTimes.now(service=0).since(before)
+        tries.append(Window(images / seconds, cpu_seconds / images, used.other_cores))
     return min(tries, key=lambda window: window.other_cores)
 
 

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from app.load.client_pool import Broken, ClientPool
+from app.load.cpu_times import CpuTimes
 from app.load.loops import closed_loop, open_loop
 from app.load.windows import rate_of
-from app.system.processes import ResourceUsage, busy_seconds
 from benchmarks.comparison.server import Predictions, Server
 from benchmarks.load.images import Known
 
@@ -86,21 +86,22 @@ class Traffic:
 
     async def _sample(self, delay: float) -> "Sample":
         await asyncio.sleep(delay)
-        return Sample(time.perf_counter(), time.process_time(), busy_seconds(), self._server.resource_usage())
+        usage = self._server.resource_usage()
+        return Sample(CpuTimes.now(usage.cpu_seconds), usage.memory)
 
     def _between(self, opened: "Sample", closed: "Sample", clients: int) -> Window:
         ends = np.array(self.outcomes.ends)
-        inside = (ends >= opened.time) & (ends <= closed.time)
-        rate = rate_of(ends[inside], closed.time - opened.time, clients)
-        cores = closed.since(opened)
+        inside = (ends >= opened.times.time) & (ends <= closed.times.time)
+        used = closed.times.since(opened.times)
+        rate = rate_of(ends[inside], used.time, clients)
         return Window(
             requests_per_second=rate,
             p50_ms=float(np.median(np.array(self.outcomes.seconds)[inside])) * 1e3,
-            cpu_ms=cores.server / rate * 1e3,
-            cores=cores.server,
-            other_cores=cores.others,
-            memory_mb=closed.usage.memory / 1e6,
-            client_us=cores.clients / rate * 1e6,
+            cpu_ms=used.service / used.time / rate * 1e3,
+            cores=used.service / used.time,
+            other_cores=used.other_cores,
+            memory_mb=closed.memory / 1e6,
+            client_us=used.generator / used.time / rate * 1e6,
         )
 
     async def latencies(self, rate: float, seconds: float, random: Random) -> Sequence[float]:
@@ -110,31 +111,11 @@ class Traffic:
         return self.outcomes.seconds[before:]
 
 
-class Cores(NamedTuple):
-    """Numbers of cores that were busy between two samples."""
+class Sample(NamedTuple):
+    """CPU times of the server, of the clients and of the machine up to a moment, and the server's memory."""
 
-    server: float
-    clients: float
-    others: float  # the remainder: other processes and the host
-
-
-@dataclass(frozen=True)
-class Sample:
-    """CPU seconds of the server, of the clients and of the machine, up to a moment."""
-
-    time: float
-    client_seconds: float
-    busy_seconds: float  # of the whole machine
-    usage: ResourceUsage  # of the server
-
-    def since(self, earlier: "Sample") -> Cores:
-        """Return the busy cores between the earlier sample and this one."""
-        seconds = self.time - earlier.time
-        server = (self.usage.cpu_seconds - earlier.usage.cpu_seconds) / seconds
-        clients = (self.client_seconds - earlier.client_seconds) / seconds
-        machine = (self.busy_seconds - earlier.busy_seconds) / seconds
-        # The machine is counted in clock ticks, processes exactly: the difference can be negative.
-        return Cores(server, clients, max(0.0, machine - server - clients))
+    times: CpuTimes
+    memory: int  # bytes
 
 
 class Question:

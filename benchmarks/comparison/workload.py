@@ -6,7 +6,6 @@ Before the load, each server is asked for the predictions of each image alone.
 import asyncio
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ import numpy as np
 
 from app.bundle.load import load_bundle
 from app.load.client_pool import Broken, ClientPool
+from app.load.other_work import MAX_OTHER_CORES
 from app.system.cpus import available_cpus
 from benchmarks.comparison.server import START_SECONDS, Launch, Server, baseline, swin_serve
 from benchmarks.comparison.traffic import Traffic, Window
@@ -40,9 +40,8 @@ WARM_UP_SHARE = 0.25
 # 99th percentile does not rest on one request.
 REQUESTS = 400
 
-# Cores that other processes may use in a window: a twentieth of the machine. A window with more is
-# repeated, up to so many tries.
-MAX_OTHER_CORES, TRIES = 0.05 * (os.cpu_count() or 1), 3
+# Tries of a window in which other processes use more than `MAX_OTHER_CORES`.
+TRIES = 3
 
 
 @dataclass(frozen=True)

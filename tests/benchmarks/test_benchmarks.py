@@ -13,12 +13,12 @@ import pytest
 import uvloop
 
 from app.bundle.load import Bundle
-from app.system.processes import ResourceUsage
+from app.load.other_work import MAX_OTHER_CORES
 from benchmarks.comparison import server
 from benchmarks.comparison.protocols import Protocol
 from benchmarks.comparison.service import draw_latency, verdict
-from benchmarks.comparison.traffic import Cores, Outcomes, Sample, Traffic, Window
-from benchmarks.comparison.workload import MAX_OTHER_CORES, Candidate, Comparison, Workload, run_benchmark
+from benchmarks.comparison.traffic import Outcomes, Traffic, Window
+from benchmarks.comparison.workload import Candidate, Comparison, Workload, run_benchmark
 from benchmarks.load.images import NEAR, Known
 from tests.support.scripted_server import CLOSE, CONTENT, Script, reply
 
@@ -68,14 +68,6 @@ def test_predictions_resemble_if_scores_are_near_and_the_best_class_is_known() -
     assert not image.resembles([{"index": 3, "score": 0.5 + 2 * NEAR}])
     assert not image.resembles([{"index": 5, "score": 0.5}])
     assert not image.resembles([])
-
-
-def test_the_remaining_busy_cores_are_those_of_others() -> None:
-    """In 4 s with 7 busy CPU seconds, 3 of the server and 2 of the clients, others kept half a core busy."""
-    earlier = Sample(10.0, 1.0, 100.0, ResourceUsage(20.0, 0))
-
-    assert Sample(14.0, 3.0, 107.0, ResourceUsage(23.0, 0)).since(earlier) == Cores(0.75, 0.5, 0.5)
-    assert Sample(14.0, 3.0, 104.9, ResourceUsage(23.0, 0)).since(earlier) == Cores(0.75, 0.5, 0.0)
 
 
 class Disturbed:

@@ -7,7 +7,8 @@ from typing import cast
 
 import pytest
 
-from app.load.other_work import OtherWork, Sample, is_loopback
+from app.load.cpu_times import CpuTimes
+from app.load.other_work import OtherWork, is_loopback
 from app.load.sweep import SHARES, Plan, Sweep
 from app.load.target import Target
 from app.load.windows import Load, Window
@@ -46,9 +47,9 @@ class FakeOther:
     def __init__(self) -> None:
         self._time = 0.0
 
-    async def sample(self) -> Sample:
+    async def sample(self) -> CpuTimes:
         self._time += 2
-        return Sample(self._time, machine=2 * self._time, load=self._time / 4, service=self._time / 4)
+        return CpuTimes(self._time, machine=2 * self._time, generator=self._time / 4, service=self._time / 4)
 
 
 class Noted:
@@ -128,15 +129,10 @@ def test_other_work_is_the_rest_of_the_machine() -> None:
     assert [measured.other_cores for measured in sweep.all] == [1.5, 1.5]
 
 
-def test_work_is_never_negative() -> None:
-    """The machine counts in ticks: the difference can be below zero, and is then nothing."""
-    assert Sample(2.0, 1.0, 1.5, 1.5).other_cores_since(Sample(1.0, 1.0, 1.0, 1.0)) == 0.0
-
-
 def test_a_service_on_this_machine_reports_its_cpu_time(served: Served) -> None:
     """The sample has the CPU time of the service, of this process and of the machine."""
 
-    async def sample() -> Sample | None:
+    async def sample() -> CpuTimes | None:
         target = Target(served.url)
         with closing(target.pool()) as pool:
             return await OtherWork(target, pool).sample()
@@ -144,14 +140,14 @@ def test_a_service_on_this_machine_reports_its_cpu_time(served: Served) -> None:
     found = asyncio.run(sample())
     assert found is not None
     assert 0 < found.service < found.machine
-    assert found.load > 0
+    assert found.generator > 0
 
 
 def test_a_service_elsewhere_has_no_sample(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPUs of another machine are not those of this one, even if the service reports them."""
     monkeypatch.setattr("app.load.other_work.is_loopback", lambda _: False)
 
-    async def sample() -> Sample | None:
+    async def sample() -> CpuTimes | None:
         target = Target(served.url)
         with closing(target.pool()) as pool:
             return await OtherWork(target, pool).sample()
