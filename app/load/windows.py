@@ -53,6 +53,7 @@ class Window:
     requests_per_second: float  # answered with 200 within the window
     counts: Counts  # also of requests that ended after the window
     ended: int  # requests that ended within the window, with any response
+    ok_with_warm_up: int  # requests that were answered with 200, also those of the warm-up
     latency_ms: dict[int, float]  # by percentile, of the requests that were answered with 200
     max_ms: float
     late_ms: float  # 99th percentile of the time by which requests of an open loop left later than they arrived
@@ -93,7 +94,7 @@ class Load:
         counted = [call for call in calls if call.ended >= starts]
         inside = _ended_between(calls, starts, starts + seconds)
         ends = np.array([call.ended for call in inside if call.status == OK])
-        return _window(counted, len(inside), rate_of(ends, seconds, clients), clients=clients)
+        return _window(calls, counted, len(inside), rate_of(ends, seconds, clients), clients=clients)
 
     async def open(self, rate: float, seconds: float, random: Random, warm_up: float = 0) -> Window:
         """Measure an open loop of `rate` requests per second, after `warm_up` seconds of the same load.
@@ -108,7 +109,7 @@ class Load:
         )
         counted = [call for call in calls if call.arrived >= starts]
         inside = _ended_between(calls, starts, starts + seconds)
-        return _window(counted, len(inside), sum(call.status == OK for call in inside) / seconds, rate=rate)
+        return _window(calls, counted, len(inside), sum(call.status == OK for call in inside) / seconds, rate=rate)
 
     async def is_answered(self) -> bool:
         """Return whether one request has a response, with any status, within the timeout."""
@@ -162,8 +163,15 @@ def rate_of(ends: NDArray[np.float64], seconds: float, clients: int) -> float:
 
 
 def _window(
-    calls: Sequence[_Call], ended: int, achieved: float, rate: float | None = None, clients: int | None = None
+    everything: Sequence[_Call],
+    calls: Sequence[_Call],
+    ended: int,
+    achieved: float,
+    *,
+    rate: float | None = None,
+    clients: int | None = None,
 ) -> Window:
+    """Return the figures of `calls`, which are those of the window, out of everything with the warm-up."""
     statuses = Counter(call.status for call in calls)
     ok, refused, lost = statuses[OK], sum(statuses[status] for status in OVERLOADED), statuses[LOST]
     latencies = np.array([call.ended - call.arrived for call in calls if call.status == OK])
@@ -174,6 +182,7 @@ def _window(
         requests_per_second=achieved,
         counts=Counts(ok, refused, len(calls) - ok - refused - lost, lost),
         ended=ended,
+        ok_with_warm_up=sum(call.status == OK for call in everything),
         latency_ms={percentile: _percentile_ms(latencies, percentile) for percentile in PERCENTILES},
         max_ms=_percentile_ms(latencies, 100),
         late_ms=_percentile_ms(np.array(late), 99),

@@ -73,22 +73,18 @@ class ServiceMeter:
 
     async def open(self, rate: float, seconds: float) -> Measurement:
         """Measure an open loop: requests arrive as a Poisson process of this rate."""
-        return await self._measure(
-            self._requests, seconds, lambda load: load.open(rate, seconds, self._random, WARM_UP_SECONDS)
-        )
+        return await self._measure(self._requests, lambda load: load.open(rate, seconds, self._random, WARM_UP_SECONDS))
 
     async def alone(self, seconds: float) -> Measurement:
         """Measure a single client, which sends one request at a time."""
-        return await self._measure(self._requests, seconds, lambda load: load.closed(1, seconds, WARM_UP_SECONDS))
+        return await self._measure(self._requests, lambda load: load.closed(1, seconds, WARM_UP_SECONDS))
 
     async def http(self, clients: int, seconds: float) -> Measurement:
         """Measure requests without an image, of several clients."""
         health = [self._service.target.get("/health/live")]
-        return await self._measure(health, seconds, lambda load: load.closed(clients, seconds, WARM_UP_SECONDS))
+        return await self._measure(health, lambda load: load.closed(clients, seconds, WARM_UP_SECONDS))
 
-    async def _measure(
-        self, requests: Sequence[bytes], seconds: float, run: Callable[[Load], Awaitable[Window]]
-    ) -> Measurement:
+    async def _measure(self, requests: Sequence[bytes], run: Callable[[Load], Awaitable[Window]]) -> Measurement:
         self._service.check()
         pool = self._service.target.pool(MAX_CLIENTS)
         timeout = max(TIMEOUT_FACTOR * self._objective.seconds, MIN_TIMEOUT_SECONDS)
@@ -99,14 +95,12 @@ class ServiceMeter:
             pool.close()
         after = CpuTimes.now(self._service.usage().cpu_seconds)
         self._service.check()
-        return measurement(
-            window, self._objective, after.since(before), window.counts.ok * (1 + WARM_UP_SECONDS / seconds)
-        )
+        return measurement(window, self._objective, after.since(before))
 
 
-def measurement(window: Window, objective: Objective, used: CpuTimes, answered: float) -> Measurement:
-    """Return the figures of a window. `answered` is the number of answers in the time that `used` covers."""
-    total = sum(window.counts)
+def measurement(window: Window, objective: Objective, used: CpuTimes) -> Measurement:
+    """Return the figures of a window. `used` are the CPU times of the window and its warm-up."""
+    total, ok = sum(window.counts), window.ok_with_warm_up
     cpus = os.cpu_count() or 1
     return Measurement(
         rate=window.requests_per_second if window.offered_per_second is None else window.offered_per_second,
@@ -118,8 +112,8 @@ def measurement(window: Window, objective: Objective, used: CpuTimes, answered: 
         p50_ms=percentile_ms(window, 50),
         p99_ms=percentile_ms(window, 99),
         latency_ms=objective.latency_ms(window),
-        cpu_ms=used.service / answered * 1e3 if answered else math.nan,
-        generator_ms=used.generator / answered * 1e3 if answered else math.nan,
+        cpu_ms=used.service / ok * 1e3 if ok else math.nan,
+        generator_ms=used.generator / ok * 1e3 if ok else math.nan,
         noise=used.other_cores / cpus,
         holds=objective.is_met_by(window),
     )

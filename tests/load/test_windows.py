@@ -22,13 +22,13 @@ class FakePool:
     """Clients that answer with scripted statuses in turn. A status of None is a connection that ends."""
 
     def __init__(self, *statuses: int | None) -> None:
-        self._statuses, self._next = statuses, 0
+        self._statuses, self.sent = statuses, 0
 
     async def send(self, request: bytes) -> Response:
         """Return the next response, after an iteration of the event loop."""
         assert request == b"a request"
-        status = self._statuses[self._next % len(self._statuses)]
-        self._next += 1
+        status = self._statuses[self.sent % len(self._statuses)]
+        self.sent += 1
         await asyncio.sleep(0.001)
         if status is None:
             raise Broken("the connection ended")
@@ -171,6 +171,23 @@ def test_warm_up_is_not_counted() -> None:
 
     assert window.latencies.min() < STALL_SECONDS / 3
     assert sum(window.counts) < 90  # of 120 requests in all
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        lambda load: load.closed(2, 0.2, warm_up=0.2),
+        lambda load: load.open(200, 0.2, Random(1), warm_up=0.2),
+    ],
+    ids=["closed", "open"],
+)
+def test_all_good_responses_are_counted_with_the_warm_up(loop: Callable[[Load], Awaitable[Window]]) -> None:
+    """CPU times that are read before and after the load cover all of them. Other responses do not count."""
+    pool = FakePool(200, 200, 429)
+    window = measured(pool, loop)
+
+    assert window.ok_with_warm_up == pytest.approx(pool.sent * 2 / 3, abs=1)
+    assert window.ok_with_warm_up > window.counts.ok
 
 
 def test_the_offered_rate_is_the_rate_of_arrivals() -> None:

@@ -22,6 +22,43 @@ def test_resource_usage_includes_children() -> None:
         processes.kill_tree(process.pid)
 
 
+def test_cpu_time_is_finer_than_a_tick() -> None:
+    """The CPU time of another process has nanoseconds, not the 10 ms of `/proc/PID/stat`."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        found = processes.resource_usage(process.pid).cpu_seconds
+
+        assert round(found * processes.TICKS, 9) % 1 != 0
+        process.kill()
+
+
+def test_cpu_time_includes_all_threads_and_children_that_have_ended() -> None:
+    """A thread and a child have each taken 0.1 s, and are gone."""
+    work = "import time\nwhile time.process_time() < 0.1: pass"
+    code = f"""
+import subprocess, sys, threading
+subprocess.run([sys.executable, "-c", {work!r}])
+thread = threading.Thread(target=exec, args=({work!r}, {{}}))
+thread.start()
+thread.join()
+print(flush=True)
+input()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # noqa: S603 (this interpreter)
+        assert process.stdout is not None
+        process.stdout.readline()
+
+        assert processes.resource_usage(process.pid).cpu_seconds >= 0.19
+        process.kill()
+
+
+def test_a_process_that_has_ended_takes_no_cpu_time() -> None:
+    """Its id is free, or has a parent no more."""
+    with subprocess.Popen(["/bin/true"]) as process:
+        process.wait()
+
+    assert processes.resource_usage(process.pid).cpu_seconds == 0
+
+
 def test_busy_seconds_exclude_idle_and_disk_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupts and steal time count, and guest time counts once: user time includes it."""
     (tmp_path / "stat").write_text("cpu  1 10 100 7000000 80000000 1000 10000 100000 1 10\ncpu0 1 1 1 1 1 1 1 1 1 1\n")

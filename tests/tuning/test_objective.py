@@ -13,7 +13,7 @@ from app.tuning.objective import Objective, parse_objective, percentile_ms
 def window(latencies_ms: list[float], refused: int = 0) -> Window:
     latencies = np.array(latencies_ms) / 1e3
     counts = Counts(len(latencies), refused, 0, 0)
-    return Window(100, None, 100, counts, sum(counts), {}, 0, 0, {}, latencies)
+    return Window(100, None, 100, counts, sum(counts), len(latencies), {}, 0, 0, {}, latencies)
 
 
 @pytest.mark.parametrize(
