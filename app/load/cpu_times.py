@@ -1,6 +1,7 @@
 """The CPU times of a service, of its load generator and of the machine that runs both. Asks no service."""
 
 import time
+from collections.abc import Collection
 from typing import NamedTuple
 
 from app.system.processes import busy_seconds
@@ -13,14 +14,14 @@ class CpuTimes(NamedTuple):
     """CPU seconds up to a moment, or between two moments."""
 
     time: float  # seconds that have passed
-    machine: float
+    machine: float  # all of its CPUs, or some
     generator: float  # this process
     service: float
 
     @classmethod
-    def now(cls, service: float) -> "CpuTimes":
-        """Return the times up to now. The service has taken `service` seconds."""
-        return cls(time.perf_counter(), busy_seconds(), time.process_time(), service)
+    def now(cls, service: float, cpus: Collection[int] | None = None) -> "CpuTimes":
+        """Return the times up to now. The service has taken `service` seconds. None: all CPUs of the machine."""
+        return cls(time.perf_counter(), busy_seconds(cpus), time.process_time(), service)
 
     def since(self, earlier: "CpuTimes") -> "CpuTimes":
         """Return the times between an earlier moment and this one."""

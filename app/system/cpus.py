@@ -17,9 +17,16 @@ def available_cpus(cgroup: Path = CGROUP) -> int:
     return max(1, math.ceil(granted_cpus(cgroup)))
 
 
+def allowed_cpus() -> frozenset[int]:
+    """Return the numbers of the CPUs on which this process may run. Without an affinity, those of the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
+
+
 def granted_cpus(cgroup: Path = CGROUP) -> float:
     """Return how many seconds of CPU time this process may use in a second."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = len(allowed_cpus())
     quota = _quota(cgroup)
     return allowed if quota is None else min(allowed, quota)
 

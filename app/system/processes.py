@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,11 +43,21 @@ def resource_usage(pid: int) -> ResourceUsage:
     return ResourceUsage(sum(map(_cpu_seconds, members)), sum(map(_memory, members)))
 
 
-def busy_seconds() -> float:
-    """Return the CPU seconds for which the CPUs of the machine were not idle, including steal time."""
-    fields = (PROC / "stat").read_text().split(maxsplit=9)[1:9]  # user and nice include the guest fields that follow
-    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields)
-    return (user + nice + system + irq + softirq + steal) / TICKS
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process and its descendants so far. Takes less time than `resource_usage`."""
+    return sum(map(_cpu_seconds, process_tree(pid)))
+
+
+def busy_seconds(cpus: Collection[int] | None = None) -> float:
+    """Return the CPU seconds for which these CPUs were not idle, including steal time. None: those of the machine."""
+    names = {"cpu"} if cpus is None else {f"cpu{cpu}" for cpu in cpus}
+    lines = (line.split() for line in (PROC / "stat").read_text().splitlines())
+    return sum(_busy_ticks(fields) for name, *fields in lines if name in names) / TICKS
+
+
+def _busy_ticks(fields: Sequence[str]) -> int:
+    user, nice, system, _idle, _iowait, irq, softirq, steal, *_guest = map(int, fields)
+    return user + nice + system + irq + softirq + steal  # user and nice include the guest fields
 
 
 def process_stat(pid: int) -> list[str]:

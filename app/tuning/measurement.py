@@ -1,7 +1,6 @@
 """Windows of load on a service process, with its CPU time and the CPU time of other programs. Knows no candidate."""
 
 import math
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -9,6 +8,8 @@ from typing import Protocol
 
 from app.load.cpu_times import CpuTimes
 from app.load.windows import Load, Window
+from app.system.cpus import allowed_cpus
+from app.system.processes import cpu_seconds
 from app.tuning.objective import Objective, percentile_ms
 from app.tuning.service_process import ServiceProcess
 
@@ -40,7 +41,7 @@ class Measurement:
     latency_ms: float  # the percentile of the objective
     cpu_ms: float  # of the service, for an answered request
     generator_ms: float  # CPU time of the generator, likewise
-    noise: float  # the share of the machine's CPUs that neither the service nor the generator took
+    noise: float  # the share of the CPUs of this process that neither the service nor the generator took
     holds: bool
 
 
@@ -88,20 +89,23 @@ class ServiceMeter:
         self._service.check()
         pool = self._service.target.pool(MAX_CLIENTS)
         timeout = max(TIMEOUT_FACTOR * self._objective.seconds, MIN_TIMEOUT_SECONDS)
-        before = CpuTimes.now(self._service.usage().cpu_seconds)
+        before = self._cpu_times()
         try:
             window = await run(Load(pool, requests, timeout))
         finally:
             pool.close()
-        after = CpuTimes.now(self._service.usage().cpu_seconds)
+        after = self._cpu_times()
         self._service.check()
         return measurement(window, self._objective, after.since(before))
+
+    def _cpu_times(self) -> CpuTimes:
+        # The service may run on the same CPUs as this process. Work on others does not disturb it.
+        return CpuTimes.now(cpu_seconds(self._service.pid), allowed_cpus())
 
 
 def measurement(window: Window, objective: Objective, used: CpuTimes) -> Measurement:
     """Return the figures of a window. `used` are the CPU times of the window and its warm-up."""
     total, ok = sum(window.counts), window.ok_with_warm_up
-    cpus = os.cpu_count() or 1
     return Measurement(
         rate=window.requests_per_second if window.offered_per_second is None else window.offered_per_second,
         answered=window.requests_per_second,
@@ -114,6 +118,6 @@ def measurement(window: Window, objective: Objective, used: CpuTimes) -> Measure
         latency_ms=objective.latency_ms(window),
         cpu_ms=used.service / ok * 1e3 if ok else math.nan,
         generator_ms=used.generator / ok * 1e3 if ok else math.nan,
-        noise=used.other_cores / cpus,
+        noise=used.other_cores / len(allowed_cpus()),
         holds=objective.is_met_by(window),
     )

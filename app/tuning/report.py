@@ -26,7 +26,7 @@ def html(result: Result, facts: Mapping[str, str]) -> str:
     own = {
         "Settings": str(result.candidate),
         "Images": f"{len(result.request.samples.images)} of {result.request.samples.found} files",
-        "CPUs": f"{result.costs.cpus:g}; other programs took {result.noise:.0%} of the machine's CPUs",
+        "CPUs": f"{result.costs.cpus:g}; other programs took {result.noise:.0%} of them",
         "Network": f"{result.costs.engines[None].device}",
         "Time": f"{result.seconds:,.0f} s",
     }

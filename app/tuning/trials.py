@@ -38,6 +38,7 @@ class Run:
     schedule: Schedule
     report: Callable[[str], None]  # takes a sentence about what is being done
     failed: dict[Candidate, str] = field(default_factory=dict)  # candidates that are out, with the reasons
+    discarded: list[Measurement] = field(default_factory=list)  # windows that were measured again
 
     async def start(self, candidate: Candidate) -> bool:
         """Start the service of a candidate, if it does not run. Return whether it runs.
@@ -73,8 +74,10 @@ class Run:
         async def measure() -> Measurement:
             meter = await self.fleet.meter(candidate)
             window = await meter.open(rate, seconds)
-            is_disturbed = not window.holds and window.noise > MAX_OTHER_SHARE
-            return await meter.open(rate, seconds) if is_disturbed else window
+            if window.holds or window.noise <= MAX_OTHER_SHARE:
+                return window
+            self.discarded.append(window)
+            return await meter.open(rate, seconds)
 
         return await self._tried(candidate, measure)
 

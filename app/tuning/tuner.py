@@ -62,6 +62,7 @@ class Result:
     confirmed: Confirmation | None = None  # None: nothing holds the latency
     simplified: Simplification | None = None  # None: the defaults are as good
     failed: list[str] = field(default_factory=list)  # candidates whose services failed, with the reason
+    discarded: list[Measurement] = field(default_factory=list)  # windows that other programs disturbed
 
     @property
     def candidate(self) -> Candidate:
@@ -83,8 +84,9 @@ class Result:
 
     @property
     def noise(self) -> float:
-        """The mean share of the machine's CPUs that other programs took."""
-        shares = [window.noise for trial in self.trials for window in (trial.alone, *trial.windows)]
+        """The mean share of the CPUs that other programs took, also in the windows that were measured again."""
+        kept = [window for trial in self.trials for window in (trial.alone, *trial.windows)]
+        shares = [window.noise for window in (*kept, *self.discarded)]
         return sum(shares) / len(shares)
 
     @property
@@ -117,7 +119,7 @@ async def tune(request: Request, schedule: Schedule, report: Callable[[str], Non
         await _search(result, fleet, run)
         report("stopping the processes")
     result.failed = [f"{candidate}: {reason}" for candidate, reason in run.failed.items()]
-    result.seconds = schedule.elapsed
+    result.discarded, result.seconds = run.discarded, schedule.elapsed
     return result
 
 

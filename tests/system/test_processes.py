@@ -25,7 +25,7 @@ def test_resource_usage_includes_children() -> None:
 def test_cpu_time_is_finer_than_a_tick() -> None:
     """The CPU time of another process has nanoseconds, not the 10 ms of `/proc/PID/stat`."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        found = processes.resource_usage(process.pid).cpu_seconds
+        found = processes.cpu_seconds(process.pid)
 
         assert round(found * processes.TICKS, 9) % 1 != 0
         process.kill()
@@ -47,7 +47,7 @@ input()
         assert process.stdout is not None
         process.stdout.readline()
 
-        assert processes.resource_usage(process.pid).cpu_seconds >= 0.19
+        assert processes.cpu_seconds(process.pid) >= 0.19
         process.kill()
 
 
@@ -56,7 +56,16 @@ def test_a_process_that_has_ended_takes_no_cpu_time() -> None:
     with subprocess.Popen(["/bin/true"]) as process:
         process.wait()
 
-    assert processes.resource_usage(process.pid).cpu_seconds == 0
+    assert processes.cpu_seconds(process.pid) == 0
+
+
+def test_busy_seconds_can_be_those_of_some_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work on other CPUs does not count, whatever the beginning of their number is."""
+    lines = [f"cpu{number} {10**number} 0 0 0 0 0 0 0 0 0" for number in range(12)]
+    (tmp_path / "stat").write_text("\n".join(["cpu 999 0 0 0 0 0 0 0 0 0", *lines, "intr 1", "ctxt 2", ""]))
+    monkeypatch.setattr(processes, "PROC", tmp_path)
+
+    assert processes.busy_seconds({0, 2, 10}) == pytest.approx(10000000101 / processes.TICKS)
 
 
 def test_busy_seconds_exclude_idle_and_disk_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -212,6 +212,14 @@ def test_remarks_say_how_certain_the_answer_is() -> None:
     assert "1 of 2 windows" in text
 
 
+def test_noise_includes_the_windows_that_were_measured_again() -> None:
+    """They are the noisiest ones. The other windows of this run are those of two single clients, without noise."""
+    found = result()
+    found.discarded = [replace(measured(850), noise=0.6)]
+
+    assert found.noise == pytest.approx(0.2)
+
+
 def test_the_record_is_json_without_infinity() -> None:
     """A latency that cannot be measured is null: JSON has no infinity."""
     found = result()

@@ -86,6 +86,7 @@ def test_a_disturbed_window_is_measured_again(disturbed: int, *, holds: bool) ->
     assert window is not None
     assert window.holds == holds
     assert len(services[FAST].windows) == 2
+    assert [each.noise for each in run.discarded] == [0.3]
 
 
 def test_a_given_rate_keeps_those_that_hold_it() -> None:
