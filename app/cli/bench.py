@@ -5,6 +5,7 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -227,7 +228,7 @@ def _measure(sweep: Sweep, target: Target, requests: Sequence[bytes], limit: int
     async def run() -> bool:
         with cancelled_by_signals(), progress(sweep.plan.windows) as shown, closing(target.pool(limit)) as pool:
             try:
-                await sweep.run(Load(pool, requests, timeout), OtherWork(target, pool), shown)
+                await sweep.run(Load(pool, cycle(requests), timeout), OtherWork(target, pool), shown)
             except asyncio.CancelledError:
                 return True
         return False

@@ -8,9 +8,8 @@ import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle
 from random import Random
 from typing import NamedTuple
 
@@ -71,16 +70,16 @@ class Window:
 
 
 class Load:
-    """Requests to one service, which send their contents in turn.
+    """Requests to one service.
 
     Args:
         pool: clients of the service.
-        requests: the bytes of the requests.
+        requests: the bytes of one request after the other, without end.
         timeout: seconds after the end of a window, after which requests without a response are lost.
     """
 
-    def __init__(self, pool: ClientPool, requests: Sequence[bytes], timeout: float = 30) -> None:
-        self._pool, self._requests, self._timeout = pool, cycle(requests), timeout
+    def __init__(self, pool: ClientPool, requests: Iterator[bytes], timeout: float = 30) -> None:
+        self._pool, self._requests, self._timeout = pool, requests, timeout
 
     async def closed(self, clients: int, seconds: float, warm_up: float = 0) -> Window:
         """Measure a closed loop of concurrent clients, after `warm_up` seconds of the same load.

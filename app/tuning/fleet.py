@@ -8,7 +8,7 @@ from typing import Protocol
 
 from app.system.memory import available_memory
 from app.tuning.candidate import Candidate
-from app.tuning.measurement import Meter, ServiceMeter
+from app.tuning.measurement import Meter, ServiceMeter, traffic
 from app.tuning.objective import Objective
 from app.tuning.service_process import ServiceProcess
 
@@ -42,6 +42,7 @@ class Launch:
     images: Sequence[bytes]
     objective: Objective
     on_gpu: bool
+    max_connections: int  # of a service
 
 
 class ProcessFleet:
@@ -49,6 +50,7 @@ class ProcessFleet:
 
     def __init__(self, launch: Launch) -> None:
         self._launch = launch
+        self._traffic = traffic(launch.images, launch.key, launch.objective, launch.max_connections)
         self._random = Random(0)  # noqa: S311 (arrivals, not secrets)
         self._running = dict[Candidate, tuple[ServiceProcess, ServiceMeter]]()  # the one that was used last is last
         self.limit = FEW_PROCESSES if launch.on_gpu else 0  # 0: not known before the first start
@@ -67,7 +69,7 @@ class ProcessFleet:
             self.release(next(iter(self._running)))
         launch = self._launch
         process = await ServiceProcess.start({**launch.variables, **candidate.variables}, launch.key)
-        meter = ServiceMeter(process, launch.images, launch.objective, self._random)
+        meter = ServiceMeter(process, self._traffic, self._random)
         self._running[candidate] = process, meter
         if not self.limit:
             self.limit = _limit(process)

@@ -1,14 +1,17 @@
 """Windows of load on a service process, with its CPU time and the CPU time of other programs. Knows no candidate."""
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle, repeat
 from random import Random
 from typing import Protocol
 
 from app.load.cpu_times import CpuTimes
+from app.load.target import Target
 from app.load.windows import Load, Window
 from app.system.cpus import allowed_cpus
+from app.system.ports import HOST
 from app.system.processes import cpu_seconds
 from app.tuning.objective import Objective, percentile_ms
 from app.tuning.service_process import ServiceProcess
@@ -16,7 +19,8 @@ from app.tuning.service_process import ServiceProcess
 # Seconds of load before a window: connections open, and caches fill.
 WARM_UP_SECONDS = 0.3
 
-# Clients of the generator. More requests at once wait for one of them, which counts as latency.
+# Clients of the generator, unless the service accepts fewer connections. More requests at once wait for one of them,
+# which counts as latency.
 MAX_CLIENTS = 512
 
 # A request is given up after this multiple of the latency, and after at least so many seconds.
@@ -50,6 +54,22 @@ def in_time(windows: Sequence[Measurement]) -> tuple[int, int]:
     return sum(round(each.share_in_time * each.requests) for each in windows), sum(each.requests for each in windows)
 
 
+@dataclass(frozen=True)
+class Traffic:
+    """The requests of all meters, and their limits."""
+
+    requests: Sequence[bytes]  # one for each image; they are in memory once
+    objective: Objective
+    clients: int  # at once; further requests wait for one of them
+
+
+def traffic(images: Sequence[bytes], key: str | None, objective: Objective, max_connections: int) -> Traffic:
+    """Return the traffic of these images, for services that accept so many connections."""
+    # Services differ in their port. They accept any name of a host, and answer all names alike.
+    target = Target(f"http://{HOST}", key)
+    return Traffic([target.classify(image) for image in images], objective, min(MAX_CLIENTS, max_connections))
+
+
 class Meter(Protocol):
     """Measures one service."""
 
@@ -63,14 +83,13 @@ class ServiceMeter:
 
     Args:
         service: the process.
-        images: encoded images, sent in turn.
-        objective: the latency to hold.
+        traffic: the requests. Each window goes on where the one before has ended.
         random: of the arrivals.
     """
 
-    def __init__(self, service: ServiceProcess, images: Sequence[bytes], objective: Objective, random: Random) -> None:
-        self._service, self._objective, self._random = service, objective, random
-        self._requests = [service.target.classify(image) for image in images]
+    def __init__(self, service: ServiceProcess, traffic: Traffic, random: Random) -> None:
+        self._service, self._traffic, self._random = service, traffic, random
+        self._requests = cycle(traffic.requests)
 
     async def open(self, rate: float, seconds: float) -> Measurement:
         """Measure an open loop: requests arrive as a Poisson process of this rate."""
@@ -82,13 +101,14 @@ class ServiceMeter:
 
     async def http(self, clients: int, seconds: float) -> Measurement:
         """Measure requests without an image, of several clients."""
-        health = [self._service.target.get("/health/live")]
+        health = repeat(self._service.target.get("/health/live"))
         return await self._measure(health, lambda load: load.closed(clients, seconds, WARM_UP_SECONDS))
 
-    async def _measure(self, requests: Sequence[bytes], run: Callable[[Load], Awaitable[Window]]) -> Measurement:
+    async def _measure(self, requests: Iterator[bytes], run: Callable[[Load], Awaitable[Window]]) -> Measurement:
+        objective = self._traffic.objective
         self._service.check()
-        pool = self._service.target.pool(MAX_CLIENTS)
-        timeout = max(TIMEOUT_FACTOR * self._objective.seconds, MIN_TIMEOUT_SECONDS)
+        pool = self._service.target.pool(self._traffic.clients)
+        timeout = max(TIMEOUT_FACTOR * objective.seconds, MIN_TIMEOUT_SECONDS)
         before = self._cpu_times()
         try:
             window = await run(Load(pool, requests, timeout))
@@ -96,7 +116,7 @@ class ServiceMeter:
             pool.close()
         after = self._cpu_times()
         self._service.check()
-        return measurement(window, self._objective, after.since(before))
+        return measurement(window, objective, after.since(before))
 
     def _cpu_times(self) -> CpuTimes:
         # The service may run on the same CPUs as this process. Work on others does not disturb it.

@@ -112,6 +112,7 @@ async def tune(request: Request, schedule: Schedule, report: Callable[[str], Non
         request.samples.images,
         request.objective,
         costs.on_gpu,
+        request.settings.max_connections,
     )
     result = Result(request, bundle.manifest.name, costs, 0)
     async with open_fleet(launch) as fleet:

@@ -55,7 +55,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["x" * 300, "nul\0", "file", "file/below"])
 def test_a_name_that_the_system_refuses_is_no_folder(tmp_path: Path, name: str) -> None:
-    """It is no error: the reader of the file says why it cannot be read."""
+    """`is_folder` raises no error: the reader of the file has the reason."""
     write(tmp_path, "file")
 
     assert not is_folder(tmp_path / name)

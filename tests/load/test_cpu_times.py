@@ -20,7 +20,7 @@ def test_other_work_is_never_negative() -> None:
 
 
 def test_the_time_of_this_process_is_that_of_the_generator() -> None:
-    """Work of this process is no work of the service, whose time is given."""
+    """The time of the service is given, so work of this process does not change it."""
     before = CpuTimes.now(service=1.0)
     sum(range(100_000))
     used = CpuTimes.now(service=1.5).since(before)

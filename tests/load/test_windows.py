@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from itertools import repeat
 from random import Random
 from typing import cast
 
@@ -74,7 +75,7 @@ def measured(pool: object, window: Callable[[Load], Awaitable[Window]], timeout:
     """Return a window of load on a pool."""
 
     async def measure() -> Window:
-        return await window(Load(cast("ClientPool", pool), [b"a request"], timeout))
+        return await window(Load(cast("ClientPool", pool), repeat(b"a request"), timeout))
 
     return uvloop.run(measure())
 
@@ -103,7 +104,7 @@ def test_a_service_is_answering_if_it_has_any_response(status: int | None, is_an
     """One request is enough, whatever its status."""
 
     async def ask() -> bool:
-        return await Load(cast("ClientPool", FakePool(status)), [b"a request"]).is_answered()
+        return await Load(cast("ClientPool", FakePool(status)), repeat(b"a request")).is_answered()
 
     assert uvloop.run(ask()) == is_answered
 
@@ -112,7 +113,7 @@ def test_a_silent_service_is_not_answering() -> None:
     """The request is given up at the timeout."""
 
     async def ask() -> bool:
-        return await Load(cast("ClientPool", SilentPool()), [b"a request"], 0.05).is_answered()
+        return await Load(cast("ClientPool", SilentPool()), repeat(b"a request"), 0.05).is_answered()
 
     assert not uvloop.run(ask())
 

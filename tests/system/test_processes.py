@@ -52,7 +52,7 @@ input()
 
 
 def test_a_process_that_has_ended_takes_no_cpu_time() -> None:
-    """Its id is free, or has a parent no more."""
+    """`/proc` has no folder for it."""
     with subprocess.Popen(["/bin/true"]) as process:
         process.wait()
 

@@ -25,13 +25,6 @@ class FakeProcess:
         self._running, self.variables = running, variables
         running.append(self)
 
-    @property
-    def target(self) -> "FakeProcess":
-        return self
-
-    def classify(self, image: bytes) -> bytes:
-        return image
-
     def usage(self) -> ResourceUsage:
         return ResourceUsage(0, self.memory)
 
@@ -55,7 +48,7 @@ def running(monkeypatch: pytest.MonkeyPatch) -> list[FakeProcess]:
 
 
 def launch(*, on_gpu: bool = False) -> Launch:
-    return Launch({"SWIN_DEVICE": "cpu"}, None, [b"image"], Objective(99, 0.1), on_gpu)
+    return Launch({"SWIN_DEVICE": "cpu"}, None, [b"image"], Objective(99, 0.1), on_gpu, 1024)
 
 
 async def use(fleet: ProcessFleet, *candidates: Candidate) -> None:

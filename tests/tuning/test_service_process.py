@@ -19,7 +19,7 @@ from app.settings import Settings
 from app.system.ports import HOST, free_port
 from app.system.processes import is_alive, process_tree
 from app.tuning import service_process
-from app.tuning.measurement import ServiceMeter
+from app.tuning.measurement import ServiceMeter, traffic
 from app.tuning.objective import Objective
 from app.tuning.service_process import ServiceEnded, ServiceProcess, variables_of
 from tests.support.waiting import until
@@ -73,7 +73,7 @@ def test_a_service_answers_with_a_key_and_ends_without_a_trace(demo_images: list
         service = await ServiceProcess.start({**CPU, "SWIN_API_KEYS": KEY, "SWIN_HTTP_WORKERS": "1"}, KEY)
         try:
             members = process_tree(service.pid)
-            meter = ServiceMeter(service, demo_images, Objective(50, 10), Random(0))
+            meter = ServiceMeter(service, traffic(demo_images, KEY, Objective(50, 10), 8), Random(0))
             window = await meter.open(50, 0.5)
             assert window.requests
             assert window.holds
@@ -186,7 +186,7 @@ def test_a_service_that_ended_is_noticed(demo_images: list[bytes]) -> None:
         service = await ServiceProcess.start(CPU, None)
         os.kill(service.pid, 9)
         try:
-            await ServiceMeter(service, demo_images, Objective(50, 10), Random(0)).alone(0.1)
+            await ServiceMeter(service, traffic(demo_images, None, Objective(50, 10), 8), Random(0)).alone(0.1)
         finally:
             service.stop()
 
