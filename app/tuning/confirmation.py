@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from app.tuning.candidate import DEFAULTS, Candidate
 from app.tuning.measurement import Measurement, in_time
 from app.tuning.objective import Objective
+from app.tuning.run import Run
 from app.tuning.schedule import (
     CONFIRMATION_END,
     MAX_CONFIRMATION_SECONDS,
@@ -17,7 +18,6 @@ from app.tuning.schedule import (
     SIMPLIFICATION_END,
 )
 from app.tuning.service_process import ServiceEnded
-from app.tuning.trials import Run
 
 # Windows of each candidate. They alternate.
 WINDOWS = 2
@@ -110,9 +110,10 @@ async def _alternate(
     So many rates have failed, and so many lower ones are left. At the last rate, each candidate is measured.
     """
     spare = min(max(EXPECTED_FAILURES - failures, 0), left)
-    # After more failures, an answer is worth more than the gain of each of its settings.
-    end = CONFIRMATION_END if failures <= EXPECTED_FAILURES else SIMPLIFICATION_END
     turns = [*windows] * WINDOWS
+    # After more failures, or long trials, an answer is worth more than the gain of each of its settings.
+    is_late = run.schedule.left_until(CONFIRMATION_END) < len(turns) * (MIN_WINDOW_SECONDS + run.schedule.around)
+    end = SIMPLIFICATION_END if is_late or failures > EXPECTED_FAILURES else CONFIRMATION_END
     for done, candidate in enumerate(turns):
         least = len(turns) - done
         if not await run.start(candidate):  # before the length of the window is chosen, because it takes time
@@ -146,7 +147,7 @@ def hold(windows: Sequence[Measurement], objective: Objective) -> bool:
     return objective.is_met(*in_time(windows))
 
 
-async def simplify(confirmed: Confirmation, score: Score, run: Run) -> Simplification:
+async def simplify(confirmed: Confirmation, objective: Objective, score: Score, run: Run) -> Simplification:
     """Remove the settings of the confirmed candidate that gain nothing beyond its spread, one after the other.
 
     Each setting is left out in one window, beside a window of the same moment with it. Settings are removed from what
@@ -161,10 +162,12 @@ async def simplify(confirmed: Confirmation, score: Score, run: Run) -> Simplific
             continue
         with_it, without_it = pair
         result.windows.append(with_it)
-        if not with_it.holds:  # something disturbed the pair
+        own = [*confirmed.windows, *result.windows]
+        if not hold(own, objective):  # something disturbed the pair
             result.gains.append(Gain(name))
             continue
-        if not without_it.holds or score(without_it) > max(map(score, (*confirmed.windows, *result.windows))):
+        fails_without = not without_it.holds and all(window.holds for window in own)
+        if fails_without or score(without_it) > max(map(score, own)):
             result.gains.append(Gain(name, with_it, without_it))
             continue
         run.fleet.release(result.candidate)

@@ -6,8 +6,9 @@ A group is left before the next one starts, so no service starts twice. Knows no
 from collections.abc import Sequence
 
 from app.tuning.prediction import Prediction
+from app.tuning.run import Run
 from app.tuning.schedule import TRIALS_END, planned_start
-from app.tuning.trials import Later, Run, Trial, find_highest_rates, measure_at
+from app.tuning.trials import Later, Trial, find_highest_rates, measure_at
 
 # Requests of a single client before the load of a candidate, and the bounds of their time in seconds.
 ALONE_REQUESTS, MIN_ALONE_SECONDS, MAX_ALONE_SECONDS = 30, 0.5, 3.0

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 
 from app.settings import Settings
 from app.tuning.candidate import BOUND, Candidate, Value, candidate_of
-from app.tuning.costs import Costs
+from app.tuning.costs import Costs, EngineCosts
 from app.tuning.objective import Objective
 
 T = TypeVar("T")
@@ -25,6 +25,10 @@ NEAR_BATCHES = 4
 
 # Candidates that are tried beside the defaults.
 MAX_CANDIDATES = 6
+
+
+# The utilizations of a component, in steps of a percent.
+UTILIZATIONS = [percent / 100 for percent in range(10, 100)]
 
 
 @dataclass(frozen=True)
@@ -79,26 +83,56 @@ class Predictor:
 
     def predict(self, variant: Variant) -> Prediction:
         """Return the prediction for these settings. The others have the value of the user, or the default."""
-        costs, settings = self._costs, self._settings
-        engine = costs.engines[variant.threads if variant.threads in costs.engines else None]
-        instances = engine.devices * self._instances(variant.instances)
-        workers = _first_set(variant.http_workers, settings.http_workers, self._http.default_workers)
+        settings = self._settings
+        engine = self._engine(variant)
         batch = min(variant.max_batch or settings.max_batch, engine.largest)
         size = max(size for size in engine.batches if size <= batch)
-        cost, decode = engine.batches[size], costs.decode[variant.decode or settings.decode]
-        http = self._http.service
+        cost, decode = engine.batches[size], self._costs.decode[variant.decode or settings.decode]
+        cpu_seconds = self._http.service + decode.image.cpu_seconds + cost.cpu_seconds / size
+        capacities = self._capacities(variant, size, cpu_seconds)
+        others = decode.image.seconds + self._http.service
+        rates = {name: self._rate_in_time(capacity, others) for name, capacity in capacities.items()}
+        # Batches are as large as the load makes them, up to the largest.
+        instances = capacities["engine"] * cost.seconds / size
+        rates["engine"] = max(
+            each * self._rate_in_time(instances / engine.batches[each].seconds, engine.batches[each].seconds + others)
+            for each in engine.batches
+            if each <= size
+        )
+        bound = min(rates, key=lambda name: rates[name])
+        candidate = self._candidate(variant, min(capacities["engine"], capacities["CPU"]))
+        return Prediction(candidate, rates[bound], 2 * cost.seconds + others, bound, size, cpu_seconds)
+
+    def _engine(self, variant: Variant) -> EngineCosts:
+        threads = variant.threads
+        if threads is None and self._share_all_cpus(self._instances(variant.instances)):
+            threads = 1
+        return self._costs.engines[threads if threads in self._costs.engines else None]
+
+    def _share_all_cpus(self, instances: int) -> bool:
+        """Return whether so many engines have one thread each by default, because there is one CPU for each."""
+        return (
+            not self._costs.on_gpu
+            and "threads" not in self._settings.model_fields_set
+            and instances >= self._costs.cpus
+        )
+
+    def _capacities(self, variant: Variant, size: int, cpu_seconds: float) -> dict[str, float]:
+        """Return the requests per second of each component at full load, with batches of this size."""
+        costs, engine = self._costs, self._engine(variant)
+        decode = costs.decode[variant.decode or self._settings.decode]
+        workers = max(_first_set(variant.http_workers, self._settings.http_workers, self._http.default_workers), 1)
         # A process of Python runs one thread at a time: HTTP and the part of decoding that holds the lock.
-        serial = http + max(1 / decode.images_per_second - decode.image.cpu_seconds / costs.cpus, 0)
-        cpu_seconds = http + decode.image.cpu_seconds + cost.cpu_seconds / size
-        bounds = {
+        serial = self._http.service + max(1 / decode.images_per_second - decode.image.cpu_seconds / costs.cpus, 0)
+        return {
             "CPU": costs.cpus / (cpu_seconds + self._http.generator),
-            "engine": instances * size / cost.seconds,
-            "decoding": max(workers, 1) * decode.images_per_second,
-            "HTTP": max(workers, 1) / serial,
+            "engine": engine.devices * self._instances(variant.instances) * size / engine.batches[size].seconds,
+            "decoding": workers * decode.images_per_second,
+            "HTTP": workers / serial,
         }
-        bound = min(bounds, key=lambda name: bounds[name])
-        rate, seconds_per_row = bounds[bound], 1 / min(bounds["engine"], bounds["CPU"])
-        latency = 2 * cost.seconds + decode.image.seconds + http
+
+    def _candidate(self, variant: Variant, rows_per_second: float) -> Candidate:
+        """Return the candidate with these settings, and with a queue for so many rows."""
         values = {
             "instances_per_device": variant.instances,
             "threads": variant.threads,
@@ -108,10 +142,20 @@ class Predictor:
         }
         candidate = candidate_of(values)
         if candidate.measured:
-            candidate = candidate_of(values | {BOUND: self._queue_size(seconds_per_row, variant)})
-        return Prediction(candidate, rate, latency, bound, size, cpu_seconds)
+            candidate = candidate_of(values | {BOUND: self._queue_size(rows_per_second, variant)})
+        return candidate
 
-    def _queue_size(self, seconds_per_row: float, variant: Variant) -> int | None:
+    def _rate_in_time(self, capacity: float, seconds: float) -> float:
+        """Return the highest rate of a component with which enough requests are in time.
+
+        Args:
+            capacity: requests or batches per second.
+            seconds: that a request takes without waiting for this component.
+        """
+        late = 1 - self._objective.percentile / 100
+        return capacity * utilization(capacity * (self._objective.seconds - seconds), late)
+
+    def _queue_size(self, rows_per_second: float, variant: Variant) -> int | None:
         """Return the number of rows that are computed within the latency, or None if the setting is not larger.
 
         It stays as large as `max_client_batch_size`, because the service would refuse whole requests of clients that
@@ -120,7 +164,7 @@ class Predictor:
         settings = self._settings
         if self._is_set(BOUND):
             return None
-        rows = math.floor(self._objective.seconds / seconds_per_row)
+        rows = math.floor(self._objective.seconds * rows_per_second)
         size = max(rows, settings.max_client_batch_size, variant.max_batch or 0)
         return size if size < settings.max_queue_size else None
 
@@ -169,8 +213,8 @@ class Predictor:
             is_usual = instances == usual and threads in (None, default)
             if not self._costs.on_gpu and not is_usual and (threads or default) * instances > cpus:
                 continue
-            # The default divides the CPUs among the instances, so the number is named if there are more of them.
-            given_threads = None if is_usual else threads or default
+            # The default divides the CPUs among the instances, or is 1 for a small network. So the number is named.
+            given_threads = None if is_usual or self._share_all_cpus(instances) else threads or default
             yield (
                 None if instances == usual else instances,
                 None if self._costs.on_gpu or self._is_set("threads") else given_threads,
@@ -192,6 +236,19 @@ class Predictor:
                 yield None if size == engine.largest else size
         if engine.batches[engine.largest].seconds > limit:
             yield None
+
+
+def utilization(slack: float, late: float) -> float:
+    """Return the highest utilization of a queue at which at most a share `late` of its requests wait too long.
+
+    `slack` is the longest wait, in units of the mean time between two departures at full load.
+
+    In heavy traffic, a wait is distributed exponentially (J. F. C. Kingman, "The single server queue in heavy traffic",
+    1961). With Poisson arrivals and constant times of service, a share of rho * exp(-2 * (1 - rho) * slack) waits
+    longer, where rho is the utilization.
+    """
+    in_time = [rho for rho in UTILIZATIONS if rho * math.exp(-2 * (1 - rho) * slack) <= late]
+    return max(in_time, default=UTILIZATIONS[0])
 
 
 def _first_set(*values: int | None) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from app.tuning.answer import remarks, sentence
 from app.tuning.candidate import BOUND, DEFAULTS
+from app.tuning.run import Entry
 from app.tuning.trials import Trial
 from app.tuning.tuner import Result
 
@@ -27,10 +28,11 @@ def record(result: Result, version: str) -> str:
         "settings": dict(result.candidate.values),
         "requests_per_second": confirmed.rate if confirmed else None,
         "defaults_are_as_good": confirmed is not None and result.candidate == DEFAULTS,
-        "windows": [asdict(window) for window in result.windows],
+        "windows": [_entry_record(entry) for entry in result.history],
         "gains": [asdict(gain) for gain in result.simplified.gains] if result.simplified else [],
         "removed": result.simplified.removed if result.simplified else [],
         "candidates": [_trial_record(trial) for trial in result.trials],
+        "failed": result.failed,
         "bound_setting": BOUND if BOUND in result.candidate.values else None,
         "noise": result.noise,
         "seconds": result.seconds,
@@ -45,7 +47,15 @@ def _trial_record(trial: Trial) -> dict[str, Any]:
         "bound_by": trial.prediction.bound,
         "requests_per_second": trial.held,
         "alone": asdict(trial.alone),
-        "windows": [asdict(window) for window in trial.windows],
+    }
+
+
+def _entry_record(entry: Entry) -> dict[str, Any]:
+    return {
+        "phase": entry.phase,
+        "settings": dict(entry.candidate.values),
+        "is_repeated": entry.is_repeated,
+        **asdict(entry.window),
     }
 
 

@@ -3,95 +3,21 @@
 Knows no processes: a fleet gives the meters.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
-from app.errors import StartError
-from app.load.cpu_times import MAX_OTHER_SHARE
 from app.tuning.bisection import Bisection, worth_more_windows
-from app.tuning.candidate import DEFAULTS, Candidate
-from app.tuning.fleet import Fleet
+from app.tuning.candidate import Candidate
 from app.tuning.measurement import Measurement
 from app.tuning.prediction import Prediction
-from app.tuning.schedule import TRIALS_END, Schedule
-from app.tuning.service_process import ServiceEnded
+from app.tuning.run import Run
+from app.tuning.schedule import CONFIRMATION_END, TRIALS_END
 
 # Windows of a candidate in each of the two rounds.
 WINDOWS = 3
 
 # Windows of a candidate in each round at a rate that is given.
 WINDOWS_AT_RATE = 2
-
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Run:
-    """The fleet, the time and the messages that all phases of a run share.
-
-    If a service does not start, or ends, its candidate is out of the run. Without the defaults, there is no answer.
-    """
-
-    fleet: Fleet
-    schedule: Schedule
-    report: Callable[[str], None]  # takes a sentence about what is being done
-    failed: dict[Candidate, str] = field(default_factory=dict)  # candidates that are out, with the reasons
-    discarded: list[Measurement] = field(default_factory=list)  # windows that were measured again
-
-    async def start(self, candidate: Candidate) -> bool:
-        """Start the service of a candidate, if it does not run. Return whether it runs.
-
-        Raises:
-            ServiceEnded: the defaults do not start again.
-        """
-        return await self._tried(candidate, lambda: self.fleet.meter(candidate)) is not None
-
-    async def alone(self, candidate: Candidate, seconds: float) -> Measurement | None:
-        """Measure a single client on a candidate; None if the candidate is out.
-
-        Raises:
-            ServiceEnded: the defaults have ended.
-        """
-
-        async def measure() -> Measurement:
-            return await (await self.fleet.meter(candidate)).alone(seconds)
-
-        return await self._tried(candidate, measure)
-
-    async def window(self, phase: str, candidate: Candidate, rate: float, seconds: float) -> Measurement | None:
-        """Measure a window of an open loop on a candidate; None if the candidate is out.
-
-        A window that fails while other programs take CPU time says little about the candidate. It is measured again,
-        once.
-
-        Raises:
-            ServiceEnded: the defaults have ended.
-        """
-        self.report(f"{phase}: {candidate}, {rate:,.4g} requests/s")
-
-        async def measure() -> Measurement:
-            meter = await self.fleet.meter(candidate)
-            window = await meter.open(rate, seconds)
-            if window.holds or window.noise <= MAX_OTHER_SHARE:
-                return window
-            self.discarded.append(window)
-            return await meter.open(rate, seconds)
-
-        return await self._tried(candidate, measure)
-
-    async def _tried(self, candidate: Candidate, work: Callable[[], Awaitable[T]]) -> T | None:
-        if candidate in self.failed:
-            return None
-        try:
-            return await work()
-        except (StartError, ServiceEnded) as error:
-            self.fleet.release(candidate)
-            if candidate == DEFAULTS:
-                raise ServiceEnded(str(error)) from error
-            self.failed[candidate] = str(error)
-            return None
 
 
 @dataclass
@@ -172,13 +98,16 @@ async def find_highest_rates(
     for trial, stays in zip(tried, stay, strict=True):
         trial.is_dropped = not stays
     staying = [trial for trial in tried if not trial.is_dropped]
-    while await _round(staying, run, later) and not (
-        later.candidates or any(trial.held for trial in (*rivals, *staying))
-    ):
-        pass  # the rates were too high, and there is time for lower ones
+    await _round(staying, run, later)
+    for end in (TRIALS_END, CONFIRMATION_END):  # all rates were too high, and there is nothing to confirm without one
+        while not later.candidates and not any(trial.held for trial in (*rivals, *staying)):
+            if not await _round(staying, run, later, end=end):
+                break
 
 
-async def _round(trials: Sequence[Trial], run: Run, later: Later, windows_after: int = 0) -> bool:
+async def _round(
+    trials: Sequence[Trial], run: Run, later: Later, windows_after: int = 0, end: float = TRIALS_END
+) -> bool:
     """Measure some windows of each trial, in turns. `windows_after` are left for the next round.
 
     Return whether there was time for all of them.
@@ -193,7 +122,7 @@ async def _round(trials: Sequence[Trial], run: Run, later: Later, windows_after:
             if trial.is_dropped or trial.search.is_done:
                 continue
             rate = trial.search.next_rate
-            seconds = run.schedule.window(TRIALS_END, windows, rate, least=least, starts=later.start_seconds)
+            seconds = run.schedule.window(end, windows, rate, least=least, starts=later.start_seconds)
             if seconds is None:
                 return False
             trial.add(await run.window("trial", trial.candidate, rate, seconds))
@@ -203,17 +132,17 @@ async def _round(trials: Sequence[Trial], run: Run, later: Later, windows_after:
 async def measure_at(rate: float, trials: Sequence[Trial], run: Run, *, later: Later = NOTHING) -> None:
     """Measure each trial at one rate. A trial that does not hold it in the first round is dropped."""
     tried = [trial for trial in trials if not trial.is_hopeless]
-    planned = 2 * WINDOWS_AT_RATE * len(tried)
     after = 2 * WINDOWS_AT_RATE * later.candidates
-    for _ in range(2):
-        for _ in range(WINDOWS_AT_RATE):
-            for trial in [trial for trial in tried if not trial.is_dropped]:
-                seconds = run.schedule.window(
-                    TRIALS_END, planned + after, rate, least=(planned + after) // 2, starts=later.start_seconds
-                )
-                planned -= 1
-                if seconds is None:
-                    return
-                trial.add(await run.window("trial", trial.candidate, rate, seconds))
+    for rounds in (2, 1):
+        tried = [trial for trial in tried if not trial.is_dropped]
+        planned = rounds * WINDOWS_AT_RATE * len(tried) + after
+        for trial in tried * WINDOWS_AT_RATE:
+            if trial.is_dropped:
+                continue
+            seconds = run.schedule.window(TRIALS_END, planned, rate, least=planned // 2, starts=later.start_seconds)
+            planned -= 1
+            if seconds is None:
+                return
+            trial.add(await run.window("trial", trial.candidate, rate, seconds))
         for trial in tried:
             trial.is_dropped |= not trial.holds_always

@@ -18,10 +18,11 @@ from app.tuning.groups import alone_seconds, try_all
 from app.tuning.measurement import Measurement
 from app.tuning.objective import Objective
 from app.tuning.prediction import MAX_CANDIDATES, HttpCosts, Prediction, Predictor, Variant
+from app.tuning.run import Entry, Run
 from app.tuning.samples import Samples
 from app.tuning.schedule import COSTS_END, Schedule
 from app.tuning.service_process import variables_of
-from app.tuning.trials import Run, Trial
+from app.tuning.trials import Trial
 
 # The shares of the time for the costs in which engines and decoding are measured.
 ENGINES_SHARE, DECODE_SHARE = 0.5, 0.25
@@ -62,7 +63,7 @@ class Result:
     confirmed: Confirmation | None = None  # None: nothing holds the latency
     simplified: Simplification | None = None  # None: the defaults are as good
     failed: list[str] = field(default_factory=list)  # candidates whose services failed, with the reason
-    discarded: list[Measurement] = field(default_factory=list)  # windows that other programs disturbed
+    history: list[Entry] = field(default_factory=list)  # all windows of open loops
 
     @property
     def candidate(self) -> Candidate:
@@ -85,9 +86,8 @@ class Result:
     @property
     def noise(self) -> float:
         """The mean share of the CPUs that other programs took, also in the windows that were measured again."""
-        kept = [window for trial in self.trials for window in (trial.alone, *trial.windows)]
-        shares = [window.noise for window in (*kept, *self.discarded)]
-        return sum(shares) / len(shares)
+        windows = [*(trial.alone for trial in self.trials), *(entry.window for entry in self.history)]
+        return sum(window.noise for window in windows) / len(windows)
 
     @property
     def alone(self) -> Measurement:
@@ -120,7 +120,7 @@ async def tune(request: Request, schedule: Schedule, report: Callable[[str], Non
         await _search(result, fleet, run)
         report("stopping the processes")
     result.failed = [f"{candidate}: {reason}" for candidate, reason in run.failed.items()]
-    result.discarded, result.seconds = run.discarded, schedule.elapsed
+    result.history, result.seconds = run.history, schedule.elapsed
     return result
 
 
@@ -200,4 +200,4 @@ async def _confirm(result: Result, best: Sequence[Trial], score: Score, run: Run
         if trial.candidate not in run.failed:
             break
     if result.confirmed and result.confirmed.candidate != DEFAULTS:
-        result.simplified = await simplify(result.confirmed, score, run)
+        result.simplified = await simplify(result.confirmed, objective, score, run)

@@ -9,9 +9,10 @@ from app.tuning.candidate import Candidate
 from app.tuning.measurement import Measurement
 from app.tuning.objective import Objective
 from app.tuning.prediction import Prediction
+from app.tuning.run import Run
 from app.tuning.schedule import AROUND_SECONDS, Schedule
 from app.tuning.service_process import ServiceEnded
-from app.tuning.trials import Run, Trial
+from app.tuning.trials import Trial
 
 # Of the simulated services, whose windows hold or do not.
 OBJECTIVE = Objective(99, 0.01)

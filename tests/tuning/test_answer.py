@@ -16,6 +16,7 @@ from app.tuning.confirmation import Confirmation, Gain, Simplification
 from app.tuning.costs import Cost, Costs, DecodeCosts, EngineCosts
 from app.tuning.objective import Objective
 from app.tuning.record import record
+from app.tuning.run import Entry
 from app.tuning.samples import Samples
 from app.tuning.settings_file import settings_file
 from app.tuning.tuner import Request, Result
@@ -204,7 +205,7 @@ def test_remarks_say_how_certain_the_answer_is() -> None:
 
     assert found.confirmed is not None
     found.confirmed.windows[0] = replace(measured(850), requests=120, holds=False)
-    found.trials[0].windows.append(replace(measured(850), noise=0.3))
+    found.history = [Entry("trial", TUNED, replace(measured(850), noise=0.3))]
     text = " ".join(answer.remarks(found))
 
     assert "only 120 requests" in text
@@ -215,7 +216,7 @@ def test_remarks_say_how_certain_the_answer_is() -> None:
 def test_noise_includes_the_windows_that_were_measured_again() -> None:
     """They are the noisiest ones. The other windows of this run are those of two single clients, without noise."""
     found = result()
-    found.discarded = [replace(measured(850), noise=0.6)]
+    found.history = [Entry("trial", TUNED, replace(measured(850), noise=0.6), is_repeated=True)]
 
     assert found.noise == pytest.approx(0.2)
 
@@ -223,7 +224,7 @@ def test_noise_includes_the_windows_that_were_measured_again() -> None:
 def test_the_record_is_json_without_infinity() -> None:
     """A latency that cannot be measured is null: JSON has no infinity."""
     found = result()
-    found.trials[0].windows.append(measured(900, holds=False, latency_ms=math.inf))
+    found.history = [Entry("trial", TUNED, measured(900, holds=False, latency_ms=math.inf))]
 
     def refuse(name: str) -> None:
         raise AssertionError(name)
@@ -231,7 +232,8 @@ def test_the_record_is_json_without_infinity() -> None:
     read = json.loads(record(found, "1"), parse_constant=refuse)
 
     assert read["settings"] == {"max_batch": 4, "http_workers": 1, "max_queue_size": 64}
-    assert read["candidates"][0]["windows"][0]["latency_ms"] is None
+    assert read["windows"][0]["latency_ms"] is None
+    assert (read["windows"][0]["phase"], read["windows"][0]["settings"]) == ("trial", read["settings"])
     assert read["requests_per_second"] == 850
     assert not read["defaults_are_as_good"]
 

@@ -6,8 +6,9 @@ import pytest
 
 from app.tuning.candidate import DEFAULTS, Candidate, candidate_of
 from app.tuning.groups import try_all
+from app.tuning.run import Run
 from app.tuning.schedule import TRIALS_END
-from app.tuning.trials import Run, Trial
+from app.tuning.trials import Trial
 from tests.tuning.fakes import SimulatedFleet, simulation, trial
 
 FAST, NEAR, SLOW, LAST = (candidate_of({"max_batch": size}) for size in (1, 2, 4, 8))

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from app.settings import Settings
 from app.tuning.costs import Cost, Costs, DecodeCosts, EngineCosts
 from app.tuning.objective import Objective
@@ -32,15 +34,30 @@ def test_the_slowest_part_bounds_the_rate() -> None:
     costs = Costs(2.0, {None: tiny}, SMALL)
     empty = Predictor(costs, HTTP, Objective(99, 0.1), Settings())
 
-    one_thread = predictor().predict(Variant(threads=1, max_batch=1))
-    assert (one_thread.bound, round(one_thread.rate)) == ("engine", 125)
+    assert predictor().predict(Variant(threads=1, max_batch=1)).bound == "engine"
     assert predictor(PHOTOS).predict(Variant()).bound == "CPU"
     assert empty.predict(Variant()).bound == "HTTP"
 
 
+def test_a_long_latency_allows_the_capacity() -> None:
+    """One engine of one thread takes 8 ms for an image."""
+    assert predictor(seconds=100).predict(Variant(threads=1, max_batch=1)).rate == pytest.approx(125, rel=0.02)
+
+
+def test_a_tight_latency_allows_a_part_of_the_capacity() -> None:
+    """An image that takes 10 ms waits for at most two others. Simulated queues hold 30 and 112 requests/s."""
+    slow = EngineCosts("cpu", 1, {1: Cost(0.01, 0.01)})
+    tight = Predictor(Costs(4.0, {None: slow}, SMALL), HTTP, Objective(99, 0.03), Settings())
+
+    one, two = (tight.predict(Variant(instances=count)).rate for count in (1, 2))
+
+    assert one == pytest.approx(30, rel=0.5)
+    assert two == pytest.approx(112, rel=0.2)
+
+
 def test_each_instance_runs_its_own_batches() -> None:
     """Two engines of one thread compute nearly twice as much as one, as far as the CPUs allow."""
-    one, two = (predictor().predict(Variant(instances=count, threads=1)).rate for count in (1, 2))
+    one, two = (predictor(seconds=100).predict(Variant(instances=count, threads=1)).rate for count in (1, 2))
 
     assert 1.8 < two / one <= 2
 
@@ -101,11 +118,10 @@ def test_engines_ask_for_no_more_cpus_than_there_are() -> None:
     """Two engines of two threads on two CPUs are no candidate."""
     found = predictor(seconds=1).candidates([0, 1, 2], allow_fast_decode=False, count=100)
 
-    used = [
-        int(each.candidate.values.get("instances_per_device", 1)) * int(each.candidate.values.get("threads", 2))
-        for each in found
-    ]
-    assert max(used) <= 2
+    values = [each.candidate.values for each in found]
+    instances = [int(each.get("instances_per_device", 1)) for each in values]
+    threads = [int(each.get("threads", 2 // count)) for each, count in zip(values, instances, strict=True)]
+    assert max(one * two for one, two in zip(instances, threads, strict=True)) == 2
 
 
 def test_settings_of_the_user_are_not_tuned() -> None:
@@ -142,11 +158,11 @@ def test_every_device_has_engines() -> None:
     """Two GPUs run twice as many batches as one."""
     one = EngineCosts("cuda:0", 1, {1: Cost(0.01, 0.0001)})
     rates = [
-        Predictor(Costs(8.0, {None: engines}, SMALL), HTTP, Objective(99, 0.1), Settings()).predict(Variant()).rate
+        Predictor(Costs(8.0, {None: engines}, SMALL), HTTP, Objective(99, 100), Settings()).predict(Variant()).rate
         for engines in (one, replace(one, devices=2))
     ]
 
-    assert rates == [200, 400]
+    assert rates == pytest.approx([200, 400], rel=0.02)
 
 
 def test_fast_decoding_needs_permission() -> None:

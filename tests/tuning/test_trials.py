@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from app.tuning.candidate import Candidate, candidate_of
-from app.tuning.schedule import TRIALS_END
+from app.tuning.run import Run
+from app.tuning.schedule import CONFIRMATION_END, TRIALS_END
 from app.tuning.service_process import ServiceEnded
-from app.tuning.trials import WINDOWS, Run, Trial, find_highest_rates, measure_at
+from app.tuning.trials import WINDOWS, Trial, find_highest_rates, measure_at
 from tests.tuning.fakes import simulation, trial
 
 DEFAULTS = Candidate()
@@ -75,8 +76,19 @@ def test_the_proof_ends_in_time() -> None:
         assert run.schedule.elapsed <= TRIALS_END * seconds + starts
 
 
-@pytest.mark.parametrize(("disturbed", "holds"), [(1, True), (2, False)])
-def test_a_disturbed_window_is_measured_again(disturbed: int, *, holds: bool) -> None:
+def test_the_search_goes_on_until_a_rate_holds() -> None:
+    """The prediction is ten times too high. Without a rate there is nothing to confirm, so the time is free."""
+    run, _ = simulation({FAST: 1000}, 60)
+    only = trial(FAST, 10_000)
+
+    asyncio.run(find_highest_rates([only], run))
+
+    assert only.held > 0
+    assert TRIALS_END * 60 < run.schedule.elapsed <= CONFIRMATION_END * 60
+
+
+@pytest.mark.parametrize(("disturbed", "again"), [(1, 0.0), (2, 0.3)])
+def test_a_disturbed_window_is_measured_again(disturbed: int, again: float) -> None:
     """It is measured once more, and then its result counts."""
     run, services = simulation(CAPACITIES)
     services[FAST].disturbed = disturbed
@@ -84,9 +96,20 @@ def test_a_disturbed_window_is_measured_again(disturbed: int, *, holds: bool) ->
     window = asyncio.run(run.window("trial", FAST, 500, 1))
 
     assert window is not None
-    assert window.holds == holds
-    assert len(services[FAST].windows) == 2
-    assert [each.noise for each in run.discarded] == [0.3]
+    assert window.noise == again
+    assert [(entry.window.noise, entry.is_repeated) for entry in run.history] == [(0.3, True), (again, False)]
+
+
+def test_a_disturbed_window_counts_if_there_is_no_time() -> None:
+    """Another one would end after the end of the run."""
+    run, services = simulation(CAPACITIES, 6)
+    services[FAST].disturbed = 2
+
+    window = asyncio.run(run.window("trial", FAST, 500, 2))
+
+    assert window is not None
+    assert not window.holds
+    assert len(services[FAST].windows) == 1
 
 
 def test_a_given_rate_keeps_those_that_hold_it() -> None:
@@ -99,6 +122,16 @@ def test_a_given_rate_keeps_those_that_hold_it() -> None:
     assert {rate for service in services.values() for rate, _ in service.windows} == {800}
     assert {each.prediction.candidate for each in trials if each.holds_always} == {FAST, NEAR}
     assert len(services[SLOW].windows) < len(services[FAST].windows)
+
+
+def test_dropped_candidates_leave_their_time_to_the_others() -> None:
+    """The windows of the second round are longer, and the phase is used."""
+    run, services = simulation({FAST: 10_000, SLOW: 10, NEAR: 10}, 120)
+
+    asyncio.run(measure_at(5000, [trial(candidate, 10_000) for candidate in (FAST, SLOW, NEAR)], run))
+
+    first, *_, last = (seconds for _, seconds in services[FAST].windows)
+    assert last > 1.4 * first
 
 
 async def measured_at_800(trials: Sequence[Trial], run: Run) -> None:

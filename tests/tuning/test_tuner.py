@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from app.tuning.candidate import DEFAULTS, candidate_of
+from app.tuning.run import Run
 from app.tuning.schedule import SIMPLIFICATION_END
-from app.tuning.trials import Run
 from app.tuning.tuner import Result, find_answer
 from tests.tuning.fakes import simulation, trial
 from tests.tuning.test_answer import result
