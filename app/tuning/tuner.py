@@ -11,13 +11,14 @@ from app.bundle.load import Bundle, load_bundle
 from app.settings import Settings
 from app.system.cpus import available_cpus, granted_cpus
 from app.tuning.candidate import DEFAULTS, Candidate
+from app.tuning.choice import MAX_CANDIDATES, candidates
 from app.tuning.confirmation import Confirmation, Score, Simplification, confirm, cpu_time, latency, simplify
 from app.tuning.costs import COSTS_THREAD, CostMeter, Costs, DecodeCosts, EngineCosts
 from app.tuning.fleet import Launch, ProcessFleet, open_fleet
 from app.tuning.groups import alone_seconds, try_all
 from app.tuning.measurement import Measurement
 from app.tuning.objective import Objective
-from app.tuning.prediction import MAX_CANDIDATES, HttpCosts, Prediction, Predictor, Variant
+from app.tuning.prediction import HttpCosts, Prediction, Predictor, Variant
 from app.tuning.run import Entry, Run
 from app.tuning.samples import Samples
 from app.tuning.schedule import COSTS_END, Schedule
@@ -156,8 +157,8 @@ async def _search(result: Result, fleet: ProcessFleet, run: Run) -> None:
     run.report("starting the defaults")
     predictor, alone = await _predictor(result, fleet)
     fits = schedule.candidates(fleet.start_seconds, MAX_CANDIDATES)
-    predictions = predictor.candidates(
-        request.workers, allow_fast_decode=request.allow_fast_decode, count=fits, rate=request.rate
+    predictions = candidates(
+        predictor, request.workers, allow_fast_decode=request.allow_fast_decode, count=fits, rate=request.rate
     )
     await find_answer(result, Trial(predictor.predict(Variant()), alone), predictions, run)
 

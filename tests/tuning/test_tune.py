@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from app.bundle.load import Bundle
+from app.load.cpu_times import MAX_OTHER_SHARE
 from app.settings import Settings
 from benchmarks.load.served import START_SECONDS
 from tests.support.slow_bundle import slow_bundle
@@ -155,17 +156,19 @@ def test_a_stopped_run_ends_its_processes_first(signal_: signal.Signals, phase: 
 
 
 @pytest.mark.slow
-def test_a_slow_engine_is_tried_with_small_batches(images: str, tmp_path: Path) -> None:
-    """Candidates have batches that take at most a third of the latency, and one of them or the defaults hold a rate."""
+@pytest.mark.timeout(400)
+def test_a_slow_engine_gets_small_batches(images: str, tmp_path: Path) -> None:
+    """A second engine pays, because the network uses one thread. A large batch keeps one busy while the other waits."""
     bundle = slow_bundle(tmp_path / "slow")
-    options = ("--bundle", str(bundle), "--images", images, "--slo", "p90=40ms", "--minutes", "1", "--device", "cpu")
+    options = ("--bundle", str(bundle), "--images", images, "--slo", "p95=24ms", "--minutes", "4", "--device", "cpu")
 
     with tuning(str(uuid.uuid4()), *options, "--json") as process:
-        answer, errors = process.communicate(timeout=START_SECONDS)
+        answer, errors = process.communicate(timeout=350)
 
-    assert process.returncode == 0, errors
     record = json.loads(answer)
-    batches = {each["settings"].get("max_batch") for each in record["candidates"]}
-    assert batches & {1, 2, 4}
-    assert batches <= {1, 2, 4, 8, None}
-    assert record["requests_per_second"] > 0
+    if record["noise"] > MAX_OTHER_SHARE or os.cpu_count() == 1:
+        pytest.skip(f"this takes two free CPUs; other programs took {record['noise']:.0%}")
+    assert process.returncode == 0, errors
+    assert record["settings"]["instances_per_device"] > 1
+    assert record["settings"]["max_batch"] in {1, 2}
+    assert not record["defaults_are_as_good"]
