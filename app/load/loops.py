@@ -2,13 +2,16 @@
 
 A closed loop measures rates. An open loop measures latencies: requests arrive whether or not earlier
 ones have ended, and latencies count from the arrival. So a stall of the service delays all requests that
-arrive during the stall, and is not hidden by clients that wait (coordinated omission). Knows no HTTP.
+arrive during the stall, and is not hidden by clients that wait (coordinated omission). A garbage collection
+of this process would look like such a stall, so there is none meanwhile. Knows no HTTP.
 """
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from random import Random
+
+from app.load.garbage import no_collections
 
 
 async def open_loop(rate: float, seconds: float, random: Random, call: Callable[[float], Awaitable[None]]) -> None:
@@ -17,12 +20,13 @@ async def open_loop(rate: float, seconds: float, random: Random, call: Callable[
     `call` is given its arrival time (of `time.perf_counter`). Latencies count from that time. It is never in
     the future: timers of uvloop have a resolution of 1 ms and can end early, and the arrival is then earlier, too.
     """
-    arrival = time.perf_counter()
-    ends = arrival + seconds
-    async with asyncio.TaskGroup() as calls:
-        while (arrival := arrival + random.expovariate(rate)) < ends:
-            await asyncio.sleep(arrival - time.perf_counter())
-            calls.create_task(_call(call, min(arrival, time.perf_counter())))
+    with no_collections():
+        arrival = time.perf_counter()
+        ends = arrival + seconds
+        async with asyncio.TaskGroup() as calls:
+            while (arrival := arrival + random.expovariate(rate)) < ends:
+                await asyncio.sleep(arrival - time.perf_counter())
+                calls.create_task(_call(call, min(arrival, time.perf_counter())))
 
 
 async def _call(call: Callable[[float], Awaitable[None]], arrival: float) -> None:
@@ -31,10 +35,11 @@ async def _call(call: Callable[[float], Awaitable[None]], arrival: float) -> Non
 
 async def closed_loop(clients: int, seconds: float, call: Callable[[], Awaitable[None]]) -> None:
     """Run concurrent clients. Each starts its next call when the previous one has ended."""
-    ends = time.perf_counter() + seconds
 
-    async def client() -> None:
+    async def client(ends: float) -> None:
         while time.perf_counter() < ends:
             await call()
 
-    await asyncio.gather(*(client() for _ in range(clients)))
+    with no_collections():
+        ends = time.perf_counter() + seconds
+        await asyncio.gather(*(client(ends) for _ in range(clients)))

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.load.client_pool import Broken, ClientPool
+from app.load.garbage import no_collections
 from app.load.loops import closed_loop, open_loop
 
 OK, OVERLOADED = 200, frozenset({429, 503})
@@ -87,9 +88,10 @@ class Load:
         A latency is the time of one request. Requests that were sent before the end and end later count, so that a
         stall at the end is not hidden. They have no part in the rate.
         """
-        starts = time.perf_counter() + warm_up
         calls = list[_Call]()
-        await self._run(closed_loop(clients, warm_up + seconds, lambda: self._call(calls)), warm_up + seconds)
+        with no_collections():  # the loop does so, too, but later than the start
+            starts = time.perf_counter() + warm_up
+            await self._run(closed_loop(clients, warm_up + seconds, lambda: self._call(calls)), warm_up + seconds)
         counted = [call for call in calls if call.ended >= starts]
         inside = _ended_between(calls, starts, starts + seconds)
         ends = np.array([call.ended for call in inside if call.status == OK])
@@ -101,11 +103,13 @@ class Load:
         Counts the requests that arrive within the window. A latency counts from the arrival, see `loops.py`. The
         rate is that of the responses within the window: above the capacity, it is lower than the rate of arrivals.
         """
-        starts = time.perf_counter() + warm_up
         calls = list[_Call]()
-        await self._run(
-            open_loop(rate, warm_up + seconds, random, lambda arrival: self._call(calls, arrival)), warm_up + seconds
-        )
+        with no_collections():  # the loop does so, too, but later than the start
+            starts = time.perf_counter() + warm_up
+            await self._run(
+                open_loop(rate, warm_up + seconds, random, lambda arrival: self._call(calls, arrival)),
+                warm_up + seconds,
+            )
         counted = [call for call in calls if call.arrived >= starts]
         inside = _ended_between(calls, starts, starts + seconds)
         return _window(calls, counted, len(inside), sum(call.status == OK for call in inside) / seconds, rate=rate)
