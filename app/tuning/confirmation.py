@@ -1,4 +1,4 @@
-"""The confirmation: winner and defaults side by side, then the winner without each of its settings.
+"""The confirmation: finalists and defaults side by side, then the winner without each of its settings.
 
 Knows no processes: a fleet gives the meters.
 """
@@ -6,6 +6,7 @@ Knows no processes: a fleet gives the meters.
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from app.tuning.candidate import DEFAULTS, Candidate
 from app.tuning.measurement import Measurement, in_time
@@ -22,15 +23,22 @@ from app.tuning.service_process import ServiceEnded
 # Windows of each candidate. They alternate.
 WINDOWS = 2
 
-# The plan of the time expects so many rates that fail by the first window. Each window takes a part of the time that is
-# left, so some is left for every lower rate.
-EXPECTED_FAILURES = 2
+# The plan of the time expects so many attempts that fail by the first window. Each window takes a part of the time that
+# is left, so some is left for every attempt.
+EXPECTED_FAILURES = 3
 
 # The time to keep for the start of a process, in starts of the first one.
 START_RESERVE = 1.25
 
 # Lower is better: a latency, or the CPU time of a request.
 Score = Callable[[Measurement], float]
+
+
+class Attempt(NamedTuple):
+    """A candidate, and a rate that it should hold, in requests per second."""
+
+    candidate: Candidate
+    rate: float
 
 
 @dataclass
@@ -73,25 +81,23 @@ def cpu_time(measurement: Measurement) -> float:
     return measurement.cpu_ms
 
 
-async def confirm(
-    winner: Candidate, rates: Sequence[float], objective: Objective, score: Score, run: Run
-) -> Confirmation | None:
-    """Measure the winner and the defaults at each of these rates, until one of them holds. None if none does.
-
-    Return None also if the service of the winner fails. Then another candidate can be confirmed.
+async def confirm(attempts: Sequence[Attempt], objective: Objective, score: Score, run: Run) -> Confirmation | None:
+    """Measure a candidate and the defaults in each of these attempts, until one of both is confirmed. None if none is.
 
     A rate holds if enough requests of all its windows together are in time.
 
-    For the highest rate, the winner is better if it holds a rate that the defaults do not hold, and its worst window
+    For the highest rate, the candidate is better if it holds a rate that the defaults do not hold, and its worst window
     is better than the best one of the defaults. With `cpu_time`, it is better if it holds the rate and the defaults do
     not, or if both hold it and its dearest window is cheaper than the cheapest one of the defaults.
     """
-    for failures, rate in enumerate(rates):
-        windows: dict[Candidate, list[Measurement]] = {winner: [], DEFAULTS: []}  # one entry if the defaults won
-        await _alternate(windows, rate, objective, run, failures=failures, left=len(rates) - failures - 1)
-        if winner in run.failed:
-            return None
-        if all(windows.values()) and (found := _judged(winner, rate, windows, objective, score)):
+    for failures, attempt in enumerate(attempts):
+        windows: dict[Candidate, list[Measurement]] = {
+            attempt.candidate: [],
+            DEFAULTS: [],
+        }  # one entry for the defaults
+        await _alternate(windows, attempt.rate, objective, run, failures=failures, left=len(attempts) - failures - 1)
+        is_complete = all(windows.values()) and attempt.candidate not in run.failed
+        if is_complete and (found := _judged(attempt, windows, objective, score)):
             return found
     return None
 
@@ -107,13 +113,13 @@ async def _alternate(
 ) -> None:
     """Measure windows of each candidate in turns, while there is time and one of them can be confirmed.
 
-    So many rates have failed, and so many lower ones are left. At the last rate, each candidate is measured.
+    So many attempts have failed, and so many are left. In the last one, each candidate is measured.
     """
-    spare = min(max(EXPECTED_FAILURES - failures, 0), left)
+    spare = min(max(EXPECTED_FAILURES - failures, 1), left)
     turns = [*windows] * WINDOWS
     # After more failures, or long trials, an answer is worth more than the gain of each of its settings.
     is_late = run.schedule.left_until(CONFIRMATION_END) < len(turns) * (MIN_WINDOW_SECONDS + run.schedule.around)
-    end = SIMPLIFICATION_END if is_late or failures > EXPECTED_FAILURES else CONFIRMATION_END
+    end = SIMPLIFICATION_END if is_late or failures >= EXPECTED_FAILURES else CONFIRMATION_END
     for done, candidate in enumerate(turns):
         least = len(turns) - done
         if not await run.start(candidate):  # before the length of the window is chosen, because it takes time
@@ -129,16 +135,17 @@ async def _alternate(
 
 
 def _judged(
-    winner: Candidate, rate: float, windows: dict[Candidate, list[Measurement]], objective: Objective, score: Score
+    attempt: Attempt, windows: dict[Candidate, list[Measurement]], objective: Objective, score: Score
 ) -> Confirmation | None:
-    """Return the candidate that is confirmed at this rate, or None."""
-    own, defaults = windows[winner], windows[DEFAULTS]
+    """Return the candidate that is confirmed in this attempt, or None."""
+    candidate, rate = attempt
+    own, defaults = windows[candidate], windows[DEFAULTS]
     defaults_hold = hold(defaults, objective)
     scores_better = max(map(score, own)) < min(map(score, defaults))
     by_cost = score is cpu_time
     is_better = (by_cost and scores_better) if defaults_hold else (by_cost or scores_better)
-    if winner != DEFAULTS and hold(own, objective) and is_better:
-        return Confirmation(winner, rate, own, defaults, defaults_hold=defaults_hold)
+    if candidate != DEFAULTS and hold(own, objective) and is_better:
+        return Confirmation(candidate, rate, own, defaults, defaults_hold=defaults_hold)
     return Confirmation(DEFAULTS, rate, defaults, defaults) if defaults_hold else None
 
 

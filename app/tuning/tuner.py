@@ -12,7 +12,7 @@ from app.settings import Settings
 from app.system.cpus import available_cpus, granted_cpus
 from app.tuning.candidate import DEFAULTS, Candidate
 from app.tuning.choice import MAX_CANDIDATES, candidates
-from app.tuning.confirmation import Confirmation, Score, Simplification, confirm, cpu_time, latency, simplify
+from app.tuning.confirmation import Attempt, Confirmation, Score, Simplification, confirm, cpu_time, latency, simplify
 from app.tuning.costs import COSTS_THREAD, CostMeter, Costs, DecodeCosts, EngineCosts
 from app.tuning.fleet import Launch, ProcessFleet, open_fleet
 from app.tuning.groups import alone_seconds, try_all
@@ -33,6 +33,9 @@ HTTP_CLIENTS, HTTP_SECONDS = 8, 0.7
 
 # A single client sends few requests, so one stall of the machine can be a few percent of them.
 IN_TIME_BUT_FOR_STALLS = 0.9
+
+# Candidates that can be confirmed. The best one of the trials can be so by luck.
+FINALISTS = 2
 
 # The rates of the confirmation, as shares of the highest rate of the trials. That rate is the best of several windows,
 # so an independent run seldom reaches it.
@@ -190,15 +193,21 @@ async def _predictor(result: Result, fleet: ProcessFleet) -> tuple[Predictor, Me
     return Predictor(costs, http_costs, result.request.objective, settings), alone
 
 
-async def _confirm(result: Result, best: Sequence[Trial], score: Score, run: Run) -> None:
-    """Confirm the first of these candidates, or the next one if its service fails meanwhile, and simplify it."""
-    rate, objective = result.request.rate, result.request.objective
-    for trial in best:
-        if trial.candidate in run.failed:
-            continue
-        rates = [share * trial.held for share in CONFIRMED_SHARES] if rate is None else [rate]
-        result.confirmed = await confirm(trial.candidate, rates, objective, score, run)
-        if trial.candidate not in run.failed:
+async def _confirm(result: Result, ranked: Sequence[Trial], score: Score, run: Run) -> None:
+    """Confirm one of the first of these candidates, or of the next ones if a service fails meanwhile. Simplify it."""
+    objective, ranked = result.request.objective, [trial for trial in ranked if trial.candidate not in run.failed]
+    for first in range(0, len(ranked), FINALISTS):
+        finalists = ranked[first : first + FINALISTS]
+        result.confirmed = await confirm(_attempts(finalists, result.request.rate), objective, score, run)
+        if result.confirmed or not any(trial.candidate in run.failed for trial in finalists):
             break
     if result.confirmed and result.confirmed.candidate != DEFAULTS:
         result.simplified = await simplify(result.confirmed, objective, score, run)
+
+
+def _attempts(finalists: Sequence[Trial], rate: float | None) -> Sequence[Attempt]:
+    """Return the attempts to confirm these candidates: at the given rate, or at lower and lower ones."""
+    if rate is not None:
+        return [Attempt(trial.candidate, rate) for trial in finalists]
+    found = [Attempt(trial.candidate, share * trial.held) for trial in finalists for share in CONFIRMED_SHARES]
+    return sorted(found, key=lambda attempt: -attempt.rate)

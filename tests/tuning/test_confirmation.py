@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from app.tuning.candidate import Candidate, candidate_of
-from app.tuning.confirmation import WINDOWS, Confirmation, confirm, cpu_time, latency, simplify
+from app.tuning.confirmation import WINDOWS, Attempt, Confirmation, confirm, cpu_time, latency, simplify
 from app.tuning.measurement import ENOUGH_REQUESTS
 from tests.tuning.fakes import OBJECTIVE, measured, simulation
 
@@ -14,11 +14,16 @@ BOTH = candidate_of({"max_batch": 4, "http_workers": 1, "max_queue_size": 64})
 BATCH, WORKERS = BOTH.without("http_workers"), BOTH.without("max_batch")
 
 
+def at(candidate: Candidate, *rates: float) -> list[Attempt]:
+    """Return attempts to confirm a candidate at these rates."""
+    return [Attempt(candidate, rate) for rate in rates]
+
+
 def test_a_winner_that_holds_more_than_the_defaults_is_confirmed() -> None:
     """At the confirmed rate, the defaults do not hold the latency."""
     run, services = simulation({BOTH: 1000, DEFAULTS: 500})
 
-    found = asyncio.run(confirm(BOTH, [850, 700], OBJECTIVE, latency, run))
+    found = asyncio.run(confirm(at(BOTH, 850, 700), OBJECTIVE, latency, run))
 
     assert found is not None
     assert (found.candidate, found.rate) == (BOTH, 850)
@@ -29,7 +34,7 @@ def test_the_defaults_are_as_good_if_they_hold_the_rate() -> None:
     """A faster candidate is no reason for settings if the defaults hold the rate that is stated."""
     run, _ = simulation({BOTH: 1000, DEFAULTS: 900})
 
-    found = asyncio.run(confirm(BOTH, [850], OBJECTIVE, latency, run))
+    found = asyncio.run(confirm(at(BOTH, 850), OBJECTIVE, latency, run))
 
     assert found is not None
     assert (found.candidate, found.rate) == (DEFAULTS, 850)
@@ -39,7 +44,7 @@ def test_a_rate_that_does_not_hold_again_is_not_stated() -> None:
     """The best window of the trials was luck, so the next lower rate is confirmed."""
     run, _ = simulation({BOTH: 750, DEFAULTS: 500})
 
-    found = asyncio.run(confirm(BOTH, [850, 700], OBJECTIVE, latency, run))
+    found = asyncio.run(confirm(at(BOTH, 850, 700), OBJECTIVE, latency, run))
 
     assert found is not None
     assert found.rate == 700
@@ -50,7 +55,7 @@ def test_windows_count_together() -> None:
     run, services = simulation({BOTH: 1000, DEFAULTS: 500})
     services[BOTH].shares = [0.994, 0.987]
 
-    found = asyncio.run(confirm(BOTH, [850, 700], OBJECTIVE, latency, run))
+    found = asyncio.run(confirm(at(BOTH, 850, 700), OBJECTIVE, latency, run))
 
     assert found is not None
     assert (found.candidate, found.rate) == (BOTH, 850)
@@ -61,7 +66,7 @@ def test_windows_together_can_fail() -> None:
     run, services = simulation({BOTH: 1000, DEFAULTS: 500})
     services[BOTH].shares = [0.994, 0.98]
 
-    found = asyncio.run(confirm(BOTH, [850, 700], OBJECTIVE, latency, run))
+    found = asyncio.run(confirm(at(BOTH, 850, 700), OBJECTIVE, latency, run))
 
     assert found is not None
     assert (found.candidate, found.rate) == (BOTH, 700)
@@ -72,7 +77,7 @@ def test_the_defaults_are_confirmed_if_only_they_hold_twice() -> None:
     run, services = simulation({BOTH: 1000, DEFAULTS: 1000})
     services[BOTH].shares = [1.0, 0.5]
 
-    found = asyncio.run(confirm(BOTH, [850, 700], OBJECTIVE, latency, run))
+    found = asyncio.run(confirm(at(BOTH, 850, 700), OBJECTIVE, latency, run))
 
     assert found is not None
     assert (found.candidate, found.rate) == (DEFAULTS, 850)
@@ -83,7 +88,7 @@ def test_a_rate_that_the_winner_does_not_hold_takes_one_window() -> None:
     """The defaults are measured at the rate that the winner holds, and not before."""
     run, services = simulation({BOTH: 600, DEFAULTS: 500})
 
-    found = asyncio.run(confirm(BOTH, [900, 800, 700, 580], OBJECTIVE, latency, run))
+    found = asyncio.run(confirm(at(BOTH, 900, 800, 700, 580), OBJECTIVE, latency, run))
 
     assert found is not None
     assert (found.candidate, found.rate) == (BOTH, 580)
@@ -91,11 +96,22 @@ def test_a_rate_that_the_winner_does_not_hold_takes_one_window() -> None:
     assert [rate for rate, _ in services[DEFAULTS].windows] == [580, 580]
 
 
+def test_the_second_best_of_the_trials_can_win() -> None:
+    """The best one was lucky: it does not hold the rate of the other one."""
+    run, services = simulation({BOTH: 600, WORKERS: 800, DEFAULTS: 500})
+
+    found = asyncio.run(confirm([*at(BOTH, 900), *at(WORKERS, 780), *at(BOTH, 580)], OBJECTIVE, latency, run))
+
+    assert found is not None
+    assert (found.candidate, found.rate) == (WORKERS, 780)
+    assert len(services[BOTH].windows) == 1
+
+
 def test_time_is_left_after_rates_that_fail() -> None:
     """Each rate takes a part of the time that is left, so the last windows have enough requests, too."""
     run, services = simulation({BOTH: 250, DEFAULTS: 150}, seconds=180)
 
-    found = asyncio.run(confirm(BOTH, [600, 550, 500, 450, 400, 350, 300, 240], OBJECTIVE, latency, run))
+    found = asyncio.run(confirm(at(BOTH, 600, 550, 500, 450, 400, 350, 300, 240), OBJECTIVE, latency, run))
 
     assert found is not None
     assert (found.candidate, found.rate) == (BOTH, 240)
@@ -106,14 +122,14 @@ def test_no_rate_is_stated_if_none_holds() -> None:
     """The answer is then that there is none."""
     run, _ = simulation({BOTH: 300, DEFAULTS: 200})
 
-    assert asyncio.run(confirm(BOTH, [850, 700], OBJECTIVE, latency, run)) is None
+    assert asyncio.run(confirm(at(BOTH, 850, 700), OBJECTIVE, latency, run)) is None
 
 
 def test_one_window_of_each_is_enough_if_the_time_ends() -> None:
     """The second ones have no time, and the first ones have held."""
     run, services = simulation({BOTH: 1000, DEFAULTS: 500}, seconds=8)
 
-    found = asyncio.run(confirm(BOTH, [850], OBJECTIVE, latency, run))
+    found = asyncio.run(confirm(at(BOTH, 850), OBJECTIVE, latency, run))
 
     assert found is not None
     assert found.candidate == BOTH
@@ -124,7 +140,7 @@ def test_the_defaults_can_win() -> None:
     """If they are the best of the trials, only they are measured."""
     run, services = simulation({BOTH: 300, DEFAULTS: 1000})
 
-    found = asyncio.run(confirm(DEFAULTS, [850], OBJECTIVE, latency, run))
+    found = asyncio.run(confirm(at(DEFAULTS, 850), OBJECTIVE, latency, run))
 
     assert found is not None
     assert found.candidate == DEFAULTS
@@ -136,7 +152,7 @@ def test_a_winner_whose_service_ends_is_not_confirmed() -> None:
     run, services = simulation({BOTH: 1000, DEFAULTS: 1000})
     services[BOTH].lifetime = 1
 
-    assert asyncio.run(confirm(BOTH, [850, 700], OBJECTIVE, latency, run)) is None
+    assert asyncio.run(confirm(at(BOTH, 850, 700), OBJECTIVE, latency, run)) is None
     assert run.failed == {BOTH: "killed"}
 
 
@@ -145,7 +161,7 @@ def test_at_a_given_rate_the_cheaper_one_is_confirmed(cpu_ms: float, expected: C
     """Both hold the rate, so the CPU time decides."""
     run, _ = simulation({BOTH: 1000, DEFAULTS: 1000}, cpu_ms={BOTH: cpu_ms, DEFAULTS: 1.0})
 
-    found = asyncio.run(confirm(BOTH, [800], OBJECTIVE, cpu_time, run))
+    found = asyncio.run(confirm(at(BOTH, 800), OBJECTIVE, cpu_time, run))
 
     assert found is not None
     assert found.candidate == expected
@@ -155,7 +171,7 @@ def test_at_a_given_rate_settings_count_if_the_defaults_do_not_hold_it() -> None
     """They cost more CPU time, but the defaults are no alternative."""
     run, _ = simulation({BOTH: 1000, DEFAULTS: 500}, cpu_ms={BOTH: 1.5, DEFAULTS: 1.0})
 
-    found = asyncio.run(confirm(BOTH, [800], OBJECTIVE, cpu_time, run))
+    found = asyncio.run(confirm(at(BOTH, 800), OBJECTIVE, cpu_time, run))
 
     assert found is not None
     assert found.candidate == BOTH
