@@ -10,7 +10,7 @@ from app.system.memory import available_memory
 from app.tuning.candidate import Candidate
 from app.tuning.measurement import Meter, ServiceMeter, traffic
 from app.tuning.objective import Objective
-from app.tuning.service_process import ServiceProcess
+from app.tuning.service_process import START_SECONDS, ServiceProcess
 
 # The share of the available memory that the processes may take together.
 MEMORY_SHARE = 0.5
@@ -33,6 +33,10 @@ class Fleet(Protocol):
         """Stop the service of a candidate, if it runs."""
 
 
+# The timeout of a start after the first one, in starts of the first one, and at least so many seconds.
+SLOW_START, MIN_START_TIMEOUT = 3, 10.0
+
+
 @dataclass(frozen=True)
 class Launch:
     """The settings, images and objective that all processes have in common."""
@@ -43,6 +47,7 @@ class Launch:
     objective: Objective
     on_gpu: bool
     max_connections: int  # of a service
+    start_timeout: float = START_SECONDS  # of the first process, in seconds
 
 
 class ProcessFleet:
@@ -68,13 +73,21 @@ class ProcessFleet:
         while self.limit and len(self._running) >= self.limit:
             self.release(next(iter(self._running)))
         launch = self._launch
-        process = await ServiceProcess.start({**launch.variables, **candidate.variables}, launch.key)
+        variables = {**launch.variables, **candidate.variables}
+        process = await ServiceProcess.start(variables, launch.key, self._start_timeout)
         meter = ServiceMeter(process, self._traffic, self._random)
         self._running[candidate] = process, meter
         if not self.limit:
             self.limit = _limit(process)
         self.start_seconds = self.start_seconds or process.start_seconds
         return meter
+
+    @property
+    def _start_timeout(self) -> float:
+        """The timeout of the next start. After the first one, a start that takes much longer hangs."""
+        if not self.start_seconds:
+            return self._launch.start_timeout
+        return max(SLOW_START * self.start_seconds, MIN_START_TIMEOUT)
 
     def release(self, candidate: Candidate) -> None:
         if candidate in self._running:

@@ -77,31 +77,32 @@ class ServiceProcess:
         self.start_seconds = 0.0
 
     @classmethod
-    async def start(cls, variables: Mapping[str, str], key: str | None) -> Self:
+    async def start(cls, variables: Mapping[str, str], key: str | None, limit: float = START_SECONDS) -> Self:
         """Start a service, and return when it is ready.
 
         Args:
             variables: its settings as environment variables. Others with the prefix of settings are removed.
             key: an API key, or None.
+            limit: seconds until then, at most.
 
         Raises:
             StartError: the service cannot start with these settings.
         """
         for _ in range(TRIES - 1):
             with contextlib.suppress(_PortTaken):
-                return await cls._start(variables, key)
+                return await cls._start(variables, key, limit)
         try:
-            return await cls._start(variables, key)
+            return await cls._start(variables, key, limit)
         except _PortTaken as error:
             raise StartError(str(error)) from error
 
     @classmethod
-    async def _start(cls, variables: Mapping[str, str], key: str | None) -> Self:
+    async def _start(cls, variables: Mapping[str, str], key: str | None, limit: float) -> Self:
         started, port = time.monotonic(), free_port()
         process, log = _child(_environment(variables, port))
         service = cls(process, Target(f"http://{HOST}:{port}", key), log)
         try:
-            await service._wait_until_ready()
+            await service._wait_until_ready(limit)
         except ServiceEnded as error:
             service.stop()
             raise (_PortTaken if os.strerror(errno.EADDRINUSE) in str(error) else StartError)(str(error)) from error
@@ -111,8 +112,8 @@ class ServiceProcess:
         service.start_seconds = time.monotonic() - started
         return service
 
-    async def _wait_until_ready(self) -> None:
-        ends = time.monotonic() + START_SECONDS
+    async def _wait_until_ready(self, limit: float) -> None:
+        ends = time.monotonic() + limit
         with contextlib.closing(self.target.pool(1)) as pool:
             while time.monotonic() < ends:
                 self.check()
@@ -122,7 +123,7 @@ class ServiceProcess:
                         if (await pool.send(self.target.get("/health/ready"))).status == OK:
                             return
                 await asyncio.sleep(LOOK_SECONDS)
-        raise StartError(f"not ready after {START_SECONDS} s: {self._last_line() or 'no error in its log'}")
+        raise StartError(f"not ready after {limit:.0f} s: {self._last_line() or 'no error in its log'}")
 
     @property
     def pid(self) -> int:

@@ -22,7 +22,7 @@ from app.tuning.prediction import HttpCosts, Prediction, Predictor, Variant
 from app.tuning.run import Entry, Run
 from app.tuning.samples import Samples
 from app.tuning.schedule import COSTS_END, Schedule
-from app.tuning.service_process import variables_of
+from app.tuning.service_process import START_SECONDS, variables_of
 from app.tuning.trials import Trial
 
 # The shares of the time for the costs in which engines and decoding are measured.
@@ -117,6 +117,7 @@ async def tune(request: Request, schedule: Schedule, report: Callable[[str], Non
         request.objective,
         costs.on_gpu,
         request.settings.max_connections,
+        min(START_SECONDS, schedule.left),
     )
     result = Result(request, bundle.manifest.name, costs, 0)
     async with open_fleet(launch) as fleet:

@@ -1,6 +1,7 @@
 """The fleet: how many processes run at once. Its processes are fakes."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from app.system.processes import ResourceUsage
 from app.tuning import fleet as fleets
 from app.tuning.candidate import Candidate, candidate_of
-from app.tuning.fleet import Launch, ProcessFleet, open_fleet
+from app.tuning.fleet import SLOW_START, Launch, ProcessFleet, open_fleet
 from app.tuning.objective import Objective
 from app.tuning.service_process import ServiceProcess
 
@@ -21,8 +22,8 @@ class FakeProcess:
     start_seconds, memory = 2.0, 100_000_000
     fault: OSError | None = None  # of its stop
 
-    def __init__(self, running: "list[FakeProcess]", variables: dict[str, str]) -> None:
-        self._running, self.variables = running, variables
+    def __init__(self, running: "list[FakeProcess]", variables: dict[str, str], timeout: float) -> None:
+        self._running, self.variables, self.timeout = running, variables, timeout
         running.append(self)
 
     def usage(self) -> ResourceUsage:
@@ -39,8 +40,8 @@ def running(monkeypatch: pytest.MonkeyPatch) -> list[FakeProcess]:
     """Return the processes that run."""
     found = list[FakeProcess]()
 
-    async def start(variables: dict[str, str], _: str | None) -> FakeProcess:
-        return FakeProcess(found, variables)
+    async def start(variables: dict[str, str], _: str | None, limit: float) -> FakeProcess:
+        return FakeProcess(found, variables, limit)
 
     monkeypatch.setattr(ServiceProcess, "start", start)
     monkeypatch.setattr(fleets, "available_memory", lambda: 10**9)  # for five processes
@@ -49,6 +50,17 @@ def running(monkeypatch: pytest.MonkeyPatch) -> list[FakeProcess]:
 
 def launch(*, on_gpu: bool = False) -> Launch:
     return Launch({"SWIN_DEVICE": "cpu"}, None, [b"image"], Objective(99, 0.1), on_gpu, 1024)
+
+
+def test_a_start_may_take_a_few_times_as_long_as_the_first_one(running: list[FakeProcess]) -> None:
+    """The first one has the time of the run. A later one that hangs does not take it."""
+    fleet = ProcessFleet(replace(launch(), start_timeout=50))
+
+    asyncio.run(use(fleet, FIRST))
+    fleet.start_seconds = 6
+    asyncio.run(use(fleet, SECOND))
+
+    assert [process.timeout for process in running] == [50, SLOW_START * 6]
 
 
 async def use(fleet: ProcessFleet, *candidates: Candidate) -> None:
