@@ -1,4 +1,7 @@
-"""No garbage collection of this process while it measures: a collection stops all clients for tens of milliseconds."""
+"""A pause of garbage collection while this process measures.
+
+A collection stops all clients for tens of milliseconds.
+"""
 
 import contextlib
 import gc

@@ -17,7 +17,7 @@ def sentence(result: Result) -> str:
     confirmed, objective = result.confirmed, result.request.objective
     if confirmed is None:
         return _failure(result)
-    holds = f"{per_second(confirmed.rate)} within {objective} ({_in_time(confirmed.windows, objective.name)})"
+    holds = f"{per_second(confirmed.rate)} within {objective} ({_in_time(result.windows, objective.name)})"
     if result.candidate == DEFAULTS and len(result.trials) == 1:
         return (
             f"The defaults hold {holds}. No other settings were tried: the given ones leave none to try, or there was "
@@ -27,7 +27,7 @@ def sentence(result: Result) -> str:
         return f"The defaults are as good as all settings that were tried: they hold {holds}."
     if not confirmed.defaults_hold:
         return f"These settings hold {holds}. The defaults do not ({_in_time(confirmed.defaults, objective.name)})."
-    own, theirs = (_range([window.cpu_ms for window in windows]) for windows in (confirmed.windows, confirmed.defaults))
+    own, theirs = (_range([window.cpu_ms for window in windows]) for windows in (result.windows, confirmed.defaults))
     return f"These settings hold {holds}, for {own} ms of CPU time a request. The defaults take {theirs} ms."
 
 
@@ -77,9 +77,10 @@ def remarks(result: Result) -> list[str]:
         )
     if result.noise > MAX_OTHER_SHARE:
         found.append(f"Other programs took {result.noise:.0%} of the CPUs meanwhile; repeat it on a quiet machine.")
-    held = sum(window.holds for window in result.windows)
-    if held < len(result.windows):
-        found.append(f"{held} of {len(result.windows)} windows at this rate held the latency.")
+    windows = [*result.windows, *(result.simplified.disturbed if result.simplified else [])]
+    held = sum(window.holds for window in windows)
+    if held < len(windows):
+        found.append(f"{held} of {len(windows)} windows at this rate held the latency.")
     return [*found, *result.failed]
 
 

@@ -69,6 +69,7 @@ class Simplification:
     gains: list[Gain] = field(default_factory=list)  # of the settings that are left
     removed: list[str] = field(default_factory=list)
     windows: list[Measurement] = field(default_factory=list)  # with what is left, and with what was removed after them
+    disturbed: list[Measurement] = field(default_factory=list)  # windows that do not count, although they are like them
 
 
 def latency(measurement: Measurement) -> float:
@@ -168,13 +169,13 @@ async def simplify(confirmed: Confirmation, objective: Objective, score: Score, 
             result.gains.append(Gain(name))
             continue
         with_it, without_it = pair
-        result.windows.append(with_it)
-        own = [*confirmed.windows, *result.windows]
+        own = [*confirmed.windows, *result.windows, with_it]
         if not hold(own, objective):  # something disturbed the pair
+            result.disturbed.append(with_it)
             result.gains.append(Gain(name))
             continue
-        fails_without = not without_it.holds and all(window.holds for window in own)
-        if fails_without or score(without_it) > max(map(score, own)):
+        result.windows.append(with_it)
+        if _is_worse(without_it, own, score) or not hold([*own, without_it], objective):
             result.gains.append(Gain(name, with_it, without_it))
             continue
         run.fleet.release(result.candidate)
@@ -182,6 +183,12 @@ async def simplify(confirmed: Confirmation, objective: Objective, score: Score, 
         result.removed.append(name)
         result.windows.append(without_it)
     return result
+
+
+def _is_worse(window: Measurement, others: Sequence[Measurement], score: Score) -> bool:
+    """Return whether a window is worse than all of the others: by its score, or because it alone is late so often."""
+    is_late = not window.holds and window.share_in_time < min(other.share_in_time for other in others)
+    return is_late or score(window) > max(map(score, others))
 
 
 async def _pair(
@@ -199,16 +206,21 @@ async def _pair(
 async def _measured_pair(
     candidate: Candidate, name: str, rate: float, left: int, run: Run
 ) -> tuple[Measurement, Measurement] | None:
-    start_and_windows = START_RESERVE * run.fleet.start_seconds + 2 * (MIN_WINDOW_SECONDS + run.schedule.around)
-    if run.schedule.left_until(SIMPLIFICATION_END) < start_and_windows:
+    starts = START_RESERVE * run.fleet.start_seconds * (1 if run.fleet.limit > 1 else 2)
+    if run.schedule.left_until(SIMPLIFICATION_END) < starts + 2 * (MIN_WINDOW_SECONDS + run.schedule.around):
         return None
     without = candidate.without(name)
     run.report(f"starting {without}")
-    if not await run.start(without):  # before the length of the windows is chosen, because it takes time
-        return None
-    seconds = run.schedule.window(SIMPLIFICATION_END, 2 * left, rate, least=2 * left)
-    if seconds is None:
-        return None
-    without_it = await run.window(f"without {name}", without, rate, seconds)
-    with_it = await run.window(f"with {name}", candidate, rate, seconds)
+    if run.fleet.limit > 1:
+        await run.start(candidate)  # so that another service gives way to the next one
+    without_it = await _window_of_pair(f"without {name}", without, rate, 2 * left, run)
+    with_it = await _window_of_pair(f"with {name}", candidate, rate, 2 * left - 1, run) if without_it else None
     return (with_it, without_it) if with_it and without_it else None
+
+
+async def _window_of_pair(phase: str, candidate: Candidate, rate: float, left: int, run: Run) -> Measurement | None:
+    """Measure a window, one of so many that are left; None if there is no time, or the service fails."""
+    if not await run.start(candidate):  # before the length of the window is chosen, because it takes time
+        return None
+    seconds = run.schedule.window(SIMPLIFICATION_END, left, rate, least=left)
+    return None if seconds is None else await run.window(phase, candidate, rate, seconds)

@@ -10,7 +10,7 @@ from app.system.memory import available_memory
 from app.tuning.candidate import Candidate
 from app.tuning.measurement import Meter, ServiceMeter, traffic
 from app.tuning.objective import Objective
-from app.tuning.service_process import START_SECONDS, ServiceProcess
+from app.tuning.service_process import ServiceProcess
 
 # The share of the available memory that the processes may take together.
 MEMORY_SHARE = 0.5
@@ -33,8 +33,8 @@ class Fleet(Protocol):
         """Stop the service of a candidate, if it runs."""
 
 
-# The timeout of a start after the first one, in starts of the first one, and at least so many seconds.
-SLOW_START, MIN_START_TIMEOUT = 3, 10.0
+# The timeout of a start after the first one, as a share of the timeout of the first one.
+LATER_START_SHARE = 1 / 4
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Launch:
     objective: Objective
     on_gpu: bool
     max_connections: int  # of a service
-    start_timeout: float = START_SECONDS  # of the first process, in seconds
+    start_timeout: float  # of the first process, in seconds
 
 
 class ProcessFleet:
@@ -74,20 +74,14 @@ class ProcessFleet:
             self.release(next(iter(self._running)))
         launch = self._launch
         variables = {**launch.variables, **candidate.variables}
-        process = await ServiceProcess.start(variables, launch.key, self._start_timeout)
+        limit = launch.start_timeout * (LATER_START_SHARE if self.start_seconds else 1)
+        process = await ServiceProcess.start(variables, launch.key, limit)
         meter = ServiceMeter(process, self._traffic, self._random)
         self._running[candidate] = process, meter
         if not self.limit:
             self.limit = _limit(process)
         self.start_seconds = self.start_seconds or process.start_seconds
         return meter
-
-    @property
-    def _start_timeout(self) -> float:
-        """The timeout of the next start. After the first one, a start that takes much longer hangs."""
-        if not self.start_seconds:
-            return self._launch.start_timeout
-        return max(SLOW_START * self.start_seconds, MIN_START_TIMEOUT)
 
     def release(self, candidate: Candidate) -> None:
         if candidate in self._running:

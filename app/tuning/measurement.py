@@ -1,5 +1,6 @@
 """Windows of load on a service process, with its CPU time and the CPU time of other programs. Knows no candidate."""
 
+import contextlib
 import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from random import Random
 from typing import Protocol
 
 from app.load.cpu_times import CpuTimes
+from app.load.garbage import no_collections
 from app.load.target import Target
 from app.load.windows import Load, Window
 from app.system.cpus import allowed_cpus
@@ -109,14 +111,12 @@ class ServiceMeter:
         self._service.check()
         pool = self._service.target.pool(self._traffic.clients)
         timeout = max(TIMEOUT_FACTOR * objective.seconds, MIN_TIMEOUT_SECONDS)
-        before = self._cpu_times()
-        try:
+        with no_collections(), contextlib.closing(pool):  # a collection would count as CPU time of a window
+            before = self._cpu_times()
             window = await run(Load(pool, requests, timeout))
-        finally:
-            pool.close()
-        after = self._cpu_times()
+            used = self._cpu_times().since(before)
         self._service.check()
-        return measurement(window, objective, after.since(before))
+        return measurement(window, objective, used)
 
     def _cpu_times(self) -> CpuTimes:
         # The service may run on the same CPUs as this process. Work on others does not disturb it.

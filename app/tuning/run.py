@@ -1,4 +1,4 @@
-"""What all phases of a run share: the fleet, the time, the history of windows, and the candidates that are out.
+"""The state of a run that its phases share: fleet, time, history of windows, and candidates that are out.
 
 Knows no processes: a fleet gives the meters.
 """

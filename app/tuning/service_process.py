@@ -24,9 +24,6 @@ from app.settings import PREFIX, Settings
 from app.system.ports import HOST, free_port
 from app.system.processes import ResourceUsage, is_alive, kill_tree, resource_usage
 
-# Timeout of a start. On a GPU, each engine first records a graph for every batch size.
-START_SECONDS = 300
-
 # Timeout of a request for readiness, which takes milliseconds.
 ANSWER_SECONDS = 2
 
@@ -77,7 +74,7 @@ class ServiceProcess:
         self.start_seconds = 0.0
 
     @classmethod
-    async def start(cls, variables: Mapping[str, str], key: str | None, limit: float = START_SECONDS) -> Self:
+    async def start(cls, variables: Mapping[str, str], key: str | None, limit: float) -> Self:
         """Start a service, and return when it is ready.
 
         Args:
@@ -123,7 +120,9 @@ class ServiceProcess:
                         if (await pool.send(self.target.get("/health/ready"))).status == OK:
                             return
                 await asyncio.sleep(LOOK_SECONDS)
-        raise StartError(f"not ready after {limit:.0f} s: {self._last_line() or 'no error in its log'}")
+        raise StartError(
+            f"not ready after {limit:.0f} s, a part of --minutes: {self._last_line() or 'no error in its log'}"
+        )
 
     @property
     def pid(self) -> int:

@@ -137,10 +137,11 @@ async def measure_at(rate: float, trials: Sequence[Trial], run: Run, *, later: L
         tried = [trial for trial in tried if not trial.is_dropped]
         planned = rounds * WINDOWS_AT_RATE * len(tried) + after
         for trial in tried * WINDOWS_AT_RATE:
+            windows = planned
+            planned -= 1
             if trial.is_dropped:
                 continue
-            seconds = run.schedule.window(TRIALS_END, planned, rate, least=planned // 2, starts=later.start_seconds)
-            planned -= 1
+            seconds = run.schedule.window(TRIALS_END, windows, rate, least=windows // 2, starts=later.start_seconds)
             if seconds is None:
                 return
             trial.add(await run.window("trial", trial.candidate, rate, seconds))

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from app.bundle.load import Bundle, load_bundle
+from app.errors import StartError
 from app.settings import Settings
 from app.system.cpus import available_cpus, granted_cpus
 from app.tuning.candidate import DEFAULTS, Candidate
@@ -21,8 +22,8 @@ from app.tuning.objective import Objective
 from app.tuning.prediction import HttpCosts, Prediction, Predictor, Variant
 from app.tuning.run import Entry, Run
 from app.tuning.samples import Samples
-from app.tuning.schedule import COSTS_END, Schedule
-from app.tuning.service_process import START_SECONDS, variables_of
+from app.tuning.schedule import COSTS_END, TRIALS_END, Schedule
+from app.tuning.service_process import variables_of
 from app.tuning.trials import Trial
 
 # The shares of the time for the costs in which engines and decoding are measured.
@@ -103,12 +104,14 @@ async def tune(request: Request, schedule: Schedule, report: Callable[[str], Non
     """Find the settings that hold the objective, within the time of the schedule.
 
     Raises:
-        StartError: the bundle, a device or the service cannot be used with the user's settings.
+        StartError: the bundle, a device or the service cannot be used with the user's settings, or there is no time.
         ServiceEnded: the service with the defaults ended.
     """
     bundle = load_bundle(request.settings.bundle)
     report(f"measuring the network and {len(request.samples.images)} images")
     costs = await _measured_costs(request, bundle, schedule)
+    if schedule.left_until(TRIALS_END) <= 0:
+        raise StartError(f"measuring the network alone took {schedule.elapsed:.0f} s; give more --minutes")
     keys = request.settings.api_keys
     launch = Launch(
         variables_of(request.settings),
@@ -117,7 +120,7 @@ async def tune(request: Request, schedule: Schedule, report: Callable[[str], Non
         request.objective,
         costs.on_gpu,
         request.settings.max_connections,
-        min(START_SECONDS, schedule.left),
+        schedule.left,
     )
     result = Result(request, bundle.manifest.name, costs, 0)
     async with open_fleet(launch) as fleet:

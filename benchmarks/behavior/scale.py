@@ -29,6 +29,7 @@ from PIL import Image
 
 from app.bundle.manifest import MANIFEST, MODEL
 from app.load.client_pool import request
+from app.load.garbage import no_collections
 from app.load.loops import closed_loop
 from app.settings import DEMO_BUNDLE
 from app.system.processes import peak_rss
@@ -213,9 +214,10 @@ async def _load(served: Served, sent: bytes, effort: Effort, clients: int = 1) -
 
     await asyncio.gather(*(call() for _ in range(clients)))  # warm-up: connect, and run once
     seconds.clear()
-    cpu, started = served.usage().cpu_seconds, time.perf_counter()
-    await closed_loop(clients, effort.seconds, call)
-    cpu, elapsed = served.usage().cpu_seconds - cpu, time.perf_counter() - started
+    with no_collections():
+        cpu, started = served.usage().cpu_seconds, time.perf_counter()
+        await closed_loop(clients, effort.seconds, call)
+        cpu, elapsed = served.usage().cpu_seconds - cpu, time.perf_counter() - started
     pool.close()
     p50, p99 = (float(value) * 1e3 for value in np.percentile(seconds, [50, 99]))
     return {"per_second": len(seconds) / elapsed, "p50_ms": p50, "p99_ms": p99, "cpu_ms": cpu / len(seconds) * 1e3}

@@ -27,6 +27,7 @@ from grpc import StatusCode
 
 from app.grpc.proto.descriptors import SERVICE_NAME
 from app.load.client_pool import request
+from app.load.garbage import no_collections
 from app.load.loops import closed_loop
 from benchmarks.load.clients import ConnectionPool
 from benchmarks.load.images import learn, noise, photo
@@ -139,13 +140,14 @@ class Attack:
 
     async def measure_rate(self, clients: ClientPool) -> float:
         """Return how many scenarios per second the machine can serve beside its other work."""
-        before, began = self._finished, time.perf_counter()
 
         async def run() -> None:
             await self._run(self._random.choices(WELL_BEHAVED, [each.weight for each in WELL_BEHAVED])[0], clients)
 
-        await closed_loop(MEASURING_CLIENTS, MEASURING_SECONDS, run)
-        return (self._finished - before) / (time.perf_counter() - began)
+        with no_collections():
+            before, began = self._finished, time.perf_counter()
+            await closed_loop(MEASURING_CLIENTS, MEASURING_SECONDS, run)
+            return (self._finished - before) / (time.perf_counter() - began)
 
     async def run_phase(self, clients: ClientPool, rate: float, seconds: float) -> IdleState:
         """Run scenarios while the engine fails now and then, and return the idle state after it.

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from app.tuning.candidate import Candidate, candidate_of
-from app.tuning.confirmation import WINDOWS, Attempt, Confirmation, confirm, cpu_time, latency, simplify
+from app.tuning.confirmation import WINDOWS, Attempt, Confirmation, Score, confirm, cpu_time, latency, simplify
 from app.tuning.measurement import ENOUGH_REQUESTS
 from tests.tuning.fakes import OBJECTIVE, measured, simulation
 
@@ -213,6 +213,29 @@ def test_one_late_window_does_not_hide_a_gain() -> None:
     found = asyncio.run(simplify(confirmed(BOTH, 850), OBJECTIVE, latency, run))
 
     assert [gain.name for gain in found.gains if gain.without_it] == ["max_batch"]
+
+
+@pytest.mark.parametrize("score", [latency, cpu_time])
+def test_a_setting_without_which_the_rate_fails_is_not_removed(score: Score) -> None:
+    """One window with it fails by chance, and without it, requests are cheaper, and half of them late."""
+    run, services = simulation({BOTH: 1000, WORKERS: 500, BATCH: 500}, cpu_ms={WORKERS: 0.5, BATCH: 0.5})
+    services[BOTH].shares = [0.985, 0.995]
+    before = Confirmation(BOTH, 850, [measured(850), measured(850, latency_ms=30)], [measured(850, holds=False)])
+
+    found = asyncio.run(simplify(before, OBJECTIVE, score, run))
+
+    assert (found.candidate, found.removed) == (BOTH, [])
+
+
+def test_a_window_that_does_not_count_is_kept() -> None:
+    """It says how often the rate failed."""
+    run, services = simulation({BOTH: 1000, WORKERS: 500, BATCH: 500})
+    services[BOTH].shares = [0.5, 0.995]
+
+    found = asyncio.run(simplify(confirmed(BOTH, 850), OBJECTIVE, latency, run))
+
+    assert [window.share_in_time for window in found.disturbed] == [0.5]
+    assert [window.share_in_time for window in found.windows] == [0.995]
 
 
 def test_settings_that_replace_each_other_are_not_both_removed() -> None:

@@ -1,7 +1,6 @@
 """The fleet: how many processes run at once. Its processes are fakes."""
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from app.system.processes import ResourceUsage
 from app.tuning import fleet as fleets
 from app.tuning.candidate import Candidate, candidate_of
-from app.tuning.fleet import SLOW_START, Launch, ProcessFleet, open_fleet
+from app.tuning.fleet import LATER_START_SHARE, Launch, ProcessFleet, open_fleet
 from app.tuning.objective import Objective
 from app.tuning.service_process import ServiceProcess
 
@@ -49,18 +48,14 @@ def running(monkeypatch: pytest.MonkeyPatch) -> list[FakeProcess]:
 
 
 def launch(*, on_gpu: bool = False) -> Launch:
-    return Launch({"SWIN_DEVICE": "cpu"}, None, [b"image"], Objective(99, 0.1), on_gpu, 1024)
+    return Launch({"SWIN_DEVICE": "cpu"}, None, [b"image"], Objective(99, 0.1), on_gpu, 1024, 60)
 
 
-def test_a_start_may_take_a_few_times_as_long_as_the_first_one(running: list[FakeProcess]) -> None:
+def test_a_later_start_may_take_a_part_of_the_time(running: list[FakeProcess]) -> None:
     """The first one has the time of the run. A later one that hangs does not take it."""
-    fleet = ProcessFleet(replace(launch(), start_timeout=50))
+    asyncio.run(use(ProcessFleet(launch()), FIRST, SECOND))
 
-    asyncio.run(use(fleet, FIRST))
-    fleet.start_seconds = 6
-    asyncio.run(use(fleet, SECOND))
-
-    assert [process.timeout for process in running] == [50, SLOW_START * 6]
+    assert [process.timeout for process in running] == [60, 60 * LATER_START_SHARE]
 
 
 async def use(fleet: ProcessFleet, *candidates: Candidate) -> None:

@@ -22,6 +22,7 @@ from app.tuning import service_process
 from app.tuning.measurement import ServiceMeter, traffic
 from app.tuning.objective import Objective
 from app.tuning.service_process import ServiceEnded, ServiceProcess, variables_of
+from benchmarks.load.served import START_SECONDS
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="CPU times are read in /proc")
@@ -70,7 +71,9 @@ def test_a_service_answers_with_a_key_and_ends_without_a_trace(demo_images: list
     """Windows have answers, CPU time and memory are counted, and no process is left after the stop."""
 
     async def work() -> list[int]:
-        service = await ServiceProcess.start({**CPU, "SWIN_API_KEYS": KEY, "SWIN_HTTP_WORKERS": "1"}, KEY)
+        service = await ServiceProcess.start(
+            {**CPU, "SWIN_API_KEYS": KEY, "SWIN_HTTP_WORKERS": "1"}, KEY, START_SECONDS
+        )
         try:
             members = process_tree(service.pid)
             meter = ServiceMeter(service, traffic(demo_images, KEY, Objective(50, 10), 8), Random(0))
@@ -99,7 +102,7 @@ def test_a_service_is_stopped_without_proc(monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError(errno.EMFILE, f"cannot list the processes below {pid}")
 
     async def work() -> list[int]:
-        service = await ServiceProcess.start({**CPU, "SWIN_HTTP_WORKERS": "1"}, None)
+        service = await ServiceProcess.start({**CPU, "SWIN_HTTP_WORKERS": "1"}, None, START_SECONDS)
         members = process_tree(service.pid)
         monkeypatch.setattr(service_process, "kill_tree", unreadable)
         service.stop()
@@ -117,7 +120,7 @@ def test_a_process_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(service_process, "STOP_SECONDS", 0.05)
 
     async def work() -> int:
-        service = await ServiceProcess.start(CPU, None)
+        service = await ServiceProcess.start(CPU, None, START_SECONDS)
         service.stop()
         return service.pid
 
@@ -129,7 +132,7 @@ def test_a_process_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch
 def test_a_setting_with_which_no_service_starts_is_one_sentence() -> None:
     """The sentence is that of the service."""
     with pytest.raises(StartError, match="SWIN_MAX_BATCH '0'"):
-        asyncio.run(ServiceProcess.start({**CPU, "SWIN_MAX_BATCH": "0"}, None))
+        asyncio.run(ServiceProcess.start({**CPU, "SWIN_MAX_BATCH": "0"}, None, START_SECONDS))
 
 
 def test_a_process_that_cannot_be_started_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +146,7 @@ def test_a_process_that_cannot_be_started_is_one_sentence(monkeypatch: pytest.Mo
     monkeypatch.setattr(subprocess, "Popen", refuse)
 
     with pytest.raises(StartError, match="cannot start a process: Resource temporarily unavailable"):
-        asyncio.run(ServiceProcess.start(CPU, None))
+        asyncio.run(ServiceProcess.start(CPU, None, START_SECONDS))
     assert [log.closed for log in logs] == [True]
 
 
@@ -156,7 +159,7 @@ def test_a_service_starts_without_a_temporary_folder(tmp_path: Path, monkeypatch
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", list)
 
     async def work() -> None:
-        service = await ServiceProcess.start({**CPU, "SWIN_HTTP_WORKERS": "1"}, None)
+        service = await ServiceProcess.start({**CPU, "SWIN_HTTP_WORKERS": "1"}, None, START_SECONDS)
         service.stop()
 
     with pytest.raises(FileNotFoundError, match="temporary directory"):
@@ -173,7 +176,7 @@ def test_another_port_is_tried_if_one_is_taken(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(service_process, "free_port", lambda: next(ports))
 
         async def work() -> None:
-            service = await ServiceProcess.start(CPU, None)
+            service = await ServiceProcess.start(CPU, None, START_SECONDS)
             service.stop()
 
         asyncio.run(work())
@@ -183,7 +186,7 @@ def test_a_service_that_ended_is_noticed(demo_images: list[bytes]) -> None:
     """Its window is no measurement."""
 
     async def work() -> None:
-        service = await ServiceProcess.start(CPU, None)
+        service = await ServiceProcess.start(CPU, None, START_SECONDS)
         os.kill(service.pid, 9)
         try:
             await ServiceMeter(service, traffic(demo_images, None, Objective(50, 10), 8), Random(0)).alone(0.1)

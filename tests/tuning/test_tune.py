@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from app.bundle.load import Bundle
+from app.bundle.load import Bundle, load_bundle
 from app.load.cpu_times import MAX_OTHER_SHARE
 from app.settings import Settings
+from app.system.cpus import available_cpus
+from app.tuning.costs import CostMeter
 from benchmarks.load.served import START_SECONDS
 from tests.support.slow_bundle import slow_bundle
 from tests.support.waiting import until
@@ -157,18 +159,22 @@ def test_a_stopped_run_ends_its_processes_first(signal_: signal.Signals, phase: 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
+@pytest.mark.skipif(available_cpus() == 1, reason="a second engine needs a second CPU")
 def test_a_slow_engine_gets_small_batches(images: str, tmp_path: Path) -> None:
     """A second engine pays, because the network uses one thread. A large batch keeps one busy while the other waits."""
     bundle = slow_bundle(tmp_path / "slow")
-    options = ("--bundle", str(bundle), "--images", images, "--slo", "p95=24ms", "--minutes", "4", "--device", "cpu")
+    engine = CostMeter(load_bundle(bundle), Settings(device="cpu")).engines([1], 60)[1]
+    objective = f"p95={3e3 * engine.batches[1].seconds:.0f}ms"
+    options = ("--bundle", str(bundle), "--images", images, "--slo", objective, "--minutes", "4", "--device", "cpu")
 
     with tuning(str(uuid.uuid4()), *options, "--json") as process:
         answer, errors = process.communicate(timeout=350)
 
+    assert answer, errors
     record = json.loads(answer)
-    if record["noise"] > MAX_OTHER_SHARE or os.cpu_count() == 1:
-        pytest.skip(f"this takes two free CPUs; other programs took {record['noise']:.0%}")
-    assert process.returncode == 0, errors
+    if record["noise"] > MAX_OTHER_SHARE:
+        pytest.skip(f"other programs took {record['noise']:.0%} of the CPUs")
+    assert process.returncode == 0, record["answer"]
     assert record["settings"]["instances_per_device"] > 1
     assert record["settings"]["max_batch"] in {1, 2}
     assert not record["defaults_are_as_good"]
