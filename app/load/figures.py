@@ -30,11 +30,12 @@ CLOSED, OPEN = "closed loop: clients that wait for their responses", "open loop:
 
 
 class Table(NamedTuple):
-    """A table of texts. All columns are numbers."""
+    """A table of texts. Its columns are numbers, but some."""
 
     title: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+    texts: Sequence[int] = ()  # the places of columns with words
 
 
 def tables(sweep: Sweep) -> Sequence[Table]:

@@ -4,7 +4,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
@@ -39,10 +39,13 @@ COLORS = (
     ("#795548", "#c8a48f"),
     ("#6b7280", "#a3aab5"),
 )
+# Endings of ordinal numbers, by the last digit.
+ENDINGS: Mapping[float, str] = {1: "st", 2: "nd", 3: "rd"}
+
 # Shapes tell series apart without their colors.
 SHAPES, OVERLOADED = "os^DvphP*", "X"
 
-MEDIAN, TAIL, DASHES = "median", "99th percentile", (0, (4, 2.5))
+MEDIAN, DASHES = "median", (0, (4, 2.5))
 
 # The fonts of the page, which are no wider than the font that matplotlib measures.
 FONTS = "system-ui, sans-serif"
@@ -57,7 +60,7 @@ class Point:
 
     requests_per_second: float
     p50_ms: float
-    p99_ms: float
+    tail_ms: float  # a high percentile
     is_overloaded: bool = False  # some requests had no answer with 200, or arrived faster than they were answered
 
 
@@ -102,22 +105,28 @@ class Picture:
         return "\n".join([head, f"<title>{escape(self._title)}</title>", _rules(), body.strip(), ""])
 
 
-def draw(title: str, series: Sequence[Series], slo_ms: float | None = None) -> Picture:
-    """Draw the median and the 99th percentile of each series over its rate. The scale of latencies is logarithmic.
+def draw(title: str, series: Sequence[Series], slo_ms: float | None = None, percentile: float = 99) -> Picture:
+    """Draw the median and the tail of each series over its rate. The scale of latencies is logarithmic.
 
-    `slo_ms` is drawn as a line: the objective for the 99th percentile.
+    Args:
+        title: of the picture.
+        series: the latencies.
+        slo_ms: the objective for the tail, which is drawn as a line.
+        percentile: that the tails are.
     """
     title = shorten(title)
     with _style():
         shown = [_drawable(each.points) for each in series]
         points = [point for own in shown for point in own]
         figure = Figure(dpi=2 * PIXELS_PER_INCH)
-        rows = _legend(figure, [each.name for each in series], points)
+        rows = _legend(figure, [each.name for each in series], points, percentile)
         height = HEIGHT + ROW * rows
         figure.set_size_inches(WIDTH, height)
         bottom = BOTTOM + ROW * rows
         axes = figure.add_axes((LEFT / WIDTH, bottom / height, 1 - (LEFT + RIGHT) / WIDTH, 1 - (TOP + bottom) / height))
         _frame(axes, title, points, slo_ms)
+        if slo_ms is not None:
+            _objective(axes, slo_ms, percentile)
         for number, own in enumerate(shown):
             _curves(axes, number, own)
     return Picture(title, figure)
@@ -138,7 +147,7 @@ def _style() -> Iterator[None]:
 
 def _drawable(points: Sequence[Point]) -> list[Point]:
     """Return the points without those that have no place on a logarithmic scale."""
-    return [point for point in points if point.p50_ms > 0 and math.isfinite(point.p99_ms)]
+    return [point for point in points if point.p50_ms > 0 and math.isfinite(point.tail_ms)]
 
 
 def _frame(axes: Axes, title: str, points: Sequence[Point], slo_ms: float | None) -> None:
@@ -152,7 +161,7 @@ def _frame(axes: Axes, title: str, points: Sequence[Point], slo_ms: float | None
     axes.set_axisbelow(True)
     axes.tick_params(length=0, labelcolor=QUIET[0])
     axes.set_yscale("log")
-    times = [time for point in points for time in (point.p50_ms, point.p99_ms)]
+    times = [time for point in points for time in (point.p50_ms, point.tail_ms)]
     lines = _lines([*times, *([] if slo_ms is None else [slo_ms])] or [1, 1000])
     axes.set_ylim(lines[0], lines[-1])
     axes.set_yticks(lines)
@@ -162,16 +171,18 @@ def _frame(axes: Axes, title: str, points: Sequence[Point], slo_ms: float | None
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     if not points:
         axes.text(0.5, 0.5, "no request was answered", transform=axes.transAxes, ha="center", va="center", color=INK[0])
-    if slo_ms is not None:
-        axes.axhline(slo_ms, color=LIMIT[0], linewidth=1.2)
-        axes.annotate(
-            f"p99 = {slo_ms:g} ms",
-            (0, slo_ms),  # at the left, where curves are low
-            (4, 3),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            color=LIMIT[0],
-        )
+
+
+def _objective(axes: Axes, slo_ms: float, percentile: float) -> None:
+    axes.axhline(slo_ms, color=LIMIT[0], linewidth=1.2)
+    axes.annotate(
+        f"p{percentile:g} = {slo_ms:g} ms",
+        (0, slo_ms),  # at the left, where curves are low
+        (4, 3),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        color=LIMIT[0],
+    )
 
 
 def _lines(times: Sequence[float]) -> Sequence[float]:
@@ -188,7 +199,7 @@ def _curves(axes: Axes, number: int, points: Sequence[Point]) -> None:
     rates = [point.requests_per_second for point in points]
     latencies: Sequence[tuple[Callable[[Point], float], float, object]] = (
         (lambda point: point.p50_ms, 2.2, "solid"),
-        (lambda point: point.p99_ms, 1.4, DASHES),
+        (lambda point: point.tail_ms, 1.4, DASHES),
     )
     for of, width, dashes in latencies:
         times = [of(point) for point in points]
@@ -207,14 +218,20 @@ def _curves(axes: Axes, number: int, points: Sequence[Point]) -> None:
             )
 
 
-def _legend(figure: Figure, names: Sequence[str], points: Sequence[Point]) -> int:
+def _ordinal(number: float) -> str:
+    """Return a number such as 99 or 99.9 as a place in an order: 99th."""
+    is_teen = 10 < number < 14  # noqa: PLR2004 (11th, 12th and 13th)
+    return f"{number:g}{'th' if is_teen else ENDINGS.get(number % 10, 'th')}"
+
+
+def _legend(figure: Figure, names: Sequence[str], points: Sequence[Point], percentile: float) -> int:
     """Draw the legend at the bottom. Return its number of rows."""
     keys = list[tuple[str, Line2D]]()
     for number, name in enumerate(names):
         color, shape = _look(number)
         keys.append((shorten(name), Line2D([], [], color=color, linewidth=2.2, marker=shape, markersize=4.5)))
     keys.append((MEDIAN, Line2D([], [], color=QUIET[0], linewidth=2.2)))
-    keys.append((TAIL, Line2D([], [], color=QUIET[0], linewidth=1.4, linestyle=DASHES)))
+    keys.append((f"{_ordinal(percentile)} percentile", Line2D([], [], color=QUIET[0], linewidth=1.4, linestyle=DASHES)))
     if any(point.is_overloaded for point in points):
         cross = Line2D([], [], color=QUIET[0], linestyle="none", marker=OVERLOADED, markersize=9, markeredgewidth=0)
         keys.append(("overload, or requests without an answer", cross))

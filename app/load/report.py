@@ -24,6 +24,7 @@ svg { display: block; width: 100%; height: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: 4px 12px 4px 0; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
 th { color: var(--faint); font-weight: 500 }
+th.words, td.words { text-align: left; white-space: normal }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 16px; margin: 0 }
 dt { color: var(--faint) } dd { margin: 0; overflow-wrap: anywhere }
 @media (max-width: 480px) { dl { display: block } dd { margin-bottom: 8px } }
@@ -55,8 +56,12 @@ def report(title: str, svg: str, tables: Sequence[Table], remarks: Sequence[str]
 
 
 def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{_text(cell)}</th>' for cell in table.head)
-    rows = "\n".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in table.rows)
+    kinds = [" class=words" if place in table.texts else "" for place in range(len(table.head))]
+    head = "".join(f'<th{kind} scope="col">{_text(cell)}</th>' for kind, cell in zip(kinds, table.head, strict=True))
+    rows = "\n".join(
+        f"<tr>{''.join(f'<td{kind}>{_text(cell)}</td>' for kind, cell in zip(kinds, row, strict=True))}</tr>"
+        for row in table.rows
+    )
     return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
 
 

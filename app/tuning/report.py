@@ -9,18 +9,14 @@ from app.tuning import answer
 from app.tuning.trials import Trial
 from app.tuning.tuner import Result
 
-# The percentile in pictures of latency.
-PICTURED = 99
-
 
 def html(result: Result, facts: Mapping[str, str]) -> str:
     """Return the page. `facts` are the machine and the versions."""
     objective, confirmed = result.request.objective, result.confirmed
     series = [_series(trial) for trial in result.trials]
     title = f"{result.bundle} within {objective}"
-    # The picture shows the 99th percentile, so the line of another one would not belong to a curve.
-    svg = draw(title, series, objective.milliseconds if objective.percentile == PICTURED else None).svg()
-    tables = [Table("candidates", answer.HEAD, answer.rows(result)), _costs(result)]
+    svg = draw(title, series, objective.milliseconds, objective.percentile).svg()
+    tables = [Table("candidates", answer.HEAD, answer.rows(result), texts=(4, 5)), _costs(result)]
     if confirmed:
         tables.insert(1, _confirmation(result))
     own = {
@@ -36,7 +32,7 @@ def html(result: Result, facts: Mapping[str, str]) -> str:
 def _series(trial: Trial) -> Series:
     windows = sorted(trial.windows, key=lambda window: window.rate)
     points = [
-        Point(window.rate, window.p50_ms, window.p99_ms, is_overloaded=window.refused + window.lost > 0)
+        Point(window.rate, window.p50_ms, window.latency_ms, is_overloaded=window.refused + window.lost > 0)
         for window in windows
     ]
     return Series(str(trial.prediction.candidate), points)
@@ -61,7 +57,7 @@ def _confirmation(result: Result) -> Table:
         for name, window in windows
     ]
     head = ("settings", "requests", "p50 ms", f"{objective.name} ms", "in time", "CPU ms")
-    return Table(f"confirmation at {answer.per_second(confirmed.rate)}", head, rows)
+    return Table(f"confirmation at {answer.per_second(confirmed.rate)}", head, rows, texts=(0,))
 
 
 def _costs(result: Result) -> Table:
@@ -75,4 +71,4 @@ def _costs(result: Result) -> Table:
         (f"decoding, {mode}", milliseconds(costs.image.seconds * 1e3), f"{costs.image.cpu_seconds * 1e3:.2f}")
         for mode, costs in result.costs.decode.items()
     ]
-    return Table("costs, measured alone", ("cost", "ms", "CPU ms"), rows)
+    return Table("costs, measured alone", ("cost", "ms", "CPU ms"), rows, texts=(0,))

@@ -111,6 +111,17 @@ def test_colors_follow_the_page() -> None:
     assert all(f"{name}: #" in light and f"{name}: #" in dark for name in used)
 
 
+@pytest.mark.parametrize(
+    ("percentile", "name"), [(99, "99th"), (99.9, "99.9th"), (95, "95th"), (92, "92nd"), (91, "91st"), (13, "13th")]
+)
+def test_the_percentile_is_named(percentile: float, name: str) -> None:
+    """The legend names the dashed curves, and the line of the objective has the same percentile."""
+    found = texts(draw("A title", [Series("one", POINTS)], slo_ms=50, percentile=percentile))
+
+    assert f"{name} percentile" in found
+    assert f"p{percentile:g} = 50 ms" in found
+
+
 def test_nine_series_are_told_apart_by_color_and_shape() -> None:
     """On both pages, nine series have distinct colors. Their shapes differ, too."""
     for page in (0, 1):

@@ -40,6 +40,14 @@ def test_a_report_holds_picture_tables_remarks_and_facts() -> None:
     assert {"a service", "A service", "requests/s", "10.0"} <= set(elements.texts)
 
 
+def test_columns_with_words_are_left_aligned() -> None:
+    """Numbers are aligned to the right. Words are not, and wrap."""
+    table = Table("a table", ["settings", "requests/s"], [["max_batch=1", "10.0"]], texts=(0,))
+    elements = Elements(report("a page", "<svg></svg>", [table], [], {}))
+
+    assert elements.attributes.count(("class", "words")) == 2
+
+
 def test_a_report_loads_nothing_and_runs_nothing() -> None:
     """There is no script and no address. The policy forbids both."""
     text = page()

@@ -21,6 +21,7 @@ def test_the_page_shows_the_answer_and_every_candidate() -> None:
 
     assert "<svg" in text
     assert "p99 = 20 ms" in text
+    assert "99th percentile" in text
     assert "These settings hold 850 requests/s" in text
     assert "max_batch=4 http_workers=1 max_queue_size=64" in text
     assert "&lt;a machine&gt;" in text
