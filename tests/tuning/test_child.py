@@ -20,6 +20,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are c
 
 STUCK = "import app.tuning.child as child; child.SERVICE = 'tests.tuning.stuck_app'; child.main()"
 
+# A beginning of a program for which `/proc` cannot be read: other systems have none, or no file can be opened.
+WITHOUT_PROC = "import pathlib, app.system.processes as p; p.PROC = pathlib.Path('/missing'); "
+
 
 @contextmanager
 def child(*command: str, **environment: str) -> Iterator["subprocess.Popen[bytes]"]:
@@ -60,24 +63,10 @@ def test_a_service_ends_with_its_standard_input() -> None:
         until(lambda: not any(is_alive(pid) for pid in members))
 
 
-def test_a_service_that_is_stuck_ends_too() -> None:
-    """A thread watches the pipe, so a main thread that never returns does not matter."""
-    with child("-c", STUCK) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"stuck\n"
-
-        process.stdin.close()
-        process.stdin = None
-
-        assert process.wait(timeout=START_SECONDS) == 1
-
-
-def test_a_service_ends_where_proc_cannot_be_read() -> None:
-    """Other systems have no `/proc`, and a process can be out of file descriptors."""
-    with child(
-        "-c", f"import pathlib, app.system.processes as p; p.PROC = pathlib.Path('/missing'); {STUCK}"
-    ) as process:
+@pytest.mark.parametrize("before", ["", WITHOUT_PROC])
+def test_a_service_that_is_stuck_ends_too(before: str) -> None:
+    """A thread watches the pipe, so a main thread that never returns does not matter. Nor does a missing `/proc`."""
+    with child("-c", before + STUCK) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == b"stuck\n"
