@@ -1,4 +1,4 @@
-"""What commands share: results, errors, bars on a terminal, tables, files to write, and signals. Knows no command."""
+"""Results, errors, bars on a terminal, tables, files to write, and signals of all commands. Knows no command."""
 
 import asyncio
 import os

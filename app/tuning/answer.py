@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from app.load.cpu_times import MAX_OTHER_SHARE
 from app.tuning.candidate import DEFAULTS
+from app.tuning.confirmation import hold
 from app.tuning.measurement import ENOUGH_REQUESTS, Measurement, in_time
 from app.tuning.trials import Trial
 from app.tuning.tuner import Result
@@ -25,7 +26,7 @@ def sentence(result: Result) -> str:
         )
     if result.candidate == DEFAULTS:
         return f"The defaults are as good as all settings that were tried: they hold {holds}."
-    if not confirmed.defaults_hold:
+    if not hold(confirmed.defaults, objective):
         return f"These settings hold {holds}. The defaults do not ({_in_time(confirmed.defaults, objective.name)})."
     own, theirs = (_range([window.cpu_ms for window in windows]) for windows in (result.windows, confirmed.defaults))
     return f"These settings hold {holds}, for {own} ms of CPU time a request. The defaults take {theirs} ms."
@@ -93,7 +94,7 @@ def _row(trial: Trial) -> tuple[str, ...]:
     best = trial.best
     latency, cpu = (number(best.latency_ms), f"{best.cpu_ms:.2f}") if best else ("", "")
     held = number(trial.held) if best else "none"
-    return number(trial.prediction.rate), held, latency, cpu, trial.prediction.bound, str(trial.prediction.candidate)
+    return number(trial.prediction.rate), held, latency, cpu, trial.prediction.bound, str(trial.candidate)
 
 
 def _latencies_of(windows: Sequence[Measurement]) -> str:

@@ -49,7 +49,6 @@ class Confirmation:
     rate: float
     windows: list[Measurement]  # of the candidate
     defaults: list[Measurement]  # of the defaults
-    defaults_hold: bool = True
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Simplification:
     gains: list[Gain] = field(default_factory=list)  # of the settings that are left
     removed: list[str] = field(default_factory=list)
     windows: list[Measurement] = field(default_factory=list)  # with what is left, and with what was removed after them
-    disturbed: list[Measurement] = field(default_factory=list)  # windows that do not count, although they are like them
+    disturbed: list[Measurement] = field(default_factory=list)  # windows when the rate did not hold: they do not count
 
 
 def latency(measurement: Measurement) -> float:
@@ -92,10 +91,8 @@ async def confirm(attempts: Sequence[Attempt], objective: Objective, score: Scor
     not, or if both hold it and its dearest window is cheaper than the cheapest one of the defaults.
     """
     for failures, attempt in enumerate(attempts):
-        windows: dict[Candidate, list[Measurement]] = {
-            attempt.candidate: [],
-            DEFAULTS: [],
-        }  # one entry for the defaults
+        # One entry, if the attempt is with the defaults.
+        windows = {candidate: list[Measurement]() for candidate in (attempt.candidate, DEFAULTS)}
         await _alternate(windows, attempt.rate, objective, run, failures=failures, left=len(attempts) - failures - 1)
         is_complete = all(windows.values()) and attempt.candidate not in run.failed
         if is_complete and (found := _judged(attempt, windows, objective, score)):
@@ -146,7 +143,7 @@ def _judged(
     by_cost = score is cpu_time
     is_better = (by_cost and scores_better) if defaults_hold else (by_cost or scores_better)
     if candidate != DEFAULTS and hold(own, objective) and is_better:
-        return Confirmation(candidate, rate, own, defaults, defaults_hold=defaults_hold)
+        return Confirmation(candidate, rate, own, defaults)
     return Confirmation(DEFAULTS, rate, defaults, defaults) if defaults_hold else None
 
 

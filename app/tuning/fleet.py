@@ -20,6 +20,10 @@ MEMORY_SHARE = 0.5
 FEW_PROCESSES = 2
 
 
+# The timeout of a start after the first one, as a share of the timeout of the first one.
+LATER_START_SHARE = 1 / 4
+
+
 class Fleet(Protocol):
     """Gives the meter of a candidate."""
 
@@ -31,10 +35,6 @@ class Fleet(Protocol):
 
     def release(self, candidate: Candidate) -> None:
         """Stop the service of a candidate, if it runs."""
-
-
-# The timeout of a start after the first one, as a share of the timeout of the first one.
-LATER_START_SHARE = 1 / 4
 
 
 @dataclass(frozen=True)

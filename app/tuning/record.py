@@ -42,7 +42,7 @@ def record(result: Result, version: str) -> str:
 
 def _trial_record(trial: Trial) -> dict[str, Any]:
     return {
-        "settings": dict(trial.prediction.candidate.values),
+        "settings": dict(trial.candidate.values),
         "predicted_requests_per_second": trial.prediction.rate,
         "bound_by": trial.prediction.bound,
         "requests_per_second": trial.held,

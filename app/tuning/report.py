@@ -35,7 +35,7 @@ def _series(trial: Trial) -> Series:
         Point(window.rate, window.p50_ms, window.latency_ms, is_overloaded=window.refused + window.lost > 0)
         for window in windows
     ]
-    return Series(str(trial.prediction.candidate), points)
+    return Series(str(trial.candidate), points)
 
 
 def _confirmation(result: Result) -> Table:

@@ -67,7 +67,7 @@ class Result:
     trials: list[Trial] = field(default_factory=list)  # the defaults first
     confirmed: Confirmation | None = None  # None: nothing holds the latency
     simplified: Simplification | None = None  # None: the defaults are as good
-    failed: list[str] = field(default_factory=list)  # candidates whose services failed, with the reason
+    failed: list[str] = field(default_factory=list)  # candidates that failed, with the reason
     history: list[Entry] = field(default_factory=list)  # all windows of open loops
 
     @property

@@ -1,4 +1,4 @@
-"""What commands share: files to write, tables, bars, errors, and signals."""
+"""Files to write, tables, bars, errors, and signals of all commands."""
 
 import asyncio
 import os

@@ -14,7 +14,7 @@ from app.tuning.schedule import AROUND_SECONDS, Schedule
 from app.tuning.service_process import ServiceEnded
 from app.tuning.trials import Trial
 
-# Of the simulated services, whose windows hold or do not.
+# The objective of the simulated services.
 OBJECTIVE = Objective(99, 0.01)
 
 # Seconds that the start of a simulated service takes.

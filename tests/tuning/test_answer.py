@@ -34,7 +34,7 @@ def result(candidate: Candidate = TUNED, rate: float | None = None) -> Result:
     """Return the result of a run in which a candidate holds 850 requests/s."""
     request = Request(Settings(), Samples([b"image"], [], 1), Objective(99, 0.02), rate, (0, 1), 0)
     own = [measured(850, latency_ms=8), measured(850, latency_ms=9)]
-    defaults = [measured(850, latency_ms=30, holds=False)]
+    defaults = [measured(850, latency_ms=30, holds=rate is not None)]
     gains = [
         Gain("max_batch", measured(850, latency_ms=8), measured(850, latency_ms=14, holds=False)),
         Gain("http_workers"),
@@ -44,7 +44,7 @@ def result(candidate: Candidate = TUNED, rate: float | None = None) -> Result:
         found.confirmed = Confirmation(candidate, 850, own, own)
     else:
         found.confirmed, found.simplified = (
-            Confirmation(candidate, 850, own, defaults, defaults_hold=rate is not None),
+            Confirmation(candidate, 850, own, defaults),
             Simplification(candidate, gains),
         )
     return found
@@ -122,9 +122,7 @@ def test_at_a_given_rate_the_sentence_names_cpu_time() -> None:
 def test_defaults_that_do_not_hold_a_given_rate_have_no_cost() -> None:
     """Their CPU time is no comparison, and without an answer it does not exist."""
     found = result(rate=850)
-    found.confirmed = Confirmation(
-        TUNED, 850, [measured(850)], [measured(850, holds=False, cpu_ms=math.nan)], defaults_hold=False
-    )
+    found.confirmed = Confirmation(TUNED, 850, [measured(850)], [measured(850, holds=False, cpu_ms=math.nan)])
 
     assert "The defaults do not (50.0% of 1,000 requests in time" in answer.sentence(found)
     assert "nan" not in answer.sentence(found)

@@ -26,7 +26,7 @@ def test_the_highest_rate_of_the_best_is_found() -> None:
 
     asyncio.run(find_highest_rates(trials, run))
 
-    found = {each.prediction.candidate: each.held for each in trials}
+    found = {each.candidate: each.held for each in trials}
     assert 900 <= found[FAST] <= 1000
     assert max(found, key=lambda candidate: found[candidate]) == FAST
 
@@ -50,7 +50,7 @@ def test_a_candidate_that_is_behind_gets_no_second_round() -> None:
     asyncio.run(find_highest_rates(trials, run))
 
     assert len(services[SLOW].windows) <= WINDOWS
-    assert [each.prediction.candidate for each in trials if each.is_dropped].count(SLOW) == 1
+    assert [each.candidate for each in trials if each.is_dropped].count(SLOW) == 1
     assert not trials[1].is_dropped
 
 
@@ -120,7 +120,7 @@ def test_a_given_rate_keeps_those_that_hold_it() -> None:
     asyncio.run(measure_at(800, trials, run))
 
     assert {rate for service in services.values() for rate, _ in service.windows} == {800}
-    assert {each.prediction.candidate for each in trials if each.holds_always} == {FAST, NEAR}
+    assert {each.candidate for each in trials if each.holds_always} == {FAST, NEAR}
     assert len(services[SLOW].windows) < len(services[FAST].windows)
 
 
